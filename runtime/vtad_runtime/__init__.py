@@ -1,0 +1,33 @@
+"""vtad_runtime: runs an exported detector. numpy, opencv, pillow, onnxruntime and click; no torch.
+
+Names are imported when first used, so that training can import the card and the pixel path alone.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vtad_runtime.card import Card
+    from vtad_runtime.detector import Detector, Region, Result
+    from vtad_runtime.image import ImageError, read_rgb
+    from vtad_runtime.session import ModelError
+    from vtad_runtime.verdict import Verdict
+
+__all__ = ["Card", "Detector", "ImageError", "ModelError", "Region", "Result", "Verdict", "read_rgb"]
+
+_HOME = {
+    "Card": "card",
+    "Detector": "detector",
+    "ImageError": "image",
+    "ModelError": "session",
+    "Region": "detector",
+    "Result": "detector",
+    "Verdict": "verdict",
+    "read_rgb": "image",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'vtad_runtime' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(f"vtad_runtime.{_HOME[name]}"), name)

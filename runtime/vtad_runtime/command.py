@@ -1,0 +1,39 @@
+"""The manners of every vtad command: an error is one line on stderr and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+FAILED, USAGE, NOT_WRITTEN, INTERNAL = 1, 2, 4, 70
+
+
+class Failure(click.ClickException):
+    """One line on stderr and an exit code."""
+
+    def __init__(self, message: object, exit_code: int) -> None:
+        super().__init__(printable(" ".join(str(message).split())))
+        self.code = exit_code
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]  # click looks it up on the instance
+        """The exit code."""
+        return self.code
+
+
+@contextmanager
+def no_traceback() -> Iterator[None]:
+    """Turn whatever is not a said error into one line that asks to be reported, exit code 70."""
+    try:
+        yield
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except Exception as e:
+        raise Failure(f"internal error: {type(e).__name__}: {e}; please report it", INTERNAL) from e
+
+
+def printable(text: str) -> str:
+    """Text that any terminal takes: file names may hold bytes that are no valid text."""
+    return text.encode("utf-8", "replace").decode("utf-8")

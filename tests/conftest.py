@@ -1,0 +1,99 @@
+"""Fixtures that test folders share: small pictures of every kind, and a tiny category in the MVTec AD layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+WriteImage = Callable[..., Path]
+MakeCategory = Callable[..., Path]
+
+# file name suffix and sort of pixels; every one of them decodes to RGB
+FORMATS = (
+    (".png", "rgb"),
+    (".jpg", "rgb"),
+    (".bmp", "rgb"),
+    (".tif", "rgb"),
+    (".webp", "rgb"),
+    (".png", "grey"),
+    (".png", "rgba"),
+    (".png", "grey16"),
+    (".jpg", "exif"),
+)
+
+
+@pytest.fixture
+def picture() -> Callable[[int], Pixels]:
+    """picture(seed) -> a smooth, distinct picture (32, 40, 3)."""
+    return _picture
+
+
+def _picture(seed: int) -> Pixels:
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+    return np.asarray(coarse.resize((40, 32), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture
+def write_image() -> WriteImage:
+    """write_image(path, rgb, sort="rgb") -> path: `sort` is one of FORMATS; exif stores the picture on its side."""
+
+    def write(path: Path, rgb: Pixels, sort: str = "rgb") -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(rgb)
+        exif = Image.Exif()
+        if sort == "grey":
+            image = image.convert("L")
+        elif sort == "rgba":
+            image = image.convert("RGBA")
+        elif sort == "grey16":
+            image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+        elif sort == "exif":
+            image = image.transpose(Image.Transpose.ROTATE_90)
+            exif[0x0112] = 6  # turn clockwise to view
+        if path.suffix in (".jpg", ".webp"):
+            image.save(path, quality=95, exif=exif)
+        else:
+            image.save(path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def make_category(tmp_path: Path, write_image: WriteImage) -> MakeCategory:
+    """make_category(name="part", train=6, good=2, defective=2, formats=False) -> the data folder.
+
+    Defective pictures are of one kind, "dent", each with a mask. With `formats` the training pictures take all file
+    formats and pixel sorts in turn, nine of them; without, they are PNG.
+    """
+
+    def make(
+        name: str = "part",
+        train: int = 6,
+        good: int = 2,
+        defective: int = 2,
+        formats: bool = False,
+    ) -> Path:
+        data = tmp_path / "data"
+        root = data / name
+        for i in range(train):
+            suffix, sort = FORMATS[i % len(FORMATS)] if formats else FORMATS[0]
+            write_image(root / "train" / "good" / f"{i:03d}{suffix}", _picture(i), sort)
+        for i in range(good):
+            write_image(root / "test" / "good" / f"{i:03d}.png", _picture(1000 + i))
+        for i in range(defective):
+            rgb, mask = _picture(2000 + i).copy(), np.zeros((32, 40), np.uint8)
+            mask[8:14, 10:20] = 255
+            rgb[mask > 0] = 255 - rgb[mask > 0]
+            write_image(root / "test" / "dent" / f"{i:03d}.png", rgb)
+            write_image(root / "ground_truth" / "dent" / f"{i:03d}_mask.png", mask)
+        return data
+
+    return make

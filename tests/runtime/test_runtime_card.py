@@ -1,0 +1,79 @@
+"""The inspection card: it survives a round trip, and every kind of damage is one clear error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_model import make_card
+
+from vtad_runtime.card import Card, CardError, read_card
+
+
+def test_a_card_survives_the_round_trip() -> None:
+    card = make_card(48, 32, fit="letterbox", roi=(1, 2, 30, 20))
+    assert Card.from_json(card.to_json()) == card
+
+
+def changed(path: str, value: Any) -> str:
+    """The card's JSON with one value replaced; `...` deletes it."""
+    raw = json.loads(make_card().to_json())
+    *parents, last = path.split(".")
+    place = raw
+    for parent in parents:
+        place = place[parent]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return json.dumps(raw)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("schema", 2, "expected a vtad card of schema 1, got 2"),
+        ("schema", ..., "expected a vtad card of schema 1, got None"),
+        ("calibration", ..., r"missing fields \['calibration'\]"),
+        ("calibration.threshold", ..., r"card\.calibration: missing fields \['threshold'\]"),
+        ("calibration.threshold", "high", r"card\.calibration\.threshold: expected float, got 'high'"),
+        ("calibration.threshold", True, r"card\.calibration\.threshold: expected float"),
+        ("calibration.images", 3, "expected 3 ascending calibration scores, got 19"),
+        ("calibration.scores", [2.0, 1.0], "ascending calibration scores"),
+        ("input.width", 0, "expected a positive input size"),
+        ("input.width", 3.5, r"card\.input\.width: expected int"),
+        ("input.colour", "bgr", r"card\.input\.colour: expected .*rgb"),
+        ("input.fit", "squeeze", r"card\.input\.fit"),
+        ("input.roi", [1, 2, 3], r"card\.input\.roi"),
+        ("extra", 1, r"unknown fields \['extra'\]"),
+        ("outputs", {}, r"card\.outputs"),
+    ],
+)
+def test_each_damage_is_one_clear_error(path: str, value: Any, message: str) -> None:
+    with pytest.raises(CardError, match=message) as caught:
+        Card.from_json(changed(path, value), "model.onnx")
+    assert str(caught.value).startswith("model.onnx: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"card"'])
+def test_text_that_is_no_card_is_refused(text: str) -> None:
+    with pytest.raises(CardError, match="expected a vtad card"):
+        Card.from_json(text)
+
+
+def test_reading_a_card_file(tmp_path: Path) -> None:
+    path = tmp_path / "card.json"
+    with pytest.raises(CardError, match=r"card\.json: expected a readable vtad card"):
+        read_card(path)
+    path.write_text(make_card().to_json(), encoding="utf-8")
+    assert read_card(path) == make_card()
+
+
+def test_the_p_value_counts_good_images_that_look_this_odd() -> None:
+    calibration = make_card().calibration  # scores 0.1 .. 1.9
+    assert calibration.p_value(5.0) == 1 / 20
+    assert calibration.p_value(1.9) == 2 / 20
+    assert calibration.p_value(0.0) == 1.0

@@ -1,0 +1,213 @@
+"""Finding files, splitting good pictures, their fingerprint, and the cache."""
+
+from __future__ import annotations
+
+import gc
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from vtad.data import ImageCache, fingerprint, split_good
+from vtad.layout import MVTEC_CATEGORIES, DataError, find_categories, find_category
+from vtad_runtime.card import Input
+from vtad_runtime.image import fit_image, read_rgb
+
+MakeCategory = Callable[..., Path]
+WriteImage = Callable[..., Path]
+Picture = Callable[[int], NDArray[np.uint8]]
+SPEC = Input("image", width=24, height=16, colour="rgb", resize="area-linear", fit="stretch", roi=None)
+
+
+def test_a_category_lists_train_pictures_and_test_pictures_with_kind_and_mask(make_category: MakeCategory) -> None:
+    files = find_category(make_category(), "part")
+    assert files.name == "part"
+    assert [p.name for p in files.train_good] == [f"{i:03d}.png" for i in range(6)]
+    assert [(t.path.name, t.kind, t.mask.name if t.mask else None) for t in files.test] == [
+        ("000.png", "dent", "000_mask.png"),
+        ("001.png", "dent", "001_mask.png"),
+        ("000.png", "good", None),
+        ("001.png", "good", None),
+    ]
+
+
+def test_a_mask_may_have_the_name_of_its_picture_and_may_be_absent(make_category: MakeCategory) -> None:
+    data = make_category()
+    truth = data / "part" / "ground_truth" / "dent"
+    (truth / "000_mask.png").rename(truth / "000.png")
+    (truth / "001_mask.png").unlink()
+    dents = [t for t in find_category(data, "part").test if t.kind == "dent"]
+    assert [t.mask and t.mask.name for t in dents] == ["000.png", None]
+
+
+def test_no_test_folder_is_needed(make_category: MakeCategory) -> None:
+    data = make_category()
+    shutil.rmtree(data / "part" / "test")
+    assert find_category(data, "part").test == ()
+
+
+def test_good_pictures_may_lie_in_subfolders_and_other_files_are_left_alone(
+    make_category: MakeCategory, write_image: WriteImage, picture: Picture
+) -> None:
+    data = make_category()
+    good = data / "part" / "train" / "good"
+    write_image(good / "monday" / "a.png", picture(50))
+    write_image(good / ".cache" / "thumb.png", picture(51))
+    (good / "notes.txt").write_text("no picture")
+    (good / "._000.png").write_bytes(b"\0")
+    names = [p.relative_to(good).as_posix() for p in find_category(data, "part").train_good]
+    assert names == [*(f"{i:03d}.png" for i in range(6)), "monday/a.png"]
+
+
+def test_a_missing_category_names_those_found_and_how_to_make_one(make_category: MakeCategory) -> None:
+    make_category("screw")
+    data = make_category("bottle")
+    with pytest.raises(DataError) as error:
+        find_category(data, "pill")
+    text = str(error.value)
+    assert "bottle, screw" in text
+    assert "vtad-data demo --category pill" in text
+    assert "\n" not in text
+
+
+def test_missing_or_empty_train_good_is_one_clear_error(make_category: MakeCategory) -> None:
+    data = make_category()
+    good = data / "part" / "train" / "good"
+    for file in good.iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match="train/good: expected pictures of good parts"):
+        find_category(data, "part")
+    good.rmdir()
+    with pytest.raises(DataError, match="train/good: expected a folder of good pictures"):
+        find_category(data, "part")
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "/"])
+def test_a_category_is_a_folder_name_not_a_path(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="category: expected the name of a folder"):
+        find_category(tmp_path, name)
+
+
+def test_categories_are_the_folders_with_train_good(make_category: MakeCategory) -> None:
+    data = make_category("wood")
+    make_category("cable")
+    (data / "scratchpad").mkdir()
+    assert find_categories(data) == ("cable", "wood")
+    assert find_categories(data / "nowhere") == ()
+    assert len(MVTEC_CATEGORIES) == 15
+
+
+def test_the_split_does_not_depend_on_order_or_place(make_category: MakeCategory, tmp_path: Path) -> None:
+    data = make_category(train=40)
+    here = list(find_category(data, "part").train_good)
+    moved = Path(shutil.copytree(data, tmp_path / "else" / "where"))
+    there = list(find_category(moved, "part").train_good)
+    train, val = split_good(here, 0.25, seed=3)
+    assert (len(train), len(val)) == (30, 10)
+    assert sorted(train + val) == sorted(here)
+    random.Random(0).shuffle(there)
+    train_there, val_there = split_good(there, 0.25, seed=3)
+    assert [p.name for p in train] == [p.name for p in train_there]
+    assert [p.name for p in val] == [p.name for p in val_there]
+    assert split_good(here, 0.25, seed=4)[1] != val
+
+
+def test_adding_a_picture_moves_at_most_one_other(make_category: MakeCategory) -> None:
+    files = find_category(make_category(train=41), "part").train_good
+    before, after = set(split_good(files[:40], 0.25)[1]), set(split_good(files, 0.25)[1])
+    assert len(before - after) <= 1
+
+
+@pytest.mark.parametrize("val_split", [0.001, 0.5, 0.999])
+def test_both_sides_of_the_split_get_a_picture(tmp_path: Path, val_split: float) -> None:
+    train, val = split_good([tmp_path / f"{i}.png" for i in range(4)], val_split)
+    assert train
+    assert val
+
+
+def test_too_few_pictures_and_impossible_shares_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected at least 4 good pictures, got 3"):
+        split_good([tmp_path / f"{i}.png" for i in range(3)])
+    for share in (0.0, 1.0, float("nan")):
+        with pytest.raises(DataError, match="val_split"):
+            split_good([tmp_path / f"{i}.png" for i in range(9)], share)
+
+
+def test_the_fingerprint_follows_the_content_only(make_category: MakeCategory, tmp_path: Path) -> None:
+    data = make_category()
+    files = find_category(data, "part").train_good
+    moved = find_category(Path(shutil.copytree(data, tmp_path / "moved")), "part").train_good
+    assert fingerprint(files) == fingerprint(moved[::-1])
+    assert len(fingerprint(files)) == 64
+    moved[2].write_bytes(moved[2].read_bytes() + b"\0")
+    assert fingerprint(files) != fingerprint(moved)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.png: expected a readable file"):
+        fingerprint([tmp_path / "gone.png"])
+
+
+def test_the_cache_holds_what_the_pixel_path_gives(make_category: MakeCategory) -> None:
+    files = find_category(make_category(train=9, formats=True), "part").train_good
+    with ImageCache(files, SPEC) as images:
+        assert images.shape == (9, 16, 24, 3)
+        assert images.spilled is None
+        for i, file in enumerate(files):
+            np.testing.assert_array_equal(images[i], fit_image(read_rgb(file), SPEC)[0])
+        np.testing.assert_array_equal(images[[2, 0]], np.stack([images[2], images[0]]))
+        assert len(list(images)) == len(files)
+
+
+def test_changing_a_picture_does_not_change_the_cache(make_category: MakeCategory) -> None:
+    with ImageCache(find_category(make_category(), "part").train_good, SPEC) as images:
+        before = images[0]
+        images[0][:] = 0
+        np.testing.assert_array_equal(images[0], before)
+
+
+def test_beyond_its_memory_the_cache_is_a_file_until_closed(make_category: MakeCategory, tmp_path: Path) -> None:
+    files = find_category(make_category(), "part").train_good
+    with ImageCache(files, SPEC) as kept, ImageCache(files, SPEC, memory=1000, temporary=tmp_path) as images:
+        spill = images.spilled
+        assert spill is not None
+        assert spill.is_file()
+        np.testing.assert_array_equal(images[:], kept[:])
+    assert not spill.exists()
+    images.close()
+    assert len(images) == 0
+
+
+def test_a_dropped_cache_removes_its_file(make_category: MakeCategory, tmp_path: Path) -> None:
+    images = ImageCache(find_category(make_category(), "part").train_good, SPEC, memory=0, temporary=tmp_path)
+    spill = images.spilled
+    assert spill is not None
+    assert spill.exists()
+    del images
+    gc.collect()
+    assert not spill.exists()
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 20])
+def test_an_unreadable_picture_is_named_and_nothing_is_left(
+    make_category: MakeCategory, tmp_path: Path, memory: int
+) -> None:
+    files = find_category(make_category(), "part").train_good
+    files[3].write_bytes(files[3].read_bytes()[:200])
+    spill = tmp_path / "spill"
+    spill.mkdir()
+    with pytest.raises(DataError, match=r"003\.png") as error:
+        ImageCache(files, SPEC, memory=memory, temporary=spill)
+    assert "\n" not in str(error.value)
+    assert str(error.value).count("003.png") == 1
+    assert list(spill.iterdir()) == []
+
+
+def test_no_room_for_the_file_is_one_clear_error(make_category: MakeCategory, tmp_path: Path) -> None:
+    files = find_category(make_category(), "part").train_good
+    with pytest.raises(DataError, match="expected room for"):
+        ImageCache(files, SPEC, memory=0, temporary=tmp_path / "missing")

@@ -1,0 +1,119 @@
+"""Synthetic defects: where they are, how large, and that they are reproducible and cheap."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from vtad.defects import KINDS, SMALLEST, VISIBLE, corrupt, corrupt_batch, difference
+from vtad.demo import draw
+
+RGB = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def good() -> list[RGB]:
+    return [draw((1, i), 128).rgb for i in range(4)]
+
+
+def test_the_mask_is_the_pixels_that_visibly_changed(good: list[RGB]) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(100):
+        before = good[i % 4]
+        after, mask = corrupt(before, good[(i + 1) % 4], rng)
+        change = np.abs(after.astype(int) - before).max(axis=2)
+        assert after.shape == before.shape
+        assert after.dtype == np.uint8
+        np.testing.assert_array_equal(mask, change > VISIBLE)
+        assert mask.sum() >= SMALLEST
+
+
+def test_inputs_are_left_alone(good: list[RGB]) -> None:
+    before, donor = good[0].copy(), good[1].copy()
+    for seed in range(20):
+        corrupt(before, donor, np.random.default_rng(seed))
+    np.testing.assert_array_equal(before, good[0])
+    np.testing.assert_array_equal(donor, good[1])
+
+
+def test_the_same_generator_gives_the_same_defects(good: list[RGB]) -> None:
+    a, b, c = (corrupt(good[0], good[1], np.random.default_rng(seed)) for seed in (7, 7, 8))
+    np.testing.assert_array_equal(a[0], b[0])
+    np.testing.assert_array_equal(a[1], b[1])
+    assert (a[0] != c[0]).any()
+
+
+def test_sizes_reach_from_specks_to_a_tenth_of_the_picture(good: list[RGB]) -> None:
+    rng = np.random.default_rng(1)
+    shares = [corrupt(good[i % 4], good[(i + 1) % 4], rng)[1].mean() for i in range(400)]
+    assert min(shares) < 0.001
+    assert np.quantile(shares, 0.98) > 0.04
+    assert max(shares) < 0.35
+    assert 0.001 < np.median(shares) < 0.03
+
+
+def test_every_place_of_the_picture_gets_defects(good: list[RGB]) -> None:
+    rng = np.random.default_rng(2)
+    hits = np.sum([corrupt(good[i % 4], good[(i + 1) % 4], rng)[1] for i in range(600)], axis=0)
+    blocks = hits.reshape(4, 32, 4, 32).sum(axis=(1, 3))
+    assert (blocks > 0).all()
+    assert blocks[1:3, 1:3].sum() < 0.8 * blocks.sum()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__.strip("_"))
+def test_every_kind_can_be_seen_and_stays_local(kind: object, good: list[RGB]) -> None:
+    assert callable(kind)
+    rng = np.random.default_rng(3)
+    changed = [difference(good[0], kind(good[0], good[1], rng).on(good[0])).mean() for _ in range(40)]
+    assert np.count_nonzero(changed) >= 20
+    assert max(changed) < 0.25
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (9, 64), (64, 9), (33, 50)])
+def test_flat_and_tiny_pictures_get_a_defect_too(level: int, height: int, width: int) -> None:
+    flat = np.full((height, width, 3), level, np.uint8)
+    rng = np.random.default_rng(4)
+    for _ in range(40):
+        after, mask = corrupt(flat, flat, rng)
+        assert mask.sum() >= SMALLEST
+        assert (after != flat).any(axis=2)[mask].all()
+
+
+def test_donors_of_another_size_serve(good: list[RGB]) -> None:
+    rng = np.random.default_rng(5)
+    for donor in (good[1][:8, :8], np.tile(good[1], (2, 2, 1))):
+        for _ in range(30):
+            assert corrupt(good[0], donor, rng)[0].shape == good[0].shape
+
+
+def test_a_batch_is_corrupted_picture_by_picture(good: list[RGB]) -> None:
+    images = np.stack(good)
+    corrupted, masks = corrupt_batch(images, np.random.default_rng(6))
+    assert corrupted.shape == images.shape
+    for before, after, mask in zip(images, corrupted, masks, strict=True):
+        np.testing.assert_array_equal(mask, difference(before, after))
+        assert mask.any()
+    assert corrupt_batch(images[:1], np.random.default_rng(6))[1].any()
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((16, 16), np.uint8), np.zeros((16, 16, 3), np.float32), np.zeros((7, 16, 3), np.uint8)]
+)
+def test_other_shapes_and_kinds_are_refused(wrong: RGB, good: list[RGB]) -> None:
+    with pytest.raises(ValueError, match="picture: expected"):
+        corrupt(wrong, good[0], np.random.default_rng(0))
+    with pytest.raises(ValueError, match="donor: expected"):
+        corrupt(good[0], wrong, np.random.default_rng(0))
+
+
+def test_a_picture_of_256_pixels_costs_a_few_milliseconds() -> None:
+    rgb = draw((1, 0), 256).rgb
+    rng = np.random.default_rng(9)
+    start = time.thread_time()
+    for _ in range(50):
+        corrupt(rgb, rgb, rng)
+    assert (time.thread_time() - start) / 50 < 0.015  # three times the budget, for slow and busy machines

@@ -1,0 +1,155 @@
+"""What a training run is made of: one frozen dataclass, three presets, and the rules between their numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Optimizer = Literal["adam", "adamw", "adadelta", "adagrad", "sgd", "rmsprop"]
+Fit = Literal["stretch", "letterbox", "centre_crop"]
+Preset = Literal["default", "scratch", "paper"]
+
+CELL = 8  # pixels a side of one cell of the density map, in the presets default and scratch
+
+
+class ConfigError(ValueError):
+    """Options that contradict each other. The message is one line."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every choice of a run. Defaults are the preset `default`; `preset()` gives the others."""
+
+    category: str  # name of the folder of images
+    data: str = "data"  # folder that holds the category folders
+    out: str = "runs"  # folder that gets <category>/<number>
+    preset: Preset = "default"
+    seed: int = 0
+    device: str = "auto"  # auto, cpu, cuda, mps
+
+    image_height: int = 256  # pixels
+    image_width: int = 256  # pixels
+    fit: Fit = "stretch"  # how a picture of another shape is brought to that size
+    val_split: float = 0.2  # share of good training images held out for calibration and stopping
+
+    teacher: bool = True  # fixed features from EfficientNet-lite0; otherwise patches of the image itself
+    feature_dim: int = 176  # whitened directions of the fixed features that the density sees
+    patch_size: int = 16  # pixels a side of one token
+    embed_dim: int = 192  # width of a token
+    heads: int = 6
+    depth: int = 3  # encoder blocks
+    decoder_depth: int = 3  # decoder blocks
+    mlp_dim: int = 768  # hidden width of a block's MLP
+    registers: int = 4  # learned tokens without a position; 0 for none
+    mixture_size: int = 4  # components of the density, K
+    noise: float = 0.2  # bottleneck: dropout rate (default, scratch) or standard deviation (paper)
+    published_mixture: bool = False  # paper only: its weighted sum of NLLs instead of the mixture's likelihood
+    synthetic_defects: bool = True  # corrupt the input, aim at the clean image
+
+    minutes: float | None = 8.0  # of training; None: `epochs` decide
+    epochs: int | None = None  # passes over the training images; None: `minutes` decide
+    patience: int = 25  # validations without improvement before training stops
+    batch_size: int = 8
+    optimizer: Optimizer = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup: int = 50  # steps of linear learning-rate growth; cosine decay follows
+    mse_weight: float = 5.0
+    ssim_weight: float = 0.5
+    nll_weight: float = 1.0
+
+    false_alarms: float = 0.01  # budget: share of good images that may be called NG
+
+    def check(self) -> Config:
+        """Itself, or ConfigError in one line when the values cannot work together."""
+        _positive(self, "image_height", "image_width", "patch_size", "embed_dim", "heads", "depth", "mlp_dim")
+        _positive(self, "feature_dim", "mixture_size", "batch_size", "patience")
+        for side in ("image_height", "image_width"):
+            size, step = getattr(self, side), self.patch_size
+            if size % step:
+                near = max(step, round(size / step) * step)
+                raise ConfigError(
+                    f"{side} {size} is not a multiple of patch_size {step}: use {near}, or a patch size that divides it"
+                )
+            if self.preset != "paper" and size % 16:
+                raise ConfigError(
+                    f"{side}: expected a multiple of 16, got {size}: use {max(16, round(size / 16) * 16)}"
+                )
+        if self.preset != "paper" and self.patch_size % CELL:
+            raise ConfigError(f"patch_size: expected a multiple of {CELL} pixels, got {self.patch_size}")
+        if self.preset == "paper" and (self.patch_size < 2 or self.patch_size & (self.patch_size - 1)):
+            raise ConfigError(f"patch_size: the paper's deconvolutions take a power of two, got {self.patch_size}")
+        if self.embed_dim % self.heads:
+            raise ConfigError(f"embed_dim {self.embed_dim} is not a multiple of heads {self.heads}: change one of them")
+        if self.registers < 0 or self.decoder_depth < 0 or self.warmup < 0:
+            raise ConfigError("registers, decoder_depth and warmup: expected 0 or more")
+        if not 0 < self.val_split < 1:
+            raise ConfigError(f"val_split: expected a share between 0 and 1, got {self.val_split}")
+        if not 0 < self.false_alarms < 1:
+            raise ConfigError(f"false_alarms: expected a share between 0 and 1, got {self.false_alarms}")
+        if not 0 <= self.noise < 1:
+            raise ConfigError(f"noise: expected 0 or more and below 1, got {self.noise}")
+        if (self.minutes is None) == (self.epochs is None):
+            raise ConfigError("expected either minutes or epochs, got " + ("none" if self.epochs is None else "both"))
+        if (self.minutes is not None and self.minutes <= 0) or (self.epochs is not None and self.epochs < 1):
+            raise ConfigError("minutes and epochs: expected more than 0")
+        if not self.category or "/" in self.category or "\\" in self.category or self.category in (".", ".."):
+            raise ConfigError(f"category: expected the name of a folder, got {self.category!r}")
+        return self
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "default": {},
+    "scratch": {"preset": "scratch", "teacher": False, "feature_dim": 96},
+    "paper": {
+        "preset": "paper",
+        "teacher": False,
+        "image_height": 512,
+        "image_width": 512,
+        "patch_size": 64,
+        "embed_dim": 512,
+        "heads": 8,
+        "depth": 6,
+        "decoder_depth": 0,
+        "mlp_dim": 1024,
+        "registers": 0,
+        "mixture_size": 150,
+        "noise": 0.2,
+        "synthetic_defects": False,
+        "minutes": None,
+        "epochs": 400,
+        "patience": 400,
+        "batch_size": 8,
+        "optimizer": "adam",
+        "learning_rate": 1e-4,
+        "weight_decay": 1e-4,
+        "warmup": 0,
+    },
+}
+
+
+def preset(name: Preset, category: str, **changes: Any) -> Config:
+    """The configuration of a preset with some values changed. Raises ConfigError. `epochs` given drops `minutes`."""
+    values = {**PRESETS[name], "category": category, **changes}
+    if changes.get("epochs") is not None and "minutes" not in changes:
+        values["minutes"] = None
+    if changes.get("minutes") is not None and "epochs" not in changes:
+        values["epochs"] = None
+    return Config(**values).check()
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """A configuration from JSON. Raises ConfigError for unknown or missing fields."""
+    known = {f.name for f in dataclasses.fields(Config)}
+    if unknown := sorted(values.keys() - known):
+        raise ConfigError(f"expected a vtad configuration, got unknown fields {unknown}")
+    if missing := sorted(known - values.keys()):
+        raise ConfigError(f"expected a vtad configuration, got one without {missing}")
+    return Config(**values).check()
+
+
+def _positive(config: Config, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name}: expected 1 or more, got {getattr(config, name)}")

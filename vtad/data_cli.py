@@ -1,0 +1,93 @@
+"""The command vtad-data: make demo images, and check pictures before training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vtad.layout import (
+    MVTEC_CATEGORIES,
+    DataError,
+    default_data_dir,
+    find_categories,
+    find_category,
+    require_folder_name,
+)
+
+ALL = "all"
+NAMES_HELP = f"The fifteen of MVTec AD are {', '.join(MVTEC_CATEGORIES)}; any other folder name works too."
+
+
+class DataCommandError(click.ClickException):
+    """One line on stderr, exit code 2."""
+
+    exit_code = 2
+
+    def show(self, file: object = None) -> None:
+        """Print the message the way all vtad commands do."""
+        del file
+        click.echo(f"error: {self.message}", err=True)
+
+
+data_option = click.option(
+    "--data",
+    "data_dir",
+    type=click.Path(path_type=Path),
+    default=default_data_dir,
+    show_default="$VTAD_DATA, or ./data",
+    help="Folder that holds one folder per category.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def data() -> None:
+    """Demo images, and a check of pictures before training. Nothing here uses the network."""
+
+
+@data.command(context_settings={"show_default": True})
+@click.option("--category", required=True, help=f"Name of the new folder, which must be absent or empty. {NAMES_HELP}")
+@data_option
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="The same seed gives the same pictures.")
+@click.option("--size", type=click.IntRange(64, 2048), default=512, help="Width and height of each picture, pixels.")
+@click.option("--train", type=click.IntRange(4), default=220, help="Good pictures to train from.")
+@click.option("--good", type=click.IntRange(0), default=40, help="Good pictures to test with.")
+@click.option("--defects", type=click.IntRange(0), default=20, help="Pictures of each of the five defect types.")
+def demo(*, category: str, data_dir: Path, seed: int, size: int, train: int, good: int, defects: int) -> None:
+    """Draw tablets, good and defective, with exact masks, in the layout of MVTec AD."""
+    from vtad.demo import DemoError, write_demo
+
+    try:
+        require_folder_name(category)
+        counts = write_demo(data_dir / category, seed, size=size, train=train, good=good, per_defect=defects)
+    except (DataError, DemoError) as e:
+        raise DataCommandError(str(e)) from e
+    kinds = ", ".join(f"{n} {kind}" for kind, n in counts.defects.items())
+    click.echo(f"{data_dir / category}: {counts.train_good} good to train, {counts.test_good} good to test, {kinds}")
+
+
+@data.command()
+@click.option("--category", required=True, help=f"Folder to check, or `{ALL}` for each one found. {NAMES_HELP}")
+@data_option
+@click.pass_context
+def check(ctx: click.Context, category: str, data_dir: Path) -> None:
+    """Decode every picture and mask and report what is wrong. Exit code 1 when something is, else 0."""
+    from vtad.data_check import check_category
+
+    good = True
+    try:
+        names = find_categories(data_dir) if category == ALL else (category,)
+        if not names:
+            raise DataError(
+                f"{data_dir}: expected folders in the MVTec AD layout, got none; "
+                "point --data at them, or make demo images: vtad-data demo --category pill"
+            )
+        for name in names:
+            report = check_category(find_category(data_dir, name))
+            click.echo(report.to_text())
+            good = good and report.ok
+    except DataError as e:
+        raise DataCommandError(str(e)) from e
+    except OSError as e:
+        raise DataCommandError(f"{e.filename or data_dir}: expected a readable folder, got {e.strerror or e}") from e
+    ctx.exit(0 if good else 1)

@@ -1,0 +1,41 @@
+"""Which device computes, and whether bfloat16 makes it faster there."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from vtad.config import ConfigError
+
+GAIN = 1.2  # bfloat16 must be this much faster to be worth its rounding
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` takes cuda, then mps, then cpu. Raises ConfigError for a device that this machine lacks."""
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in present.items() if there))
+    if not present.get(name, False):
+        have = ", ".join(kind for kind, there in present.items() if there)
+        raise ConfigError(f"device: expected one that this machine has ({have}) or auto, got {name}")
+    return torch.device(name)
+
+
+def bfloat16_gains(device: torch.device) -> bool:
+    """Whether a small matrix product is clearly faster in bfloat16: true on GPUs and CPUs with AMX, false on many CPUs."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    if device.type != "cpu":
+        return False
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.ones(192, 192, dtype=dtype)
+        a @ a  # the first call prepares
+        runs = []
+        for _ in range(5):
+            start = time.perf_counter()
+            a @ a
+            runs.append(time.perf_counter() - start)
+        seconds[dtype] = min(runs)
+    return seconds[torch.bfloat16] * GAIN < seconds[torch.float32]

@@ -1,0 +1,70 @@
+"""Parts of the transformers: pre-norm blocks (Dosovitskiy et al., arXiv 2010.11929), patches and register tokens."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.project = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, E) -> (B, N, E)."""
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, dim // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, E / heads)
+        x = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.project(x.transpose(1, 2).reshape(batch, tokens, dim))
+        return out
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a layer norm and around a residual."""
+
+    def __init__(self, dim: int, heads: int, mlp_dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attention = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, mlp_dim), nn.GELU(), nn.Linear(mlp_dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, E) -> (B, N, E)."""
+        x = x + self.attention(self.norm1(x))
+        x = x + self.mlp(self.norm2(x))
+        return x
+
+
+class Registers(nn.Module):
+    """Learned tokens without a position that attention may use as scratch space (Darcet et al., arXiv 2309.16588)."""
+
+    def __init__(self, count: int, dim: int) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(0.02 * torch.randn(1, count, dim))
+
+    def append(self, x: Tensor) -> Tensor:
+        """(B, N, E) -> (B, N + R, E)."""
+        return torch.cat([x, self.tokens.expand(x.shape[0], -1, -1)], dim=1) if self.tokens.shape[1] else x
+
+    def drop(self, x: Tensor) -> Tensor:
+        """(B, N + R, E) -> (B, N, E)."""
+        return x[:, : x.shape[1] - self.tokens.shape[1]]
+
+
+def to_tokens(maps: Tensor, patch: int) -> Tensor:
+    """(B, C, H, W) -> (B, H W / patch^2, C patch^2), tokens row by row."""
+    return F.pixel_unshuffle(maps, patch).flatten(2).transpose(1, 2)
+
+
+def to_pixels(tokens: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
+    """(B, N, C patch^2) -> (B, C, H, W): the inverse of `to_tokens`."""
+    batch, _, channels = tokens.shape
+    return F.pixel_shuffle(tokens.transpose(1, 2).reshape(batch, channels, *grid), patch)

@@ -1,0 +1,31 @@
+"""The training objective: reconstruction of the clean image (MSE and SSIM) and likelihood of its features."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from vtad.config import Config
+from vtad.model import Prediction
+from vtad.ssim import SSIM
+
+
+class Loss(NamedTuple):
+    """The objective and its parts, before weighting; each a scalar tensor."""
+
+    total: Tensor
+    mse: Tensor  # mean squared error of pixels in 0..1
+    ssim: Tensor  # 1 - mean structural similarity
+    nll: Tensor  # nats a feature dimension
+
+
+def objective(prediction: Prediction, clean: Tensor, ssim: SSIM, density_dim: int, config: Config) -> Loss:
+    """Prediction for a corrupted image against the clean one, (B, 3, H, W) in 0..1."""
+    reconstruction = prediction.reconstruction.float()
+    mse = F.mse_loss(reconstruction, clean)
+    unlike = ssim.dissimilarity(reconstruction, clean).mean()
+    nll = prediction.nll.mean() / density_dim
+    total = config.mse_weight * mse + config.ssim_weight * unlike + config.nll_weight * nll
+    return Loss(total, mse, unlike, nll)

@@ -1,0 +1,169 @@
+"""The register-token Vision Transformer autoencoder with a mixture density head (presets `default` and `scratch`).
+
+After VT-ADL (Mishra et al., arXiv 2104.10036) and "Vision Transformers Need Registers" (Darcet et al., arXiv 2309.16588).
+Two things differ from VT-ADL on purpose: what the density describes are fixed features, which training cannot collapse, and
+training corrupts the input but asks for the clean image and its features, so copying is never the answer.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vtad.config import CELL, Config
+from vtad.density import MixtureHead
+from vtad.features import CHANNELS, Teacher
+from vtad.layers import Block, Registers, to_pixels, to_tokens
+
+
+class Prediction(NamedTuple):
+    """What a model says of a batch."""
+
+    reconstruction: Tensor  # (B, 3, H, W), about 0..1
+    nll: Tensor  # (B, rows, columns), nats a cell
+
+
+class PixelFeatures(nn.Module):
+    """Without a teacher the image itself is the feature: each cell's pixels, in order."""
+
+    channels = 3 * CELL * CELL
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 192, H / 8, W / 8)."""
+        return F.pixel_unshuffle(image, CELL)
+
+
+class TeacherFeatures(nn.Module):
+    """The teacher's maps, averaged over 3 x 3 cells so that a shift of a few pixels changes little."""
+
+    channels = CHANNELS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.teacher = Teacher()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in 0..1 -> (B, 176, H / 8, W / 8)."""
+        return F.avg_pool2d(self.teacher(image), 3, stride=1, padding=1, count_include_pad=False)
+
+
+CONTEXT_FLOOR = 1e-2  # of the largest variance: directions below it hardly reach the transformer
+
+
+class Whitening(nn.Module):
+    """Fixed features turned into uncorrelated ones of variance 1 over the training images (PCA whitening).
+
+    The density is asked about all of them. The transformer sees those of small variance attenuated: they are mostly
+    noise, would carry float32 rounding errors into the reconstruction, and invite copying.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+    context_scale: Tensor
+
+    def __init__(self, channels: int, feature_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("matrix", torch.zeros(feature_dim, channels))
+        self.register_buffer("context_scale", torch.ones(1, feature_dim, 1, 1))
+
+    def fit(self, mean: Tensor, covariance: Tensor, floor: float = 1e-6) -> None:
+        """From the features' mean (C,) and covariance (C, C). `floor` bounds a variance from below, as a share of the largest."""
+        variance, directions = torch.linalg.eigh(covariance.double())
+        variance, directions = variance.flip(0), directions.flip(1)
+        dim = self.matrix.shape[0]
+        scale = torch.rsqrt(variance[:dim].clamp_min(0) + floor * variance[0] + 1e-12)
+        self.matrix.copy_((directions[:, :dim] * scale).T)
+        self.mean.copy_(mean)
+        share = variance[:dim].clamp_min(0) / variance[0]
+        self.context_scale.copy_((share / (share + CONTEXT_FLOOR)).sqrt()[None, :, None, None])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, rows, columns) -> (B, D, rows, columns)."""
+        bias = -(self.matrix @ self.mean)
+        return F.conv2d(features, self.matrix[:, :, None, None], bias)
+
+
+class Autoencoder(nn.Module):
+    """Fixed features -> tokens + registers -> encoder -> noisy bottleneck -> decoder -> pixels and density.
+
+    Both heads start from what is known without learning: the mean image, and the features' statistics at each position.
+    """
+
+    base_image: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        dim, patch = config.embed_dim, config.patch_size
+        self.grid = (config.image_height // patch, config.image_width // patch)
+        self.patch = patch
+        self.cells = patch // CELL  # a token covers cells x cells of the density's cells
+        self.features: TeacherFeatures | PixelFeatures = TeacherFeatures() if config.teacher else PixelFeatures()
+        feature_dim = min(config.feature_dim, self.features.channels)
+        self.whitening = Whitening(self.features.channels, feature_dim)
+        self.embed = nn.Linear(feature_dim * self.cells**2, dim)
+        self.position = nn.Parameter(0.02 * torch.randn(1, self.grid[0] * self.grid[1], dim))
+        self.registers = Registers(config.registers, dim)
+        self.encoder = nn.ModuleList(Block(dim, config.heads, config.mlp_dim) for _ in range(config.depth))
+        self.bottleneck = nn.Dropout(config.noise)
+        self.decoder = nn.ModuleList(Block(dim, config.heads, config.mlp_dim) for _ in range(config.decoder_depth))
+        self.norm = nn.LayerNorm(dim)
+        self.pixels = nn.Linear(dim, 3 * patch * patch)
+        nn.init.zeros_(self.pixels.weight)
+        nn.init.zeros_(self.pixels.bias)
+        self.register_buffer("base_image", torch.zeros(1, 3, config.image_height, config.image_width))
+        self.density_dim = feature_dim
+        self.density = MixtureHead(dim, feature_dim, config.mixture_size, self.grid, self.cells)
+
+    def observe(self, image: Tensor) -> Tensor:
+        """Whitened fixed features: (B, 3, H, W) in 0..1 -> (B, D, H / 8, W / 8)."""
+        y: Tensor = self.whitening(self.features(image))
+        return y
+
+    def encode(self, y: Tensor) -> Tensor:
+        """(B, D, rows, columns) -> tokens and registers (B, N + R, E) after the encoder."""
+        context = y * self.whitening.context_scale
+        x: Tensor = self.embed(self.bottleneck(to_tokens(context, self.cells))) + self.position
+        x = self.registers.append(x)
+        for block in self.encoder:
+            x = block(x)
+        return x
+
+    def predict(self, context: Tensor, observed: Tensor) -> Prediction:
+        """Whitened features of what is seen, and of what the density is asked about: (B, D, rows, columns) each."""
+        x = self.bottleneck(self.encode(context))
+        for block in self.decoder:
+            x = block(x)
+        x = self.norm(self.registers.drop(x))
+        reconstruction = self.base_image + to_pixels(self.pixels(x).float(), self.grid, self.patch)
+        return Prediction(reconstruction, self.density(x.float(), observed.float()))
+
+    def forward(self, image: Tensor) -> Prediction:
+        """(B, 3, H, W) in 0..1; the image is its own context."""
+        y = self.observe(image)
+        return self.predict(y, y)
+
+    def denoise(self, corrupted: Tensor, clean: Tensor, observed: Tensor | None = None) -> Prediction:
+        """What the corrupted image says of the clean one, (B, 3, H, W) each; `observed` are the clean features, if known."""
+        with torch.no_grad(), torch.autocast(clean.device.type, enabled=False):
+            context = self.observe(corrupted)
+            target = self.observe(clean) if observed is None else observed
+        return self.predict(context, target)
+
+    @torch.no_grad()
+    def token_norms(self, image: Tensor) -> dict[str, float]:
+        """Euclidean norms of the tokens after the encoder: outliers among the patches are what registers should absorb."""
+        x = self.encode(self.observe(image)).float()
+        norms = x.norm(dim=-1)
+        patches = self.registers.drop(x).norm(dim=-1)
+        registers = norms[:, patches.shape[1] :]
+        out = {
+            "token_norm_patch_median": patches.median().item(),
+            "token_norm_patch_max": patches.max().item(),
+        }
+        if registers.numel():
+            out["token_norm_register_mean"] = registers.mean().item()
+        return out

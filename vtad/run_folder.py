@@ -1,0 +1,156 @@
+"""A run folder, runs/<category>/<number>: everything that one training made, and nothing half written.
+
+config.json      every value of the configuration
+metrics.jsonl    one line an epoch
+checkpoint.safetensors   where training stands, for --resume; removed when it is complete
+model.safetensors        the detector: weights, feature statistics, calibration
+card.json        the inspection card; its presence says that the run is complete
+metrics.json     the evaluation, if made
+export/          artefacts, if made
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vtad.config import Config, ConfigError, from_dict
+from vtad_runtime.card import Card, read_card
+
+
+class RunError(ValueError):
+    """A run folder that is absent, incomplete or not writable. The message is one line."""
+
+
+class WriteError(RunError):
+    """A file of a run could not be written, for want of space or permission. The message is one line."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder on disk."""
+
+    path: Path
+
+    @property
+    def weights(self) -> Path:
+        """The detector's tensors."""
+        return self.path / "model.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where an unfinished training stands."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        """One line an epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def complete(self) -> bool:
+        """Whether training and calibration ended."""
+        return (self.path / "card.json").is_file()
+
+    def config(self) -> Config:
+        """The configuration. Raises RunError."""
+        where = self.path / "config.json"
+        try:
+            return from_dict(json.loads(where.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, ConfigError) as e:
+            raise RunError(f"{where}: expected the configuration of a run, got {type(e).__name__}: {e}") from e
+
+    def card(self) -> Card:
+        """The inspection card. Raises RunError when training did not end, CardError when it is damaged."""
+        if not self.complete:
+            raise RunError(
+                f"{self.path}: this run is not complete: continue it by vtad-train --resume --run {self.path}"
+            )
+        return read_card(self.path / "card.json")
+
+    def write_card(self, card: Card) -> None:
+        """Replace the card."""
+        write_text(self.path / "card.json", card.to_json() + "\n")
+
+
+def create_run(config: Config) -> Run:
+    """A new numbered folder under <out>/<category>, with the configuration in it. Raises RunError."""
+    parent = Path(config.out) / config.category
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        numbers = [int(p.name) for p in parent.iterdir() if p.name.isdigit()]
+        path = parent / f"{max(numbers, default=0) + 1:04d}"
+        path.mkdir()
+        run = Run(path)
+        write_text(path / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    except OSError as e:
+        raise RunError(
+            f"{parent}: expected a folder that can be written, got {e.strerror or e}: choose another by --out"
+        ) from e
+    return run
+
+
+def open_run(path: Path) -> Run:
+    """The run in a folder. Raises RunError when there is none."""
+    if not (path / "config.json").is_file():
+        raise RunError(f"{path}: expected a run folder (with config.json), got none: vtad-train makes one under runs/")
+    return Run(path)
+
+
+def newest_run(out: Path, category: str | None = None, complete: bool = True) -> Run:
+    """The run trained last under a folder of runs. Raises RunError when there is none."""
+    found = [p.parent for p in out.glob(f"{category or '*'}/*/config.json") if Run(p.parent).complete == complete]
+    if not found:
+        kind = "complete run" if complete else "run to continue"
+        of = f" of category {category}" if category else ""
+        raise RunError(f"{out}: found no {kind}{of}: vtad-train makes one")
+    stamp = "card.json" if complete else "config.json"
+    return Run(max(found, key=lambda p: ((p / stamp).stat().st_mtime_ns, p.name)))
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it takes the place of `path` when the block ends well, and goes when not.
+
+    Raises WriteError for an OSError inside the block.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield beside
+        os.replace(beside, path)
+    except OSError as e:
+        raise _not_written(path, e) from e
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file whole."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    """Add a row to a JSON Lines file. Raises WriteError."""
+    try:
+        with path.open("a", encoding="utf-8") as f:
+            f.write(json.dumps(row) + "\n")
+    except OSError as e:
+        raise _not_written(path, e) from e
+
+
+def _not_written(path: Path, error: OSError) -> WriteError:
+    return WriteError(f"{path}: could not be written: {error.strerror or error}; make room, or choose another --out")
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

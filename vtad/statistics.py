@@ -1,0 +1,57 @@
+"""What the density knows before learning: whitening, and mean and spread of the fixed features at each position."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vtad.calibrate import batches
+from vtad.model import Autoencoder
+
+MAX_CACHED = 1 << 30  # bytes of observed features kept in memory during training; more are computed when needed
+
+
+@torch.no_grad()
+def fit_statistics(model: Autoencoder, images: NDArray[np.uint8], device: torch.device) -> None:
+    """Set the whitening, the mean image and the density's base from training images (N, H, W, 3); two passes, nothing is kept."""
+    channels = model.features.channels
+    total, second, count = torch.zeros(channels).double(), torch.zeros(channels, channels).double(), 0
+    for batch in batches(images, device):
+        f = model.features(batch.float() / 255).permute(0, 2, 3, 1).reshape(-1, channels).double().cpu()
+        total += f.sum(0)
+        second += f.T @ f
+        count += len(f)
+    mean = total / count
+    model.whitening.fit(mean.float(), second / count - torch.outer(mean, mean))
+    first = torch.zeros_like(model.density.base_location)
+    square = torch.zeros_like(first)
+    pixels = torch.zeros_like(model.base_image)
+    for batch in batches(images, device):
+        y = model.observe(batch.float() / 255)
+        pixels += batch.float().sum(0, keepdim=True)
+        first += y.sum(0, keepdim=True)
+        square += y.square().sum(0, keepdim=True)
+    model.base_image.copy_(pixels / (255 * len(images)))
+    location = first / len(images)
+    variance = square / len(images) - location.square()
+    # Neighbouring positions share their statistics: few images give noisy ones.
+    blurred = _neighbours(location)
+    spread = _neighbours(variance + (location - blurred).square()).clamp_min(0) + 1e-2
+    model.density.base_location.copy_(blurred)
+    model.density.base_log_sigma.copy_(0.5 * spread.log())
+
+
+@torch.no_grad()
+def observed_features(model: Autoencoder, images: NDArray[np.uint8], device: torch.device) -> Tensor | None:
+    """Whitened features of all images (N, D, rows, columns) in CPU memory, or None when they take too much of it."""
+    size = model.density.base_location.numel() * 4 * len(images)
+    if size > MAX_CACHED:
+        return None
+    return torch.cat([model.observe(batch.float() / 255).cpu() for batch in batches(images, device)])
+
+
+def _neighbours(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
