@@ -1,7 +1,8 @@
-# Every target makes its own environment (.venv) from the project's files first.
-PYTHON ?= python3.11
+# Every target first makes the environment .venv from the project's own files.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+MINUTES ?= 2.5
 
 .PHONY: demo test check lint types bench clean
 
@@ -9,6 +10,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
+
+demo: $(VENV)/.installed  ## draw images, train, evaluate, export, run; says where to look
+	test -d data/pill || $(BIN)/vtad-data demo --category pill --data data
+	$(BIN)/vtad-train --category pill --data data --minutes $(MINUTES)
+	$(BIN)/vtad-eval --category pill
+	$(BIN)/vtad-export --format onnx --category pill
+	$(BIN)/vtad-run --folder data/pill/test --out results || test $$? -eq 1
+	@echo
+	@echo "Look at: results/ (newest folder: heatmaps/, results.csv), runs/pill/ (newest run: metrics.json, card.json)."
+	@echo "Then:    $(BIN)/vtad-run --folder YOUR_PICTURES"
 
 test: $(VENV)/.installed  ## the whole test suite
 	$(BIN)/python -m pytest
@@ -22,6 +33,9 @@ types: $(VENV)/.installed
 	$(BIN)/mypy
 
 check: lint types test  ## what CI runs
+
+bench: $(VENV)/.installed  ## latency of the newest export beside torch
+	$(BIN)/python bench/latency.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,14 +1,24 @@
-"""Fixtures that test folders share: small pictures of every kind, and a tiny category in the MVTec AD layout."""
+"""Fixtures that test folders share: small pictures of every kind, tiny categories in the MVTec AD layout, a trained run."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+
+# Before torch is imported: threads that wait for each other make tiny models slow on busy machines.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if TYPE_CHECKING:
+    from vtad.run_folder import Run
+    from vtad_export.onnx import Export
 
 Pixels = NDArray[np.uint8]
 WriteImage = Callable[..., Path]
@@ -97,3 +107,39 @@ def make_category(tmp_path: Path, write_image: WriteImage) -> MakeCategory:
         return data
 
     return make
+
+
+@pytest.fixture(scope="session")
+def pills(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the category "pill": demo images of 64 px, 16 to train, 4 good and 5 defective to test. Read only."""
+    from vtad.demo import write_demo
+
+    data = tmp_path_factory.mktemp("pills") / "data"
+    write_demo(data / "pill", size=64, train=16, good=4, per_defect=1)
+    return data
+
+
+@pytest.fixture(scope="session")
+def trained(pills: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A complete run of two epochs on `pills`. Read only."""
+    from tiny_run import tiny
+
+    from vtad.training import train
+
+    return train(tiny(data=str(pills), out=str(tmp_path_factory.mktemp("trained") / "runs")))
+
+
+@pytest.fixture
+def run(trained: Run, tmp_path: Path) -> Run:
+    """A copy of `trained` in <tmp_path>/runs/pill/0001, to evaluate, export or damage."""
+    from vtad.run_folder import Run
+
+    return Run(Path(shutil.copytree(trained.path, tmp_path / "runs" / "pill" / "0001")))
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """The ONNX export of `trained`, in a folder of its own. Read only."""
+    from vtad_export import to_onnx
+
+    return to_onnx(trained, tmp_path_factory.mktemp("exported") / "pill.onnx")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
+from click.core import ParameterSource
 
 from vtad.config import PRESETS, Config, ConfigError, Fit, Optimizer, preset
 from vtad.data_cli import ALL, NAMES_HELP, data, data_option
@@ -131,7 +132,8 @@ def train(
         if resume or run_path:
             if not resume:
                 raise ConfigError("--run names the run to continue: give --resume with it")
-            if changes or preset_name != "default":
+            elsewhere = click.get_current_context().get_parameter_source("data_dir") is ParameterSource.COMMANDLINE
+            if changes or elsewhere or preset_name != "default":
                 raise ConfigError("--resume continues with the run's own configuration: leave the other options out")
             from vtad.training import unfinished_run
 
@@ -170,6 +172,8 @@ def _train(config: Config, resume: Run | None) -> None:
     )
     if line := advice(card):
         click.echo(f"note: {line}")
+    if stop.signal is not None:  # it came during calibration
+        raise Failure(f"stopped; {run.path} is complete", 128 + stop.signal)
 
 
 @contextmanager
@@ -228,6 +232,8 @@ def said() -> Iterator[None]:
         raise Failure(e, NOT_WRITTEN) from e
     except (ConfigError, DataError, RunError, CardError) as e:
         raise Failure(e, USAGE) from e
+    except OSError as e:
+        raise Failure(f"{e.filename or 'a file'}: expected to read it, got {e.strerror or e}", USAGE) from e
     except ImportError as e:
         raise Failure(f"this command needs {e.name}, which is not installed: pip install 'vtad[export]'", USAGE) from e
     except RuntimeError as e:

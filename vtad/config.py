@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
+import types
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Optimizer = Literal["adam", "adamw", "adadelta", "adagrad", "sgd", "rmsprop"]
 Fit = Literal["stretch", "letterbox", "centre_crop"]
@@ -38,8 +41,8 @@ class Config:
     patch_size: int = 16  # pixels a side of one token
     embed_dim: int = 192  # width of a token
     heads: int = 6
-    depth: int = 3  # encoder blocks
-    decoder_depth: int = 3  # decoder blocks
+    depth: int = 2  # encoder blocks
+    decoder_depth: int = 2  # decoder blocks
     mlp_dim: int = 768  # hidden width of a block's MLP
     registers: int = 4  # learned tokens without a position; 0 for none
     mixture_size: int = 4  # components of the density, K
@@ -47,12 +50,12 @@ class Config:
     published_mixture: bool = False  # paper only: its weighted sum of NLLs instead of the mixture's likelihood
     synthetic_defects: bool = True  # corrupt the input, aim at the clean image
 
-    minutes: float | None = 8.0  # of training; None: `epochs` decide
-    epochs: int | None = None  # passes over the training images; None: `minutes` decide
+    minutes: float | None = 5.0  # of training, unless `epochs` is given
+    epochs: int | None = None  # passes over the training images; given, it decides and not `minutes`
     patience: int = 25  # validations without improvement before training stops
-    batch_size: int = 8
+    batch_size: int = 4
     optimizer: Optimizer = "adamw"
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     warmup: int = 50  # steps of linear learning-rate growth; cosine decay follows
     mse_weight: float = 5.0
@@ -61,8 +64,17 @@ class Config:
 
     false_alarms: float = 0.01  # budget: share of good images that may be called NG
 
+    def __post_init__(self) -> None:
+        """Folders may be given as Path; they are kept as text."""
+        object.__setattr__(self, "data", os.fspath(self.data))
+        object.__setattr__(self, "out", os.fspath(self.out))
+
     def check(self) -> Config:
-        """Itself, or ConfigError in one line when the values cannot work together."""
+        """Itself, or ConfigError in one line when a value has another type or values cannot work together."""
+        for name, kind in get_type_hints(Config).items():
+            if not _is(kind, getattr(self, name)):
+                expected = kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
+                raise ConfigError(f"{name}: expected {expected}, got {getattr(self, name)!r:.80}")
         _positive(self, "image_height", "image_width", "patch_size", "embed_dim", "heads", "depth", "mlp_dim")
         _positive(self, "feature_dim", "mixture_size", "batch_size", "patience")
         for side in ("image_height", "image_width"):
@@ -82,16 +94,23 @@ class Config:
             raise ConfigError(f"patch_size: the paper's deconvolutions take a power of two, got {self.patch_size}")
         if self.embed_dim % self.heads:
             raise ConfigError(f"embed_dim {self.embed_dim} is not a multiple of heads {self.heads}: change one of them")
-        if self.registers < 0 or self.decoder_depth < 0 or self.warmup < 0:
-            raise ConfigError("registers, decoder_depth and warmup: expected 0 or more")
+        if min(self.registers, self.decoder_depth, self.warmup, self.seed) < 0:
+            raise ConfigError("registers, decoder_depth, warmup and seed: expected 0 or more")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{name}: expected a finite number, got {value}")
+        if self.learning_rate <= 0:
+            raise ConfigError(f"learning_rate: expected more than 0, got {self.learning_rate}")
+        if min(self.weight_decay, self.mse_weight, self.ssim_weight, self.nll_weight) < 0:
+            raise ConfigError("weight_decay and the weights of the loss: expected 0 or more")
         if not 0 < self.val_split < 1:
             raise ConfigError(f"val_split: expected a share between 0 and 1, got {self.val_split}")
         if not 0 < self.false_alarms < 1:
             raise ConfigError(f"false_alarms: expected a share between 0 and 1, got {self.false_alarms}")
         if not 0 <= self.noise < 1:
             raise ConfigError(f"noise: expected 0 or more and below 1, got {self.noise}")
-        if (self.minutes is None) == (self.epochs is None):
-            raise ConfigError("expected either minutes or epochs, got " + ("none" if self.epochs is None else "both"))
+        if self.minutes is None and self.epochs is None:
+            raise ConfigError("expected minutes or epochs, got neither")
         if (self.minutes is not None and self.minutes <= 0) or (self.epochs is not None and self.epochs < 1):
             raise ConfigError("minutes and epochs: expected more than 0")
         if not self.category or "/" in self.category or "\\" in self.category or self.category in (".", ".."):
@@ -130,23 +149,39 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 
 
 def preset(name: Preset, category: str, **changes: Any) -> Config:
-    """The configuration of a preset with some values changed. Raises ConfigError. `epochs` given drops `minutes`."""
+    """The configuration of a preset with some values changed. Raises ConfigError. `minutes` given drops `epochs`."""
     values = {**PRESETS[name], "category": category, **changes}
-    if changes.get("epochs") is not None and "minutes" not in changes:
-        values["minutes"] = None
-    if changes.get("minutes") is not None and "epochs" not in changes:
+    if changes.get("minutes") is not None and changes.get("epochs") is not None:
+        raise ConfigError("expected either minutes or epochs, got both")
+    if changes.get("minutes") is not None:
         values["epochs"] = None
     return Config(**values).check()
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """A configuration from JSON. Raises ConfigError for unknown or missing fields."""
+    """A configuration from JSON. Raises ConfigError: unknown or missing fields, wrong types, or see `Config.check`."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"expected a vtad configuration (a JSON object), got {type(values).__name__}")
     known = {f.name for f in dataclasses.fields(Config)}
     if unknown := sorted(values.keys() - known):
         raise ConfigError(f"expected a vtad configuration, got unknown fields {unknown}")
     if missing := sorted(known - values.keys()):
         raise ConfigError(f"expected a vtad configuration, got one without {missing}")
+    for name in ("data", "out"):
+        if not isinstance(values[name], str):
+            raise ConfigError(f"{name}: expected str, got {values[name]!r:.80}")
     return Config(**values).check()
+
+
+def _is(kind: Any, value: Any) -> bool:
+    """Whether a value from JSON is of a field's type: plain, a literal or a union."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is types.UnionType:
+        return any(_is(part, value) for part in get_args(kind))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _positive(config: Config, *names: str) -> None:

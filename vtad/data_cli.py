@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import click
@@ -14,20 +15,10 @@ from vtad.layout import (
     find_category,
     require_folder_name,
 )
+from vtad_runtime.command import NOT_WRITTEN, USAGE, Failure, no_traceback
 
 ALL = "all"
 NAMES_HELP = f"The fifteen of MVTec AD are {', '.join(MVTEC_CATEGORIES)}; any other folder name works too."
-
-
-class DataCommandError(click.ClickException):
-    """One line on stderr, exit code 2."""
-
-    exit_code = 2
-
-    def show(self, file: object = None) -> None:
-        """Print the message the way all vtad commands do."""
-        del file
-        click.echo(f"error: {self.message}", err=True)
 
 
 data_option = click.option(
@@ -40,7 +31,17 @@ data_option = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+_CODES = """\b
+Exit codes:
+  0    written, or checked and nothing found
+  1    the check found something to put right
+  2    usage: no such category, a folder in use, a folder that cannot be read or made
+  4    a picture could not be written, e.g. the disk is full
+  70   internal error
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_CODES)
 def data() -> None:
     """Demo images, and a check of pictures before training. Nothing here uses the network."""
 
@@ -57,11 +58,15 @@ def demo(*, category: str, data_dir: Path, seed: int, size: int, train: int, goo
     """Draw tablets, good and defective, with exact masks, in the layout of MVTec AD."""
     from vtad.demo import DemoError, write_demo
 
-    try:
-        require_folder_name(category)
-        counts = write_demo(data_dir / category, seed, size=size, train=train, good=good, per_defect=defects)
-    except (DataError, DemoError) as e:
-        raise DataCommandError(str(e)) from e
+    with no_traceback():
+        try:
+            require_folder_name(category)
+            counts = write_demo(data_dir / category, seed, size=size, train=train, good=good, per_defect=defects)
+        except DataError as e:
+            raise Failure(e, USAGE) from e
+        except DemoError as e:
+            full = isinstance(e.__cause__, OSError) and e.__cause__.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            raise Failure(e, NOT_WRITTEN if full else USAGE) from e
     kinds = ", ".join(f"{n} {kind}" for kind, n in counts.defects.items())
     click.echo(f"{data_dir / category}: {counts.train_good} good to train, {counts.test_good} good to test, {kinds}")
 
@@ -75,19 +80,20 @@ def check(ctx: click.Context, category: str, data_dir: Path) -> None:
     from vtad.data_check import check_category
 
     good = True
-    try:
-        names = find_categories(data_dir) if category == ALL else (category,)
-        if not names:
-            raise DataError(
-                f"{data_dir}: expected folders in the MVTec AD layout, got none; "
-                "point --data at them, or make demo images: vtad-data demo --category pill"
-            )
-        for name in names:
-            report = check_category(find_category(data_dir, name))
-            click.echo(report.to_text())
-            good = good and report.ok
-    except DataError as e:
-        raise DataCommandError(str(e)) from e
-    except OSError as e:
-        raise DataCommandError(f"{e.filename or data_dir}: expected a readable folder, got {e.strerror or e}") from e
+    with no_traceback():
+        try:
+            names = find_categories(data_dir) if category == ALL else (category,)
+            if not names:
+                raise DataError(
+                    f"{data_dir}: expected folders in the MVTec AD layout, got none; "
+                    "point --data at them, or make demo images: vtad-data demo --category pill"
+                )
+            for name in names:
+                report = check_category(find_category(data_dir, name))
+                click.echo(report.to_text())
+                good = good and report.ok
+        except DataError as e:
+            raise Failure(e, USAGE) from e
+        except OSError as e:
+            raise Failure(f"{e.filename or data_dir}: expected a readable folder, got {e.strerror or e}", USAGE) from e
     ctx.exit(0 if good else 1)

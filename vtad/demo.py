@@ -9,6 +9,7 @@ drawn with and without it, and every pixel outside the mask is taken from the pi
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import shutil
 import tempfile
@@ -92,7 +93,8 @@ def write_demo(
             f"{folder}: expected an absent or empty folder for demo images, got one that is in use; name another"
         )
     jobs = [("train", "good", i, 0.0) for i in range(train)] + [("test", "good", i, 0.0) for i in range(good)]
-    jobs += [("test", kind, i, (i + 0.5) / per_defect) for kind in DEFECTS for i in range(per_defect)]
+    # From faint to obvious, more of these than of those.
+    jobs += [("test", kind, i, math.sqrt((i + 0.5) / per_defect)) for kind in DEFECTS for i in range(per_defect)]
     draft: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

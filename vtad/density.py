@@ -1,8 +1,11 @@
 """Gaussian mixture density of fixed features given their context (Bishop, Mixture Density Networks, 1994).
 
-p(y | context) = sum_k pi_k N(y; m + s * e_k, (s * t_k)^2), all diagonal: the transformer predicts where the features lie (m),
-how widely they vary there (s) and how likely each component is (pi); the components' shape (e_k, t_k) is shared by all
-cells. One component is a plain Gaussian; many cost two matrix products, not many maps of parameters.
+p(y | context) = sum_k pi_k N(y; m + s * e_k, (s * t_k)^2), all diagonal: the transformer predicts where the features lie (m)
+and how likely each component is (pi); how widely they vary (s) is learned for each position, and the components' shape
+(e_k, t_k) once for all. One component is a plain Gaussian; many cost two matrix products, not many maps of parameters.
+
+The width does not depend on the context on purpose: a network that may widen the density where the context looks odd does
+so exactly at a defect, and the NLL there grows by a logarithm instead of a square (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -53,10 +56,9 @@ class MixtureHead(nn.Module):
         self.grid = grid
         rows, columns = grid[0] * cells, grid[1] * cells
         self.location = nn.Linear(embed_dim, cells * cells * feature_dim)
-        self.log_sigma = nn.Linear(embed_dim, cells * cells * feature_dim)
-        for layer in (self.location, self.log_sigma):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.location.weight)
+        nn.init.zeros_(self.location.bias)
+        self.log_sigma = nn.Parameter(torch.zeros(1, feature_dim, rows, columns))  # added to the base
         # The statistics of the training features at each position: where learning starts from.
         self.register_buffer("base_location", torch.zeros(1, feature_dim, rows, columns))
         self.register_buffer("base_log_sigma", torch.zeros(1, feature_dim, rows, columns))
@@ -76,7 +78,7 @@ class MixtureHead(nn.Module):
     def forward(self, tokens: Tensor, y: Tensor) -> Tensor:
         """Tokens (B, N, E) and observed features y (B, D, rows, columns) -> NLL (B, rows, columns), nats."""
         location = self.base_location + self.to_cells(self.location(tokens))
-        log_sigma = floor_log_sigma(self.base_log_sigma + self.to_cells(self.log_sigma(tokens)))
+        log_sigma = floor_log_sigma(self.base_log_sigma + self.log_sigma)
         z = (y - location) * torch.exp(-log_sigma)  # (B, D, rows, columns)
         volume = log_sigma.sum(1) + 0.5 * y.shape[1] * LOG_2PI  # (B, rows, columns)
         if self.components == 1:

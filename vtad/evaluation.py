@@ -68,7 +68,7 @@ class _Maps:
 def evaluate(
     run: Run,
     *,
-    data: Path | None = None,
+    data: Path | str | None = None,
     device: str = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
@@ -77,7 +77,7 @@ def evaluate(
     `data`: the folder of categories, by default the one it was trained from. Raises RunError, CardError, DataError.
     """
     config, card = run.config(), run.card()
-    files = find_category(data or Path(config.data), config.category)
+    files = find_category(Path(data or config.data), config.category)
     if not files.test:
         raise DataError(
             f"{files.root / 'test'}: expected test images in folders good/ and one for each defect type, got none"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vtad.config import Config, ConfigError, from_dict
+from vtad.config import Config, from_dict
 from vtad_runtime.card import Card, read_card
 
 
@@ -64,7 +64,7 @@ class Run:
         where = self.path / "config.json"
         try:
             return from_dict(json.loads(where.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, ConfigError) as e:
+        except (OSError, ValueError) as e:  # ConfigError and JSONDecodeError are ValueErrors
             raise RunError(f"{where}: expected the configuration of a run, got {type(e).__name__}: {e}") from e
 
     def card(self) -> Card:
@@ -81,20 +81,23 @@ class Run:
 
 
 def create_run(config: Config) -> Run:
-    """A new numbered folder under <out>/<category>, with the configuration in it. Raises RunError."""
+    """A new numbered folder under <out>/<category>, with the configuration in it. Raises RunError, WriteError."""
     parent = Path(config.out) / config.category
     try:
         parent.mkdir(parents=True, exist_ok=True)
         numbers = [int(p.name) for p in parent.iterdir() if p.name.isdigit()]
         path = parent / f"{max(numbers, default=0) + 1:04d}"
         path.mkdir()
-        run = Run(path)
-        write_text(path / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     except OSError as e:
         raise RunError(
             f"{parent}: expected a folder that can be written, got {e.strerror or e}: choose another by --out"
         ) from e
-    return run
+    try:
+        write_text(path / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    except WriteError:
+        path.rmdir()
+        raise
+    return Run(path)
 
 
 def open_run(path: Path) -> Run:
@@ -111,8 +114,9 @@ def newest_run(out: Path, category: str | None = None, complete: bool = True) ->
         kind = "complete run" if complete else "run to continue"
         of = f" of category {category}" if category else ""
         raise RunError(f"{out}: found no {kind}{of}: vtad-train makes one")
-    stamp = "card.json" if complete else "config.json"
-    return Run(max(found, key=lambda p: ((p / stamp).stat().st_mtime_ns, p.name)))
+    # Not the card's time: an evaluation writes the card anew.
+    trained = {p: (p / "model.safetensors" if complete else p / "config.json") for p in found}
+    return Run(max(found, key=lambda p: (trained[p].stat().st_mtime_ns if trained[p].exists() else 0, p.name)))
 
 
 @contextlib.contextmanager
@@ -139,11 +143,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to a JSON Lines file. Raises WriteError."""
+    """Add a row to a JSON Lines file, whole or not at all. Raises WriteError."""
+    before = path.stat().st_size if path.is_file() else 0
     try:
         with path.open("a", encoding="utf-8") as f:
             f.write(json.dumps(row) + "\n")
     except OSError as e:
+        with contextlib.suppress(OSError):
+            os.truncate(path, before)
         raise _not_written(path, e) from e
 
 

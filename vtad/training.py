@@ -85,6 +85,7 @@ def train(
     """
     if resume is not None:
         config = resume.config()
+    config.check()
     device = pick_device(config.device)
     files = find_category(Path(config.data), config.category)
     train_files, val_files = split_good(files.train_good, config.val_split, config.seed)
@@ -96,18 +97,19 @@ def train(
     if config.teacher:
         teacher_weights()
     spec = input_spec(config)
+    images_seen = fingerprint(files.train_good)
     with ImageCache(train_files, spec) as images, ImageCache(val_files, spec) as held_out:
         run = resume or create_run(config)
         torch.manual_seed(config.seed)
         detector = Detector(config).to(device)
         loop = _Loop(config, run, detector, images, held_out, device, report, stop)
-        loop.prepare(resumed=resume is not None)
+        loop.prepare(images_seen, resumed=resume is not None)
         loop.learn()
         report(Report(1.0, "calibrating on held-out good images", lasting=False))
         good = held_out[:]
         chosen = _calibrate(detector, good, config, device)
         save_tensors(run.weights, detector.state_dict())
-    run.write_card(_card(config, chosen, fingerprint(train_files + val_files), sha256(run.weights)))
+    run.write_card(_card(config, chosen, images_seen, sha256(run.weights)))
     run.checkpoint.unlink(missing_ok=True)
     return run
 
@@ -186,15 +188,21 @@ class _Loop:
         self.at = Progress()
         self.best: dict[str, Tensor] = {}
 
-    def prepare(self, resumed: bool) -> None:
+    def prepare(self, data_fingerprint: str, resumed: bool) -> None:
         """Teacher, statistics, optimizer; or all of it from the checkpoint."""
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(trainable, self.config)
         self.observed: Tensor | None = None
         if resumed:
             self.best, self.at = load(self.run.checkpoint, self.detector, self.optimizer)
+            if self.at.data_fingerprint != data_fingerprint:
+                raise RunError(
+                    f"{self.run.path}: the good images are not those that this training began with: "
+                    "bring them back, or train a new run without --resume"
+                )
             self._forget_later_rows()
         else:
+            self.at.data_fingerprint = data_fingerprint
             if isinstance(self.model, Autoencoder):
                 if isinstance(self.model.features, TeacherFeatures):
                     self.model.features.teacher.load_pretrained()
@@ -207,23 +215,22 @@ class _Loop:
 
     def learn(self) -> None:
         """Steps until the time, the epochs or the patience end; the best weights are in place afterwards."""
-        sums, started = np.zeros(4), time.perf_counter() - self.at.seconds
+        started = time.perf_counter() - self.at.seconds
         with ThreadPoolExecutor(1) as pool:  # the next batch is drawn while this one is learnt from
             following = pool.submit(self._draw, self.at.step)
             while not self._done():
                 batch, following = self._next(pool, following)
-                sums += [part.item() for part in self._step(batch)]
+                loss = self._step(batch)
+                self.at.sums = tuple(total + part.item() for total, part in zip(self.at.sums, loss, strict=True))
                 self.at.step += 1
                 self.at.seconds = time.perf_counter() - started
                 self.report(Report(self._fraction(), f"epoch {self.at.epoch + 1}", lasting=False))
                 if self.at.step % self.steps_an_epoch == 0:
-                    self.at.epoch += 1
-                    self._end_epoch(sums / self.steps_an_epoch)
-                    sums = np.zeros(4)
+                    self._end_epoch()
                 if self.stop():
                     self._save()
                     raise Interrupted(self.run)
-        if self.at.step % self.steps_an_epoch:
+        if self.at.step % self.steps_an_epoch:  # an epoch that ended with the time: its weights have not been validated
             self._validate()
         self.model.load_state_dict(self.best, strict=False)
 
@@ -250,16 +257,19 @@ class _Loop:
             group["lr"] = rate
         observed = None if self.observed is None else self.observed[batch.indices].to(self.device)
         loss = self._loss(self._pixels(batch.corrupted), self._pixels(batch.clean), observed)
-        if not torch.isfinite(loss.total):
-            raise TrainingError(
-                f"{self.run.path}: the loss is not a number at step {self.at.step}: lower --learning-rate "
-                f"(it is {self.config.learning_rate:g})"
-            )
+        self._require_number(loss.total.item())
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
         self.optimizer.step()
         return loss
+
+    def _require_number(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"{self.run.path}: the loss is not a number at step {self.at.step}: lower --learning-rate "
+                f"(it is {self.config.learning_rate:g})"
+            )
 
     def _loss(self, corrupted: Tensor, clean: Tensor, observed: Tensor | None) -> Loss:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.at.autocast):
@@ -287,6 +297,7 @@ class _Loop:
         with torch.no_grad():
             losses = [(self._loss(*batch).total.item(), len(batch[0])) for batch in self.validation]
         loss = sum(value * n for value, n in losses) / sum(n for _, n in losses)
+        self._require_number(loss)
         better = loss < self.at.best_loss
         if better:
             self.at.best_loss, self.at.stale = loss, 0
@@ -296,24 +307,28 @@ class _Loop:
             self.at.stale += 1
         return loss, better
 
-    def _end_epoch(self, means: NDArray[np.float64]) -> None:
+    def _end_epoch(self) -> None:
+        self.at.epoch += 1
+        means = [total / self.steps_an_epoch for total in self.at.sums]
+        self.at.sums = Progress.sums
+        validate = self.at.epoch % self.validate_every == 0 or self._fraction() >= 1
         row: dict[str, Any] = {
             "epoch": self.at.epoch,
             "step": self.at.step,
             "seconds": round(self.at.seconds, 3),
             "learning_rate": self.config.learning_rate * self._rate(),
-            **dict(zip(("loss", "mse", "ssim", "nll"), means.tolist(), strict=True)),
+            **dict(zip(("loss", "mse", "ssim", "nll"), means, strict=True)),
         }
         text = (
             f"epoch {self.at.epoch}  loss {means[0]:.4f}  mse {means[1]:.4f}  1-ssim {means[2]:.3f}  nll {means[3]:.3f}"
         )
-        if self.at.epoch % self.validate_every == 0:
+        if validate:
             loss, better = self._validate()
             norms = self.model.token_norms(self.validation[0][1])
             row |= {"val_loss": loss, "best": better, **norms}
             text += f"  validation {loss:.4f}" + (" (best)" if better else "")
         append_line(self.run.metrics, row)
-        if self.at.epoch % self.validate_every == 0:
+        if validate:
             self._save()
             self.report(Report(self._fraction(), text, lasting=True))
 
@@ -321,10 +336,10 @@ class _Loop:
         save(self.run.checkpoint, self.detector, self.best, self.optimizer, self.at)
 
     def _fraction(self) -> float:
-        if self.config.minutes is not None:
-            return min(1.0, self.at.seconds / (60 * self.config.minutes))
-        assert self.config.epochs is not None
-        return self.at.step / (self.config.epochs * self.steps_an_epoch)
+        if self.config.epochs is not None:
+            return self.at.step / (self.config.epochs * self.steps_an_epoch)
+        assert self.config.minutes is not None
+        return min(1.0, self.at.seconds / (60 * self.config.minutes))
 
     def _rate(self) -> float:
         """Linear warm-up, then half a cosine down to zero, as a share of the learning rate."""

@@ -1,1 +1,26 @@
 """vtad_export: artefacts for the edge, each proven against torch before it is kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vtad_export.coreml import to_coreml
+    from vtad_export.onnx import to_onnx
+    from vtad_export.parity import ParityError
+
+__all__ = ["ParityError", "to_coreml", "to_onnx"]
+
+
+def __getattr__(name: str) -> Any:
+    """`vtad_export.to_onnx` and its kin, imported when first asked for: torch takes seconds."""
+    from importlib import import_module
+
+    homes = {
+        "ParityError": "vtad_export.parity",
+        "to_coreml": "vtad_export.coreml",
+        "to_onnx": "vtad_export.onnx",
+    }
+    if name not in homes:
+        raise AttributeError(f"module 'vtad_export' has no attribute {name!r}")
+    return getattr(import_module(homes[name]), name)

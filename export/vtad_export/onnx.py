@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from vtad.detector import Detector, Judgement
 from vtad.run_folder import Run, RunError, replacing, write_text
 from vtad.training import load_detector
-from vtad_export.parity import Execute, prove, samples
+from vtad_export.parity import Execute, ParityError, prove, samples
 from vtad_runtime.card import ONNX_KEY, Card
-from vtad_runtime.session import Session
+from vtad_runtime.session import ModelError, Session
 
 OPSET = 20
 MAX_BATCH = 64
@@ -37,30 +37,33 @@ class Export:
     operations: int
 
 
-def to_onnx(run: Run, path: Path | None = None, *, data: Path | None = None) -> Export:
+def to_onnx(run: Run, path: Path | str | None = None, *, data: Path | str | None = None) -> Export:
     """Export a complete run, by default to its export/<category>.onnx, with parity.json beside it.
 
     `data`: where the held-out good images of the proof are, by default where the run was trained from. Raises RunError,
     CardError, DataError, or ParityError when the artefact does not agree with torch; nothing is left then.
     """
     card = run.card()
-    path = path or run.path / "export" / f"{card.identity.category}.onnx"
-    sample = samples(run, data)
+    path = Path(path) if path else run.path / "export" / f"{card.identity.category}.onnx"
+    sample = samples(run, Path(data) if data else None)
     detector = load_detector(run)
-    model = _graph(detector)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise RunError(
             f"{path.parent}: expected a folder to write to, got {e.strerror or e}: choose one by --out"
         ) from e
+    model = _graph(detector)
     with replacing(path) as beside:
         _write(model, card, beside)
-        parity = prove(detector, _executor(beside), sample, card.calibration, format="onnx", precision="fp32")
-        card = dataclasses.replace(card, parity=parity)
-        _write(model, card, beside)
-        Session(beside)  # opens, and its card is read, before it takes its place
-    write_text(path.with_name("parity.json"), json.dumps(dataclasses.asdict(parity), indent=2) + "\n")
+        try:
+            parity = prove(detector, _executor(beside), sample, card.calibration, format="onnx", precision="fp32")
+            card = dataclasses.replace(card, parity=parity)
+            _write(model, card, beside)
+            Session(beside)  # opens, and its card is read, before it takes its place
+        except ModelError as e:
+            raise ParityError(f"the onnx artefact does not run: {e}; nothing was kept") from e
+        write_text(path.with_name("parity.json"), json.dumps(dataclasses.asdict(parity), indent=2) + "\n")
     return Export(path, card, len(model.graph.node))
 
 

@@ -41,7 +41,7 @@ Execute = Callable[[Pixels], dict[str, NDArray[np.float32]]]  # (B, 3, H, W) -> 
 
 
 class ParityError(RuntimeError):
-    """The artefact does not agree with torch. The message says where and by how much."""
+    """The artefact does not run or does not agree with torch. The message is one line: where and by how much."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,16 @@ def samples(run: Run, data: Path | None = None) -> Samples:
     return Samples(good, synthetic(good, DEFECTIVE_IMAGES, config.seed + 1)[0])
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What running both on all samples showed."""
+
+    max_error: dict[str, float]
+    flips: int  # verdicts that differ
+    undecided: int  # images whose score in torch is nearer to the threshold than the score's tolerance
+    undecided_flips: int  # of the flips: those of undecided images
+
+
 def prove(
     detector: Detector,
     execute: Execute,
@@ -73,8 +83,16 @@ def prove(
     tolerance: dict[str, float] = TOLERANCE,
 ) -> Parity:
     """Run both on all samples. Raises ParityError: a flip, a value that is not finite, or an error over its tolerance."""
+    found = compare(detector, execute, sample, calibration, tolerance)
+    return accept(found, found.flips, sample, format=format, precision=precision, tolerance=tolerance)
+
+
+def compare(
+    detector: Detector, execute: Execute, sample: Samples, calibration: Calibration, tolerance: dict[str, float]
+) -> Comparison:
+    """Run both on all samples and measure."""
     worst = dict.fromkeys(tolerance, 0.0)
-    flips = 0
+    flips = undecided = undecided_flips = 0
     unit = spread(calibration.scores)
     images = np.concatenate([sample.good, sample.defective])
     for batch in batches(images, torch.device("cpu"), BATCH):
@@ -83,10 +101,23 @@ def prove(
         got = execute(batch.numpy())
         for name in tolerance:
             worst[name] = max(worst[name], _error(name, expected[name], got[name], unit))
-        flips += int(((expected["score"] > calibration.threshold) != (got["score"] > calibration.threshold)).sum())
+        score, threshold = expected["score"], calibration.threshold
+        flipped = (score > threshold) != (got["score"] > threshold)
+        near = np.abs(score - threshold) <= tolerance["score"] * unit * np.maximum(1.0, np.abs(score))
+        flips, undecided = flips + int(flipped.sum()), undecided + int(near.sum())
+        undecided_flips += int((flipped & near).sum())
+    return Comparison(worst, flips, undecided, undecided_flips)
+
+
+def accept(
+    found: Comparison, flips: int, sample: Samples, *, format: str, precision: str, tolerance: dict[str, float]
+) -> Parity:
+    """The card's entry. Raises ParityError when there are `flips`, or an error is over its tolerance."""
+    images = len(sample.good) + len(sample.defective)
+    worst = found.max_error
     over = [f"{k} {worst[k]:.2e} (at most {tolerance[k]:.0e})" for k in tolerance if not worst[k] <= tolerance[k]]
     if flips:
-        over.append(f"{flips} of {len(images)} verdicts differ")
+        over.append(f"{flips} of {images} verdicts differ")
     if over:
         raise ParityError(f"the {format} artefact does not agree with torch: {'; '.join(over)}; nothing was kept")
     return Parity(
@@ -102,7 +133,7 @@ def prove(
 
 def _error(name: str, expected: NDArray[np.float32], got: NDArray[np.float32], unit: float) -> float:
     """Largest difference; infinite where shapes differ or a value is not finite."""
-    if expected.shape != got.shape or not np.isfinite(got).all():
+    if expected.shape != got.shape or not (np.isfinite(expected).all() and np.isfinite(got).all()):
         return math.inf
     difference = np.abs(expected.astype(np.float64) - got)
     if name == "reconstruction":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
 
-FAILED, USAGE, NOT_WRITTEN, INTERNAL = 1, 2, 4, 70
+FAILED, USAGE, NOT_WRITTEN, INTERNAL, BROKEN_PIPE = 1, 2, 4, 70, 141
 
 
 class Failure(click.ClickException):
@@ -30,6 +32,9 @@ def no_traceback() -> Iterator[None]:
         yield
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
+    except BrokenPipeError:  # the reader of the output went away: `vtad-run ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that flushing at exit has somewhere to go
+        sys.exit(BROKEN_PIPE)
     except Exception as e:
         raise Failure(f"internal error: {type(e).__name__}: {e}; please report it", INTERNAL) from e
 

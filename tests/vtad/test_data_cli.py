@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from tiny_run import small_disk
 
 from vtad.data_cli import data as command
 from vtad.layout import MVTEC_CATEGORIES
@@ -77,7 +78,7 @@ def test_an_error_is_one_line_on_stderr_and_exit_code_2(tmp_path: Path, argument
     result = run(*arguments, "--data", str(tmp_path))
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert result.stderr.startswith("error: ")
+    assert result.stderr.startswith("Error: ")
     assert says in result.stderr
     assert result.stderr.count("\n") == 1
 
@@ -86,7 +87,16 @@ def test_a_file_in_place_of_the_data_folder_is_such_an_error(tmp_path: Path) -> 
     (tmp_path / "data").write_text("")
     for sub in ("demo", "check"):
         result = run(sub, "--category", "pill", "--data", str(tmp_path / "data"))
-        assert (result.exit_code, result.stderr.count("\n"), result.stderr[:7]) == (2, 1, "error: ")
+        assert (result.exit_code, result.stderr.count("\n"), result.stderr[:7]) == (2, 1, "Error: ")
+
+
+def test_a_full_disk_is_exit_code_4_and_leaves_nothing(tmp_path: Path) -> None:
+    with small_disk(1000):
+        result = run("demo", "--category", "pill", "--data", str(tmp_path), *FEW)
+    assert result.exit_code == 4
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_shows_every_default_and_the_mvtec_names() -> None:

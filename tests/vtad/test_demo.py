@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_some_defects_hide_from_a_plain_difference_to_the_mean_and_some_do_not()
     odd_good = np.abs(goods[16:] - mean).mean(axis=3)
     ratio = []
     for i, defect in enumerate(list(DEFECTS) * 4):
-        bad = draw((10, i), 192, defect, (i + 0.5) / 20)
+        bad = draw((10, i), 192, defect, math.sqrt((i + 0.5) / 20))
         odd_bad = np.abs(bad.rgb - mean).mean(axis=2)
         ratio.append(odd_bad[bad.mask].mean() / odd_good[:, bad.mask].mean(axis=1).max())
     assert sum(r < 1 for r in ratio) >= 4, np.round(ratio, 2)

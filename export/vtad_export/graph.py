@@ -1,0 +1,119 @@
+"""The detector as an exported program for Core ML: batch 1, static shapes, every operation marked with its precision.
+
+Float16 where the arithmetic is (teacher, transformer, heads), float32 where float16 would cancel or overflow: scale of the
+pixels, likelihood, SSIM, calibration, heatmap and score. The mark is the module that an operation is written in.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from vtad.density import MixtureHead
+from vtad.detector import Detector
+from vtad.model import Autoencoder, PixelFeatures, Whitening
+from vtad.paper import PaperAutoencoder
+from vtad.ssim import SIGMA, SSIM, WINDOW
+from vtad_export.apple import quiet
+from vtad_export.neural_engine import ChannelAutoencoder
+
+FLOAT32, FLOAT16 = "float32", "float16"
+Layout = Literal["ane", "standard"]
+
+
+class FoldedWhitening(nn.Module):
+    """`Whitening` with its mean folded into a bias: coremltools does not convert the product of a matrix and a vector."""
+
+    matrix: Tensor
+    bias: Tensor
+    context_scale: Tensor
+
+    def __init__(self, whitening: Whitening) -> None:
+        super().__init__()
+        self.register_buffer("matrix", whitening.matrix[:, :, None, None].clone())
+        self.register_buffer("bias", -(whitening.matrix @ whitening.mean))
+        self.register_buffer("context_scale", whitening.context_scale.clone())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, rows, columns) -> (B, D, rows, columns)."""
+        return F.conv2d(features, self.matrix, self.bias)
+
+
+class ConvolutionSSIM(SSIM):
+    """`SSIM` whose window is two 1-D convolutions: on Apple's chips, unlike in training, a full matrix product gains nothing."""
+
+    across: Tensor
+    down: Tensor
+
+    def __init__(self, ssim: SSIM) -> None:
+        super().__init__(ssim.blur_rows.shape[0], ssim.blur_columns.shape[0])
+        offsets = torch.arange(WINDOW).double() - WINDOW // 2
+        window = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
+        window = (window / window.sum()).float()
+        self.register_buffer("down", window.reshape(1, 1, -1, 1).repeat(3, 1, 1, 1), persistent=False)
+        self.register_buffer("across", window.reshape(1, 1, 1, -1).repeat(3, 1, 1, 1), persistent=False)
+
+    def blur(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 3, H, W), Gaussian window."""
+        x = F.pad(x, [WINDOW // 2] * 4, mode="reflect")
+        return F.conv2d(F.conv2d(x, self.down, groups=3), self.across, groups=3)
+
+
+# What they do themselves, not what the layers in them do.
+FLOAT32_MODULES: tuple[type[nn.Module], ...] = (Detector, SSIM, MixtureHead, PaperAutoencoder)
+# Whitening magnifies the rounding of what varies little. Pixels are exact, so there float32 keeps it out of the density
+# (drift of the score 0.002 of the spread instead of 0.07); a teacher's features are float16 anyway, and nothing is gained.
+EXACT_FEATURES: tuple[type[nn.Module], ...] = (PixelFeatures, FoldedWhitening)
+
+
+def prepared(detector: Detector, layout: Layout = "standard") -> Detector:
+    """A copy of the detector, in evaluation mode on the CPU, whose every part converts, in the layout asked for.
+
+    The preset `paper` has the standard layout only.
+    """
+    twin = copy.deepcopy(detector).cpu().eval()
+    if layout == "ane" and isinstance(twin.model, Autoencoder):
+        twin.model = ChannelAutoencoder(twin.model).eval()
+    for parent in list(twin.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, Whitening):
+                setattr(parent, name, FoldedWhitening(child))
+            elif isinstance(child, SSIM):
+                setattr(parent, name, ConvolutionSSIM(child))
+    return twin
+
+
+def layout_of(detector: Detector) -> Layout:
+    """The layout that a prepared detector has."""
+    return "ane" if isinstance(detector.model, ChannelAutoencoder) else "standard"
+
+
+def trace(detector: Detector) -> ExportedProgram:
+    """The exported program of a prepared detector; input float32 (1, 3, H, W) with values 0..255.
+
+    Each node's stack trace is replaced by its precision: coremltools carries it along as the scope of what it makes of the
+    node, and no path of this machine reaches the artefact.
+    """
+    example = torch.zeros(1, 3, *detector.size)
+    with quiet(), torch.no_grad():
+        program: ExportedProgram = torch.export.export(detector, (example,)).run_decompositions({})
+    exact = any(isinstance(m, PixelFeatures) for m in detector.modules())
+    kinds = (*FLOAT32_MODULES, *EXACT_FEATURES) if exact else FLOAT32_MODULES
+    names = {_name(type(m)) for m in detector.modules() if isinstance(m, kinds)}
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten.alias.default:  # coremltools knows none, and it does nothing
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
+            continue
+        inside = [kind for _, kind in (node.meta.get("nn_module_stack") or {}).values()]
+        node.meta["stack_trace"] = FLOAT32 if inside and _name(inside[-1]) in names else FLOAT16
+    return program
+
+
+def _name(kind: object) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}" if isinstance(kind, type) else str(kind)

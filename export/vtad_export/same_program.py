@@ -1,0 +1,66 @@
+"""Whether a float16 program is a float32 program rounded: the same operations on the same values, constants but for rounding.
+
+The float32 package is proven to the last digits; a float16 one can only be held to its drift, which would hide a wrong
+epsilon. This comparison carries the tight proof over.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vtad_export.mlpackage import Operation, Program
+
+FREE = "output_indices_dtype"  # of topk: its indices are not used, and their integer type follows the precision
+
+Place = tuple[Operation, int]  # an operation and which of its outputs
+
+
+def difference(half: Program, full: Program) -> str | None:
+    """Where the programs part, in one line; None when `half` is `full` with casts and constants rounded.
+
+    Walks both from their outputs to the input, casts of precision skipped.
+    """
+    if len(half.outputs) != len(full.outputs):
+        return f"{len(half.outputs)} outputs instead of {len(full.outputs)}"
+    made_half, made_full = _made(half), _made(full)
+    pending = list(zip(half.outputs, full.outputs, strict=True))
+    seen: set[tuple[str, str]] = set()
+    while pending:
+        a, b = (_uncast(name, made) for name, made in zip(pending.pop(), (made_half, made_full), strict=True))
+        if (a, b) in seen:
+            continue
+        seen.add((a, b))
+        if a not in made_half or b not in made_full:
+            if not _same_given(a, b, half, full):
+                return f"{a} is not {b} of the float32 program"
+            continue
+        (op_a, place_a), (op_b, place_b) = made_half[a], made_full[b]
+        arguments = [{k: len(v) for k, v in op.arguments.items()} for op in (op_a, op_b)]
+        if (op_a.kind, place_a) != (op_b.kind, place_b) or arguments[0] != arguments[1]:
+            return f"{op_a.kind} {a} is not {op_b.kind} {b} of the float32 program"
+        for key, names in op_a.arguments.items():
+            if key != FREE:
+                pending += zip(names, op_b.arguments[key], strict=True)
+    return None
+
+
+def _made(program: Program) -> dict[str, Place]:
+    return {v.name: (op, i) for op in program.operations for i, v in enumerate(op.outputs)}
+
+
+def _uncast(name: str, made: dict[str, Place]) -> str:
+    """The value that a chain of casts between floating types starts from."""
+    while name in made and made[name][0].kind == "cast" and np.issubdtype(made[name][0].outputs[0].dtype, np.floating):
+        name = made[name][0].arguments["x"][0]
+    return name
+
+
+def _same_given(a: str, b: str, half: Program, full: Program) -> bool:
+    """The same input, or constants that are equal after rounding."""
+    x, y = half.constants.get(a), full.constants.get(b)
+    if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
+        with np.errstate(over="ignore"):
+            return x.shape == y.shape and x.tobytes() == y.astype(x.dtype).tobytes()
+    if x is None and y is None:
+        return a == b and a in {v.name for v in half.inputs}
+    return isinstance(x, str) and x == y

@@ -1,0 +1,232 @@
+"""vtad-export --format coreml: what it writes, when it writes nothing, and what it says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
+
+from tiny_run import done, error
+
+from vtad.detector import Judgement
+from vtad.run_folder import Run, RunError, WriteError
+from vtad_export import coreml
+from vtad_export.cli import export
+from vtad_export.coreml import PARITY_FILE, CoreMLExport, read_package_card, replacing_folder, to_coreml
+from vtad_export.lint import MAX_RANK, lint
+from vtad_export.mlpackage import read_program, specification
+from vtad_export.parity import ParityError
+from vtad_runtime.card import ONNX_KEY, Card
+from vtad_runtime.session import Session
+
+
+@pytest.fixture(scope="module")
+def made(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> CoreMLExport:
+    """The default export of the tiny run, in a folder of its own."""
+    return to_coreml(trained, tmp_path_factory.mktemp("made") / "pill.mlpackage")
+
+
+def test_the_package_says_what_it_takes_and_gives(made: CoreMLExport) -> None:
+    spec = specification(made.path)
+    (image,) = spec.description.input
+    assert image.name == "image"
+    kind = image.type.imageType
+    assert (kind.width, kind.height, kind.ColorSpace.Name(kind.colorSpace)) == (32, 32, "RGB")
+    shapes = {"score": [1], "reconstruction": [1, 3, 32, 32]}
+    assert [o.name for o in spec.description.output] == list(Judgement._fields)
+    for output in spec.description.output:
+        array = output.type.multiArrayType
+        assert array.ArrayDataType.Name(array.dataType) == "FLOAT32"
+        assert list(array.shape) == shapes.get(output.name, [1, 32, 32])
+        assert "units of normal variation" in output.shortDescription or "intensity" in output.shortDescription
+    meta = spec.description.metadata
+    assert (meta.author, meta.license) == ("vtad", "Apache-2.0")
+    assert meta.versionString
+    assert "RGB, 32 x 32 pixels" in image.shortDescription
+    assert spec.specificationVersion == 7  # iOS 16, macOS 13
+
+
+def test_the_card_travels_inside_with_the_proof(made: CoreMLExport, trained: Run) -> None:
+    card = Card.from_json(specification(made.path).description.metadata.userDefined[ONNX_KEY])
+    assert card == made.card == read_package_card(made.path)
+    assert card.calibration == trained.card().calibration
+    assert card.weights_sha256 == trained.card().weights_sha256
+    assert card.parity is not None
+    assert (card.parity.format, card.parity.precision, card.parity.verdict_flips) == ("coreml", "fp16", 0)
+    report = json.loads((made.path.parent / PARITY_FILE).read_text())
+    assert report["method"] == "reference execution, not device proof"
+    assert report["parity"]["max_error"] == card.parity.max_error
+
+
+def test_the_onnx_twin_of_the_same_weights_lies_beside_it(made: CoreMLExport) -> None:
+    assert made.twin == made.path.with_suffix(".onnx")
+    assert Session(made.twin).card.weights_sha256 == made.card.weights_sha256
+
+
+def test_no_path_of_this_machine_is_in_the_package_but_on_its_card(made: CoreMLExport) -> None:
+    spec = specification(made.path)
+    del spec.description.metadata.userDefined[ONNX_KEY]
+    source = str(Path(coreml.__file__).parents[2]).encode()
+    assert source not in spec.SerializeToString()
+    assert sorted(p.name for p in made.path.iterdir()) == ["Data", "Manifest.json"]
+
+
+def test_whoever_may_read_the_folder_may_read_the_package(made: CoreMLExport) -> None:
+    parts = [made.path, *made.path.rglob("*")]
+    (made.path.parent / "any").mkdir()
+    assert {p.stat().st_mode for p in parts if p.is_dir()} == {(made.path.parent / "any").stat().st_mode}
+    assert {p.stat().st_mode for p in parts if p.is_file()} == {made.twin.stat().st_mode}
+
+
+def test_an_old_package_is_replaced_and_the_twin_is_kept(run: Run, made: CoreMLExport) -> None:
+    old = run.path / "export" / "pill.mlpackage"
+    (old / "Data").mkdir(parents=True)
+    (old / "left over").touch()
+    twin = Path(shutil.copy2(made.twin, old.with_suffix(".onnx")))
+    stamp = twin.stat().st_mtime_ns
+    again = to_coreml(run, precision="fp32")
+    assert (again.path, again.twin) == (old, twin)
+    assert read_package_card(old).parity == again.card.parity
+    assert twin.stat().st_mtime_ns == stamp
+    assert not (old / "left over").exists()
+    assert sorted(p.name for p in old.parent.iterdir()) == [PARITY_FILE, "pill.mlpackage", "pill.onnx"]
+
+
+def test_a_twin_of_other_weights_is_replaced(trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pill.onnx").write_text("not a model")
+    asked: list[Path] = []
+
+    def fake(_: Run, path: Path, *, data: Path | None) -> SimpleNamespace:
+        asked.append(path)
+        return SimpleNamespace(path=path)
+
+    monkeypatch.setattr(coreml, "to_onnx", fake)
+    to_coreml(trained, tmp_path / "pill.mlpackage", precision="fp32")
+    assert asked == [tmp_path / "pill.onnx"]
+
+
+def test_a_failed_proof_leaves_nothing_behind(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: Any) -> Any:
+        raise ParityError("the coreml artefact does not agree with torch")
+
+    monkeypatch.setattr(coreml, "prove_package", refuses)
+    line = error(1, export, "--run", run.path, "--format", "coreml")
+    assert "does not agree with torch" in line
+    assert list((run.path / "export").iterdir()) == []
+
+
+def test_a_failed_proof_leaves_the_old_package_as_it_was(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = run.path / "export" / "pill.mlpackage"
+    old.mkdir(parents=True)
+    (old / "Manifest.json").write_text("old")
+    monkeypatch.setattr(coreml, "_twin", lambda *_: (_ for _ in ()).throw(ParityError("the twin does not agree")))
+    with pytest.raises(ParityError):
+        to_coreml(run)
+    assert [p.name for p in old.parent.iterdir()] == ["pill.mlpackage"]
+    assert (old / "Manifest.json").read_text() == "old"
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.mlpackage"
+    path.mkdir()
+    (path / "old").touch()
+    rename = Path.rename
+
+    def fails(self: Path, target: Path) -> Path:
+        if self.name == "a.mlpackage" and self.parent != tmp_path:
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(WriteError, match="No space left"), replacing_folder(path) as beside:
+        beside.mkdir()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mlpackage"]
+    assert (path / "old").exists()
+
+
+def test_newer_targets_are_taken_and_recorded(run: Run) -> None:
+    out = done(export, "--run", run.path, "--format", "coreml", "--target", "macOS15")
+    assert "coreml fp16 for macOS15 and later, layout ane" in out
+    assert specification(run.path / "export" / "pill.mlpackage").specificationVersion == 9
+    assert json.loads((run.path / "export" / PARITY_FILE).read_text())["target"] == "macOS15"
+
+
+def test_the_certificate_says_how_it_was_proven_and_what_runs_elsewhere(run: Run) -> None:
+    out = done(export, "--run", run.path, "--format", "all")
+    assert "reference execution, not device proof" in out
+    assert "verdict flips   0 of" in out
+    assert "largest activation" in out
+    assert "likely eligible" in out
+    assert f"vtad-run takes the ONNX twin: {run.path / 'export' / 'pill.onnx'}" in out
+    lines = out.splitlines()
+    assert lines[-3].split() == ["format", "precision", "MB", "operations", "score", "error", "flips", "file"]
+    assert [line.split()[:2] for line in lines[-2:]] == [["onnx", "fp32"], ["coreml", "fp16"]]
+
+
+def test_show_prints_the_card_of_every_artefact(made: CoreMLExport, trained: Run) -> None:
+    assert Card.from_json(done(export, "--show", made.path)) == made.card
+    assert Card.from_json(done(export, "--show", made.twin)) == Session(made.twin).card
+    assert Card.from_json(done(export, "--show", trained.path)) == trained.card()
+
+
+def test_show_refuses_what_is_no_artefact(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "a.mlpackage").mkdir()
+    assert "expected an artefact" in error(2, export, "--show", tmp_path / "a.txt")
+    assert "expected a Core ML package" in error(2, export, "--show", tmp_path / "a.mlpackage")
+
+
+def test_list_says_what_was_proven_how() -> None:
+    out = done(export, "--list")
+    assert "onnx     .onnx       fp32" in out
+    assert "coreml   .mlpackage  fp16 fp32" in out
+    assert "reference execution, not device proof" in out
+
+
+def test_float16_onnx_is_refused_before_anything_is_made(run: Run) -> None:
+    assert "fp32" in error(2, export, "--run", run.path, "--precision", "fp16")
+    assert not (run.path / "export").exists()
+
+
+def test_without_coremltools_the_error_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "coremltools", None)
+    assert "pip install 'vtad[export]'" in error(2, export, "--run", run.path, "--format", "coreml")
+
+
+def test_a_name_that_core_ml_does_not_take_is_refused(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"ends in \.mlpackage"):
+        to_coreml(run, tmp_path / "pill.mlmodel")
+
+
+def test_the_lint_finds_what_falls_back_and_weighs_it(made: CoreMLExport) -> None:
+    program = read_program(made.path)
+    found = lint(program)
+    assert found == made.lint
+    assert found.operations == len(program.operations) == made.operations
+    by_rule = {f.rule: f for f in found.findings}
+    assert "rank" not in by_rule  # the layout for the Neural Engine has at most four axes
+    assert max(len(v.shape) for op in program.operations for v in op.outputs) == MAX_RANK
+    assert by_rule["operation"].off_engine
+    assert not by_rule["last axis"].off_engine
+    assert 0 < found.flops_share < 1
+    assert found.flops_share <= 1 - by_rule["float32"].flops_share + 1e-9
+
+
+def test_the_lint_counts_two_operations_a_multiplication_with_addition(made: CoreMLExport) -> None:
+    from vtad_export.lint import flops
+
+    program = read_program(made.path)
+    values = program.declared()
+    linear = next(op for op in program.operations if op.kind == "linear")
+    weight: Any = program.constants[linear.arguments["weight"][0]]
+    rows = values[linear.arguments["x"][0]].shape[1]
+    assert flops(linear, program, values) == 2 * rows * weight.shape[0] * weight.shape[1]

@@ -1,0 +1,258 @@
+"""The proof of a Core ML package: it accepts a right one, and refuses every wrong one."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
+
+from coreml_surgery import DAMAGES, Damage, argument, constant, operations, save
+from tiny_run import tiny
+
+from vtad.calibrate import spread
+from vtad.detector import Detector, Judgement
+from vtad.run_folder import Run
+from vtad.training import load_detector, train
+from vtad_export.coreml import convert, write_package
+from vtad_export.graph import prepared, trace
+from vtad_export.mil import FLOAT16_LIMIT, REFERENCE, Executor, rounded
+from vtad_export.mlpackage import PackageError, read_program, specification, weight_file
+from vtad_export.parity import TOLERANCE, ParityError, Samples, accept, compare, samples
+from vtad_export.reference_proof import DRIFT, ReferenceProof, prove_package
+from vtad_export.same_program import difference
+from vtad_runtime.card import Card
+
+
+@dataclass(frozen=True)
+class Packages:
+    """A tiny detector as both packages, with what they are proven on."""
+
+    detector: Detector
+    card: Card
+    sample: Samples
+    full: Path
+    half: Path
+
+    def prove(self, path: Path, full: Path | None = None) -> ReferenceProof:
+        return prove_package(path, full or path, self.detector, self.sample, self.card.calibration)
+
+    def execute(self, path: Path) -> None:
+        """The proof of a float32 package without its comparison of constants."""
+        found = compare(self.detector, Executor.load(path), self.sample, self.card.calibration, TOLERANCE)
+        accept(found, found.flips, self.sample, format="coreml", precision="fp32", tolerance=TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def packages(pills: Path, tmp_path_factory: pytest.TempPathFactory) -> Packages:
+    folder = tmp_path_factory.mktemp("coreml")
+    config = tiny(data=str(pills), out=str(folder / "runs"), image_height=64, image_width=64, embed_dim=32)
+    run = train(config)
+    card, detector = run.card(), load_detector(run)
+    found = samples(run)
+    program = trace(prepared(detector))
+    full, half = folder / "full.mlpackage", folder / "half.mlpackage"
+    write_package(convert(program, "fp32", "iOS16"), card, full)
+    write_package(convert(program, "fp16", "iOS16"), card, half)
+    return Packages(detector, card, Samples(found.good, found.defective[:8]), full, half)
+
+
+def copy(package: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(package, folder / package.name))
+
+
+def test_a_float32_package_agrees_with_torch_to_its_last_digits(packages: Packages) -> None:
+    proof = packages.prove(packages.full)
+    assert proof.parity.tolerance == TOLERANCE
+    assert all(proof.parity.max_error[name] <= TOLERANCE[name] for name in Judgement._fields)
+    assert (proof.parity.format, proof.parity.precision, proof.parity.verdict_flips) == ("coreml", "fp32", 0)
+    assert proof.method == REFERENCE == "reference execution, not device proof"
+
+
+def test_a_float16_package_drifts_within_its_budget_and_far_from_overflow(packages: Packages) -> None:
+    proof = packages.prove(packages.half, packages.full)
+    assert all(0 < proof.parity.max_error[name] <= DRIFT[name] for name in Judgement._fields)
+    assert (proof.parity.precision, proof.parity.verdict_flips) == ("fp16", 0)
+    assert 0 < proof.largest_float16 < FLOAT16_LIMIT
+
+
+def test_the_constants_of_the_package_are_the_checkpoints_bit_for_bit(packages: Packages) -> None:
+    proof = packages.prove(packages.full)
+    assert proof.constants_equal >= 40
+    learned = {name for name, p in packages.detector.named_parameters() if p.requires_grad}
+    assert {n for n in proof.constants_derived if n in learned} <= {
+        "model.density.offset",
+        "model.density.log_spread",
+        "model.density.log_sigma",
+    }
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_damaged_package_is_refused(packages: Packages, tmp_path: Path, damage: Damage, precision: str) -> None:
+    wrong = copy(packages.full if precision == "fp32" else packages.half, tmp_path)
+    damage(wrong)
+    with pytest.raises((ParityError, PackageError)):
+        packages.prove(wrong, None if precision == "fp32" else packages.full)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__)
+def test_execution_alone_sees_the_damage(packages: Packages, tmp_path: Path, damage: Damage) -> None:
+    wrong = copy(packages.full, tmp_path)
+    damage(wrong)
+    with pytest.raises((ParityError, PackageError)):
+        packages.execute(wrong)
+
+
+def test_a_detector_with_one_register_fewer_is_refused(packages: Packages, tmp_path: Path) -> None:
+    cut = prepared(packages.detector)
+    registers: Any = cut.model.registers
+    registers.tokens = torch.nn.Parameter(registers.tokens[:, :-1].clone())
+    path = tmp_path / "cut.mlpackage"
+    write_package(convert(trace(cut), "fp32", "iOS16"), packages.card, path)
+    with pytest.raises(ParityError, match=r"registers\.tokens"):
+        packages.prove(path)
+    found = compare(packages.detector, Executor.load(path), packages.sample, packages.card.calibration, TOLERANCE)
+    assert any(found.max_error[name] > TOLERANCE[name] for name in TOLERANCE)
+
+
+def test_a_verdict_that_flips_far_from_the_threshold_is_refused(packages: Packages) -> None:
+    far = max(DRIFT["score"], 0.5) * spread(packages.card.calibration.scores)
+
+    def shifted(pixels: Any) -> Any:
+        with torch.inference_mode():
+            out = {k: v.numpy() for k, v in packages.detector(torch.from_numpy(pixels))._asdict().items()}
+        return {**out, "score": out["score"] * 0 + packages.card.calibration.threshold - far}
+
+    found = compare(packages.detector, shifted, packages.sample, packages.card.calibration, DRIFT)
+    assert found.flips > found.undecided_flips
+    with pytest.raises(ParityError, match="verdicts differ"):
+        accept(
+            found,
+            found.flips - found.undecided_flips,
+            packages.sample,
+            format="coreml",
+            precision="fp16",
+            tolerance=dict.fromkeys(DRIFT, np.inf),
+        )
+
+
+def test_values_that_overflow_float16_are_refused(packages: Packages, tmp_path: Path) -> None:
+    wrong = copy(packages.half, tmp_path)
+    spec = specification(wrong)
+    op = next(op for op in operations(spec) if op.type == "layer_norm")
+    name = op.inputs["gamma"].arguments[0].name
+    offset = constant(spec, name).blobFileValue.offset
+    blob = bytearray(weight_file(wrong).read_bytes())
+    start = int.from_bytes(blob[offset + 16 : offset + 24], "little")
+    blob[start : start + 2] = np.float16(60000).tobytes()
+    weight_file(wrong).write_bytes(blob)
+    executor = Executor.load(wrong)
+    executor(packages.sample.good[:1].transpose(0, 3, 1, 2))
+    assert executor.peak.value > FLOAT16_LIMIT
+    with pytest.raises(ParityError):
+        packages.prove(wrong, packages.full)
+
+
+def test_float16_is_rounded_as_ieee_754_does() -> None:
+    rng = np.random.default_rng(0)
+    values = (rng.normal(size=5000) * 10.0 ** rng.integers(-9, 6, 5000)).astype(np.float32)
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(rounded(values), values.astype(np.float16).astype(np.float32))
+
+
+def test_an_unknown_operation_is_an_error_that_names_it(packages: Packages, tmp_path: Path) -> None:
+    wrong = copy(packages.full, tmp_path)
+    spec = specification(wrong)
+    next(op for op in operations(spec) if op.type == "gelu").type = "mish"
+    save(spec, wrong)
+    with pytest.raises(PackageError, match="does not know the operation mish"):
+        Executor.load(wrong)
+
+
+def test_a_shape_that_is_not_as_declared_is_an_error_that_names_the_operation(
+    packages: Packages, tmp_path: Path
+) -> None:
+    wrong = copy(packages.full, tmp_path)
+    spec = specification(wrong)
+    gelu = next(op for op in operations(spec) if op.type == "gelu")
+    gelu.outputs[0].type.tensorType.dimensions[1].constant.size += 1
+    save(spec, wrong)
+    with pytest.raises(PackageError, match=r"gelu gelu: declared shape .* computed"):
+        Executor.load(wrong)(packages.sample.good[:1].transpose(0, 3, 1, 2))
+
+
+def test_a_precision_that_changes_without_a_cast_is_an_error(packages: Packages, tmp_path: Path) -> None:
+    wrong = copy(packages.half, tmp_path)
+    spec = specification(wrong)
+    gelu = next(op for op in operations(spec) if op.type == "gelu")
+    gelu.outputs[0].type.tensorType.dataType = 11
+    save(spec, wrong)
+    with pytest.raises(PackageError, match=r"gelu .*: declared float32, takes float16"):
+        Executor.load(wrong)
+
+
+def test_an_option_that_is_not_implemented_is_an_error_that_names_it(packages: Packages, tmp_path: Path) -> None:
+    wrong = copy(packages.full, tmp_path)
+    spec = specification(wrong)
+    mode = argument(spec, "gelu", "mode").immediateValue.tensor.strings.values
+    mode[0] = "SIGMOID_APPROXIMATION"
+    save(spec, wrong)
+    with pytest.raises(PackageError, match=r"gelu gelu: .*SIGMOID_APPROXIMATION"):
+        Executor.load(wrong)(packages.sample.good[:1].transpose(0, 3, 1, 2))
+
+
+def test_the_float16_program_is_the_float32_program_rounded(packages: Packages) -> None:
+    half, full = read_program(packages.half), read_program(packages.full)
+    assert difference(half, full) is None
+    assert difference(full, full) is None
+    assert {v.dtype for op in full.operations for v in op.outputs} <= {np.float32, np.int32}
+
+
+def test_what_would_cancel_stays_float32_and_the_network_is_float16(packages: Packages) -> None:
+    half = read_program(packages.half)
+    dtypes = {op.outputs[0].name: op.outputs[0].dtype for op in half.operations}
+    for kind in ("real_div", "exp", "log", "reduce_log_sum_exp", "reduce_mean", "avg_pool", "topk"):
+        found = {op.outputs[0].dtype for op in half.operations if op.kind == kind}
+        assert found <= {np.float32}, kind
+    for kind in ("layer_norm", "gelu", "concat"):
+        assert {op.outputs[0].dtype for op in half.operations if op.kind == kind} == {np.float16}, kind
+    assert {half.declared()[name].dtype for name in half.outputs} == {np.float32}
+    assert sum(d is np.float16 for d in dtypes.values()) > 30
+
+
+def test_constants_read_from_the_bytes_equal_those_that_coremltools_reads(packages: Packages) -> None:
+    from coremltools.converters.mil.frontend.milproto.load import load
+
+    spec = specification(packages.half)
+    weights = weight_file(packages.half).parent
+    theirs = load(spec, spec.specificationVersion, str(weights))
+    ours = read_program(packages.half).constants
+    seen = 0
+    for op in theirs.functions["main"].operations:
+        if op.op_type == "const" and isinstance(op.outputs[0].val, np.ndarray):
+            np.testing.assert_array_equal(op.outputs[0].val, ours[op.outputs[0].name])
+            seen += 1
+    assert seen > 50
+
+
+@pytest.mark.parametrize("name", ["default", "paper"])
+def test_the_other_presets_are_proven_too(name: str, pills: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"decoder_depth": 0, "patch_size": 8} if name == "paper" else {}
+    run: Run = train(tiny(name, data=str(pills), out=str(tmp_path / "runs"), **changes))
+    card, detector = run.card(), load_detector(run)
+    found = samples(run)
+    program = trace(prepared(detector))
+    full, half = tmp_path / "full.mlpackage", tmp_path / "half.mlpackage"
+    write_package(convert(program, "fp32", "iOS16"), card, full)
+    write_package(convert(program, "fp16", "iOS18"), card, half)
+    sample = Samples(found.good, found.defective[:4])
+    proof = prove_package(full, full, detector, sample, card.calibration)
+    assert proof.parity.verdict_flips == 0
+    assert all(np.isfinite(v).all() for v in Executor.load(half)(sample.good.transpose(0, 3, 1, 2)).values())

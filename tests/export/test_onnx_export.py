@@ -1,0 +1,268 @@
+"""ONNX export: one proven file that judges as torch does, or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+from tiny_run import disk_fills_up, done, error, tiny
+
+import vtad_export.onnx as exporter
+from vtad.calibrate import batches
+from vtad.run_folder import Run, WriteError
+from vtad.training import load_detector, train
+from vtad_export import ParityError, to_onnx
+from vtad_export.cli import export as command
+from vtad_export.onnx import Export
+from vtad_export.parity import TOLERANCE, Samples, prove, samples
+from vtad_runtime.session import ModelError, Session
+
+Outputs = dict[str, NDArray[np.float32]]
+
+
+@pytest.fixture
+def ready_graph(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph of `trained` without tracing it again, which takes seconds."""
+    monkeypatch.setattr(exporter, "_graph", lambda detector: onnx.load(exported.path))
+
+
+@pytest.fixture(scope="module")
+def pixels(trained: Run) -> NDArray[np.uint8]:
+    """Five images (5, 3, H, W), good and defective."""
+    found = samples(trained)
+    images = np.concatenate([found.good[:2], found.defective[:3]])
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.rglob("*") if p.is_file())
+
+
+def test_the_proof_holds_on_held_out_good_images_and_on_defects(exported: Export) -> None:
+    parity = exported.card.parity
+    assert parity is not None
+    assert (parity.format, parity.precision, parity.verdict_flips) == ("onnx", "fp32", 0)
+    assert (parity.images_good, parity.images_defective) == (4, 32)
+    assert parity.max_error.keys() == parity.tolerance.keys() == set(Session(exported.path).run(_black()).__dict__)
+    assert all(0 <= error <= TOLERANCE[name] for name, error in parity.max_error.items())
+    assert parity.max_error["reconstruction"] > 0  # it was measured
+
+
+def _black() -> NDArray[np.uint8]:
+    return np.zeros((1, 3, 32, 32), np.uint8)
+
+
+def test_the_export_is_one_file_with_the_card_of_the_run_and_the_proof_inside(exported: Export, trained: Run) -> None:
+    assert files(exported.path.parent) == ["parity.json", "pill.onnx"]
+    inside = Session(exported.path).card
+    assert inside == exported.card
+    assert dataclasses.replace(inside, parity=None) == trained.card()
+    assert inside.parity is not None
+    assert json.loads(exported.path.with_name("parity.json").read_text()) == dataclasses.asdict(inside.parity)
+    model = onnx.load(exported.path, load_external_data=False)
+    assert not [t.name for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
+    assert (model.producer_name, model.opset_import[0].version) == ("vtad", 20)
+
+
+def test_a_file_alone_in_another_folder_judges_alike(
+    exported: Export, tmp_path: Path, pixels: NDArray[np.uint8]
+) -> None:
+    alone = Session(shutil.copy(exported.path, tmp_path / "alone.onnx")).run(pixels)
+    assert np.array_equal(alone.score, Session(exported.path).run(pixels).score)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_any_batch_gives_the_numbers_of_torch(
+    exported: Export, trained: Run, pixels: NDArray[np.uint8], size: int
+) -> None:
+    session, detector = Session(exported.path), load_detector(trained)
+    with torch.inference_mode():
+        expected = detector(torch.from_numpy(pixels))
+    parts = [session.run(pixels[i : i + size]) for i in range(0, 5, size)]
+    for name, value in expected._asdict().items():
+        got = np.concatenate([getattr(part, name) for part in parts])
+        np.testing.assert_allclose(got, value.numpy(), rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def altered_weight(model: onnx.ModelProto) -> onnx.ModelProto:
+    """One number of the largest float initializer is off by a tenth of its scale."""
+    largest = max(
+        (t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT), key=lambda t: len(t.raw_data)
+    )
+    values = numpy_helper.to_array(largest).copy()
+    values.flat[values.size // 2] += 0.1 * np.abs(values).max() + 0.1
+    largest.CopyFrom(numpy_helper.from_array(values, largest.name))
+    return model
+
+
+def test_a_changed_weight_is_found_and_nothing_is_left(
+    exported: Export, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "_graph", lambda detector: altered_weight(onnx.load(exported.path)))
+    line = error(1, command, "--run", run.path)
+    assert "the onnx artefact does not agree with torch" in line
+    assert line.endswith("nothing was kept")
+    assert files(run.path / "export") == []
+
+
+def test_a_graph_that_the_runtime_refuses_is_a_failed_proof(
+    exported: Export, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_score(detector: object) -> onnx.ModelProto:
+        model = onnx.load(exported.path)
+        del model.graph.output[0]
+        return model
+
+    monkeypatch.setattr(exporter, "_graph", without_score)
+    assert "the onnx artefact does not run" in error(1, command, "--run", run.path)
+    assert files(run.path / "export") == []
+
+
+@pytest.mark.usefixtures("ready_graph")
+@pytest.mark.parametrize("name", list(TOLERANCE))
+@pytest.mark.parametrize("fault", ["off", "nan", "shape"])
+def test_an_output_that_is_off_is_found_by_its_name_and_nothing_is_left(
+    run: Run, monkeypatch: pytest.MonkeyPatch, name: str, fault: str
+) -> None:
+    honest = exporter._executor
+
+    def perturbed(path: Path) -> Callable[[NDArray[np.uint8]], Outputs]:
+        execute = honest(path)
+
+        def dishonest(batch: NDArray[np.uint8]) -> Outputs:
+            outputs = dict(execute(batch))
+            value = outputs[name].copy()
+            if fault == "off":
+                value.flat[-1] += 1e-3 + 2e-3 * abs(value.flat[-1])
+            elif fault == "nan":
+                value.flat[0] = np.nan
+            else:
+                value = value[..., None]
+            return {**outputs, name: value}
+
+        return dishonest
+
+    monkeypatch.setattr(exporter, "_executor", perturbed)
+    line = error(1, command, "--run", run.path)
+    assert f"{name} {'inf' if fault != 'off' else ''}" in line
+    assert "nothing was kept" in line
+    assert files(run.path / "export") == []
+
+
+def proof_with(trained: Run, threshold: float, change: Callable[[Outputs], Outputs]) -> None:
+    """Prove torch against itself with its outputs changed, at another threshold."""
+    detector = load_detector(trained)
+    found = samples(trained)
+
+    def execute(batch: NDArray[np.uint8]) -> Outputs:
+        with torch.inference_mode():
+            return change({k: v.numpy() for k, v in detector(torch.from_numpy(batch))._asdict().items()})
+
+    calibration = dataclasses.replace(trained.card().calibration, threshold=threshold)
+    prove(detector, execute, Samples(found.good, found.defective[:4]), calibration, format="onnx", precision="fp32")
+
+
+def test_one_flipped_verdict_fails_however_small_the_error(trained: Run) -> None:
+    good = samples(trained).good
+    with torch.inference_mode():
+        scores = torch.cat([load_detector(trained)(b).score for b in batches(good, torch.device("cpu"))])
+    score = float(scores[0])
+    hair = 1e-6
+
+    def a_hair_more(outputs: Outputs) -> Outputs:
+        return {**outputs, "score": outputs["score"] + np.float32(2 * hair)}
+
+    proof_with(trained, score - hair, a_hair_more)
+    with pytest.raises(ParityError, match="1 of 8 verdicts differ; nothing was kept"):
+        proof_with(trained, score + hair, a_hair_more)
+
+
+def test_numbers_that_are_none_in_torch_are_no_proof_either(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, found = load_detector(trained), samples(trained)
+
+    def execute(batch: NDArray[np.uint8]) -> Outputs:
+        with torch.inference_mode():
+            return {k: np.nan_to_num(v.numpy()) for k, v in detector(torch.from_numpy(batch))._asdict().items()}
+
+    detector.nll_mean.fill_(float("nan"))
+    with pytest.raises(ParityError, match="nll_map inf"):
+        prove(detector, execute, found, trained.card().calibration, format="onnx", precision="fp32")
+
+
+@pytest.mark.usefixtures("ready_graph")
+def test_the_command_prints_its_certificate(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = done(command, "--format", "onnx")
+    assert text.startswith("run: runs/pill/0001, the newest\n")
+    for word in (
+        "runs/pill/0001/export/pill.onnx",
+        "4 good images and 32 synthetic defects",
+        "verdict flips   0 of 36",
+    ):
+        assert word in text
+    assert files(run.path / "export") == ["parity.json", "pill.onnx"]
+
+
+@pytest.mark.usefixtures("ready_graph")
+def test_out_names_a_folder_and_a_file_in_its_place_is_an_error(run: Run, tmp_path: Path) -> None:
+    done(command, "--run", run.path, "--out", tmp_path / "line 3" / "models")
+    assert files(tmp_path / "line 3") == ["parity.json", "pill.onnx"]
+    (tmp_path / "taken").write_text("")
+    for out in (tmp_path / "taken", tmp_path / "taken" / "below"):
+        assert "expected a folder to write to" in error(2, command, "--run", run.path, "--out", out)
+
+
+@pytest.mark.usefixtures("ready_graph")
+def test_a_path_may_be_text(run: Run, tmp_path: Path) -> None:
+    made = to_onnx(run, str(tmp_path / "part.onnx"), data=run.config().data)
+    assert made.path == tmp_path / "part.onnx"
+    assert Session(made.path).card == made.card
+
+
+@pytest.mark.usefixtures("ready_graph")
+@pytest.mark.parametrize("function", ["_write", "write_text"])
+def test_a_full_disk_is_exit_code_4_and_the_earlier_export_stays(
+    run: Run, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    path = to_onnx(run).path
+    earlier = path.read_bytes(), path.with_name("parity.json").read_bytes()
+    disk_fills_up(monkeypatch, exporter, function, room=200)
+    assert "could not be written" in error(4, command, "--run", run.path)
+    assert files(path.parent) == ["parity.json", "pill.onnx"]
+    assert (path.read_bytes(), path.with_name("parity.json").read_bytes()) == earlier
+    for file in path.parent.iterdir():
+        file.unlink()
+    with pytest.raises(WriteError):
+        to_onnx(run)
+    assert files(path.parent) == []
+
+
+@pytest.mark.usefixtures("ready_graph")
+def test_what_the_proof_needs_is_asked_for_before_anything_is_written(run: Run, tmp_path: Path) -> None:
+    line = error(2, command, "--run", run.path, "--data", tmp_path / "nowhere")
+    assert "expected a folder in the MVTec AD layout" in line
+    assert not (run.path / "export").exists()
+
+
+def test_the_paper_preset_exports_too(pills: Path, tmp_path: Path) -> None:
+    config = tiny("paper", data=str(pills), out=str(tmp_path), epochs=1, mixture_size=3)
+    made = to_onnx(train(config))
+    assert made.card.parity is not None
+    assert made.card.parity.verdict_flips == 0
+
+
+def test_a_damaged_artefact_is_refused_by_the_runtime(exported: Export, tmp_path: Path) -> None:
+    whole = exported.path.read_bytes()
+    torn = tmp_path / "torn.onnx"
+    torn.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match="expected an ONNX model"):
+        Session(torn)

@@ -1,0 +1,40 @@
+"""The manners of the commands: what happens to an error that nobody foresaw, and to a reader that goes away."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+import pytest
+
+from vtad_runtime.command import BROKEN_PIPE, INTERNAL, Failure, no_traceback
+
+
+def test_an_unforeseen_error_is_one_line_that_asks_to_be_reported() -> None:
+    with pytest.raises(Failure) as caught, no_traceback():
+        raise RuntimeError("first line\nsecond line")
+    assert caught.value.exit_code == INTERNAL
+    assert "\n" not in caught.value.message
+    assert "please report" in caught.value.message
+
+
+def test_an_error_said_on_purpose_passes_as_it_is() -> None:
+    with pytest.raises(click.UsageError, match="as it is"), no_traceback():
+        raise click.UsageError("as it is")
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
+    code = (
+        "from vtad_runtime.command import no_traceback\n"
+        "import click\n"
+        "with no_traceback():\n"
+        "    while True: click.echo('x' * 1000)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.wait(timeout=30) == BROKEN_PIPE
+        assert process.stderr.read() == b""

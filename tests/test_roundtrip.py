@@ -1,0 +1,101 @@
+"""The whole way as a user types it, with bare defaults: demo images, train, evaluate, export, judge a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_run import done, flags, invoke
+
+from vtad.calibrate import batches, spread
+from vtad.cli import data as vtad_data
+from vtad.cli import evaluate as vtad_eval
+from vtad.cli import train as vtad_train
+from vtad.run_folder import Run, newest_run
+from vtad.training import input_spec, load_detector
+from vtad_export.cli import export as vtad_export
+from vtad_runtime.cli import run as vtad_run
+from vtad_runtime.image import fit_image, read_rgb
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder in which the commands were typed; a second run made the first one old."""
+    here = tmp_path_factory.mktemp("typed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        patch.delenv("VTAD_DATA", raising=False)
+        done(vtad_data, "demo", "--category", "pill", "--size", 64, "--train", 16, "--good", 4, "--defects", 1)
+        done(vtad_data, "check", "--category", "pill")
+        done(vtad_train, "--category", "pill", *flags(epochs=1))
+        done(vtad_train, "--category", "pill", *flags(epochs=20, learning_rate=3e-3))
+        assert "run: runs/pill/0002, the newest" in done(vtad_eval)
+        assert "run: runs/pill/0002, the newest" in done(vtad_export, "--format", "onnx")
+        result = invoke(vtad_run, "--folder", "data/pill/test")
+        assert result.exit_code in (0, 1), result.output
+        assert "model: runs/pill/0002/export/pill.onnx, the newest export" in result.stdout
+        (here / "exit_code").write_text(str(result.exit_code))
+    return here
+
+
+def judged(here: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (here / "results" / "0001" / "results.jsonl").read_text().splitlines()]
+
+
+def test_each_command_finds_what_the_one_before_it_made(typed: Path) -> None:
+    run = Run(typed / "runs" / "pill" / "0002")
+    assert run == newest_run(typed / "runs")
+    assert sorted(p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file()) == [
+        "card.json",
+        "config.json",
+        "export/parity.json",
+        "export/pill.onnx",
+        "metrics.json",
+        "metrics.jsonl",
+        "model.safetensors",
+    ]
+    rows = judged(typed)
+    assert len(rows) == 9
+    assert len(list((typed / "results" / "0001" / "heatmaps").rglob("*.jpg"))) == 9
+    assert (typed / "exit_code").read_text() == ("1" if any(r["verdict"] == "NG" for r in rows) else "0")
+
+
+def test_the_edge_says_what_torch_says(typed: Path) -> None:
+    run = Run(typed / "runs" / "pill" / "0002")
+    detector, card, rows = load_detector(run), run.card(), judged(typed)
+    spec = input_spec(run.config())
+    images = np.stack([fit_image(read_rgb(typed / row["file"]), spec)[0] for row in rows])
+    with torch.inference_mode():
+        scores = torch.cat([detector(b).score for b in batches(images, torch.device("cpu"))]).tolist()
+    unit = spread(card.calibration.scores)
+    for row, score in zip(rows, scores, strict=True):
+        assert abs(row["score"] - score) <= 1e-4 * unit * max(1, abs(score))
+        assert row["verdict"] == ("NG" if score > card.calibration.threshold else "OK")
+        assert row["p_value"] == pytest.approx(card.calibration.p_value(score))
+        assert row["threshold"] == pytest.approx(card.calibration.threshold, rel=1e-5)
+
+
+def test_the_rates_of_the_evaluation_are_those_of_the_verdicts(typed: Path) -> None:
+    metrics = json.loads((typed / "runs" / "pill" / "0002" / "metrics.json").read_text())
+    rows = judged(typed)
+    good = [row["verdict"] for row in rows if "/good/" in row["file"]]
+    bad = [row["verdict"] for row in rows if "/good/" not in row["file"]]
+    assert metrics["scores"]["false_alarm_rate"] == pytest.approx(good.count("NG") / 4)
+    assert metrics["scores"]["miss_rate"] == pytest.approx(bad.count("OK") / 5)
+    regions = [bool(row["regions"]) for row in rows if "/good/" in row["file"]]
+    assert metrics["good_with_region"] == pytest.approx(sum(regions) / 4, abs=0.26)  # one may lie at the threshold
+
+
+def test_the_exported_card_carries_the_whole_history(typed: Path) -> None:
+    from vtad_runtime import Detector
+
+    run = Run(typed / "runs" / "pill" / "0002")
+    card = Detector(run.path / "export" / "pill.onnx").card
+    assert card.results == json.loads((run.path / "metrics.json").read_text())
+    assert card.identity.config["epochs"] == 20
+    assert card.parity is not None
+    assert card.weights_sha256 == run.card().weights_sha256

