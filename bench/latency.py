@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from vtad.run_folder import open_run
-from vtad.training import load_detector
+from vtad.trained import load_detector
 from vtad_runtime.cli import newest_model
 from vtad_runtime.detector import Detector
 

@@ -15,8 +15,9 @@ from vtad.calibrate import batches, spread
 from vtad.cli import data as vtad_data
 from vtad.cli import evaluate as vtad_eval
 from vtad.cli import train as vtad_train
+from vtad.inspection import input_spec
 from vtad.run_folder import Run, newest_run
-from vtad.training import input_spec, load_detector
+from vtad.trained import load_detector
 from vtad_export.cli import export as vtad_export
 from vtad_runtime.cli import run as vtad_run
 from vtad_runtime.image import fit_image, read_rgb

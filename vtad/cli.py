@@ -158,7 +158,8 @@ def _categories(category: str | None, data_dir: Path) -> tuple[str, ...]:
 
 
 def _train(config: Config, resume: Run | None) -> None:
-    from vtad.training import Interrupted, advice
+    from vtad.inspection import advice
+    from vtad.loop import Interrupted
     from vtad.training import train as train_model
 
     with stoppable() as stop, _reporter() as report:
@@ -238,7 +239,7 @@ def said() -> Iterator[None]:
         raise Failure(f"this command needs {e.name}, which is not installed: pip install 'vtad[export]'", USAGE) from e
     except RuntimeError as e:
         from vtad.features import TeacherError
-        from vtad.training import TrainingError
+        from vtad.loop import TrainingError
 
         if isinstance(e, TeacherError):
             raise Failure(e, USAGE) from e

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -23,6 +23,14 @@ AREA = (0.0005, 0.10)  # smallest and largest share of the picture that the box 
 MOST_DEFECTS = 3  # in one picture
 SMALLEST = 8  # pixels; a defect that moved fewer is drawn again
 TRIES = 4  # how often at most
+
+
+class Images(Protocol):
+    """Pictures (N, H, W, 3) uint8, in an array or a cache."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: NDArray[np.int64], /) -> RGB: ...
 
 
 @dataclass(frozen=True)
@@ -71,14 +79,16 @@ def corrupt(rgb: RGB, donor: RGB, rng: np.random.Generator) -> tuple[RGB, NDArra
     return result, mask
 
 
-def corrupt_batch(images: RGB, rng: np.random.Generator) -> tuple[RGB, NDArray[np.bool_]]:
-    """`corrupt` for (B, H, W, 3) uint8, each picture with another one as donor: same shape, masks (B, H, W) bool."""
-    count = len(images)
-    corrupted, masks = np.empty_like(images), np.empty(images.shape[:3], np.bool_)
-    shift = int(rng.integers(1, count)) if count > 1 else 0
-    for i in range(count):
-        corrupted[i], masks[i] = corrupt(images[i], images[(i + shift) % count], rng)
-    return corrupted, masks
+def corrupt_batch(images: RGB, donors: Images, rng: np.random.Generator) -> tuple[RGB, NDArray[np.bool_]]:
+    """`corrupt` for (B, H, W, 3) uint8, each with a random one of `donors`: same shape, masks (B, H, W) bool."""
+    chosen = donors[rng.integers(len(donors), size=len(images))]
+    pairs = [corrupt(image, donor, rng) for image, donor in zip(images, chosen, strict=True)]
+    return np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs])
+
+
+def synthetic(good: RGB, count: int, seed: int) -> tuple[RGB, NDArray[np.bool_]]:
+    """`count` pictures (N, H, W, 3) with synthetic defects and their masks (N, H, W), from good ones; by seed."""
+    return corrupt_batch(good[np.arange(count) % len(good)], good, np.random.default_rng((seed, 4)))
 
 
 def difference(before: RGB, after: RGB) -> NDArray[np.bool_]:

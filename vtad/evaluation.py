@@ -21,10 +21,11 @@ from vtad.calibrate import batches
 from vtad.data import fingerprint
 from vtad.detector import Detector
 from vtad.device import pick_device
+from vtad.inspection import input_spec
 from vtad.layout import GOOD, DataError, TestImage, find_category
 from vtad.metrics import PixelReport, ScoreReport, evaluate_pixels, evaluate_scores
 from vtad.run_folder import Run, write_text
-from vtad.training import input_spec, load_detector
+from vtad.trained import load_detector
 from vtad_runtime.card import Input
 from vtad_runtime.image import ImageError, Placement, fit_image, read_mask, read_rgb, resize, unfit_map
 

@@ -1,74 +1,29 @@
-"""Training: good images in, a run folder out (weights, calibration, inspection card).
-
-A step is a function of the seed and the step's number, nothing else, so a training that was stopped and resumed gives the
-same weights as one that was not.
-"""
+"""Training: good images in, a run folder out (weights, calibration, inspection card)."""
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
-import math
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-import vtad
-from vtad.calibrate import MIN_IMAGES, calibration, fit_fusion, fit_units, images_needed, score_images
-from vtad.checkpoint import Progress, load, save, save_tensors
+from vtad.calibrate import MIN_IMAGES, calibration, fit_fusion, fit_units, score_images
+from vtad.checkpoint import save_tensors
 from vtad.config import Config
 from vtad.data import ImageCache, fingerprint, split_good
-from vtad.defects import corrupt
+from vtad.defects import synthetic
 from vtad.detector import Detector
-from vtad.device import bfloat16_gains, pick_device
+from vtad.device import pick_device
 from vtad.features import teacher_weights
+from vtad.inspection import input_spec, make_card
 from vtad.layout import DataError, find_category
-from vtad.losses import Loss, objective
-from vtad.model import Autoencoder, TeacherFeatures
-from vtad.paper import PaperAutoencoder
-from vtad.run_folder import Run, RunError, append_line, create_run, newest_run, open_run, replacing, sha256
-from vtad.statistics import fit_statistics, observed_features
-from vtad_runtime.card import SCHEMA, Calibration, Card, Identity, Input, Output
+from vtad.loop import Loop, Report, Reporter
+from vtad.run_folder import Run, RunError, create_run, newest_run, open_run, sha256
+from vtad_runtime.card import Calibration
 
-VALIDATION_STEPS = 60  # at least so many steps lie between two validations
-VALIDATION_IMAGES = 64  # at most so many held-out images decide about stopping
 FUSION_IMAGES = 64  # synthetic defects that the weights of the two maps are chosen on
-CLIP_NORM = 1.0  # of the gradient
-
-UNIT = "units of normal variation"
-
-
-class TrainingError(RuntimeError):
-    """The training diverged. The message is one line."""
-
-
-class Interrupted(RuntimeError):
-    """The training was asked to stop; its checkpoint is written."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__(f"stopped; continue by: vtad-train --resume --run {run.path}")
-        self.run = run
-
-
-@dataclass(frozen=True)
-class Report:
-    """What training says now and then."""
-
-    fraction: float  # of the training that is done, 0..1
-    text: str  # one line
-    lasting: bool  # worth a line of its own where there is no terminal
-
-
-Reporter = Callable[[Report], None]
 
 
 def train(
@@ -102,14 +57,14 @@ def train(
         run = resume or create_run(config)
         torch.manual_seed(config.seed)
         detector = Detector(config).to(device)
-        loop = _Loop(config, run, detector, images, held_out, device, report, stop)
+        loop = Loop(config, run, detector, images, held_out, device, report, stop)
         loop.prepare(images_seen, resumed=resume is not None)
         loop.learn()
         report(Report(1.0, "calibrating on held-out good images", lasting=False))
         good = held_out[:]
         chosen = _calibrate(detector, good, config, device)
         save_tensors(run.weights, detector.state_dict())
-    run.write_card(_card(config, chosen, images_seen, sha256(run.weights)))
+    run.write_card(make_card(config, chosen, images_seen, sha256(run.weights)))
     run.checkpoint.unlink(missing_ok=True)
     return run
 
@@ -124,264 +79,6 @@ def unfinished_run(out: Path, path: Path | None, category: str | None) -> Run:
     return run
 
 
-def input_spec(config: Config) -> Input:
-    """Which pixels the graph takes."""
-    return Input(
-        name="image",
-        width=config.image_width,
-        height=config.image_height,
-        colour="rgb",
-        resize="area-linear",
-        fit=config.fit,
-        roi=None,
-    )
-
-
-def load_detector(run: Run, device: torch.device | None = None) -> Detector:
-    """The trained detector of a complete run, in evaluation mode. Raises RunError."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    card = run.card()
-    detector = Detector(run.config())
-    try:
-        if sha256(run.weights) != card.weights_sha256:
-            raise RunError(
-                f"{run.weights}: the weights are not those that {run.path / 'card.json'} describes: train again"
-            )
-        detector.load_state_dict(load_file(run.weights))
-    except (OSError, SafetensorError, RuntimeError) as e:
-        if isinstance(e, RunError):
-            raise
-        raise RunError(f"{run.weights}: expected the weights of this run, got {e}".splitlines()[0]) from e
-    return detector.to(device or torch.device("cpu")).eval()
-
-
-class _Batch(NamedTuple):
-    indices: NDArray[np.int64]
-    clean: NDArray[np.uint8]  # (B, H, W, 3)
-    corrupted: NDArray[np.uint8]  # (B, H, W, 3)
-
-
-class _Loop:
-    """One training: the state that steps share."""
-
-    def __init__(
-        self,
-        config: Config,
-        run: Run,
-        detector: Detector,
-        images: ImageCache,
-        held_out: ImageCache,
-        device: torch.device,
-        report: Reporter,
-        stop: Callable[[], bool],
-    ) -> None:
-        self.config, self.run, self.device = config, run, device
-        self.images, self.held_out = images, held_out
-        self.report, self.stop = report, stop
-        self.detector = detector
-        self.model = cast(Autoencoder | PaperAutoencoder, detector.model)
-        self.batch_size = min(config.batch_size, len(images))
-        self.steps_an_epoch = len(images) // self.batch_size
-        self.validate_every = math.ceil(VALIDATION_STEPS / self.steps_an_epoch)  # epochs
-        self.at = Progress()
-        self.best: dict[str, Tensor] = {}
-
-    def prepare(self, data_fingerprint: str, resumed: bool) -> None:
-        """Teacher, statistics, optimizer; or all of it from the checkpoint."""
-        trainable = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = make_optimizer(trainable, self.config)
-        self.observed: Tensor | None = None
-        if resumed:
-            self.best, self.at = load(self.run.checkpoint, self.detector, self.optimizer)
-            if self.at.data_fingerprint != data_fingerprint:
-                raise RunError(
-                    f"{self.run.path}: the good images are not those that this training began with: "
-                    "bring them back, or train a new run without --resume"
-                )
-            self._forget_later_rows()
-        else:
-            self.at.data_fingerprint = data_fingerprint
-            if isinstance(self.model, Autoencoder):
-                if isinstance(self.model.features, TeacherFeatures):
-                    self.model.features.teacher.load_pretrained()
-                fit_statistics(self.model, cast(Any, self.images), self.device)
-            self.at.autocast = bfloat16_gains(self.device)
-        if isinstance(self.model, Autoencoder):
-            self.observed = observed_features(self.model, cast(Any, self.images), self.device)
-        clean = self.held_out[:VALIDATION_IMAGES]
-        self.validation = list(self._validation_batches(clean))
-
-    def learn(self) -> None:
-        """Steps until the time, the epochs or the patience end; the best weights are in place afterwards."""
-        started = time.perf_counter() - self.at.seconds
-        with ThreadPoolExecutor(1) as pool:  # the next batch is drawn while this one is learnt from
-            following = pool.submit(self._draw, self.at.step)
-            while not self._done():
-                batch, following = self._next(pool, following)
-                loss = self._step(batch)
-                self.at.sums = tuple(total + part.item() for total, part in zip(self.at.sums, loss, strict=True))
-                self.at.step += 1
-                self.at.seconds = time.perf_counter() - started
-                self.report(Report(self._fraction(), f"epoch {self.at.epoch + 1}", lasting=False))
-                if self.at.step % self.steps_an_epoch == 0:
-                    self._end_epoch()
-                if self.stop():
-                    self._save()
-                    raise Interrupted(self.run)
-        if self.at.step % self.steps_an_epoch:  # an epoch that ended with the time: its weights have not been validated
-            self._validate()
-        self.model.load_state_dict(self.best, strict=False)
-
-    def _next(self, pool: ThreadPoolExecutor, ready: Future[_Batch]) -> tuple[_Batch, Future[_Batch]]:
-        return ready.result(), pool.submit(self._draw, self.at.step + 1)
-
-    def _draw(self, step: int) -> _Batch:
-        epoch, place = divmod(step, self.steps_an_epoch)
-        order = np.random.default_rng((self.config.seed, 1, epoch)).permutation(len(self.images))
-        indices = order[place * self.batch_size : (place + 1) * self.batch_size]
-        clean = self.images[indices]
-        if not self.config.synthetic_defects:
-            return _Batch(indices, clean, clean)
-        rng = np.random.default_rng((self.config.seed, 2, step))
-        donors = self.images[rng.integers(len(self.images), size=len(indices))]
-        pairs = zip(clean, donors, strict=True)
-        return _Batch(indices, clean, np.stack([corrupt(image, donor, rng)[0] for image, donor in pairs]))
-
-    def _step(self, batch: _Batch) -> Loss:
-        torch.manual_seed(hash((self.config.seed, self.at.step)) & 0x7FFFFFFF)
-        self.model.train()
-        rate = self.config.learning_rate * self._rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        observed = None if self.observed is None else self.observed[batch.indices].to(self.device)
-        loss = self._loss(self._pixels(batch.corrupted), self._pixels(batch.clean), observed)
-        self._require_number(loss.total.item())
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
-        self.optimizer.step()
-        return loss
-
-    def _require_number(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"{self.run.path}: the loss is not a number at step {self.at.step}: lower --learning-rate "
-                f"(it is {self.config.learning_rate:g})"
-            )
-
-    def _loss(self, corrupted: Tensor, clean: Tensor, observed: Tensor | None) -> Loss:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.at.autocast):
-            prediction = self.model.denoise(corrupted, clean, observed)
-        return objective(prediction, clean, self.detector.ssim, self.model.density_dim, self.config)
-
-    def _pixels(self, images: NDArray[np.uint8]) -> Tensor:
-        return torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
-
-    def _validation_batches(self, clean: NDArray[np.uint8]) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        rng = np.random.default_rng((self.config.seed, 3))
-        for i in range(0, len(clean), self.batch_size):
-            part = clean[i : i + self.batch_size]
-            donors = clean[rng.integers(len(clean), size=len(part))]
-            pairs = zip(part, donors, strict=True)
-            corrupted = np.stack([corrupt(a, b, rng)[0] for a, b in pairs]) if self.config.synthetic_defects else part
-            pixels = self._pixels(part)
-            with torch.no_grad():
-                observed = self.model.observe(pixels) if isinstance(self.model, Autoencoder) else None
-            yield self._pixels(corrupted), pixels, observed
-
-    def _validate(self) -> tuple[float, bool]:
-        """Loss on held-out images with fixed defects, and whether it is the best so far (then the weights are kept)."""
-        self.model.eval()
-        with torch.no_grad():
-            losses = [(self._loss(*batch).total.item(), len(batch[0])) for batch in self.validation]
-        loss = sum(value * n for value, n in losses) / sum(n for _, n in losses)
-        self._require_number(loss)
-        better = loss < self.at.best_loss
-        if better:
-            self.at.best_loss, self.at.stale = loss, 0
-            state = self.model.state_dict()
-            self.best = {k: v.detach().clone() for k, v in state.items() if not k.startswith("features.")}
-        else:
-            self.at.stale += 1
-        return loss, better
-
-    def _end_epoch(self) -> None:
-        self.at.epoch += 1
-        means = [total / self.steps_an_epoch for total in self.at.sums]
-        self.at.sums = Progress.sums
-        validate = self.at.epoch % self.validate_every == 0 or self._fraction() >= 1
-        row: dict[str, Any] = {
-            "epoch": self.at.epoch,
-            "step": self.at.step,
-            "seconds": round(self.at.seconds, 3),
-            "learning_rate": self.config.learning_rate * self._rate(),
-            **dict(zip(("loss", "mse", "ssim", "nll"), means, strict=True)),
-        }
-        text = (
-            f"epoch {self.at.epoch}  loss {means[0]:.4f}  mse {means[1]:.4f}  1-ssim {means[2]:.3f}  nll {means[3]:.3f}"
-        )
-        if validate:
-            loss, better = self._validate()
-            norms = self.model.token_norms(self.validation[0][1])
-            row |= {"val_loss": loss, "best": better, **norms}
-            text += f"  validation {loss:.4f}" + (" (best)" if better else "")
-        append_line(self.run.metrics, row)
-        if validate:
-            self._save()
-            self.report(Report(self._fraction(), text, lasting=True))
-
-    def _save(self) -> None:
-        save(self.run.checkpoint, self.detector, self.best, self.optimizer, self.at)
-
-    def _fraction(self) -> float:
-        if self.config.epochs is not None:
-            return self.at.step / (self.config.epochs * self.steps_an_epoch)
-        assert self.config.minutes is not None
-        return min(1.0, self.at.seconds / (60 * self.config.minutes))
-
-    def _rate(self) -> float:
-        """Linear warm-up, then half a cosine down to zero, as a share of the learning rate."""
-        warm = min(1.0, (self.at.step + 1) / self.config.warmup) if self.config.warmup else 1.0
-        return warm * 0.5 * (1 + math.cos(math.pi * self._fraction()))
-
-    def _done(self) -> bool:
-        return self._fraction() >= 1 or self.at.stale >= self.config.patience
-
-    def _forget_later_rows(self) -> None:
-        if not self.run.metrics.is_file():
-            return
-        rows = self.run.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        with replacing(self.run.metrics) as beside:
-            beside.write_text("".join(rows[: self.at.epoch]), encoding="utf-8")
-
-
-def make_optimizer(parameters: list[torch.nn.Parameter], config: Config) -> torch.optim.Optimizer:
-    """The optimizer that the configuration names."""
-    rate, decay = config.learning_rate, config.weight_decay
-    match config.optimizer:
-        case "adam":
-            return torch.optim.Adam(parameters, rate, weight_decay=decay)
-        case "adamw":
-            return torch.optim.AdamW(parameters, rate, weight_decay=decay)
-        case "adadelta":
-            return torch.optim.Adadelta(parameters, rate, weight_decay=decay)
-        case "adagrad":
-            return torch.optim.Adagrad(parameters, rate, weight_decay=decay)
-        case "sgd":
-            return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
-        case "rmsprop":
-            return torch.optim.RMSprop(parameters, rate, weight_decay=decay)
-
-
-def synthetic(good: NDArray[np.uint8], count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """`count` pictures (N, H, W, 3) with synthetic defects and their masks (N, H, W), from good ones; by seed."""
-    rng = np.random.default_rng((seed, 4))
-    pairs = [corrupt(good[i % len(good)], good[int(rng.integers(len(good)))], rng) for i in range(count)]
-    return np.stack([image for image, _ in pairs]), np.stack([mask for _, mask in pairs])
-
-
 @torch.no_grad()
 def _calibrate(detector: Detector, good: NDArray[np.uint8], config: Config, device: torch.device) -> Calibration:
     detector.eval()
@@ -389,57 +86,3 @@ def _calibrate(detector: Detector, good: NDArray[np.uint8], config: Config, devi
     count = min(FUSION_IMAGES, 2 * len(good))
     fit_fusion(detector, good[:FUSION_IMAGES], *synthetic(good, count, config.seed), device)
     return calibration(*score_images(detector, good, device), config.false_alarms)
-
-
-def advice(card: Card) -> str | None:
-    """One line when the held-out images are too few for the false-alarm budget, else None."""
-    c = card.calibration
-    needed = images_needed(c.false_alarms)
-    if c.images >= needed:
-        return None
-    total = math.ceil(needed / float(card.identity.config["val_split"]))
-    return (
-        f"{c.images} held-out good images can vouch for a false-alarm rate of {c.achievable:.1%} at best; for "
-        f"{c.false_alarms:.1%} hold out {needed}, {needed - c.images} more (about {total} good images in all)"
-    )
-
-
-def _card(config: Config, chosen: Calibration, data_fingerprint: str, weights: str) -> Card:
-    height, width = config.image_height, config.image_width
-    return Card(
-        schema=SCHEMA,
-        identity=Identity(
-            category=config.category,
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            vtad_version=vtad.__version__,
-            git_commit=_git_commit(),
-            config=dataclasses.asdict(config),
-            data_fingerprint=data_fingerprint,
-        ),
-        input=input_spec(config),
-        outputs=(
-            Output("score", ("batch",), UNIT),
-            Output("heatmap", ("batch", height, width), UNIT),
-            Output("ssim_map", ("batch", height, width), UNIT),
-            Output("nll_map", ("batch", height, width), UNIT),
-            Output("reconstruction", ("batch", 3, height, width), "intensity, 0 to 1"),
-        ),
-        calibration=chosen,
-        weights_sha256=weights,
-        results=None,
-        parity=None,
-    )
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout that this code runs from, if it is one."""
-    folder = Path(__file__).parent.parent
-    if not (folder / ".git").exists():
-        return None
-    try:
-        out = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return out.stdout.strip() or None

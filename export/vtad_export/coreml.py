@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 import vtad
 from vtad.detector import Judgement
 from vtad.run_folder import Run, RunError, WriteError, write_text
-from vtad.training import load_detector
+from vtad.trained import load_detector
 from vtad_export.apple import coremltools, quiet
 from vtad_export.graph import FLOAT32, Layout, layout_of, prepared, trace
 from vtad_export.lint import Lint, lint

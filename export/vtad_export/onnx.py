@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vtad.detector import Detector, Judgement
 from vtad.run_folder import Run, RunError, replacing, write_text
-from vtad.training import load_detector
+from vtad.trained import load_detector
 from vtad_export.parity import Execute, ParityError, prove, samples
 from vtad_runtime.card import ONNX_KEY, Card
 from vtad_runtime.session import ModelError, Session

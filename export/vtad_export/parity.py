@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from vtad.calibrate import batches, spread
 from vtad.data import ImageCache, split_good
+from vtad.defects import synthetic
 from vtad.detector import Detector
+from vtad.inspection import input_spec
 from vtad.layout import find_category
 from vtad.run_folder import Run
-from vtad.training import input_spec, synthetic
 from vtad_runtime.card import Calibration, Parity
 
 GOOD_IMAGES = 32

@@ -17,7 +17,7 @@ from tiny_run import tiny
 from vtad.detector import Detector
 from vtad.model import Autoencoder, Prediction
 from vtad.run_folder import Run
-from vtad.training import load_detector
+from vtad.trained import load_detector
 from vtad_export.coreml import convert, write_package
 from vtad_export.graph import layout_of, prepared, trace
 from vtad_export.lint import lint

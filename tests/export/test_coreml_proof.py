@@ -19,7 +19,8 @@ from tiny_run import tiny
 from vtad.calibrate import spread
 from vtad.detector import Detector, Judgement
 from vtad.run_folder import Run
-from vtad.training import load_detector, train
+from vtad.trained import load_detector
+from vtad.training import train
 from vtad_export.coreml import convert, write_package
 from vtad_export.graph import prepared, trace
 from vtad_export.mil import FLOAT16_LIMIT, REFERENCE, Executor, rounded

@@ -19,7 +19,8 @@ from tiny_run import disk_fills_up, done, error, tiny
 import vtad_export.onnx as exporter
 from vtad.calibrate import batches
 from vtad.run_folder import Run, WriteError
-from vtad.training import load_detector, train
+from vtad.trained import load_detector
+from vtad.training import train
 from vtad_export import ParityError, to_onnx
 from vtad_export.cli import export as command
 from vtad_export.onnx import Export

@@ -24,7 +24,7 @@ from vtad.calibrate import (
 )
 from vtad.detector import Detector
 from vtad.run_folder import Run
-from vtad.training import load_detector
+from vtad.trained import load_detector
 
 CPU = torch.device("cpu")
 

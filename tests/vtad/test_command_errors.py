@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from tiny_run import done, error, flags, invoke
 
-import vtad.training
+import vtad.loop
 from vtad.cli import data as vtad_data
 from vtad.cli import evaluate as vtad_eval
 from vtad.cli import train as vtad_train
@@ -261,7 +261,7 @@ def test_a_fault_of_ours_is_one_line_and_70(make_category: MakeCategory, monkeyp
     def fault(*_: object) -> NDArray[np.uint8]:
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr(vtad.training, "corrupt", fault)
+    monkeypatch.setattr(vtad.loop, "corrupt_batch", fault)
     line = error(70, vtad_train, "--category", "part", *flags())
     assert line == "Error: internal error: ZeroDivisionError: a fault; please report it"
 

@@ -92,12 +92,12 @@ def test_donors_of_another_size_serve(good: list[RGB]) -> None:
 
 def test_a_batch_is_corrupted_picture_by_picture(good: list[RGB]) -> None:
     images = np.stack(good)
-    corrupted, masks = corrupt_batch(images, np.random.default_rng(6))
+    corrupted, masks = corrupt_batch(images, images, np.random.default_rng(6))
     assert corrupted.shape == images.shape
     for before, after, mask in zip(images, corrupted, masks, strict=True):
         np.testing.assert_array_equal(mask, difference(before, after))
         assert mask.any()
-    assert corrupt_batch(images[:1], np.random.default_rng(6))[1].any()
+    assert corrupt_batch(images[:1], images, np.random.default_rng(6))[1].any()
 
 
 @pytest.mark.parametrize(

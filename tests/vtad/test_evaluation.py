@@ -23,11 +23,13 @@ from vtad.cli import evaluate as command
 from vtad.data import ImageCache, fingerprint
 from vtad.device import pick_device
 from vtad.evaluation import evaluate
+from vtad.inspection import input_spec
 from vtad.layout import DataError, find_category
 from vtad.metrics import evaluate_pixels
 from vtad.report import table
 from vtad.run_folder import Run, newest_run
-from vtad.training import input_spec, load_detector, train
+from vtad.trained import load_detector
+from vtad.training import train
 
 MakeCategory = Callable[..., Path]
 

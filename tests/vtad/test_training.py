@@ -19,15 +19,17 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import disk_fills_up, done, error, flags, tiny
 
-from vtad import training
+from vtad import loop, training
 from vtad.calibrate import calibration
 from vtad.cli import train as command
 from vtad.config import Config, ConfigError, Optimizer
 from vtad.data import split_good
+from vtad.inspection import advice
 from vtad.layout import find_category
+from vtad.loop import Interrupted, Loop, Report, TrainingError
 from vtad.losses import Loss
 from vtad.run_folder import Run, RunError, WriteError, append_line
-from vtad.training import Interrupted, TrainingError, train, unfinished_run
+from vtad.training import train, unfinished_run
 
 STEPS = 6  # of a tiny training: 12 pictures, 4 a step, 2 epochs
 
@@ -41,13 +43,13 @@ def configured(pills: Path, tmp_path: Path) -> Callable[..., Config]:
 @pytest.fixture(autouse=True)
 def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether bfloat16 gains is measured, and may be measured differently next time."""
-    monkeypatch.setattr(training, "bfloat16_gains", lambda device: False)
+    monkeypatch.setattr(loop, "bfloat16_gains", lambda device: False)
 
 
 @pytest.fixture
 def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Validate, and write a checkpoint, after every epoch."""
-    monkeypatch.setattr(training, "VALIDATION_STEPS", 1)
+    monkeypatch.setattr(loop, "VALIDATION_STEPS", 1)
 
 
 def rows(run: Run) -> list[dict[str, Any]]:
@@ -160,7 +162,7 @@ def test_a_killed_training_continues_from_its_last_checkpoint(
     class Killed(BaseException):
         pass
 
-    def killed(report: training.Report) -> None:
+    def killed(report: Report) -> None:
         if report.fraction > 0.7:  # in the third epoch; the checkpoint is that of the second
             raise Killed
 
@@ -176,9 +178,9 @@ def test_whether_bfloat16_is_used_is_decided_once(
 ) -> None:
     config = configured()
     in_float32 = train(config)
-    monkeypatch.setattr(training, "bfloat16_gains", lambda device: True)
+    monkeypatch.setattr(loop, "bfloat16_gains", lambda device: True)
     unbroken, run = train(config), stopped_after(2, config)
-    monkeypatch.setattr(training, "bfloat16_gains", lambda device: False)
+    monkeypatch.setattr(loop, "bfloat16_gains", lambda device: False)
     assert_equal_runs(unbroken, train(config, resume=run))
     assert rows(unbroken) != rows(in_float32)
     assert all(v.dtype != torch.bfloat16 for v in load_file(run.weights).values())
@@ -240,9 +242,9 @@ def test_training_ends_when_patience_does_and_the_best_weights_are_kept(
     configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses, kept = iter([3.0, 2.0, 2.5, 2.0, 2.1]), {}
-    validate = training._Loop._validate
+    validate = Loop._validate
 
-    def scripted(loop: training._Loop) -> tuple[float, bool]:
+    def scripted(loop: Loop) -> tuple[float, bool]:
         value = torch.tensor(next(losses))
         vars(loop)["_loss"] = lambda *batch: Loss(value, value, value, value)
         loss, better = validate(loop)
@@ -251,7 +253,7 @@ def test_training_ends_when_patience_does_and_the_best_weights_are_kept(
             kept.update({k: v.clone() for k, v in loop.model.state_dict().items()})
         return loss, better
 
-    monkeypatch.setattr(training._Loop, "_validate", scripted)
+    monkeypatch.setattr(Loop, "_validate", scripted)
     run = train(configured(epochs=50, patience=3))
     assert [(r["val_loss"], r["best"]) for r in rows(run)] == [
         (3.0, True),
@@ -307,7 +309,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_whole_and_the_run_continues_f
     config = configured(epochs=3)
     unbroken = train(config)
     with monkeypatch.context() as patch:
-        disk_fills_up(patch, training, "save", call=2)
+        disk_fills_up(patch, loop, "save", call=2)
         with pytest.raises(WriteError, match=r"checkpoint\.safetensors: could not be written"):
             train(config)
     run = unfinished_run(Path(config.out), None, None)
@@ -328,7 +330,7 @@ def test_a_full_disk_is_one_line_and_exit_code_4_and_no_file_is_half_written(
     pills: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, call: int, left: list[str]
 ) -> None:
     arguments = ["--category", "pill", "--data", str(pills), "--out", str(tmp_path), *flags()]
-    disk_fills_up(monkeypatch, training, function, call=call)
+    disk_fills_up(monkeypatch, training if function == "save_tensors" else loop, function, call=call)
     line = error(4, command, *arguments)
     assert "could not be written" in line
     assert "make room" in line
@@ -358,7 +360,7 @@ def test_a_signal_writes_a_checkpoint_and_resume_completes(
         if row["epoch"] == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(training, "append_line", interrupt_in_epoch_2)
+    monkeypatch.setattr(loop, "append_line", interrupt_in_epoch_2)
     arguments = ["--category", "pill", "--data", str(pills), "--out", str(tmp_path), *flags(epochs=4)]
     run = Run(tmp_path / "pill" / "0001")
     assert error(130, command, *arguments) == f"Error: stopped; continue by: vtad-train --resume --run {run.path}"
@@ -411,8 +413,8 @@ def test_sigterm_to_the_command_is_143_and_one_line(pills: Path, tmp_path: Path)
 
 def test_advice_says_how_many_images_the_budget_needs(run: Run) -> None:
     card = run.card()
-    assert training.advice(card) is None  # 4 held-out images can vouch for one in five
+    assert advice(card) is None  # 4 held-out images can vouch for one in five
     strict = dataclasses.replace(card, calibration=dataclasses.replace(card.calibration, false_alarms=0.01))
-    line = training.advice(strict)
+    line = advice(strict)
     assert line is not None
     assert "for 1.0% hold out 99, 95 more (about 396 good images in all)" in line

@@ -1,0 +1,84 @@
+"""What a run says about itself: the inspection card, and whether its calibration can keep the false-alarm budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+import subprocess
+from pathlib import Path
+
+import vtad
+from vtad.calibrate import images_needed
+from vtad.config import Config
+from vtad_runtime.card import SCHEMA, Calibration, Card, Identity, Input, Output
+
+UNIT = "units of normal variation"
+
+
+def input_spec(config: Config) -> Input:
+    """Which pixels the graph takes."""
+    return Input(
+        name="image",
+        width=config.image_width,
+        height=config.image_height,
+        colour="rgb",
+        resize="area-linear",
+        fit=config.fit,
+        roi=None,
+    )
+
+
+def make_card(config: Config, chosen: Calibration, data_fingerprint: str, weights: str) -> Card:
+    """The card of a run that is trained and calibrated; `weights` is the sha256 of its tensors."""
+    height, width = config.image_height, config.image_width
+    return Card(
+        schema=SCHEMA,
+        identity=Identity(
+            category=config.category,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            vtad_version=vtad.__version__,
+            git_commit=_git_commit(),
+            config=dataclasses.asdict(config),
+            data_fingerprint=data_fingerprint,
+        ),
+        input=input_spec(config),
+        outputs=(
+            Output("score", ("batch",), UNIT),
+            Output("heatmap", ("batch", height, width), UNIT),
+            Output("ssim_map", ("batch", height, width), UNIT),
+            Output("nll_map", ("batch", height, width), UNIT),
+            Output("reconstruction", ("batch", 3, height, width), "intensity, 0 to 1"),
+        ),
+        calibration=chosen,
+        weights_sha256=weights,
+        results=None,
+        parity=None,
+    )
+
+
+def advice(card: Card) -> str | None:
+    """One line when the held-out images are too few for the false-alarm budget, else None."""
+    c = card.calibration
+    needed = images_needed(c.false_alarms)
+    if c.images >= needed:
+        return None
+    total = math.ceil(needed / float(card.identity.config["val_split"]))
+    return (
+        f"{c.images} held-out good images can vouch for a false-alarm rate of {c.achievable:.1%} at best; for "
+        f"{c.false_alarms:.1%} hold out {needed}, {needed - c.images} more (about {total} good images in all)"
+    )
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that this code runs from, if it is one."""
+    folder = Path(__file__).parent.parent
+    if not (folder / ".git").exists():
+        return None
+    try:
+        out = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return out.stdout.strip() or None
