@@ -100,6 +100,14 @@ def create_run(config: Config) -> Run:
     return Run(path)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for artefacts, if it is not there. Raises RunError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise RunError(f"{path}: expected a folder to write to, got {e.strerror or e}: choose one by --out") from e
+
+
 def open_run(path: Path) -> Run:
     """The run in a folder. Raises RunError when there is none."""
     if not (path / "config.json").is_file():

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 
 import vtad
 from vtad.detector import Judgement
-from vtad.run_folder import Run, RunError, WriteError, write_text
+from vtad.run_folder import Run, RunError, WriteError, make_folder, write_text
 from vtad.trained import load_detector
 from vtad_export.apple import coremltools, quiet
 from vtad_export.graph import FLOAT32, Layout, layout_of, prepared, trace
@@ -76,12 +76,7 @@ def to_coreml(
     data = Path(data) if data else None
     sample = samples(run, data)
     detector = load_detector(run)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise RunError(
-            f"{path.parent}: expected a folder to write to, got {e.strerror or e}: choose one by --out"
-        ) from e
+    make_folder(path.parent)
     with replacing_folder(path) as beside:
         arranged = prepared(detector, layout)
         program = trace(arranged)

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from vtad.detector import Detector, Judgement
-from vtad.run_folder import Run, RunError, replacing, write_text
+from vtad.run_folder import Run, make_folder, replacing, write_text
 from vtad.trained import load_detector
 from vtad_export.parity import Execute, ParityError, prove, samples
 from vtad_runtime.card import ONNX_KEY, Card
@@ -47,12 +47,7 @@ def to_onnx(run: Run, path: Path | str | None = None, *, data: Path | str | None
     path = Path(path) if path else run.path / "export" / f"{card.identity.category}.onnx"
     sample = samples(run, Path(data) if data else None)
     detector = load_detector(run)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise RunError(
-            f"{path.parent}: expected a folder to write to, got {e.strerror or e}: choose one by --out"
-        ) from e
+    make_folder(path.parent)
     model = _graph(detector)
     with replacing(path) as beside:
         _write(model, card, beside)
