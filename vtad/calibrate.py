@@ -73,11 +73,10 @@ def fit_units(detector: Detector, good: NDArray[np.uint8], device: torch.device)
     detector.nll_mean.copy_(nll.mean())
     detector.nll_std.copy_(nll.std().clamp_min(1e-6))
     # A position's own statistics rest on few images: shrink its variance halfway towards that of all positions.
-    smooth = _Smooth(detector)
-    mean = smooth(unlike.mean(0))
+    mean = _smooth(detector, unlike.mean(0))
     variance = (unlike - mean).square().mean(0)
     detector.ssim_mean.copy_(mean)
-    detector.ssim_std.copy_((0.5 * smooth(variance) + 0.5 * variance.mean()).sqrt().clamp_min(1e-6))
+    detector.ssim_std.copy_((0.5 * _smooth(detector, variance) + 0.5 * variance.mean()).sqrt().clamp_min(1e-6))
 
 
 def fit_fusion(
@@ -141,11 +140,7 @@ def _units(detector: Detector, nll: Tensor, unlike: Tensor) -> tuple[Tensor, Ten
     return nll_map, (unlike - detector.ssim_mean.cpu()) / detector.ssim_std.cpu()
 
 
-class _Smooth:
+def _smooth(detector: Detector, x: Tensor) -> Tensor:
     """A wide blur of a map of statistics (H, W)."""
-
-    def __init__(self, detector: Detector) -> None:
-        self.rows, self.columns = detector.blur_rows.cpu(), detector.blur_columns.cpu()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.rows @ self.rows @ x @ self.columns @ self.columns
+    rows, columns = detector.blur_rows.cpu(), detector.blur_columns.cpu()
+    return rows @ rows @ x @ columns @ columns

@@ -195,12 +195,20 @@ def _reporter() -> Iterator[Callable[[Any], None]]:
         yield report
 
 
+def run_options(command: F) -> F:
+    """The options that `choose_run` takes."""
+    folder = click.Path(path_type=Path)
+    for option in (
+        click.option("--category", help="Take the newest run of this category."),
+        click.option("--runs", type=folder, default=Path("runs"), show_default=True, help="Where runs are."),
+        click.option("--run", "run_path", type=folder, help="Run folder.  [default: the newest]"),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command(context_settings=CONTEXT, epilog=_EVAL_CODES)
-@click.option("--run", "run_path", type=click.Path(path_type=Path), help="Run folder.  [default: the newest]")
-@click.option(
-    "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where runs are."
-)
-@click.option("--category", help="Take the newest run of this category.")
+@run_options
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), help="[default: where the run was trained from]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
 @click.version_option(package_name="vtad", prog_name="vtad-eval")
@@ -233,6 +241,8 @@ def said() -> Iterator[None]:
         raise Failure(e, NOT_WRITTEN) from e
     except (ConfigError, DataError, RunError, CardError) as e:
         raise Failure(e, USAGE) from e
+    except BrokenPipeError:
+        raise  # the reader of the output went away: `no_traceback` knows what to do
     except OSError as e:
         raise Failure(f"{e.filename or 'a file'}: expected to read it, got {e.strerror or e}", USAGE) from e
     except ImportError as e:

@@ -138,7 +138,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield beside
         os.replace(beside, path)
     except OSError as e:
-        raise _not_written(path, e) from e
+        raise not_written(path, e) from e
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -159,10 +159,11 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
     except OSError as e:
         with contextlib.suppress(OSError):
             os.truncate(path, before)
-        raise _not_written(path, e) from e
+        raise not_written(path, e) from e
 
 
-def _not_written(path: Path, error: OSError) -> WriteError:
+def not_written(path: Path, error: OSError) -> WriteError:
+    """What to say of a file or folder that could not be written."""
     return WriteError(f"{path}: could not be written: {error.strerror or error}; make room, or choose another --out")
 
 

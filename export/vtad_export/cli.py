@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vtad.cli import CONTEXT, choose_run, said
+from vtad.cli import CONTEXT, choose_run, run_options, said
 from vtad_export.formats import FORMATS, card_of, listing
 from vtad_runtime.command import FAILED, USAGE, Failure, no_traceback
 
@@ -52,11 +52,7 @@ _TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26", "macOS13", "macOS14", "macOS15",
     show_default=True,
     help="coreml: the transformer as the Neural Engine likes it, or as it was trained.",
 )
-@click.option("--run", "run_path", type=click.Path(path_type=Path), help="Run folder.  [default: the newest]")
-@click.option(
-    "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where runs are."
-)
-@click.option("--category", help="Take the newest run of this category.")
+@run_options
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Images of the proof.  [default: the run's]")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the artefact.  [default: export/ in the run]")
 @click.option("--list", "list_formats", is_flag=True, help="Print the formats, where each runs and how it is proven.")

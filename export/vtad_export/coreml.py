@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 
 import vtad
 from vtad.detector import Judgement
-from vtad.run_folder import Run, RunError, WriteError, make_folder, write_text
+from vtad.run_folder import Run, RunError, make_folder, not_written, write_text
 from vtad.trained import load_detector
 from vtad_export.apple import coremltools, quiet
 from vtad_export.graph import FLOAT32, Layout, layout_of, prepared, trace
@@ -185,7 +185,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
                 old.rename(path)
             raise
     except OSError as e:
-        raise WriteError(f"{path}: could not be written: {e.strerror or e}; make room, or choose another --out") from e
+        raise not_written(path, e) from e
     finally:
         shutil.rmtree(room, ignore_errors=True)
 

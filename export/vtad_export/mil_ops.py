@@ -36,6 +36,13 @@ def _clip(x: Array, alpha: Array, beta: Array) -> Array:
     return np.asarray(np.clip(x, alpha, beta))
 
 
+def _margins(pad_type: str, pad: Array) -> Sequence[int]:
+    """Pixels added (convolution) or cut off (transposed convolution): top, bottom, left, right."""
+    if pad_type not in ("valid", "custom"):
+        raise Unsupported(f"pad_type {pad_type}")
+    return _ints(pad) if pad_type == "custom" else (0, 0, 0, 0)
+
+
 def _conv(
     x: Array,
     weight: Array,
@@ -46,9 +53,7 @@ def _conv(
     groups: Array,
     bias: Array | None = None,
 ) -> Array:
-    if pad_type not in ("valid", "custom"):
-        raise Unsupported(f"pad_type {pad_type}")
-    top, bottom, left, right = _ints(pad) if pad_type == "custom" else (0, 0, 0, 0)
+    top, bottom, left, right = _margins(pad_type, pad)
     padded = F.pad(_torch(x), (left, right, top, bottom))
     given = None if bias is None else _torch(bias)
     out = F.conv2d(padded, _torch(weight), given, _ints(strides), 0, _ints(dilations), int(groups))
@@ -66,9 +71,7 @@ def _conv_transpose(
     output_shape: Array | None = None,
     bias: Array | None = None,
 ) -> Array:
-    if pad_type not in ("valid", "custom"):
-        raise Unsupported(f"pad_type {pad_type}")
-    top, bottom, left, right = _ints(pad) if pad_type == "custom" else (0, 0, 0, 0)
+    top, bottom, left, right = _margins(pad_type, pad)
     given = None if bias is None else _torch(bias)
     full = F.conv_transpose2d(
         _torch(x), _torch(weight), given, _ints(strides), 0, 0, int(groups), _ints(dilations)

@@ -18,6 +18,7 @@ from tiny_run import done, error, flags, invoke
 import vtad.loop
 from vtad.cli import data as vtad_data
 from vtad.cli import evaluate as vtad_eval
+from vtad.cli import said
 from vtad.cli import train as vtad_train
 from vtad.run_folder import Run
 from vtad_export.cli import export as vtad_export
@@ -274,3 +275,8 @@ def test_a_fault_of_ours_is_one_line_and_70(make_category: MakeCategory, monkeyp
 def test_help_names_every_exit_code(command: Any, codes: str) -> None:
     text = done(command, "--help")
     assert all(f"\n    {code:<3} " in text for code in codes.split())
+
+
+def test_a_reader_that_goes_away_is_not_called_a_file_that_cannot_be_read() -> None:
+    with pytest.raises(BrokenPipeError), said():
+        raise BrokenPipeError
