@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+# A card of an older vtad has every field that has no default; one with a default may be added under the same number.
 SCHEMA = 1
-ONNX_KEY = "vtad.card"  # the name of the card in ONNX metadata_props
+ONNX_KEY = "vtad.card"  # the name of the card in ONNX metadata_props, and in a Core ML package's user-defined metadata
+
+ComputeUnits = Literal["CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY", "ALL"]  # of Core ML, by coremltools' names
 
 
 class CardError(ValueError):
@@ -88,7 +92,10 @@ class Parity:
 
 @dataclass(frozen=True)
 class Card:
-    """The whole document. `results` and `parity` are None until evaluated and exported."""
+    """The whole document. `results` and `parity` are None until evaluated and exported.
+
+    `compute_units` are those that a Core ML package is to run on; None, as in every other artefact, is CPU_AND_NE.
+    """
 
     schema: int
     identity: Identity
@@ -98,6 +105,7 @@ class Card:
     weights_sha256: str  # of the run folder's model.safetensors
     results: dict[str, Any] | None
     parity: Parity | None
+    compute_units: ComputeUnits | None = None
 
     def to_json(self) -> str:
         """The card as indented JSON text; `from_json` gives an equal card back."""
@@ -124,6 +132,13 @@ class Card:
     def check(self, where: str = "card") -> None:
         """Raise CardError where values contradict each other."""
         c = self.calibration
+        if not all(map(math.isfinite, (c.threshold, c.pixel_threshold, *c.scores))) or c.pixel_threshold <= 0:
+            odd = [s for s in c.scores if not math.isfinite(s)]
+            scores = f" and calibration scores {odd[0]}" if odd else ""
+            raise CardError(
+                f"{where}: expected finite thresholds and scores and a pixel threshold above 0, "
+                f"got {c.threshold} and {c.pixel_threshold}{scores}; train and export again"
+            )
         if len(c.scores) != c.images or list(c.scores) != sorted(c.scores):
             raise CardError(f"{where}: expected {c.images} ascending calibration scores, got {len(c.scores)}")
         if self.input.width < 1 or self.input.height < 1:
@@ -146,10 +161,11 @@ def _parse(kind: Any, value: Any, field: str, where: str) -> Any:  # noqa: PLR09
         if not isinstance(value, dict):
             raise wrong
         hints = get_type_hints(kind)
-        missing, unknown = sorted(hints.keys() - value.keys()), sorted(value.keys() - hints.keys())
+        optional = {f.name for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING}
+        missing, unknown = sorted(hints.keys() - value.keys() - optional), sorted(value.keys() - hints.keys())
         if missing or unknown:
             raise CardError(f"{where}: {field}: missing fields {missing}, unknown fields {unknown}")
-        return kind(**{k: _parse(t, value[k], f"{field}.{k}", where) for k, t in hints.items()})
+        return kind(**{k: _parse(t, value[k], f"{field}.{k}", where) for k, t in hints.items() if k in value})
     origin, args = get_origin(kind), get_args(kind)
     if origin is Literal:
         if value not in args:

@@ -1,216 +1,275 @@
-"""`vtad-run`: judges a folder, a glob, a file, or a camera with an exported detector. Thin; the work is elsewhere."""
+"""`vtad-run`: judges a camera, a stream, a video, a folder or a hot folder. Options and dispatch; the work is elsewhere."""
 
 from __future__ import annotations
 
-import errno
-import signal
 import sys
-import time
-from contextlib import nullcontext
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import click
 
-from vtad_runtime.command import NOT_WRITTEN, USAGE, Failure, no_traceback, printable
+from vtad_runtime.address import AddressError, address
+from vtad_runtime.arguments import alarm_rule, duration, names_of, picture_size, rectangle, size_in_bytes
+from vtad_runtime.command import no_traceback
+from vtad_runtime.options import RunOptions
+from vtad_runtime.sections import SectionCommand, SectionOption
+from vtad_runtime.wiring import newest_model
 
-if TYPE_CHECKING:
-    from vtad_runtime.detector import Detector
-    from vtad_runtime.pipeline import Job
-    from vtad_runtime.stopping import Stop
-
-ALL_OK, SOME_NG, NOT_JUDGED = 0, 1, 3
-SHOWN_ERRORS = 10
+__all__ = ["newest_model", "run"]
 
 EXIT_CODES = """\b
 Exit codes:
-  0    every file was judged OK (camera: stopped by Ctrl-C)
-  1    some file is NG
-  2    usage: bad arguments, no model or a wrong one, nothing to judge,
-       a folder that cannot be read or written to, a camera that does not open
-  3    some file could not be judged (wins over 1), or the camera failed
+  0    everything was judged OK; or a signal ended a camera, a stream or --watch
+  1    something is not OK (NG, UNSURE or STALE)
+  2    usage: bad arguments, no model or a wrong one, nothing to judge, a source
+       that does not open, a folder that cannot be read or written to
+  3    something could not be judged (wins over 1), or the model failed
   4    results could not be written, e.g. the disk is full
+  5    --strict, or --golden alone: golden samples are not judged as they were
   70   internal error
-  130  stopped by Ctrl-C, 143 by SIGTERM; what was begun is written
+  130  --folder or --video stopped by Ctrl-C, 143 by SIGTERM; what was begun is
+       written
 """
+F = TypeVar("F", bound=Callable[..., Any])
+
+NOT_FOLDER = ("camera", "stream", "video", "watch")
+GOLDEN_ALONE = "golden alone"
+APPLIES = {  # options that only some sources have
+    "batch": ("folder",),
+    "every": ("camera", "stream", "video", GOLDEN_ALONE),
+    "drop": ("camera", "stream", "video"),
+    "max_age": ("camera", "stream", "video"),
+    "resolution": ("camera",),
+    "fps": ("camera",),
+    "sort_to": ("watch",),
+    "alarm": NOT_FOLDER,
+    "frame_check": NOT_FOLDER,
+    "golden_every": NOT_FOLDER,
+    "golden_frame": ("camera", "stream"),
+    "save_originals": NOT_FOLDER,
+    "live": NOT_FOLDER,
+    "show": NOT_FOLDER,
+}
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EXIT_CODES)
-@click.option("--model", type=click.Path(path_type=Path), help="Exported .onnx.  [default: the newest below ./runs]")
-@click.option("--folder", help="What to judge: a folder and all below it, a glob in quotes, or a file.")
-@click.option("--camera", type=click.IntRange(0), help="Judge this camera; prints one line per frame, writes no files.")
-@click.option(
+def _option(section: str, *names: str, **settings: Any) -> Callable[[F], F]:
+    return click.option(*names, cls=SectionOption, section=section, **settings)
+
+
+def _list_cameras(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted:
+        return
+    from vtad_runtime.devices import list_cameras
+
+    with no_traceback():
+        for line in list_cameras() or ["no camera found"]:
+            click.echo(line)
+    ctx.exit()
+
+
+FILE = click.Path(path_type=Path)
+SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
+    "Source (one of them)",
+    "Frames",
+    "Verdict",
+    "Results",
+    "To others",
+    "Other",
+)
+
+
+@click.command(
+    cls=SectionCommand,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EXIT_CODES,
+)
+@_option(SOURCE, "--camera", type=click.IntRange(0), help="A camera of this machine, by number.")
+@_option(SOURCE, "--video", metavar="FILE", help="A video file.")
+@_option(SOURCE, "--stream", metavar="URL", help="rtsp://... or http://..., such as an MJPEG stream.")
+@_option(SOURCE, "--folder", metavar="DIR|GLOB|FILE", help="A folder and all below it, a glob in quotes, or a file.")
+@_option(SOURCE, "--watch", metavar="DIR", help="A hot folder: every new picture is judged once.")
+@_option(
+    SOURCE, "--source", metavar="X", help="Any of them: 0, camera:0, a URL, a video file, watch:DIR, DIR|GLOB|FILE."
+)
+@_option(
+    SOURCE,
+    "--list-cameras",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_cameras,
+    help="Say which cameras open, and exit.",
+)
+@_option(FRAMES, "--every", type=duration, metavar="TIME", help="Judge at most one frame in this time, e.g. 200ms.")
+@_option(FRAMES, "--max-frames", type=click.IntRange(1), help="Stop after so many.")
+@_option(FRAMES, "--roi", type=rectangle, metavar="X,Y,W,H", help="Judge this part only, in pixels of the source.")
+@_option(
+    FRAMES, "--roi-mask", type=FILE, metavar="PNG", help="What is black in it raises no alarm; size of the frames."
+)
+@_option(FRAMES, "--rotate", type=click.Choice(["90", "180", "270"]), help="Turn clockwise, after --roi.")
+@_option(FRAMES, "--flip", type=click.Choice(["h", "v"]), help="h: left and right change sides. After --rotate.")
+@_option(FRAMES, "--resolution", type=picture_size, metavar="WxH", help="Ask the camera for this size.")
+@_option(FRAMES, "--fps", type=click.FloatRange(0, min_open=True), help="Ask the camera for this rate.")
+@_option(
+    FRAMES,
+    "--drop",
+    type=click.Choice(["oldest", "newest", "none"]),
+    help="What goes when frames come too fast.  [default: oldest; none of a video]",
+)
+@_option(
+    FRAMES,
+    "--max-age",
+    type=duration,
+    metavar="TIME",
+    help="A frame judged later is STALE.  [default: 2s; none for a video]",
+)
+@_option(VERDICT, "--unsure-from", type=float, metavar="SCORE", help="From this score up to the threshold: UNSURE.")
+@_option(
+    VERDICT, "--alarm", type=alarm_rule, metavar="N/M", help="Alarm on: at least N of the last M are NG, e.g. 3/5."
+)
+@_option(
+    VERDICT,
+    "--alarm-off",
+    type=float,
+    metavar="SCORE",
+    help="Alarm off: fewer than N of the last M are above this.  [default: the threshold]",
+)
+@_option(
+    VERDICT,
+    "--frame-check",
+    type=names_of("frozen", "black", "saturated", "focus"),
+    metavar="NAMES",
+    default="frozen,black,saturated,focus",
+    show_default=True,
+    help="What makes a frame UNSURE; or none.",
+)
+@_option(VERDICT, "--golden", type=FILE, metavar="DIR", help="Check known parts in good/ and bad/ at the start.")
+@_option(VERDICT, "--golden-every", type=duration, metavar="TIME", help="Check them again and again, e.g. 30m.")
+@_option(
+    VERDICT,
+    "--golden-frame",
+    is_flag=True,
+    help="A known good part is before the camera at the start: has the camera changed?",
+)
+@_option(VERDICT, "--strict", is_flag=True, help="Do not start when they are not judged as they were.")
+@_option(
+    SAVED,
     "--out",
-    type=click.Path(path_type=Path),
+    type=FILE,
     default=Path("results"),
     show_default=True,
     help="Where results go; each run makes the next folder 0001, 0002, ... in it.",
 )
-@click.option(
+@_option(
+    SAVED,
     "--save",
     type=click.Choice(["all", "ng", "none"]),
-    default="all",
-    show_default=True,
-    help="Which heatmaps to save; ng: of everything that is not OK.",
+    help="Which heatmaps to save; ng: of everything that is not OK.  [default: all of a folder, else ng]",
 )
-@click.option(
+@_option(
+    SAVED,
     "--view",
     type=click.Choice(["overlay", "panel"]),
     default="overlay",
     show_default=True,
     help="overlay: the heatmap over the picture. panel: input, heatmap, SSIM, density, reconstruction.",
 )
-@click.option(
+@_option(
+    SAVED, "--image", type=click.Choice(["jpg", "png"]), default="jpg", show_default=True, help="Format of heatmaps."
+)
+@_option(
+    SAVED,
+    "--keep",
+    type=size_in_bytes,
+    metavar="SIZE",
+    help="Room for saved pictures, e.g. 10GB; the oldest are deleted.",
+)
+@_option(SAVED, "--save-originals", is_flag=True, help="Also save the frame itself, for vtad-replay.")
+@_option(SAVED, "--sort-to", type=FILE, metavar="DIR", help="Move judged files to DIR/OK, DIR/NG, ... (--watch).")
+@_option(OTHERS, "--json", metavar="FILE|-", help="JSON Lines, one object per verdict; -: to stdout.")
+@_option(OTHERS, "--write-video", type=FILE, metavar="MP4", help="Annotated video.")
+@_option(OTHERS, "--mqtt", metavar="URL", help="Publish to mqtt://[user:password@]host[:port]/topic (extra mqtt).")
+@_option(OTHERS, "--post", metavar="URL", help="POST each verdict to a web server.")
+@_option(
+    OTHERS,
+    "--live",
+    is_flag=False,
+    flag_value="8000",
+    metavar="[PORT|HOST:PORT]",
+    help="A page to watch in a browser, on port 8000 of this machine if not said otherwise (extra live).",
+)
+@_option(OTHERS, "--show", is_flag=True, help="A window, where OpenCV has one.")
+@_option(OTHERS, "--log-json", is_flag=True, help="Events on stderr as JSON Lines; no line per frame.")
+@_option(OTHER, "--model", type=FILE, help="Exported .onnx.  [default: the newest below ./runs]")
+@_option(OTHER, "--threads", type=click.IntRange(1), help="CPU threads of the model.  [default: onnxruntime decides]")
+@_option(
+    OTHER,
     "--batch",
     type=click.IntRange(1, 64),
     default=4,
     show_default=True,
     help="Pictures per run of the model (--folder).",
 )
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of the model.  [default: onnxruntime decides]")
 @click.version_option(package_name="vtad", prog_name="vtad-run")
-def run(folder: str | None, camera: int | None, **options: Any) -> None:
+@click.pass_context
+def run(
+    ctx: click.Context,
+    /,
+    camera: int | None,
+    video: str | None,
+    stream: str | None,
+    folder: str | None,
+    watch: str | None,
+    source: str | None,
+    rotate: str | None,
+    **given: Any,
+) -> None:
     """Judge pictures by an exported detector: verdicts, scores and heatmaps.
 
-    Needs one of --folder and --camera. A picture is NG if and only if its score is above the threshold on the model's
-    card. Nothing leaves this machine.
+    Needs one source; with --golden alone it checks the golden samples, once or --every TIME. A picture is NG if and only
+    if its score is above the threshold on the model's card. Nothing leaves this machine unless an option under "To
+    others" sends it.
     """
-    if (folder is None) == (camera is None):
-        raise click.UsageError(
-            "expected one of --folder DIR|GLOB|FILE and --camera N, got " + ("both" if folder else "none")
-        )
+    sources = {"camera": camera, "video": video, "stream": stream, "folder": folder, "watch": watch}
+    only_golden = given["golden"] is not None and source is None and not any(v is not None for v in sources.values())
+    try:
+        where = None if only_golden else address(source, **sources)
+    except AddressError as e:
+        raise click.UsageError(str(e)) from e
+    _check(ctx, where.kind if where else GOLDEN_ALONE, given)
+    options = RunOptions(where, rotate=int(rotate or 0), **given)  # type: ignore[arg-type]  # click checked the choice
     with no_traceback():
-        code = _run_folder(folder, **options) if folder is not None else _run_camera(camera or 0, **options)
+        code = _dispatch(options)
     sys.exit(code)
 
 
-def newest_model(runs: Path = Path("runs")) -> Path:
-    """The .onnx last written in `runs/<category>/<number>/export/`. Raises Failure when there is none."""
-    models = sorted(runs.glob("*/*/export/*.onnx"), key=lambda p: (p.stat().st_mtime, str(p)))
-    if not models:
-        raise Failure(
-            f"no exported model in {runs}/*/*/export: run vtad-train, then vtad-export, or name one by --model", USAGE
-        )
-    return models[-1]
+def _dispatch(options: RunOptions) -> int:
+    if options.address is None:
+        from vtad_runtime.golden_run import check_alone
+
+        return check_alone(options)
+    if options.address.kind == "folder":
+        from vtad_runtime.folder_run import run_folder
+
+        return run_folder(options)
+    from vtad_runtime.live_run import run_live
+
+    return run_live(options)
 
 
-def _open_detector(model: Path | None, threads: int | None) -> Detector:
-    path = model or newest_model()
-    from vtad_runtime.detector import Detector
-    from vtad_runtime.session import ModelError
-
-    try:
-        detector = Detector(path, threads)
-    except ModelError as e:
-        raise Failure(e, USAGE) from e
-    card = detector.card
-    which = "" if model else ", the newest export"
-    click.echo(
-        f"model: {printable(str(path))}{which}; {card.identity.category}, {card.identity.created}, "
-        f"threshold {card.calibration.threshold:.4g}, {card.input.width}x{card.input.height}"
-    )
-    return detector
-
-
-def _run_folder(folder: str, *, model: Path | None, threads: int | None, out: Path, **options: Any) -> int:
-    """Judge a folder, a glob or a file; the exit code."""
-    from vtad_runtime.pipeline import Job, Options, default_decoders
-    from vtad_runtime.session import ModelError
-    from vtad_runtime.sink import Sink, SinkError
-    from vtad_runtime.source import SourceError, find
-    from vtad_runtime.stopping import stoppable
-
-    try:
-        source = find(folder)
-    except SourceError as e:
-        raise Failure(e, USAGE) from e
-    if source.skipped:
-        names = ", ".join(printable(str(s)) for s in source.skipped[:3]) + (", ..." if len(source.skipped) > 3 else "")
-        click.echo(f"left out, being masks or earlier results: {names}")
-    detector = _open_detector(model, threads)
-    try:
-        sink = Sink(out)
-    except SinkError as e:
-        full = isinstance(e.__cause__, OSError) and e.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise Failure(e, NOT_WRITTEN if full else USAGE) from e
-    job = Job(source, detector, sink, Options(decoders=default_decoders(), **options))
-    try:
-        with sink, stoppable() as stop:
-            return _judge(job, stop)
-    except SinkError as e:
-        raise Failure(e, NOT_WRITTEN) from e
-    except ModelError as e:
-        raise Failure(e, NOT_JUDGED) from e
-
-
-def _judge(job: Job, stop: Stop) -> int:
-    """Run the job with a progress bar, print the table, write the summary; the exit code."""
-    import warnings
-
-    from vtad_runtime.pipeline import judge_files
-    from vtad_runtime.summary import Summary
-    from vtad_runtime.verdict import Verdict
-
-    summary, errors, files = Summary(), [], len(job.source.files)
-    start = time.perf_counter()
-    rows = judge_files(job, stop)
-    on_terminal = sys.stderr.isatty()
-    watched = click.progressbar(rows, files, "judging", file=sys.stderr) if on_terminal else nullcontext(rows)
-    with warnings.catch_warnings(), watched as watched_rows:
-        warnings.filterwarnings("ignore", module="PIL")  # what matters of them is in the row's error
-        for row in watched_rows:
-            summary.add(row)
-            if row.error:
-                errors.append(f"{row.file}: {row.error}" if row.file not in row.error else row.error)
-    seconds = time.perf_counter() - start
-
-    for error in errors[:SHOWN_ERRORS]:
-        click.echo(f"ERROR {printable(error)}", err=True)
-    if len(errors) > SHOWN_ERRORS:
-        click.echo(f"and {len(errors) - SHOWN_ERRORS} more; see results.csv", err=True)
-    if stop():
-        click.echo(f"stopped after {summary.total.total()} of {files} files", err=True)
-    click.echo(printable(summary.table(seconds)))
-    job.sink.write_summary(
-        {
-            "model": str(job.detector.path),
-            "category": job.detector.card.identity.category,
-            "created": job.detector.card.identity.created,
-            "threshold": job.detector.card.calibration.threshold,
-            "source": str(job.source.root),
-            "stopped": stop(),
-            **summary.to_dict(seconds),
-        }
-    )
-    click.echo(f"results: {printable(str(job.sink.folder))}")
-    if stop.signal is not None:
-        return 128 + stop.signal
-    if summary.total[Verdict.ERROR]:
-        return NOT_JUDGED
-    return ALL_OK if summary.total[Verdict.OK] == summary.total.total() else SOME_NG
-
-
-def _run_camera(camera: int, *, model: Path | None, threads: int | None, **_: Any) -> int:
-    """Judge a camera until Ctrl-C; the exit code."""
-    from vtad_runtime.image import ImageError
-    from vtad_runtime.live import Camera, CameraError, judge_camera
-    from vtad_runtime.session import ModelError
-    from vtad_runtime.stopping import stoppable
-
-    detector = _open_detector(model, threads)
-    try:
-        opened = Camera(camera)
-    except CameraError as e:
-        raise Failure(e, USAGE) from e
-    try:
-        with stoppable() as stop, opened:
-            for frame in judge_camera(opened, detector, stop):
-                result = frame.result
-                click.echo(
-                    f"frame {frame.number}  {frame.verdict}  score {result.score:.3f}  "
-                    f"threshold {result.threshold:.3f}  p {result.p_value:.3g}  regions {len(result.regions)}  "
-                    f"age {frame.age_s * 1000:.0f} ms"
-                )
-    except (CameraError, ModelError, ImageError) as e:
-        raise Failure(e, NOT_JUDGED) from e
-    return 128 + stop.signal if stop.signal not in (None, signal.SIGINT) else ALL_OK
+def _check(ctx: click.Context, kind: str, given: dict[str, Any]) -> None:
+    """Refuse options that would do nothing: silence would be a promise."""
+    for name, kinds in APPLIES.items():
+        by_user = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if by_user and kind not in kinds:
+            allowed = ", ".join(f"--{k}" for k in kinds)
+            raise click.UsageError(f"--{name.replace('_', '-')}: expected only with {allowed}, got it with --{kind}")
+    for name, needed in (
+        ("alarm_off", "alarm"),
+        ("golden_every", "golden"),
+        ("golden_frame", "golden"),
+        ("strict", "golden"),
+    ):
+        if given[name] and given[needed] is None:
+            raise click.UsageError(f"--{name.replace('_', '-')}: expected together with --{needed}, got it alone")

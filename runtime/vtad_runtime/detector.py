@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad_runtime.image import Placement, fit_image, read_rgb, unfit_map
-from vtad_runtime.session import MAX_BATCH, Outputs, Session
+from vtad_runtime.session import MAX_BATCH, Outputs, open_session
 from vtad_runtime.verdict import Verdict, decide
 
 SeenBy = Literal["ssim", "density", "both"]
@@ -84,8 +84,11 @@ class Detector:
     """An exported detector. Safe to use from several threads."""
 
     def __init__(self, path: Path | str, threads: int | None = None) -> None:
-        """Open an .onnx of vtad-export with `threads` CPU threads (None: onnxruntime decides). Raises ModelError."""
-        self._session = Session(path, threads)
+        """Open a model of vtad-export with `threads` CPU threads (None: onnxruntime decides). Raises ModelError.
+
+        An .onnx anywhere; an .mlpackage on a Mac with the extra `apple`.
+        """
+        self._session = open_session(path, threads)
         self.path = self._session.path
         self.card = self._session.card
 

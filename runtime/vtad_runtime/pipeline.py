@@ -6,6 +6,7 @@ any thread surfaces in the caller, which ends the run.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import time
@@ -21,10 +22,13 @@ from numpy.typing import NDArray
 
 from vtad_runtime import heatmap
 from vtad_runtime.detector import Detector, Prepared, Result
+from vtad_runtime.geometry import Geometry
 from vtad_runtime.image import ImageError, read_rgb
+from vtad_runtime.judgement import Frame, Judgement, Output
+from vtad_runtime.mask import Mask
 from vtad_runtime.sink import Row, Sink
 from vtad_runtime.source import Source
-from vtad_runtime.verdict import Verdict
+from vtad_runtime.verdict import Verdict, settle
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,9 @@ class Options:
     decoders: int = 2  # threads that decode
     save: Literal["all", "ng", "none"] = "all"  # which pictures get a heatmap file; ng: everything judged but OK
     view: Literal["overlay", "panel"] = "overlay"
+    geometry: Geometry = field(default_factory=Geometry)  # done to each picture before it is judged
+    mask: Mask | None = None
+    unsure_from: float | None = None  # scores above it, up to the threshold, are UNSURE
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +49,8 @@ class _Decoded:
     """A file after decoding: either a picture or the reason why not."""
 
     file: Path
+    number: int  # of the file, from 1
+    read_at: float  # seconds since the epoch
     rgb: NDArray[np.uint8] | None
     prepared: Prepared | None
     error: str | None
@@ -56,6 +65,7 @@ class Job:
     detector: Detector
     sink: Sink
     options: Options = field(default_factory=Options)
+    outputs: tuple[Output, ...] = ()  # they get each judgement after its row is on disk; the caller closes them
 
 
 def judge_files(job: Job, stop: Callable[[], bool] = lambda: False) -> Iterator[Row]:
@@ -91,24 +101,24 @@ def default_decoders() -> int:
 def _decoded(job: Job, pool: ThreadPoolExecutor, stop: Callable[[], bool]) -> Iterator[_Decoded]:
     """Decode ahead by one batch and one file per thread, in order."""
     window: deque[Future[_Decoded]] = deque()
-    for file in job.source.files:
+    for number, file in enumerate(job.source.files, start=1):
         if stop():
             break
-        window.append(pool.submit(_decode, file, job.detector))
+        window.append(pool.submit(_decode, file, number, job))
         if len(window) >= job.options.batch + job.options.decoders:
             yield window.popleft().result()
     while window:
         yield window.popleft().result()
 
 
-def _decode(file: Path, detector: Detector) -> _Decoded:
-    start = time.perf_counter()
+def _decode(file: Path, number: int, job: Job) -> _Decoded:
+    read_at, start = time.time(), time.perf_counter()
     try:
-        rgb = read_rgb(file)
-        prepared = detector.prepare(rgb)
+        rgb = job.options.geometry.apply(read_rgb(file))
+        prepared = job.detector.prepare(rgb)
     except ImageError as e:
-        return _Decoded(file, None, None, str(e), _ms_since(start))
-    return _Decoded(file, rgb, prepared, None, _ms_since(start))
+        return _Decoded(file, number, read_at, None, None, str(e), _ms_since(start))
+    return _Decoded(file, number, read_at, rgb, prepared, None, _ms_since(start))
 
 
 def _batches(items: Iterator[_Decoded], size: int) -> Iterator[list[_Decoded]]:
@@ -132,11 +142,13 @@ def _judge(detector: Detector, batch: list[_Decoded]) -> tuple[list[Result | Non
 
 
 def _write(job: Job, decoded: _Decoded, result: Result | None, infer_ms: float) -> Row:
-    """Draw and save the picture, then the row that names it."""
+    """Draw and save the picture, then the row that names it, then tell the outputs."""
     start = time.perf_counter()
     relative = job.source.relative(decoded.file)
     group = relative.parent.as_posix()
-    picture = None
+    picture, reason = None, decoded.error
+    if result is not None:
+        result, reason = _settled(job.options, result)
     if result is not None and decoded.rgb is not None and _saves(job.options, result.verdict):
         draw = heatmap.panel if job.options.view == "panel" else heatmap.overlay
         picture = job.sink.write_picture(relative, draw(decoded.rgb, result))
@@ -152,10 +164,44 @@ def _write(job: Job, decoded: _Decoded, result: Result | None, infer_ms: float) 
         infer_ms=infer_ms if result else 0.0,
         write_ms=_ms_since(start),
         heatmap=picture,
-        error=result.error if result else decoded.error,
+        error=reason,
     )
     job.sink.write_row(row)
+    if job.outputs:
+        judgement = _judgement(job, decoded, result, row)
+        for output in job.outputs:
+            output.write(judgement)
     return row
+
+
+def _settled(options: Options, result: Result) -> tuple[Result, str | None]:
+    """The result after mask and second threshold, and why it is not simply OK or NG."""
+    if options.mask is not None:
+        result = options.mask.apply(result)
+    verdict, reason = settle(result.verdict, result.score, unsure_from=options.unsure_from)
+    return dataclasses.replace(result, verdict=verdict), reason or result.error
+
+
+def _judgement(job: Job, decoded: _Decoded, result: Result | None, row: Row) -> Judgement:
+    """A file as a frame, for outputs."""
+    source, frame = str(job.source.root), None
+    if decoded.rgb is not None:
+        captured = time.monotonic() - (time.time() - decoded.read_at)
+        frame = Frame(source, decoded.number, decoded.read_at, captured, decoded.decode_ms, 0, decoded.rgb, row.file)
+    return Judgement(
+        source=source,
+        number=decoded.number,
+        captured_at=decoded.read_at,
+        verdict=row.verdict,
+        reason=row.error,
+        alarm=None,
+        threshold=row.threshold,
+        frame=frame,
+        result=result,
+        capture_ms=decoded.decode_ms,
+        infer_ms=row.infer_ms,
+        file=row.file,
+    )
 
 
 def _saves(options: Options, verdict: Verdict) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import time
+from collections import Counter, deque
 from statistics import median
 from typing import Any
 
+from vtad_runtime.judgement import Judgement
 from vtad_runtime.sink import Row
 from vtad_runtime.verdict import Verdict
 
+STAGES = ("capture", "queue_age", "prepare", "infer")
 MAX_GROUPS = 25  # with more folders than this, they are counted by their top-level folder
 
 
@@ -70,4 +73,52 @@ class Summary:
             "verdicts": {str(v): n for v, n in self.total.items()},
             "folders": {g or ".": {str(v): n for v, n in counts.items()} for g, counts in self.groups.items()},
             "median_ms": self.median_ms(),
+        }
+
+
+class LiveSummary:
+    """An output that counts the judgements of a live run. Bounded: times are those of the last thousand frames."""
+
+    def __init__(self) -> None:
+        self.total: Counter[Verdict] = Counter()
+        self.rows = self.frames = self.dropped = 0
+        self.worst_queue_age_ms = 0.0
+        self._times: dict[str, deque[float]] = {stage: deque(maxlen=1000) for stage in STAGES}
+        self._start = time.monotonic()
+
+    def write(self, judgement: Judgement) -> None:
+        """Count one judgement."""
+        self.rows += 1
+        self.total[judgement.verdict] += 1
+        self.dropped += judgement.dropped
+        if judgement.result is None:
+            return
+        self.frames += 1
+        self.worst_queue_age_ms = max(self.worst_queue_age_ms, judgement.queue_age_ms)
+        for stage, times in self._times.items():
+            times.append(getattr(judgement, f"{stage}_ms"))
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def line(self) -> str:
+        """What is said at the end."""
+        seconds = time.monotonic() - self._start
+        verdicts = ", ".join(f"{v} {self.total[v]}" for v in Verdict if self.total[v]) or "no verdicts"
+        times = ", ".join(f"{stage} {median(t):.1f} ms" for stage, t in self._times.items() if t)
+        return (
+            f"{self.frames} frames judged in {seconds:.1f} s, {self.frames / max(seconds, 1e-9):.1f} a second: {verdicts}; "
+            f"{self.dropped} dropped; median {times or '-'}; oldest {self.worst_queue_age_ms:.0f} ms"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for summary.json."""
+        return {
+            "rows": self.rows,
+            "frames": self.frames,
+            "dropped": self.dropped,
+            "seconds": round(time.monotonic() - self._start, 3),
+            "verdicts": {str(v): n for v, n in self.total.items()},
+            "median_ms": {stage: round(median(t), 2) for stage, t in self._times.items() if t},
+            "worst_queue_age_ms": round(self.worst_queue_age_ms, 1),
         }

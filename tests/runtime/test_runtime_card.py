@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,13 @@ def changed(path: str, value: Any) -> str:
         ("input.colour", "bgr", r"card\.input\.colour: expected .*rgb"),
         ("input.fit", "squeeze", r"card\.input\.fit"),
         ("input.roi", [1, 2, 3], r"card\.input\.roi"),
+        ("calibration.threshold", math.nan, "expected finite thresholds and scores .* got nan"),
+        ("calibration.threshold", math.inf, "expected finite thresholds and scores .* got inf"),
+        ("calibration.pixel_threshold", -math.inf, "expected finite thresholds"),
+        ("calibration.pixel_threshold", 0.0, "a pixel threshold above 0, got 2.0 and 0.0"),
+        ("calibration.scores", [0.1] * 18 + [math.inf], "calibration scores inf"),
+        ("calibration.scores", [math.nan] * 19, "calibration scores nan"),
+        ("compute_units", "TPU", r"card\.compute_units: expected"),
         ("extra", 1, r"unknown fields \['extra'\]"),
         ("outputs", {}, r"card\.outputs"),
     ],
@@ -56,6 +65,12 @@ def test_each_damage_is_one_clear_error(path: str, value: Any, message: str) -> 
         Card.from_json(changed(path, value), "model.onnx")
     assert str(caught.value).startswith("model.onnx: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_card_from_before_compute_units_is_read() -> None:
+    assert Card.from_json(changed("compute_units", ...)) == make_card()
+    chosen = dataclasses.replace(make_card(), compute_units="CPU_ONLY")
+    assert Card.from_json(chosen.to_json()).compute_units == "CPU_ONLY"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"card"'])

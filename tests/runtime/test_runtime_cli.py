@@ -189,16 +189,16 @@ def test_an_output_that_is_no_folder_is_a_usage_error() -> None:
 def test_a_full_disk_ends_the_run_with_4_and_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(20):
         save(good(), f"in/{i}.png")
-    write, count = sink._Lines.write, 0
+    write, count = sink.Lines.write, 0
 
-    def fills_up(self: sink._Lines, line: str) -> None:
+    def fills_up(self: sink.Lines, line: str) -> None:
         nonlocal count
         count += 1
         if count > 9:
             raise OSError(28, "No space left on device")
         write(self, line)
 
-    monkeypatch.setattr(sink._Lines, "write", fills_up)
+    monkeypatch.setattr(sink.Lines, "write", fills_up)
     assert "cannot write results: No space left on device" in failed(4, "--folder", "in")
     assert [Path(r["file"]).stem for r in rows()] == ["0", "1", "2", "3"]
 

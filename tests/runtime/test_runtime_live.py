@@ -1,42 +1,51 @@
-"""The camera: the newest frame counts, a late verdict is STALE, a camera that fails is one clear line."""
+"""Judging as frames come: rows, late frames, a source that is gone, outputs that are slow or fail."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
-from click.testing import CliRunner
-from tiny_model import bad, good, write_model
+from fake_camera import LOST, FakeSource, eventually
+from tiny_model import bad, good, make_card, write_model
 
 from vtad_runtime import Detector, Verdict, live
-from vtad_runtime.cli import run
-from vtad_runtime.live import Camera, CameraError, judge_camera
+from vtad_runtime.alarm import Alarm, AlarmRule
+from vtad_runtime.capture import Capture, CaptureOptions, Shot
+from vtad_runtime.frame_check import FrameChecks
+from vtad_runtime.geometry import Geometry
+from vtad_runtime.judgement import Judgement
+from vtad_runtime.live import Judge, Rules, Writer, judge_source
+from vtad_runtime.logs import EventLog
+from vtad_runtime.source import SourceError
 
 
-class FakeCapture:
-    """A camera whose frames come every `interval` seconds; BGR as OpenCV gives them; ends after the last one."""
+class Kept:
+    """An output that keeps judgements; `hold` makes it slow, `fail_at` makes it fail at that one."""
 
-    def __init__(self, frames: list[np.ndarray[Any, Any]], interval: float = 0.0, opened: bool = True) -> None:
-        self.frames, self.interval, self.opened, self.released = list(frames), interval, opened, False
-        self.drained = threading.Event()
+    def __init__(self, fail_at: int = 0) -> None:
+        self.judgements: list[Judgement] = []
+        self.hold = threading.Event()
+        self.hold.set()
+        self.fail_at, self.closed, self.thread = fail_at, 0, ""
 
-    def isOpened(self) -> bool:
-        return self.opened
+    def write(self, judgement: Judgement) -> None:
+        assert self.hold.wait(20)
+        self.thread = threading.current_thread().name
+        self.judgements.append(judgement)
+        if len(self.judgements) == self.fail_at:
+            raise OSError(28, "No space left on device")
 
-    def read(self) -> tuple[bool, np.ndarray[Any, Any] | None]:
-        time.sleep(self.interval)
-        if not self.frames:
-            self.drained.set()
-            return False, None
-        return True, self.frames.pop(0)[:, :, ::-1]
+    def close(self) -> None:
+        self.closed += 1
 
-    def release(self) -> None:
-        self.released = True
+    @property
+    def verdicts(self) -> list[tuple[int, str]]:
+        return [(j.number, str(j.verdict)) for j in self.judgements]
 
 
 @pytest.fixture
@@ -44,64 +53,191 @@ def detector(tmp_path: Path) -> Detector:
     return Detector(write_model(tmp_path / "m.onnx"), threads=1)
 
 
-def never() -> bool:
-    return False
+@contextmanager
+def running(
+    source: FakeSource,
+    detector: Detector,
+    *outputs: Any,
+    rules: Rules | None = None,
+    reopen: Any = None,
+    drop: Any = "none",
+    geometry: Geometry | None = None,
+    **options: Any,
+) -> Iterator[Any]:
+    """judge() runs `judge_source` in a thread, so that the test can go on; its error is raised at the end."""
+    stop, failures = threading.Event(), []
+    capture_options = CaptureOptions(drop, geometry=geometry or Geometry())
+    name = "camera 0"
+
+    def work() -> None:
+        try:
+            with (
+                Writer(outputs) as writer,
+                Capture(name, source, capture_options, EventLog(True), reopen) as capture,
+            ):
+                judge_source(capture, Judge(name, detector, rules or Rules()), writer, stop.is_set, **options)
+        except Exception as e:
+            failures.append(e)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        stop.set()
+        thread.join(20)
+        assert not thread.is_alive()
+        assert not [t for t in threading.enumerate() if t.name in ("vtad-write", "vtad-capture")]
+    if failures:
+        raise failures[0]
 
 
-def test_frames_are_judged_until_the_camera_ends(detector: Detector) -> None:
-    capture = FakeCapture([good(), bad(), good()], interval=0.1)
-    frames: list[live.Frame] = []
-    with Camera(0, lambda _: capture) as camera:
-        judged = judge_camera(camera, detector, never)
-        with pytest.raises(CameraError, match="camera 0: expected frames, got no further"):
-            frames.extend(judged)
-    assert [(f.number, f.verdict) for f in frames] == [(1, Verdict.OK), (2, Verdict.NG), (3, Verdict.OK)]
-    assert capture.released
+def test_every_frame_becomes_a_row_with_its_times_in_the_order_of_capture(detector: Detector) -> None:
+    kept = Kept()
+    with running(FakeSource(good(), bad(), good(), None), detector, kept) as thread:
+        thread.join(20)
+    assert kept.verdicts == [(1, "OK"), (2, "NG"), (3, "OK")]
+    assert (kept.thread, kept.closed) == ("vtad-write", 1)
+    for judgement in kept.judgements:
+        row = judgement.row()
+        assert row["reason"] is None
+        assert row["captured_at"].endswith("Z")
+        assert all(row[stage] >= 0 for stage in ("queue_age_ms", "capture_ms", "prepare_ms", "infer_ms"))
+        assert row["infer_ms"] > 0
 
 
-def test_only_the_newest_frame_is_judged(detector: Detector) -> None:
-    capture = FakeCapture([good()] * 9 + [bad()])
-    with Camera(0, lambda _: capture) as camera:
-        assert capture.drained.wait(5)
-        first = next(judge_camera(camera, detector, never))
-    assert (first.number, first.verdict) == (10, Verdict.NG)
+def test_a_frame_that_is_judged_too_late_is_stale_and_keeps_its_score(detector: Detector) -> None:
+    kept = Kept()
+    old = Shot(bad(), captured=time.monotonic() - 5)
+    with running(FakeSource(good(), old, None), detector, kept, rules=Rules(max_age_s=4)) as thread:
+        thread.join(20)
+    assert [j.verdict for j in kept.judgements] == [Verdict.OK, Verdict.STALE]
+    late = kept.judgements[1]
+    assert late.score > late.threshold
+    assert "at most 4000 ms" in (late.reason or "")
+    assert "its score is NG" in (late.reason or "")
+    assert late.queue_age_ms >= 5000
+    assert late.result is not None
+    assert late.result.verdict is Verdict.STALE  # pictures drawn from it say the same
 
 
-def test_colours_reach_the_model_as_rgb(detector: Detector) -> None:
-    red = good()
-    red[16:32, 16:32] = (255, 100, 100)
-    with Camera(0, lambda _: FakeCapture([red])) as camera:
-        frame = next(judge_camera(camera, detector, never))
-    assert frame.result.regions[0].seen_by == "both"  # the tiny model's density map sees red only
+def test_while_the_source_is_gone_the_verdict_is_error_again_and_again(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "GONE_EVERY_S", 0.05)
+    kept, second = Kept(), FakeSource()
+    with running(FakeSource(good(), LOST), detector, kept, reopen=lambda: second):
+        eventually(lambda: kept.verdicts[-3:] == [(1, "ERROR")] * 3)
+        assert kept.verdicts[0] == (1, "OK")
+        assert {j.reason for j in kept.judgements[1:]} == {"no further frame"}
+        assert kept.judgements[-1].row()["score"] is None
+        second.put(good())
+        eventually(lambda: kept.verdicts[-1] == (2, "OK"))
 
 
-def test_a_verdict_that_comes_too_late_is_stale(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "MAX_AGE_S", 0.0)
-    with Camera(0, lambda _: FakeCapture([good()])) as camera:
-        assert next(judge_camera(camera, detector, never)).verdict is Verdict.STALE
+def test_the_news_that_the_source_is_gone_comes_at_once_and_then_rarely(detector: Detector) -> None:
+    kept = Kept()
+    with running(FakeSource(LOST), detector, kept, reopen=FakeSource):
+        eventually(lambda: kept.judgements, seconds=2.5)
+        assert len(kept.judgements) == 1
 
 
-def test_a_silent_camera_is_an_error_and_stop_is_answered(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Camera(0, lambda _: FakeCapture([good()], interval=1.0)) as camera:
-        assert list(judge_camera(camera, detector, lambda: True)) == []
-        monkeypatch.setattr(live, "FIRST_FRAME_S", 0.1)
-        with pytest.raises(CameraError, match="expected frames, got none for"):
-            next(judge_camera(camera, detector, never))
+def test_a_slow_output_holds_up_inference_and_not_capture_and_no_row_is_lost(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "WRITE_QUEUE", 2)
+    kept = Kept()
+    kept.hold.clear()
+    source = FakeSource()
+    with running(source, detector, kept, drop="oldest"):
+        for n in range(200):
+            source.put(good())
+            eventually(lambda n=n: source.reads >= n + 2)  # type: ignore[misc]  # capture goes on
+        kept.hold.set()
+        eventually(lambda: kept.judgements and kept.judgements[-1].number == 200)
+    numbers = [j.number for j in kept.judgements]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) < 20
+    assert len(numbers) + sum(j.dropped for j in kept.judgements) == 200
 
 
-def test_a_camera_that_does_not_open_is_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cv2, "VideoCapture", lambda _: FakeCapture([], opened=False))
-    result = CliRunner().invoke(run, ["--camera", "3", "--model", str(write_model(tmp_path / "m.onnx"))])
-    assert result.exit_code == 2
-    assert result.stderr.splitlines() == [
-        "Error: camera 3: expected a camera that opens, got none; check its number and permissions"
+def test_an_output_that_fails_ends_the_run_and_every_output_is_closed(detector: Detector) -> None:
+    failing, after = Kept(fail_at=2), Kept()
+    with (
+        pytest.raises(OSError, match="No space left"),
+        running(FakeSource(*[good()] * 50), detector, failing, after) as thread,
+    ):
+        thread.join(20)
+    assert (failing.closed, after.closed) == (1, 1)
+    assert len(after.judgements) == 1
+
+
+def test_a_failing_output_is_heard_of_also_while_no_frame_comes(detector: Detector) -> None:
+    with (
+        pytest.raises(OSError, match="No space left"),
+        running(FakeSource(good()), detector, Kept(fail_at=1)) as thread,
+    ):
+        thread.join(20)
+
+
+def test_max_frames_counts_rows(detector: Detector) -> None:
+    kept = Kept()
+    with running(FakeSource(*[good()] * 9), detector, kept, max_frames=4) as thread:
+        thread.join(20)
+    assert len(kept.judgements) == 4
+
+
+def test_a_file_that_cannot_be_read_is_an_error_row_that_names_it(detector: Detector) -> None:
+    kept = Kept()
+    shots = [Shot(None, path="in/1.png", error="in/1.png: damaged"), Shot(good(), path="in/2.png"), None]
+    with running(FakeSource(*shots), detector, kept) as thread:
+        thread.join(20)
+    rows = [j.row() for j in kept.judgements]
+    assert [(r["file"], r["verdict"], r["reason"]) for r in rows] == [
+        ("in/1.png", "ERROR", "in/1.png: damaged"),
+        ("in/2.png", "OK", None),
     ]
 
 
-def test_the_command_prints_one_line_per_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cv2, "VideoCapture", lambda _: FakeCapture([good(), bad()], interval=0.1))
-    result = CliRunner().invoke(run, ["--camera", "0", "--model", str(write_model(tmp_path / "m.onnx"))])
-    lines = [line for line in result.stdout.splitlines() if line.startswith("frame")]
-    assert [line.split()[1:3] for line in lines] == [["1", "OK"], ["2", "NG"]]
-    assert result.exit_code == 3  # the camera ended by itself
-    assert "Error: camera 0: expected frames" in result.stderr
+def test_a_region_outside_the_first_frame_ends_the_run_and_one_outside_a_later_frame_does_not(
+    detector: Detector,
+) -> None:
+    geometry = Geometry((0, 0, 64, 64))
+    with (
+        pytest.raises(SourceError, match="--roi 0,0,64,64: expected a region inside the frame"),
+        running(FakeSource(good(32, 32)), detector, Kept(), geometry=geometry) as thread,
+    ):
+        thread.join(20)
+    kept = Kept()
+    with running(FakeSource(good(), good(32, 32), good(), None), detector, kept, geometry=geometry) as thread:
+        thread.join(20)
+    assert [v for _, v in kept.verdicts] == ["OK", "ERROR", "OK"]
+
+
+def test_the_cards_own_region_that_does_not_fit_is_an_error_row(tmp_path: Path) -> None:
+    detector = Detector(write_model(tmp_path / "roi.onnx", make_card(roi=(0, 0, 60, 60))), threads=1)
+    kept = Kept()
+    with running(FakeSource(good(20, 20), good(), None), detector, kept) as thread:
+        thread.join(20)
+    assert [v for _, v in kept.verdicts] == ["ERROR", "OK"]
+
+
+def test_frame_checks_and_the_alarm_see_every_frame_in_order(detector: Detector) -> None:
+    kept = Kept()
+    black = good() * 0  # far from the good grey: its score is NG
+    rules = Rules(checks=FrameChecks(), alarm=Alarm(AlarmRule(2, 3, 2.0, 2.0)))
+    source = FakeSource(good(), bad(), bad(), black, good(), good(), good(), None)
+    with running(source, detector, kept, rules=rules) as thread:
+        thread.join(20)
+    assert [v for _, v in kept.verdicts] == ["OK", "NG", "NG", "UNSURE", "OK", "OK", "OK"]
+    assert [j.alarm for j in kept.judgements] == [False, False, True, True, True, False, False]
+    assert (kept.judgements[3].reason or "").startswith("black picture")
+
+
+def test_a_model_that_gives_nan_gives_error_rows(tmp_path: Path) -> None:
+    detector = Detector(write_model(tmp_path / "nan.onnx", score_scale=float("nan")), threads=1)
+    kept = Kept()
+    with running(FakeSource(good(), None), detector, kept, rules=Rules(unsure_from=1.0)) as thread:
+        thread.join(20)
+    assert kept.verdicts == [(1, "ERROR")]
+    assert "finite score" in (kept.judgements[0].reason or "")

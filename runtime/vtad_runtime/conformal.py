@@ -1,0 +1,62 @@
+"""The threshold rule: scores of good pictures and a false-alarm budget in, a decision out. Numpy only.
+
+The threshold is conformal (Vovk et al., Algorithmic Learning in a Random World): with n held-out good pictures and a budget a,
+at most k = floor(a (n + 1)) of n + 1 exchangeable good pictures score above the k-th largest calibration score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from vtad_runtime.card import Calibration
+
+MARGIN = (
+    1e-3  # of the calibration spread; ten times the export tolerance, so that no export flips a calibration picture
+)
+MIN_IMAGES = 3
+
+
+class CalibrationError(ValueError):
+    """Too few good pictures, or scores that are not numbers. The message is one line."""
+
+
+def images_needed(false_alarms: float) -> int:
+    """Good pictures from which on a budget can be kept: the smallest n with 1 / (n + 1) <= budget."""
+    return math.ceil(1 / false_alarms - 1 - 1e-9)
+
+
+def conformal_threshold(scores: Sequence[float], false_alarms: float) -> float:
+    """The level above which at most the budget's share of good pictures lies, plus a margin far below the spread.
+
+    With too few pictures for the budget, the level is just above the largest score. Raises CalibrationError.
+    """
+    ordered = sorted(scores)
+    if len(ordered) < MIN_IMAGES:
+        raise CalibrationError(
+            f"expected at least {MIN_IMAGES} held-out good images to calibrate, got {len(ordered)}: add good images"
+        )
+    if not all(math.isfinite(s) for s in ordered):
+        raise CalibrationError("a held-out good image has a score that is not a number: the training diverged")
+    k = max(1, math.floor(false_alarms * (len(ordered) + 1) + 1e-9))
+    return ordered[-k] + MARGIN * spread(ordered)
+
+
+def spread(scores: Sequence[float]) -> float:
+    """Standard deviation of the scores, never zero."""
+    return max(float(np.std(np.asarray(scores, dtype=np.float64))), 1e-6)
+
+
+def calibration(scores: Sequence[float], peaks: Sequence[float], false_alarms: float) -> Calibration:
+    """The card's entry from good pictures' scores and heatmap maxima (at model resolution). Raises CalibrationError."""
+    n = len(scores)
+    return Calibration(
+        scores=tuple(sorted(scores)),
+        false_alarms=false_alarms,
+        achievable=max(false_alarms, 1 / (n + 1)),
+        threshold=conformal_threshold(scores, false_alarms),
+        pixel_threshold=conformal_threshold(peaks, false_alarms),
+        images=n,
+    )

@@ -1,0 +1,136 @@
+"""The live page's server: one thread beside the run. Needs the extra `live`, imported when it starts."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from vtad_runtime.page.access import Access, by_token, loopback
+from vtad_runtime.page.state import PageState
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from vtad_runtime.page.app import Viewers
+
+SEND_BUFFER = 256 * 1024  # bytes: what a slow viewer lags behind is what is already sent
+START_S, STOP_S = 5.0, 2.0
+
+
+class PageError(RuntimeError):
+    """A page that cannot be served. One line."""
+
+
+class PageServer:
+    """Serves the page until `close()`."""
+
+    def __init__(self, state: PageState, address: str) -> None:
+        """`address` is "8000" (this machine only) or "HOST:PORT"; port 0 takes a free one. Raises PageError."""
+        self._state = state
+        self._host, self._port = parse_address(address)
+        self._server: uvicorn.Server | None = None
+        self._viewers: Viewers | None = None
+        self._thread: threading.Thread | None = None
+        self.url = ""  # where to look, with the token where one is needed; set by start()
+
+    def start(self) -> None:
+        """Listen, and answer in a thread. Raises PageError: address in use or not of this machine, extra not installed."""
+        try:
+            import uvicorn
+
+            from vtad_runtime.page.app import Viewers, make_app
+        except ImportError as e:
+            raise PageError(
+                f"--live: expected starlette and uvicorn, got no {e.name}; pip install 'vtad[live]', or run without --live"
+            ) from e
+        listening = _listen(self._host, self._port)
+        host, port = listening.getsockname()[:2]
+        access = loopback() if ipaddress.ip_address(host).is_loopback else by_token(port)
+        self._viewers = Viewers()
+        config = uvicorn.Config(
+            make_app(self._state, access, self._viewers),
+            http="h11",
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=128,
+            timeout_graceful_shutdown=1,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [listening]}, name="vtad-page", daemon=True
+        )
+        self._thread.start()
+        deadline = time.monotonic() + START_S
+        while not self._server.started:
+            if not self._thread.is_alive() or time.monotonic() > deadline:
+                self.close()
+                raise PageError(f"--live: expected a server on {host} port {port}, got none; please report it")
+            time.sleep(0.005)
+        self.url = _url(host, port, access)
+
+    def close(self) -> None:
+        """End every stream and the thread, within two seconds. May be called twice."""
+        if self._server is None or self._viewers is None or self._thread is None:
+            return
+        self._viewers.stop.set()
+        self._server.should_exit = True
+        self._thread.join(STOP_S)
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port of "8000", "HOST:PORT" or "[IPV6]:PORT". Raises PageError."""
+    found = re.fullmatch(r"(?:(?P<host>[^\s:\[\]/]+|\[[^\s\[\]/]+\]):)?(?P<port>[0-9]{1,5})", text.strip())
+    if found is None or int(found["port"]) > 65535:
+        raise PageError(
+            f"--live: expected PORT or HOST:PORT, got {text!r}; e.g. 8000, or 0.0.0.0:8000 for all addresses"
+        )
+    host = (found["host"] or "127.0.0.1").strip("[]")
+    return ("127.0.0.1" if host.lower() == "localhost" else host), int(found["port"])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as e:
+        raise PageError(f"--live: expected an address of this machine, got {host!r} ({e.strerror or e})") from e
+    try:
+        if sys.platform != "win32":  # there it would let two servers share the port
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        listening.bind(where)
+        listening.listen(64)
+    except OSError as e:
+        listening.close()
+        raise PageError(
+            f"--live: cannot listen on {host} port {port}: {e.strerror or e}; "
+            "end the program that uses it, or choose another port by --live PORT"
+        ) from e
+    return listening
+
+
+def _url(host: str, port: int, access: Access) -> str:
+    if ipaddress.ip_address(host).is_unspecified:
+        host = _own_address()
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}/" + (f"?token={access.token}" if access.token else "")
+
+
+def _own_address() -> str:
+    """The address of this machine that others likely reach. Connecting a UDP socket sends nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])

@@ -1,0 +1,251 @@
+"""What the live page knows: the newest judgement, the scores of the last frames, the last NG pictures, counts per hour.
+
+The writing thread feeds it and never waits: nothing is encoded here, and nothing is queued for anyone. Who looks takes
+the newest when ready for it. Everything kept is bounded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vtad_runtime.card import Card
+from vtad_runtime.detector import Result
+from vtad_runtime.heatmap import RGB
+from vtad_runtime.judgement import Judgement, finite
+from vtad_runtime.page.picture import LONGEST, shrink
+from vtad_runtime.verdict import Verdict
+
+POINTS = 600  # scores kept for the chart
+LAST_NG = 12  # NG pictures kept, at most 800 pixels a side: 2.2 MB each
+HOURS = 24  # hours with counts kept
+RATE_S = 60.0  # the rate is that of the last minute
+OUTPUTS_S = 1.0  # how long the outputs' states are taken as said
+
+Outputs = Callable[[], list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One judgement in the chart."""
+
+    seq: int  # counts judgements, from 1
+    at: float  # seconds since the epoch
+    arrived: float  # time.monotonic
+    score: float  # NaN when not judged
+    verdict: Verdict
+
+
+@dataclass(frozen=True, eq=False)
+class KeptPicture:
+    """One of the last NG pictures, small enough to keep."""
+
+    seq: int
+    number: int  # of the frame
+    at: float  # seconds since the epoch
+    rgb: RGB  # (h, w, 3), at most 800 pixels a side
+    result: Result  # its heatmap and regions are those of `rgb`; it has no other maps
+
+
+class PageState:
+    """Takes judgements (an Output) and answers what to show. Safe to use from several threads."""
+
+    def __init__(self, card: Card, source: str, model: str, quiet_s: float = 3.0) -> None:
+        """`source` and `model` as the user named them; after `quiet_s` without a frame no verdict is shown as current."""
+        self._card, self._source, self._model, self._quiet_s = card, source, model, quiet_s
+        self._lock = threading.Lock()
+        self._seq = self._dropped = 0
+        self._latest: Judgement | None = None
+        self._framed: tuple[int, Judgement] | None = None  # the newest with a frame
+        self._points: deque[Point] = deque(maxlen=POINTS)
+        self._ng: deque[KeptPicture] = deque(maxlen=LAST_NG)
+        self._hours: dict[int, Counter[Verdict]] = {}  # by seconds since the epoch at which the hour began
+        self._totals: Counter[Verdict] = Counter()
+        self._outputs: Outputs = list
+        self._outputs_said: tuple[float, list[dict[str, Any]]] = (-math.inf, [])
+        self._drift: str | None = None
+        self._golden: tuple[str, bool] | None = None
+        self._closed = False
+
+    @property
+    def seq(self) -> int:
+        """How many judgements came; changes with each."""
+        return self._seq
+
+    @property
+    def closed(self) -> bool:
+        """Whether the run has ended."""
+        return self._closed
+
+    def write(self, judgement: Judgement) -> None:
+        """Take one judgement. A picture is shrunk only if it is NG; nothing is encoded."""
+        seq, arrived = self._seq + 1, time.monotonic()  # one thread writes
+        kept = _keep(seq, judgement)
+        hour = int(judgement.captured_at // 3600) * 3600
+        with self._lock:
+            self._seq, self._latest = seq, judgement
+            self._dropped += judgement.dropped
+            if judgement.frame is not None:
+                self._framed = (seq, judgement)
+            self._points.append(Point(seq, judgement.captured_at, arrived, judgement.score, judgement.verdict))
+            self._totals[judgement.verdict] += 1
+            self._hours.setdefault(hour, Counter())[judgement.verdict] += 1
+            while len(self._hours) > HOURS:
+                del self._hours[min(self._hours)]
+            if kept is not None:
+                self._ng.append(kept)
+
+    def close(self) -> None:
+        """Say that the run has ended; the page shows it instead of the last verdict."""
+        self._closed = True
+
+    def set_outputs(self, outputs: Outputs) -> None:
+        """`outputs()` gives the states to show: name, address, connected, waiting, delivered, dropped, rejected, last_error."""
+        self._outputs = outputs
+
+    def set_drift(self, text: str | None) -> None:
+        """A warning that scores have drifted from the calibration; None: they have not."""
+        self._drift = text
+
+    def set_golden(self, text: str | None, ok: bool = True) -> None:
+        """What the last check of the golden samples said, and whether it passed."""
+        self._golden = None if text is None else (text, ok)
+
+    def newest(self) -> tuple[int, Judgement] | None:
+        """The newest judgement that has a frame, and its number in the sequence."""
+        return self._framed
+
+    def kept(self, seq: int) -> KeptPicture | None:
+        """One of the last NG pictures."""
+        with self._lock:
+            return next((k for k in self._ng if k.seq == seq), None)
+
+    def snapshot(self, since: int = 0) -> dict[str, Any]:
+        """Everything to show, ready for JSON, but of the points only those after `since`. Ages count from now."""
+        outputs = self._outputs_now()
+        with self._lock:
+            now = time.monotonic()
+            latest, framed = self._latest, self._framed
+            frame = framed[1].frame if framed else None
+            return {
+                "seq": self._seq,
+                "closed": self._closed,
+                "now": time.time(),
+                "quiet_s": self._quiet_s,
+                "frame_age_s": finite(now - frame.captured) if frame else None,
+                "since_frame_s": finite(now - self._arrival(framed[0])) if framed else None,
+                "latest": _latest(latest) if latest else None,
+                "points": [[p.seq, p.at, finite(p.score), str(p.verdict)] for p in self._points if p.seq > since],
+                "ng": [
+                    {"seq": k.seq, "frame": k.number, "at": k.at, "score": finite(k.result.score)}
+                    for k in reversed(self._ng)
+                ],
+                "totals": _counts(self._totals),
+                "hours": [{"start": h, **_counts(self._hours[h])} for h in sorted(self._hours, reverse=True)],
+                "dropped": self._dropped,
+                "per_s": self._rate(now),
+                "outputs": outputs,
+                "drift": self._drift,
+                "golden": {"text": self._golden[0], "ok": self._golden[1]} if self._golden else None,
+            }
+
+    def facts(self) -> dict[str, Any]:
+        """What does not change during a run, ready for JSON: source, model and what matters of its card."""
+        card, calibration = self._card, self._card.calibration
+        return {
+            "source": self._source,
+            "model": self._model,
+            "category": card.identity.category,
+            "threshold": finite(calibration.threshold),
+            "pixel_threshold": finite(calibration.pixel_threshold),
+            "points_kept": POINTS,
+            "card": {
+                "category": card.identity.category,
+                "created": card.identity.created,
+                "vtad version": card.identity.vtad_version,
+                "git commit": card.identity.git_commit or "not recorded",
+                "input": f"{card.input.width} × {card.input.height} px, {card.input.fit}",
+                "threshold": f"{calibration.threshold:.4g}",
+                "pixel threshold": f"{calibration.pixel_threshold:.3g} × normal variation",
+                "false-alarm budget": f"{calibration.false_alarms:.3g}"
+                + (
+                    ""
+                    if calibration.achievable <= calibration.false_alarms
+                    else f"; these images vouch for {calibration.achievable:.3g}"
+                ),
+                "calibration images": str(calibration.images),
+                "parity": f"{card.parity.format} {card.parity.precision}, {card.parity.verdict_flips} verdict flips"
+                if card.parity
+                else "not proven",
+                "training data": card.identity.data_fingerprint,
+                "weights sha256": card.weights_sha256,
+                "model file": self._model,
+            },
+        }
+
+    def _arrival(self, seq: int) -> float:
+        """When the judgement came, by time.monotonic. Of one that has left the chart: before all that are in it."""
+        oldest = self._points[0]
+        return self._points[seq - oldest.seq].arrived if seq >= oldest.seq else oldest.arrived
+
+    def _rate(self, now: float) -> float | None:
+        """Judgements a second over the last minute."""
+        recent = [p.arrived for p in self._points if now - p.arrived <= RATE_S]
+        if len(recent) < 2 or recent[-1] == recent[0]:
+            return None
+        return float(f"{(len(recent) - 1) / (recent[-1] - recent[0]):.3g}")
+
+    def _outputs_now(self) -> list[dict[str, Any]]:
+        """The outputs' states, asked for at most once a second. An output that cannot say becomes the thing to show."""
+        said_at, said = self._outputs_said
+        if time.monotonic() - said_at < OUTPUTS_S:
+            return said
+        try:
+            said = [{str(k): _plain(v) for k, v in state.items()} for state in self._outputs()]
+        except Exception as e:  # whatever an output raises must not take the page away
+            said = [{"name": "outputs", "last_error": f"no state: {type(e).__name__}: {e}"}]
+        self._outputs_said = (time.monotonic(), said)
+        return said
+
+
+def _keep(seq: int, judgement: Judgement) -> KeptPicture | None:
+    """An NG picture with its heatmap, without holding on to the full frame or to the other maps of its batch."""
+    if judgement.verdict is not Verdict.NG or judgement.frame is None or judgement.result is None:
+        return None
+    rgb, result = shrink(judgement.frame.rgb, judgement.result, LONGEST)
+    assert result is not None
+    heat = result.model_heatmap.copy()
+    lean = dataclasses.replace(
+        result,
+        verdict=judgement.verdict,
+        threshold=judgement.threshold,
+        regions=result.regions[:100],
+        reconstruction=np.zeros((0, 0, 3), np.uint8),
+        model_heatmap=heat,
+        model_ssim_map=heat,
+        model_nll_map=heat,
+    )
+    return KeptPicture(seq, judgement.number, judgement.captured_at, rgb, lean)
+
+
+def _latest(judgement: Judgement) -> dict[str, Any]:
+    """A judgement's row, its regions counted only, and the size of its picture."""
+    row = judgement.row()
+    size = f"{judgement.frame.rgb.shape[1]} × {judgement.frame.rgb.shape[0]}" if judgement.frame else None
+    return {**row, "regions": len(row["regions"]), "at": judgement.captured_at, "size": size}
+
+
+def _counts(counter: Counter[Verdict]) -> dict[str, int]:
+    return {str(v): counter[v] for v in Verdict}
+
+
+def _plain(value: Any) -> Any:
+    return finite(value) if isinstance(value, str | int | float | bool | None) else str(value)

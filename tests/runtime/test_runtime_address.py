@@ -1,0 +1,91 @@
+"""The source grammar, and the values that options take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import pytest
+
+from vtad_runtime.address import Address, AddressError, address, parse
+from vtad_runtime.arguments import alarm_rule, duration, names_of, picture_size, rectangle
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "where"),
+    [
+        ("0", "camera", "0"),
+        ("camera:2", "camera", "2"),
+        ("rtsp://host/live", "stream", "rtsp://host/live"),
+        ("http://host:8080/video", "stream", "http://host:8080/video"),
+        ("stream:https://host/clip.mp4", "stream", "https://host/clip.mp4"),
+        ("clips/a.MP4", "video", "clips/a.MP4"),
+        ("video:recording.dat", "video", "recording.dat"),
+        ("watch:inbox", "watch", "inbox"),
+        ("parts", "folder", "parts"),
+        ("line1/*.png", "folder", "line1/*.png"),
+        ("part.png", "folder", "part.png"),
+        ("folder:0", "folder", "0"),
+    ],
+)
+def test_source_takes_any_of_them(text: str, kind: Any, where: str) -> None:
+    assert parse(text) == Address(kind, where)
+
+
+def test_each_option_names_its_kind() -> None:
+    assert address(camera=0) == Address("camera", "0")
+    assert address(video="a", stream=None) == Address("video", "a")
+    assert address(watch="in") == Address("watch", "in")
+    assert address("1") == Address("camera", "1")
+
+
+@pytest.mark.parametrize("given", [{}, {"camera": 0, "folder": "in"}, {"source": "0", "watch": "in"}])
+def test_exactly_one_source_is_expected_and_the_options_are_named(given: dict[str, Any]) -> None:
+    with pytest.raises(AddressError) as error:
+        address(**given)
+    for option in ("--camera", "--video", "--stream", "--folder", "--watch", "--source"):
+        assert option in str(error.value)
+    for name in given:
+        assert f"--{name}" in str(error.value).partition("got")[2]
+
+
+@pytest.mark.parametrize("text", ["ftp://host/x", "http://", "rtsp://host:none/x", "camera:front", "video:"])
+def test_a_source_that_is_not_well_said_is_one_line(text: str) -> None:
+    with pytest.raises(AddressError, match="expected"):
+        parse(text)
+
+
+def test_no_name_and_no_error_tells_a_password() -> None:
+    assert parse("rtsp://admin:secret@host:554/live").name == "rtsp://admin:***@host:554/live"
+    with pytest.raises(AddressError) as error:
+        parse("ftp://admin:secret@host/live")
+    assert "secret" not in str(error.value)
+    assert parse("0").name == "camera 0"
+
+
+def test_values_have_units_and_shapes() -> None:
+    assert [duration(t) for t in ("200ms", "2s", "1.5s", "30m", "1h")] == [0.2, 2.0, 1.5, 1800.0, 3600.0]
+    assert rectangle("1,2,30,40") == (1, 2, 30, 40)
+    assert picture_size("1920x1080") == (1920, 1080)
+    assert alarm_rule("3/5") == (3, 5)
+    assert names_of("a", "b")("b,a") == {"a", "b"}
+    assert names_of("a", "b")("none") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (duration, "200"),
+        (duration, "0s"),
+        (duration, "-1s"),
+        (rectangle, "1,2,3"),
+        (rectangle, "0,0,0,5"),
+        (picture_size, "big"),
+        (alarm_rule, "5/3"),
+        (alarm_rule, "0/3"),
+        (names_of("a"), "c"),
+    ],
+)
+def test_a_wrong_value_says_what_was_expected(read: Any, text: str) -> None:
+    with pytest.raises(click.BadParameter, match="expected"):
+        read(text)

@@ -1,0 +1,173 @@
+"""MJPEG cameras: every picture in its own size, damaged ones said, passwords answered and never told."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_model import bad, good
+
+from vtad_runtime import mjpeg
+from vtad_runtime.capture import SourceLost
+from vtad_runtime.devices import open_stream
+from vtad_runtime.mjpeg import Mjpeg, NotMjpegError
+from vtad_runtime.source import SourceError
+
+MULTIPART = "multipart/x-mixed-replace; boundary=frame"
+
+
+def jpeg(rgb: np.ndarray[Any, Any]) -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(rgb).save(data, "JPEG", quality=95)
+    return data.getvalue()
+
+
+def parts(*pictures: bytes, lengths: bool = True) -> bytes:
+    body = b""
+    for data in pictures:
+        length = f"Content-Length: {len(data)}\r\n" if lengths else ""
+        body += b"--frame\r\nContent-Type: image/jpeg\r\n" + length.encode() + b"\r\n" + data + b"\r\n"
+    return body
+
+
+@contextmanager
+def answering(body: bytes, kind: str = MULTIPART, user: str = "", hold: bool = False) -> Iterator[str]:
+    """A server that sends this and hangs up, or holds the line; its URL. `user` is the Authorization it wants."""
+    release = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if user and self.headers.get("Authorization") != user:
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+                self.end_headers()
+                return
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            with suppress(OSError):
+                self.wfile.write(body)
+                self.wfile.flush()
+            if hold:
+                release.wait(20)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        yield f"127.0.0.1:{server.server_address[1]}/video"
+    finally:
+        release.set()
+        server.shutdown()
+        server.server_close()
+
+
+def never() -> bool:
+    return False
+
+
+def read(camera: Mjpeg) -> Any:
+    shot = camera.read(never)
+    assert shot is not None
+    return shot
+
+
+@pytest.mark.parametrize("lengths", [True, False])
+def test_each_picture_keeps_its_size_whether_or_not_its_length_is_said(lengths: bool) -> None:
+    pictures = [good(64, 64), bad(160, 96), good(32, 48)]
+    end = b"" if lengths else b"--frame\r\n"
+    with answering(parts(*map(jpeg, pictures), lengths=lengths) + end) as host:
+        camera = Mjpeg(f"http://{host}")
+        for picture in pictures:
+            rgb = read(camera).rgb
+            assert rgb.shape == picture.shape
+            assert abs(rgb.astype(int) - picture).mean() < 2
+        with pytest.raises(SourceLost, match="broke off"):
+            camera.read(never)
+        camera.close()
+
+
+def test_a_damaged_picture_is_an_error_and_the_next_is_read() -> None:
+    whole = jpeg(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    with answering(parts(whole[: len(whole) // 2], b"no picture", whole)) as host:
+        camera = Mjpeg(f"http://{host}")
+        for _ in range(2):
+            shot = read(camera)
+            assert shot.rgb is None
+            assert shot.error.startswith("expected a JPEG picture, got damaged data")
+        assert read(camera).rgb.shape == (64, 64, 3)
+        camera.close()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        parts(jpeg(good()))[:-200],
+        b"--frame\r\nContent-Length: 99999999999\r\n\r\n",
+        b"x" * 200_000,
+        b"--frame\r\n" + b"a: b\r\n" * 60,
+        b"",
+    ],
+)
+def test_a_stream_that_is_cut_or_nonsense_is_lost(body: bytes) -> None:
+    with answering(body) as host:
+        camera = Mjpeg(f"http://{host}")
+        with pytest.raises(SourceLost, match="broke off"):
+            camera.read(never)
+        camera.close()
+
+
+def test_an_endless_stream_without_a_picture_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mjpeg, "MAX_BYTES", 100_000)
+    with answering(b"x" * 200_000, hold=True) as host:
+        camera = Mjpeg(f"http://{host}")
+        with pytest.raises(SourceLost, match="broke off"):
+            camera.read(never)
+        camera.close()
+
+
+def test_a_camera_that_stalls_is_lost_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mjpeg, "READ_TIMEOUT_S", 0.2)
+    with answering(parts(jpeg(good())), hold=True) as host:
+        camera = Mjpeg(f"http://{host}")
+        read(camera)
+        with pytest.raises(SourceLost, match="no frame for"):
+            camera.read(never)
+        camera.close()
+
+
+def test_a_password_is_answered_and_never_told() -> None:
+    with answering(parts(jpeg(good())), user="Basic YWRtaW46cEBzcw==") as host:  # admin:p@ss
+        camera = Mjpeg(f"http://admin:p%40ss@{host}")
+        assert read(camera).rgb.shape == (64, 64, 3)
+        camera.close()
+        with pytest.raises(SourceError) as error:
+            Mjpeg(f"http://admin:wrong@{host}")
+    assert "HTTP 401" in str(error.value)
+    assert "wrong" not in str(error.value)
+
+
+def test_what_is_no_mjpeg_goes_to_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("vtad_runtime.devices.Stream", opened.append)
+    with answering(b"", kind="video/mp4") as host:
+        with pytest.raises(NotMjpegError):
+            Mjpeg(f"http://{host}")
+        open_stream(f"http://{host}")
+    open_stream("rtsp://host/live")
+    assert opened == [f"http://{host}", "rtsp://host/live"]
+
+
+def test_nobody_there_is_one_line() -> None:
+    with pytest.raises(SourceError, match=r"http://127.0.0.1:1/x: expected a stream that opens, got"):
+        open_stream("http://127.0.0.1:1/x")

@@ -1,0 +1,586 @@
+"""The hot folder: each picture once, whole, in order of arrival; through restarts and crashes; sorted by verdict."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import vtad_runtime
+from vtad_runtime import journal as journal_module
+from vtad_runtime.journal import Journal, JournalError, Stamp
+from vtad_runtime.sort import Sorter, SortError
+from vtad_runtime.source import SourceError
+from vtad_runtime.verdict import Verdict
+from vtad_runtime.watch import HotFolder
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(vtad_runtime.__file__).parents[1])}
+posix = pytest.mark.skipif(os.name == "nt", reason="POSIX permissions and signals")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    journal = Journal(tmp_path / "journal.jsonl")
+    yield journal
+    journal.close()
+
+
+def put(path: Path, content: bytes = b"picture", mtime: float | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    if mtime is not None:
+        os.utime(path, (mtime, mtime))
+    return path
+
+
+def looks(count: int) -> Callable[[], bool]:
+    """A stop that lets the folder be looked through until it was asked `count` times."""
+    asked = itertools.count()
+    return lambda: next(asked) >= count
+
+
+def judge_all(hot: HotFolder, stop_after: int = 16) -> list[str]:
+    """Judge whatever comes as OK; the names in order."""
+    names = []
+    for file in hot.files(looks(stop_after)):
+        names.append(file.name)
+        hot.done(file, "OK")
+    return names
+
+
+def test_pictures_come_once_in_order_of_arrival(folder: Path, journal: Journal) -> None:
+    put(folder / "b.png", mtime=100)
+    put(folder / "sub/deep/a.jpg", mtime=300)
+    put(folder / "a.png", mtime=200)
+    put(folder / "note.txt")
+    hot = HotFolder(folder, journal, settle_s=0)
+    assert judge_all(hot) == ["b.png", "a.png", "a.jpg"]
+    put(folder / "c.png")
+    assert judge_all(hot) == ["c.png"]
+
+
+def test_a_file_still_being_written_is_waited_for(folder: Path, journal: Journal) -> None:
+    settle_s, stop = 0.3, threading.Event()
+    path, written = folder / "slow.png", 0.0
+
+    def write() -> None:
+        nonlocal written
+        with path.open("wb", buffering=0) as file:
+            for _ in range(12):
+                file.write(b"x" * 100)
+                written = time.monotonic()
+                stop.wait(0.05)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    file = next(HotFolder(folder, journal, settle_s).files(stop.is_set))
+    waited, size = time.monotonic() - written, file.stat().st_size
+    writer.join()
+    assert size == 1200
+    assert waited >= settle_s
+
+
+def test_an_empty_file_is_given_time_to_be_filled(folder: Path, journal: Journal) -> None:
+    path = put(folder / "a.png", b"")
+    hot = HotFolder(folder, journal, settle_s=0.05)
+    files = hot.files(lambda: False)
+    filler = threading.Timer(0.2, lambda: path.write_bytes(b"picture"))
+    filler.start()
+    assert next(files).stat().st_size == 7
+
+
+@pytest.mark.parametrize("name", [".a.png", "~a.png", "a.png.part", "a.part.png", "a.TMP.png", "a.png~"])
+def test_temporary_names_are_left_out_until_renamed(name: str, folder: Path, journal: Journal) -> None:
+    temporary = put(folder / name)
+    hot = HotFolder(folder, journal, settle_s=0)
+    assert judge_all(hot) == []
+    temporary.rename(folder / "a.png")
+    assert judge_all(hot) == ["a.png"]
+
+
+def test_a_file_that_vanishes_while_waiting_is_forgotten(folder: Path, journal: Journal) -> None:
+    first, second = put(folder / "1.png", mtime=1), put(folder / "2.png", mtime=2)
+    hot = HotFolder(folder, journal, settle_s=0)
+    files = hot.files(looks(40))
+    assert next(files) == first
+    second.unlink()
+    hot.done(first, "OK")
+    assert list(files) == []
+
+
+def test_a_new_file_under_an_old_name_is_judged_again(folder: Path, journal: Journal) -> None:
+    put(folder / "a.png", b"one", mtime=1)
+    hot = HotFolder(folder, journal, settle_s=0)
+    assert judge_all(hot) == ["a.png"]
+    put(folder / "a.png", b"two", mtime=2)
+    assert judge_all(hot) == ["a.png"]
+    assert judge_all(hot) == []
+
+
+def test_a_file_replaced_while_it_is_judged_comes_once_more_afterwards(folder: Path, journal: Journal) -> None:
+    path = put(folder / "a.png", b"one", mtime=1)
+    hot = HotFolder(folder, journal, settle_s=0)
+    files = hot.files(looks(40))
+    next(files)
+    put(path, b"another", mtime=2)
+    hot.done(path, "OK")
+    assert next(files) == path
+    hot.done(path, "NG")
+    assert list(files) == []
+
+
+def test_thousands_waiting_are_all_judged_once(folder: Path, journal: Journal) -> None:
+    for i in range(2000):
+        put(folder / f"{i % 7}/{i}.png", mtime=i + 1)
+    hot, names = HotFolder(folder, journal, settle_s=0), list[str]()
+    start = time.monotonic()
+    for file in hot.files(lambda: len(names) == 2000):
+        names.append(file.name)
+        hot.done(file, "OK")
+    assert [int(Path(name).stem) for name in names] == list(range(2000))
+    assert time.monotonic() - start < 60  # a disk may need 50 ms to confirm a write: far fewer than one per file
+    assert judge_all(hot) == []
+
+
+def test_folders_of_results_and_of_sorted_files_are_left_out(folder: Path, journal: Journal) -> None:
+    put(folder / "results/0001/results.jsonl")
+    put(folder / "results/0001/heatmaps/x.jpg")
+    put(folder / "a.png")
+    sorter = Sorter(folder / "sorted", root=folder)
+    hot = HotFolder(folder, journal, settle_s=0, sorter=sorter)
+    assert judge_all(hot) == ["a.png"]
+    assert (folder / "sorted/OK/a.png").is_file()
+    assert judge_all(hot) == []
+
+
+def test_a_folder_linked_into_itself_is_walked_once(folder: Path, journal: Journal) -> None:
+    put(folder / "sub/a.png")
+    (folder / "sub/loop").symlink_to(folder, target_is_directory=True)
+    assert judge_all(HotFolder(folder, journal, settle_s=0)) == ["a.png"]
+
+
+def test_what_cannot_be_watched_is_one_line(folder: Path, journal: Journal) -> None:
+    for path, got in ((folder / "none", "nothing there"), (put(folder / "a.png"), "a file")):
+        with pytest.raises(SourceError, match=f"expected a folder to watch, got {got}"):
+            HotFolder(path, journal)
+    Sorter(folder / "sorted")
+    with pytest.raises(SourceError, match="of sorted files"):
+        HotFolder(folder / "sorted", journal)
+
+
+def test_an_unreadable_folder_is_said_once_and_tried_again(
+    folder: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(folder / "open/a.png")
+    put(folder / "shut/b.png")
+    said: list[str] = []
+    hot = HotFolder(folder, journal, settle_s=0, warn=said.append)
+    scandir, shut = os.scandir, True
+
+    def refuse(path: str) -> object:
+        if shut and path.endswith("shut"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert judge_all(hot) == ["a.png"]
+    assert said == [f"{folder / 'shut'}: expected a readable folder, got Permission denied; it is tried again"]
+    shut = False
+    assert judge_all(hot) == ["b.png"]
+    assert said[1:] == [f"{folder / 'shut'}: readable again"]
+
+
+def test_a_watched_folder_that_goes_away_is_waited_for(folder: Path, journal: Journal) -> None:
+    said: list[str] = []
+    hot = HotFolder(folder, journal, settle_s=0, warn=said.append)
+    folder.rename(folder.with_name("away"))
+    assert judge_all(hot, 10) == []
+    folder.mkdir()
+    put(folder / "a.png")
+    assert judge_all(hot) == ["a.png"]
+    assert [line.split(": ")[1].split(",")[0] for line in said] == ["expected a readable folder", "readable again"]
+
+
+def test_a_clean_restart_judges_nothing_twice_and_misses_nothing(folder: Path, tmp_path: Path) -> None:
+    names = []
+    for i in range(3):
+        put(folder / f"{i}.png")
+        journal = Journal(tmp_path / "journal.jsonl")
+        names += judge_all(HotFolder(folder, journal, settle_s=0))
+        journal.close()
+    assert names == ["0.png", "1.png", "2.png"]
+
+
+def test_a_journal_in_use_is_refused(tmp_path: Path, journal: Journal) -> None:
+    with pytest.raises(JournalError, match=f"one in use.*held by process {os.getpid()}"):
+        Journal(journal.path)
+    journal.verdict("a", Stamp(1, 1))  # the first one is unharmed
+
+
+@posix
+def test_a_journal_in_use_by_another_process_is_refused_until_that_ends(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    code = "import sys; from pathlib import Path; from vtad_runtime.journal import Journal\n"
+    code += "journal = Journal(Path(sys.argv[1])); print('open', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(JournalError, match=f"held by process {other.pid}"):
+            Journal(path)
+        other.kill()
+        other.wait()
+    Journal(path).close()
+
+
+@pytest.mark.parametrize("tail", [b'{"state": "done", "na', b"\0\0\0\0"])
+def test_a_torn_last_line_is_repaired(tail: bytes, tmp_path: Path) -> None:
+    path, stamp, said = tmp_path / "journal.jsonl", Stamp(3, 5), list[str]()
+    journal = Journal(path)
+    journal.done("a.png", stamp, "OK")
+    journal.close()
+    with path.open("ab") as file:
+        file.write(tail)
+    journal = Journal(path, warn=said.append)
+    journal.done("b.png", stamp, "NG")
+    journal.close()
+    journal = Journal(path, warn=said.append)
+    assert (journal.verdict("a.png", stamp), journal.verdict("b.png", stamp)) == ("OK", "NG")
+    assert said == []
+    journal.close()
+
+
+def test_a_damaged_line_costs_only_itself_and_is_said(tmp_path: Path) -> None:
+    path, stamp, said = tmp_path / "journal.jsonl", Stamp(3, 5), list[str]()
+    journal = Journal(path)
+    for name in ("a.png", "b.png", "c.png"):
+        journal.done(name, stamp, "OK")
+    journal.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"\xff" * 20 + b"\n" + lines[2])
+    journal = Journal(path, warn=said.append)
+    assert [journal.verdict(name, stamp) for name in ("a.png", "b.png", "c.png")] == ["OK", None, "OK"]
+    assert len(said) == 1
+    assert "1 damaged lines" in said[0]
+    journal.close()
+
+
+def test_a_long_journal_is_written_anew_and_forgets_what_is_long_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "LONG", 100)
+    path, stamp, now = tmp_path / "journal.jsonl", Stamp(3, 5), time.time()
+    journal = Journal(path)
+    monkeypatch.setattr(time, "time", lambda: now - 8 * 86400)
+    journal.done("old and gone.png", stamp, "OK")
+    journal.done("old.png", stamp, "NG")
+    monkeypatch.setattr(time, "time", lambda: now)
+    journal.done("gone.png", stamp, "OK")
+    journal.begin([("in flight.png", stamp, "in/in flight.png")])
+    journal.shorten({"old.png"})
+    assert len(path.read_text().splitlines()) == 4
+    for _ in range(100):
+        journal.done("a.png", stamp, "OK")
+    journal.shorten({"old.png"})
+    assert len(path.read_text().splitlines()) == 4
+    journal.done("b.png", stamp, "OK")
+    journal.close()
+    journal = Journal(path)
+    names = ("old and gone.png", "old.png", "gone.png", "a.png", "b.png", "in flight.png")
+    assert [journal.verdict(name, stamp) for name in names] == [None, "NG", "OK", "OK", "OK", None]
+    journal.close()
+
+
+def test_a_full_disk_leaves_whole_lines_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, stamp = tmp_path / "journal.jsonl", Stamp(3, 5)
+    journal = Journal(path)
+    journal.done("a.png", stamp, "OK")
+    whole, write = path.read_bytes(), os.write
+
+    def fills_up(file: int, data: bytes) -> int:
+        if len(data) < 10:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(file, data[: len(data) - 5])
+
+    monkeypatch.setattr(os, "write", fills_up)
+    with pytest.raises(JournalError, match="got No space left on device"):
+        journal.begin([("b.png", stamp, "in/b.png")])
+    assert path.read_bytes() == whole
+    monkeypatch.undo()
+    journal.done("c.png", stamp, "OK")
+    journal.close()
+    assert [json.loads(line)["name"] for line in path.read_text().splitlines()] == ["a.png", "c.png"]
+
+
+# Judges the folder as vtad-run does, and kills itself at one step of one file: before its row, after it, after `done`,
+# or instead of moving it.
+WORKER = """
+import json, os, signal, sys
+from pathlib import Path
+from vtad_runtime.journal import Journal
+from vtad_runtime.sort import Sorter
+from vtad_runtime.watch import HotFolder
+
+folder, journal, results, to, step, count, total = sys.argv[1:]
+seen = 0
+
+def reached(name):
+    if name == step and seen == int(count):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+class Fragile(Sorter):
+    def move(self, file, verdict):
+        reached("move")
+        return super().move(file, verdict)
+
+def everything_sorted():
+    return len(list(Path(to).glob("OK/*.png"))) == int(total)
+
+sorter = Fragile(Path(to), root=Path(folder))
+hot = HotFolder(Path(folder), Journal(Path(journal), results=Path(results)), 0.01, sorter)
+with open(results, "xb", buffering=0) as rows:
+    for file in hot.files(everything_sorted):
+        seen += 1
+        reached("row")
+        rows.write((json.dumps({"file": file.as_posix(), "verdict": "OK"}) + "\\n").encode())
+        reached("done")
+        hot.done(file, "OK")
+        reached("end")
+"""
+
+
+def run_worker(tmp_path: Path, number: int, step: str, count: int, total: int) -> subprocess.Popen[bytes]:
+    paths = ("in", "journal.jsonl", f"results-{number}.jsonl", "sorted")
+    arguments = [*(str(tmp_path / path) for path in paths), step, str(count), str(total)]
+    return subprocess.Popen([sys.executable, "-c", WORKER, *arguments], env=ENVIRONMENT)
+
+
+def rows_of_all(tmp_path: Path) -> Counter[str]:
+    rows: Counter[str] = Counter()
+    for results in tmp_path.glob("results-*.jsonl"):
+        rows.update(Path(json.loads(line)["file"]).name for line in results.read_text().splitlines())
+    return rows
+
+
+@posix
+def test_a_crash_at_any_step_neither_doubles_nor_loses_a_row(folder: Path, tmp_path: Path) -> None:
+    total = 12
+    names = [put(folder / f"{i}.png", b"%d" % i, mtime=i + 1).name for i in range(total)]
+    for number, (step, count) in enumerate([("row", 2), ("done", 2), ("move", 1), ("end", 3), ("done", 1)]):
+        assert run_worker(tmp_path, number, step, count, total).wait(60) == -signal.SIGKILL
+    assert max(rows_of_all(tmp_path).values()) == 1
+    assert run_worker(tmp_path, 9, "never", 0, total).wait(60) == 0
+    assert rows_of_all(tmp_path) == Counter(names)
+    assert sorted(p.name for p in (tmp_path / "sorted/OK").iterdir()) == sorted(names)
+    assert list(folder.iterdir()) == []
+
+
+@posix
+def test_kills_from_outside_neither_double_nor_lose_a_row(folder: Path, tmp_path: Path) -> None:
+    total = 200
+    names = [put(folder / f"{i}.png", b"%d" % i, mtime=i + 1).name for i in range(total)]
+    for number, rows in enumerate((7, 30, 60)):
+        process = run_worker(tmp_path, number, "never", 0, total)
+        results, deadline = tmp_path / f"results-{number}.jsonl", time.monotonic() + 60
+        while not (results.exists() and results.read_bytes().count(b"\n") >= rows):
+            assert time.monotonic() < deadline
+        process.kill()
+        process.wait()
+    assert run_worker(tmp_path, 9, "never", 0, total).wait(60) == 0
+    assert rows_of_all(tmp_path) == Counter(names)
+
+
+def test_without_the_results_file_a_crash_may_judge_twice_but_never_misses(folder: Path, tmp_path: Path) -> None:
+    put(folder / "a.png")
+    for _ in range(2):
+        journal = Journal(tmp_path / "journal.jsonl")
+        hot = HotFolder(folder, journal, settle_s=0)
+        assert next(hot.files(looks(40))).name == "a.png"  # and the run ends before `done`
+        journal.close()
+
+
+def test_a_row_of_an_earlier_file_of_the_same_name_does_not_count(folder: Path, tmp_path: Path) -> None:
+    path, results = put(folder / "a.png", b"one", mtime=1), tmp_path / "results.jsonl"
+    row = json.dumps({"file": path.as_posix(), "verdict": "OK"}) + "\n"
+    results.write_text("")
+    journal = Journal(tmp_path / "journal.jsonl", results)
+    hot = HotFolder(folder, journal, settle_s=0)
+    files = hot.files(looks(100))
+    next(files)
+    results.write_text(row)
+    hot.done(path, "OK")
+    put(path, b"another", mtime=2)
+    next(files)  # and the run ends before its row
+    journal.close()
+    journal = Journal(tmp_path / "journal.jsonl")
+    assert judge_all(HotFolder(folder, journal, settle_s=0)) == ["a.png"]
+    journal.close()
+
+
+def test_sorting_keeps_subfolders_and_never_overwrites(folder: Path, tmp_path: Path) -> None:
+    sorter = Sorter(tmp_path / "out", root=folder)
+    places = [
+        sorter.move(put(folder / "line 1/a.png", content), verdict)
+        for content, verdict in ((b"1", Verdict.NG), (b"2", Verdict.NG), (b"3", Verdict.NG), (b"4", Verdict.UNSURE))
+    ]
+    below = [(place.relative_to(tmp_path / "out").as_posix(), place.read_bytes()) for place in places]
+    assert below == [
+        ("NG/line 1/a.png", b"1"),
+        ("NG/line 1/a-2.png", b"2"),
+        ("NG/line 1/a-3.png", b"3"),
+        ("UNSURE/line 1/a.png", b"4"),
+    ]
+    assert not list(folder.rglob("*.png"))
+
+
+def no_links(number: int) -> Callable[..., None]:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_sorting_works_where_the_file_system_has_no_links(
+    number: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", no_links(number))
+    sorter = Sorter(tmp_path / "out", root=folder)
+    assert [sorter.move(put(folder / "a.png", c), Verdict.OK).read_bytes() for c in (b"1", b"2")] == [b"1", b"2"]
+    assert sorted(p.name for p in (tmp_path / "out/OK").iterdir()) == ["a-2.png", "a.png"]
+
+
+def across_file_systems(monkeypatch: pytest.MonkeyPatch, source: Path) -> None:
+    """Links and renames out of `source` fail as between two file systems."""
+    link, replace = os.link, Path.replace
+
+    def refuse(file: Path, to: Path) -> None:
+        if Path(file).is_relative_to(source) and not Path(to).is_relative_to(source):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    def link_within(file: Path, to: Path) -> None:
+        refuse(file, to)
+        link(file, to)
+
+    def replace_within(self: Path, to: Path) -> Path:
+        refuse(self, to)
+        return replace(self, to)
+
+    monkeypatch.setattr(os, "link", link_within)
+    monkeypatch.setattr(Path, "replace", replace_within)
+
+
+def test_sorting_across_file_systems_copies_whole_and_keeps_the_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    across_file_systems(monkeypatch, folder)
+    sorter = Sorter(tmp_path / "out", root=folder)
+    put(tmp_path / "out/OK/a.png", b"earlier")
+    moved = sorter.move(put(folder / "a.png", b"x" * 10_000, mtime=1000), Verdict.OK)
+    assert (moved.name, moved.read_bytes(), moved.stat().st_mtime) == ("a-2.png", b"x" * 10_000, 1000)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="no second file system")
+def test_sorting_to_a_real_other_file_system(folder: Path) -> None:
+    to = Path("/dev/shm") / f"vtad-test-{os.getpid()}"
+    if Path("/dev/shm").stat().st_dev == folder.stat().st_dev:
+        pytest.skip("no second file system")
+    try:
+        assert Sorter(to, root=folder).move(put(folder / "sub/a.png"), Verdict.NG).read_bytes() == b"picture"
+        assert not (folder / "sub/a.png").exists()
+    finally:
+        shutil.rmtree(to)
+
+
+def test_a_failed_move_leaves_the_file_and_nothing_half(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    across_file_systems(monkeypatch, folder)
+
+    def fills_up(file: Path, to: Path) -> None:
+        Path(to).write_bytes(b"ha")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copy2", fills_up)
+    path = put(folder / "a.png")
+    with pytest.raises(SortError) as error:
+        Sorter(tmp_path / "out", root=folder).move(path, Verdict.NG)
+    assert str(error.value) == f"{path}: cannot be moved to {tmp_path / 'out/NG'}: No space left on device; left there"
+    assert path.read_bytes() == b"picture"
+    assert list((tmp_path / "out/NG").iterdir()) == []
+
+
+def test_a_file_that_cannot_be_deleted_is_not_left_in_two_places(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, unlink = put(folder / "a.png"), Path.unlink
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        if self == path:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        unlink(self, missing_ok=missing_ok)
+
+    for _ in range(2):  # within one file system, then across two
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", refuse)
+            with pytest.raises(SortError, match="Permission denied"):
+                Sorter(tmp_path / "out", root=folder).move(path, Verdict.NG)
+        assert path.is_file()
+        assert list((tmp_path / "out/NG").iterdir()) == []
+        across_file_systems(monkeypatch, folder)
+
+
+def test_a_folder_that_cannot_be_sorted_into_is_one_line(folder: Path) -> None:
+    with pytest.raises(SortError, match="expected a folder to sort into, got a file"):
+        Sorter(put(folder / "a.png"))
+    with pytest.raises(SortError, match="expected another folder"):
+        Sorter(folder, root=folder)
+
+
+def test_a_move_that_fails_is_said_and_the_file_is_not_judged_again(folder: Path, journal: Journal) -> None:
+    said: list[str] = []
+    sorter = Sorter(folder.parent / "out", root=folder)
+    put(folder.parent / "out/OK", b"a file in the way")
+    put(folder / "a.png")
+    hot = HotFolder(folder, journal, settle_s=0, sorter=sorter, warn=said.append)
+    assert judge_all(hot) == ["a.png"]
+    assert judge_all(hot) == []
+    assert len(said) == 1
+    assert "cannot be moved" in said[0]
+    assert (folder / "a.png").is_file()
+
+
+def test_a_file_that_changed_while_it_was_judged_is_not_sorted_by_the_old_verdict(
+    folder: Path, journal: Journal
+) -> None:
+    path = put(folder / "a.png", b"good", mtime=1)
+    hot = HotFolder(folder, journal, settle_s=0, sorter=Sorter(folder.parent / "out", root=folder))
+    files = hot.files(looks(60))
+    next(files)
+    put(path, b"defective", mtime=2)
+    hot.done(path, "OK")
+    assert next(files) == path
+    hot.done(path, "NG")
+    assert list(files) == []
+    assert (folder.parent / "out/NG/a.png").read_bytes() == b"defective"
+    assert not (folder.parent / "out/OK").exists()
