@@ -16,6 +16,7 @@ from vtad.config import Config, preset
 TINY: dict[str, Any] = {
     "image_height": 32,
     "image_width": 32,
+    "symmetries": "none",
     "patch_size": 16,
     "embed_dim": 16,
     "heads": 2,

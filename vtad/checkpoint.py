@@ -26,7 +26,7 @@ class Progress:
     stale: int = 0  # validations since the best
     autocast: bool = False  # bfloat16; decided once, so that a resumed run computes alike
     data_fingerprint: str = ""  # of all good images; a resumed run must see the same
-    sums: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)  # of the loss and its parts over the steps of the epoch so far
+    sums: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)  # of the loss and its parts over the steps of the epoch so far
 
 
 def save(

@@ -13,6 +13,9 @@ Optimizer = Literal["adam", "adamw", "adadelta", "adagrad", "sgd", "rmsprop"]
 Fit = Literal["stretch", "letterbox", "centre_crop"]
 Preset = Literal["default", "scratch", "paper"]
 
+SYMMETRIES = ("mirror", "flip", "turn180", "turn90", "turn270", "transpose", "transverse")
+SQUARE_ONLY = SYMMETRIES[3:]  # these exchange rows and columns
+
 CELL = 8  # pixels a side of one cell of the density map, in the presets default and scratch
 
 
@@ -31,9 +34,11 @@ class Config:
     seed: int = 0
     device: str = "auto"  # auto, cpu, cuda, mps
 
-    image_height: int = 256  # pixels
-    image_width: int = 256  # pixels
+    size: Literal["auto", "given"] = "auto"  # auto: of the input's size only the area holds, see vtad.sizing
+    image_height: int = 384  # pixels
+    image_width: int = 384  # pixels
     fit: Fit = "stretch"  # how a picture of another shape is brought to that size
+    symmetries: str = "auto"  # flips and turns that leave good parts good; auto: found from good images, vtad.symmetry
     val_split: float = 0.2  # share of good training images held out for calibration and stopping
 
     teacher: bool = True  # fixed features from EfficientNet-lite0; otherwise patches of the image itself
@@ -41,19 +46,21 @@ class Config:
     patch_size: int = 16  # pixels a side of one token
     embed_dim: int = 192  # width of a token
     heads: int = 6
-    depth: int = 2  # encoder blocks
-    decoder_depth: int = 2  # decoder blocks
+    depth: int = 1  # encoder blocks
+    decoder_depth: int = 1  # decoder blocks
     mlp_dim: int = 768  # hidden width of a block's MLP
     registers: int = 4  # learned tokens without a position; 0 for none
-    mixture_size: int = 4  # components of the density, K
+    components: int = 64  # Gaussians of the mixture over features, shared by all positions
+    rank: int = 24  # directions in which each of them differs from what they have in common
+    mixture_size: int = 1  # components of the context's density, K
     noise: float = 0.2  # bottleneck: dropout rate (default, scratch) or standard deviation (paper)
     published_mixture: bool = False  # paper only: its weighted sum of NLLs instead of the mixture's likelihood
     synthetic_defects: bool = True  # corrupt the input, aim at the clean image
 
-    minutes: float | None = 5.0  # of training, unless `epochs` is given
+    minutes: float | None = 8.0  # of training, unless `epochs` is given
     epochs: int | None = None  # passes over the training images; given, it decides and not `minutes`
     patience: int = 25  # validations without improvement before training stops
-    batch_size: int = 4
+    batch_size: int = 8
     optimizer: Optimizer = "adamw"
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
@@ -76,7 +83,7 @@ class Config:
                 expected = kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
                 raise ConfigError(f"{name}: expected {expected}, got {getattr(self, name)!r:.80}")
         _positive(self, "image_height", "image_width", "patch_size", "embed_dim", "heads", "depth", "mlp_dim")
-        _positive(self, "feature_dim", "mixture_size", "batch_size", "patience")
+        _positive(self, "feature_dim", "components", "rank", "mixture_size", "batch_size", "patience")
         for side in ("image_height", "image_width"):
             size, step = getattr(self, side), self.patch_size
             if size % step:
@@ -103,6 +110,12 @@ class Config:
             raise ConfigError(f"learning_rate: expected more than 0, got {self.learning_rate}")
         if min(self.weight_decay, self.mse_weight, self.ssim_weight, self.nll_weight) < 0:
             raise ConfigError("weight_decay and the weights of the loss: expected 0 or more")
+        if self.symmetries != "auto":
+            turned = set(symmetry_names(self.symmetries)) & set(SQUARE_ONLY)
+            if turned and self.size == "given" and self.image_height != self.image_width:
+                raise ConfigError(
+                    f"symmetries: {min(turned)} needs a square input, got {self.image_height}x{self.image_width}"
+                )
         if not 0 < self.val_split < 1:
             raise ConfigError(f"val_split: expected a share between 0 and 1, got {self.val_split}")
         if not 0 < self.false_alarms < 1:
@@ -135,6 +148,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "registers": 0,
         "mixture_size": 150,
         "noise": 0.2,
+        "symmetries": "none",
         "synthetic_defects": False,
         "minutes": None,
         "epochs": 400,
@@ -151,11 +165,25 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 def preset(name: Preset, category: str, **changes: Any) -> Config:
     """The configuration of a preset with some values changed. Raises ConfigError. `minutes` given drops `epochs`."""
     values = {**PRESETS[name], "category": category, **changes}
+    if "size" not in changes and {"image_height", "image_width"} & values.keys():
+        values["size"] = "given"
     if changes.get("minutes") is not None and changes.get("epochs") is not None:
         raise ConfigError("expected either minutes or epochs, got both")
     if changes.get("minutes") is not None:
         values["epochs"] = None
     return Config(**values).check()
+
+
+def symmetry_names(symmetries: str) -> tuple[str, ...]:
+    """The names in a configuration's `symmetries`; "none" holds none. Raises ConfigError for an unknown one."""
+    names = tuple(part.strip() for part in symmetries.split(","))
+    if names == ("none",):
+        return ()
+    if unknown := [name for name in names if name not in SYMMETRIES]:
+        raise ConfigError(
+            f"symmetries: expected auto, none, or some of {', '.join(SYMMETRIES)}, with commas, got {unknown[0]!r}"
+        )
+    return names
 
 
 def from_dict(values: dict[str, Any]) -> Config:

@@ -31,9 +31,9 @@ _BLOCKS = (
     (5, 1, 6, 112, 112),
     (5, 1, 6, 112, 112),
 )
-TAPS = {2: 24, 4: 40, 10: 112}  # block -> channels of its map, at strides 4, 8 and 16
+TAPS = {0: 16, 2: 24, 4: 40, 10: 112}  # block -> channels of its map, at strides 2, 4, 8 and 16
 STRIDE = 8  # pixels a cell of the joined map
-CHANNELS = sum(TAPS.values())
+CHANNELS = 24 + 40 + 112  # of the joined map: all but that of block 0
 
 
 class TeacherError(RuntimeError):
@@ -103,7 +103,7 @@ class InvertedResidual(nn.Module):
 
 
 class Teacher(nn.Module):
-    """The frozen network. Input RGB in 0..1; output the three maps at strides 4, 8 and 16, joined at stride 8."""
+    """The frozen network. Input RGB in 0..1; output three maps joined at stride 8, and each map of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,18 +111,20 @@ class Teacher(nn.Module):
         self.blocks = nn.ModuleList(InvertedResidual(*block) for block in _BLOCKS)
         self.requires_grad_(False)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0..1 -> (B, CHANNELS, H / 8, W / 8); H and W are multiples of 16."""
+    def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(B, 3, H, W) in 0..1; H and W are multiples of 16.
+
+        Returns the joined map (B, CHANNELS, H / 8, W / 8), and those of `TAPS` at strides 2, 4, 8 and, enlarged, 8.
+        """
         x = F.relu6(self.stem(image * 2 - 1))
         maps = []
         for i, block in enumerate(self.blocks):
             x = block(x)
             if i in TAPS:
                 maps.append(x)
-        fine, middle, coarse = maps
-        fine = F.avg_pool2d(fine, 2)  # stride 4 -> 8
+        half, fine, middle, coarse = maps
         coarse = F.interpolate(coarse, scale_factor=2, mode="nearest")  # stride 16 -> 8
-        return torch.cat([fine, middle, coarse], dim=1)
+        return torch.cat([F.avg_pool2d(fine, 2), middle, coarse], dim=1), (half, fine, middle, coarse)
 
     def load_pretrained(self) -> None:
         """Fill in the ImageNet weights. Raises TeacherError when they are absent or altered."""

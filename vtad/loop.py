@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vtad.checkpoint import Progress, load, save
-from vtad.config import Config
+from vtad.config import Config, symmetry_names
 from vtad.data import ImageCache
 from vtad.defects import corrupt_batch
 from vtad.detector import Detector
@@ -29,10 +29,16 @@ from vtad.model import Autoencoder, TeacherFeatures
 from vtad.paper import PaperAutoencoder
 from vtad.run_folder import Run, RunError, append_line, replacing
 from vtad.statistics import fit_statistics, observed_features
+from vtad.symmetry import Views, vary
 
 VALIDATION_STEPS = 60  # at least so many steps lie between two validations
 VALIDATION_IMAGES = 64  # at most so many held-out images decide about stopping
 CLIP_NORM = 1.0  # of the gradient
+WHOLE = 4  # one image in so many stays whole: most pictures that are judged are good ones
+AUTOENCODER_SHARE = (
+    4  # one image in so many goes through the transformer, whose step costs more than the difference head's
+)
+STATISTICS_VIEWS = 400  # images under their symmetries that statistics are taken from, unless there are more images
 
 
 class TrainingError(RuntimeError):
@@ -65,6 +71,7 @@ class Batch(NamedTuple):
     indices: NDArray[np.int64]
     clean: NDArray[np.uint8]  # (B, H, W, 3)
     corrupted: NDArray[np.uint8]  # (B, H, W, 3)
+    damaged: NDArray[np.bool_]  # (B, H, W)
 
 
 class Loop:
@@ -86,6 +93,7 @@ class Loop:
         self.report, self.stop = report, stop
         self.detector = detector
         self.model = cast(Autoencoder | PaperAutoencoder, detector.model)
+        self.symmetries = symmetry_names(config.symmetries)
         self.batch_size = min(config.batch_size, len(images))
         self.steps_an_epoch = len(images) // self.batch_size
         self.validate_every = math.ceil(VALIDATION_STEPS / self.steps_an_epoch)  # epochs
@@ -110,9 +118,10 @@ class Loop:
             if isinstance(self.model, Autoencoder):
                 if isinstance(self.model.features, TeacherFeatures):
                     self.model.features.teacher.load_pretrained()
-                fit_statistics(self.model, cast(Any, self.images), self.device)
+                views = Views(self.images, self.symmetries, STATISTICS_VIEWS)
+                fit_statistics(self.model, cast(Any, views), self.device)
             self.at.autocast = bfloat16_gains(self.device)
-        if isinstance(self.model, Autoencoder):
+        if isinstance(self.model, Autoencoder) and not self.symmetries:
             self.observed = observed_features(self.model, cast(Any, self.images), self.device)
         clean = self.held_out[:VALIDATION_IMAGES]
         self.validation = list(self._validation_batches(clean))
@@ -145,11 +154,14 @@ class Loop:
         epoch, place = divmod(step, self.steps_an_epoch)
         order = np.random.default_rng((self.config.seed, 1, epoch)).permutation(len(self.images))
         indices = order[place * self.batch_size : (place + 1) * self.batch_size]
-        clean = self.images[indices]
-        if not self.config.synthetic_defects:
-            return Batch(indices, clean, clean)
         rng = np.random.default_rng((self.config.seed, 2, step))
-        return Batch(indices, clean, corrupt_batch(clean, self.images, rng)[0])
+        clean = vary(self.images[indices], self.symmetries, rng)
+        if not self.config.synthetic_defects:
+            return Batch(indices, clean, clean, np.zeros(clean.shape[:3], np.bool_))
+        corrupted, damaged = corrupt_batch(clean, self.images, rng)
+        whole = np.arange(len(clean)) % WHOLE == WHOLE - 1
+        corrupted[whole], damaged[whole] = clean[whole], False
+        return Batch(indices, clean, corrupted, damaged)
 
     def _step(self, batch: Batch) -> Loss:
         torch.manual_seed(hash((self.config.seed, self.at.step)) & 0x7FFFFFFF)
@@ -157,8 +169,10 @@ class Loop:
         rate = self.config.learning_rate * self._rate()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        observed = None if self.observed is None else self.observed[batch.indices].to(self.device)
-        loss = self._loss(self._pixels(batch.corrupted), self._pixels(batch.clean), observed)
+        few = slice(self._through_autoencoder(len(batch.indices)))
+        observed = None if self.observed is None else self.observed[batch.indices[few]].to(self.device)
+        damaged = torch.from_numpy(batch.damaged).to(self.device).float()
+        loss = self._loss(self._pixels(batch.corrupted), self._pixels(batch.clean[few]), observed, damaged)
         self._require_number(loss.total.item())
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()  # type: ignore[no-untyped-call]
@@ -173,23 +187,30 @@ class Loop:
                 f"(it is {self.config.learning_rate:g})"
             )
 
-    def _loss(self, corrupted: Tensor, clean: Tensor, observed: Tensor | None) -> Loss:
+    def _through_autoencoder(self, images: int) -> int:
+        """How many images of a batch the transformer learns from."""
+        has_difference = isinstance(self.model, Autoencoder) and self.model.difference is not None
+        return math.ceil(images / AUTOENCODER_SHARE) if has_difference else images
+
+    def _loss(self, corrupted: Tensor, clean: Tensor, observed: Tensor | None, damaged: Tensor) -> Loss:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.at.autocast):
             prediction = self.model.denoise(corrupted, clean, observed)
-        return objective(prediction, clean, self.detector.ssim, self.model.density_dim, self.config)
+        return objective(prediction, clean, damaged, self.detector.ssim, self.model.density_dim, self.config)
 
     def _pixels(self, images: NDArray[np.uint8]) -> Tensor:
         return torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
 
-    def _validation_batches(self, clean: NDArray[np.uint8]) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    def _validation_batches(self, clean: NDArray[np.uint8]) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor]]:
         rng = np.random.default_rng((self.config.seed, 3))
         for i in range(0, len(clean), self.batch_size):
             part = clean[i : i + self.batch_size]
-            corrupted = corrupt_batch(part, clean, rng)[0] if self.config.synthetic_defects else part
+            corrupted, damaged = part, np.zeros(part.shape[:3], np.bool_)
+            if self.config.synthetic_defects:
+                corrupted, damaged = corrupt_batch(part, clean, rng)
             pixels = self._pixels(part)
             with torch.no_grad():
                 observed = self.model.observe(pixels) if isinstance(self.model, Autoencoder) else None
-            yield self._pixels(corrupted), pixels, observed
+            yield self._pixels(corrupted), pixels, observed, torch.from_numpy(damaged).to(self.device).float()
 
     def _validate(self) -> tuple[float, bool]:
         """Loss on held-out images with fixed defects, and whether it is the best so far (then the weights are kept)."""
@@ -202,7 +223,7 @@ class Loop:
         if better:
             self.at.best_loss, self.at.stale = loss, 0
             state = self.model.state_dict()
-            self.best = {k: v.detach().clone() for k, v in state.items() if not k.startswith("features.")}
+            self.best = {k: v.detach().clone() for k, v in state.items() if not k.startswith("features.teacher.")}
         else:
             self.at.stale += 1
         return loss, better
@@ -217,11 +238,10 @@ class Loop:
             "step": self.at.step,
             "seconds": round(self.at.seconds, 3),
             "learning_rate": self.config.learning_rate * self._rate(),
-            **dict(zip(("loss", "mse", "ssim", "nll"), means, strict=True)),
+            **dict(zip(("loss", "mse", "ssim", "nll", "odds"), means, strict=True)),
         }
-        text = (
-            f"epoch {self.at.epoch}  loss {means[0]:.4f}  mse {means[1]:.4f}  1-ssim {means[2]:.3f}  nll {means[3]:.3f}"
-        )
+        parts = f"mse {means[1]:.4f}  1-ssim {means[2]:.3f}  nll {means[3]:.3f}  odds {means[4]:.3f}"
+        text = f"epoch {self.at.epoch}  loss {means[0]:.4f}  {parts}"
         if validate:
             loss, better = self._validate()
             norms = self.model.token_norms(self.validation[0][1])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vtad.config import Config
+from vtad.config import CELL, Config
+from vtad.difference import odds_loss
 from vtad.model import Prediction
 from vtad.ssim import SSIM
 
@@ -19,13 +21,19 @@ class Loss(NamedTuple):
     mse: Tensor  # mean squared error of pixels in 0..1
     ssim: Tensor  # 1 - mean structural similarity
     nll: Tensor  # nats a feature dimension
+    odds: Tensor  # of the difference head; 0 without one
 
 
-def objective(prediction: Prediction, clean: Tensor, ssim: SSIM, density_dim: int, config: Config) -> Loss:
-    """Prediction for a corrupted image against the clean one, (B, 3, H, W) in 0..1."""
+def objective(
+    prediction: Prediction, clean: Tensor, damaged: Tensor, ssim: SSIM, density_dim: int, config: Config
+) -> Loss:
+    """Prediction for a corrupted image against the clean one, (B, 3, H, W) in 0..1; `damaged` (B, H, W) in 0..1 is where."""
     reconstruction = prediction.reconstruction.float()
     mse = F.mse_loss(reconstruction, clean)
     unlike = ssim.dissimilarity(reconstruction, clean).mean()
     nll = prediction.nll.mean() / density_dim
     total = config.mse_weight * mse + config.ssim_weight * unlike + config.nll_weight * nll
-    return Loss(total, mse, unlike, nll)
+    if prediction.odds is None:
+        return Loss(total, mse, unlike, nll, torch.zeros_like(mse))
+    odds = odds_loss(prediction.odds, F.avg_pool2d(damaged[:, None], CELL)[:, 0])
+    return Loss(total + odds, mse, unlike, nll, odds)

@@ -15,25 +15,32 @@ from torch import Tensor, nn
 
 from vtad.config import CELL, Config
 from vtad.density import MixtureHead
+from vtad.difference import DifferenceHead, LearnedPyramid
 from vtad.features import CHANNELS, Teacher
 from vtad.layers import Block, Registers, to_pixels, to_tokens
+from vtad.mixture import SharedMixture
 
 
 class Prediction(NamedTuple):
     """What a model says of a batch."""
 
     reconstruction: Tensor  # (B, 3, H, W), about 0..1
-    nll: Tensor  # (B, rows, columns), nats a cell
+    nll: Tensor  # (B, rows, columns): in training the context's, in nats a cell; else all evidence, see `Evidence`
+    odds: Tensor | None = None  # (B, rows, columns), log-odds of a defect; in training, with a difference head
 
 
 class PixelFeatures(nn.Module):
-    """Without a teacher the image itself is the feature: each cell's pixels, in order."""
+    """Without a teacher the image itself is the feature: each cell's pixels, in order; the deeper maps are learned."""
 
     channels = 3 * CELL * CELL
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 192, H / 8, W / 8)."""
-        return F.pixel_unshuffle(image, CELL)
+    def __init__(self) -> None:
+        super().__init__()
+        self.pyramid = LearnedPyramid()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(B, 3, H, W) -> (B, 192, H / 8, W / 8), and maps at strides 2, 4, 8 and 8."""
+        return F.pixel_unshuffle(image, CELL), self.pyramid(image)
 
 
 class TeacherFeatures(nn.Module):
@@ -45,9 +52,10 @@ class TeacherFeatures(nn.Module):
         super().__init__()
         self.teacher = Teacher()
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0..1 -> (B, 176, H / 8, W / 8)."""
-        return F.avg_pool2d(self.teacher(image), 3, stride=1, padding=1, count_include_pad=False)
+    def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(B, 3, H, W) in 0..1 -> (B, 176, H / 8, W / 8), and the teacher's maps one by one, not averaged."""
+        joined, maps = self.teacher(image)
+        return F.avg_pool2d(joined, 3, stride=1, padding=1, count_include_pad=False), maps
 
 
 CONTEXT_FLOOR = 1e-2  # of the largest variance: directions below it hardly reach the transformer
@@ -87,10 +95,32 @@ class Whitening(nn.Module):
         return F.conv2d(features, self.matrix[:, :, None, None], bias)
 
 
+class Evidence(nn.Module):
+    """How odd each cell is, by three witnesses; each in units of its normal variation, weighted, and summed.
+
+    The mixture's NLL (are these features seen on good parts at all), the context's NLL (are they what this place, in this
+    picture, should hold) and the difference head's log-odds (do they look like damage). `vtad.calibrate` sets both buffers.
+    """
+
+    mean: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("weight", torch.tensor([1.0, 0.0, 0.0]))
+
+    def forward(self, mixture_nll: Tensor, context_nll: Tensor, odds: Tensor | None) -> Tensor:
+        """(B, rows, columns) each -> their weighted sum."""
+        total = self.weight[0] * (mixture_nll - self.mean[0]) + self.weight[1] * (context_nll - self.mean[1])
+        return total if odds is None else total + self.weight[2] * (odds - self.mean[2])
+
+
 class Autoencoder(nn.Module):
     """Fixed features -> tokens + registers -> encoder -> noisy bottleneck -> decoder -> pixels and density.
 
     Both heads start from what is known without learning: the mean image, and the features' statistics at each position.
+    Beside them stand a mixture of what the features are anywhere, and, with synthetic defects, the difference head.
     """
 
     base_image: Tensor
@@ -117,10 +147,13 @@ class Autoencoder(nn.Module):
         self.register_buffer("base_image", torch.zeros(1, 3, config.image_height, config.image_width))
         self.density_dim = feature_dim
         self.density = MixtureHead(dim, feature_dim, config.mixture_size, self.grid, self.cells)
+        self.mixture = SharedMixture(self.features.channels, config.components, config.rank)
+        self.difference = DifferenceHead() if config.synthetic_defects else None
+        self.evidence = Evidence()
 
     def observe(self, image: Tensor) -> Tensor:
         """Whitened fixed features: (B, 3, H, W) in 0..1 -> (B, D, H / 8, W / 8)."""
-        y: Tensor = self.whitening(self.features(image))
+        y: Tensor = self.whitening(self.features(image)[0])
         return y
 
     def encode(self, y: Tensor) -> Tensor:
@@ -141,17 +174,36 @@ class Autoencoder(nn.Module):
         reconstruction = self.base_image + to_pixels(self.pixels(x).float(), self.grid, self.patch)
         return Prediction(reconstruction, self.density(x.float(), observed.float()))
 
+    def witnesses(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """(B, 3, H, W) in 0..1, its own context -> reconstruction, mixture NLL, context NLL and log-odds of a defect."""
+        features, maps = self.features(image)
+        y = self.whitening(features)
+        seen = self.predict(y, y)
+        return seen.reconstruction, self.mixture(features), seen.nll, self.difference(maps) if self.difference else None
+
     def forward(self, image: Tensor) -> Prediction:
-        """(B, 3, H, W) in 0..1; the image is its own context."""
-        y = self.observe(image)
-        return self.predict(y, y)
+        """(B, 3, H, W) in 0..1."""
+        reconstruction, mixture_nll, context_nll, odds = self.witnesses(image)
+        return Prediction(reconstruction, self.evidence(mixture_nll, context_nll, odds))
 
     def denoise(self, corrupted: Tensor, clean: Tensor, observed: Tensor | None = None) -> Prediction:
-        """What the corrupted image says of the clean one, (B, 3, H, W) each; `observed` are the clean features, if known."""
+        """What corrupted images (B, 3, H, W) say of the clean ones (A, 3, H, W) of the first A <= B of them.
+
+        `observed` are the clean features, if known. The log-odds are of all B.
+        """
+        learning = torch.is_grad_enabled() and self.learns_features
+        with torch.set_grad_enabled(learning):
+            features, maps = self.features(corrupted)  # in bfloat16 where that gains: what is learnt bears the rounding
         with torch.no_grad(), torch.autocast(clean.device.type, enabled=False):
-            context = self.observe(corrupted)
+            context = self.whitening(features[: len(clean)].float())
             target = self.observe(clean) if observed is None else observed
-        return self.predict(context, target)
+        seen = self.predict(context, target)
+        return seen._replace(odds=self.difference(maps).float() if self.difference else None)
+
+    @property
+    def learns_features(self) -> bool:
+        """Whether the maps that the difference head sees are learned, not a teacher's."""
+        return isinstance(self.features, PixelFeatures)
 
     @torch.no_grad()
     def token_norms(self, image: Tensor) -> dict[str, float]:

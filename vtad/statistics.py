@@ -11,20 +11,35 @@ from torch import Tensor
 from vtad.calibrate import batches
 from vtad.model import Autoencoder
 
+MIXTURE_SAMPLES = 60_000  # cells that the mixture is fitted on
 MAX_CACHED = 1 << 30  # bytes of observed features kept in memory during training; more are computed when needed
 
 
 @torch.no_grad()
 def fit_statistics(model: Autoencoder, images: NDArray[np.uint8], device: torch.device) -> None:
-    """Set the whitening, the mean image and the density's base from training images (N, H, W, 3); two passes, nothing is kept."""
+    """Set what is known without learning from training images (N, H, W, 3), in two passes that keep samples only.
+
+    The whitening, the mixture, the mean image, the base of the context's density, and the difference head's input scale.
+    """
     channels = model.features.channels
     total, second, count = torch.zeros(channels).double(), torch.zeros(channels, channels).double(), 0
+    generator = torch.Generator().manual_seed(0)
+    samples: list[Tensor] = []
+    moments: list[list[Tensor]] = []  # of each batch, of each map: means and mean squares (2, C)
     for batch in batches(images, device):
-        f = model.features(batch.float() / 255).permute(0, 2, 3, 1).reshape(-1, channels).double().cpu()
-        total += f.sum(0)
-        second += f.T @ f
+        features, maps = model.features(batch.float() / 255)
+        f = features.permute(0, 2, 3, 1).reshape(-1, channels).cpu()
+        total += f.double().sum(0)
+        second += f.double().T @ f.double()
         count += len(f)
+        share = min(1.0, MIXTURE_SAMPLES * len(batch) / (len(images) * len(f)))
+        samples.append(f[torch.rand(len(f), generator=generator) < share])
+        moments.append([torch.stack([m.mean((0, 2, 3)), m.square().mean((0, 2, 3))]).cpu() for m in maps])
     mean = total / count
+    model.mixture.fit(torch.cat(samples))
+    if model.difference is not None and not model.learns_features:
+        each = [torch.stack(m).mean(0) for m in zip(*moments, strict=True)]  # (2, C) of each map
+        model.difference.fit([m[0] for m in each], [(m[1] - m[0].square()).clamp_min(0).sqrt() for m in each])
     model.whitening.fit(mean.float(), second / count - torch.outer(mean, mean))
     first = torch.zeros_like(model.density.base_location)
     square = torch.zeros_like(first)

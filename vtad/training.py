@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vtad.calibrate import MIN_IMAGES, calibration, fit_fusion, fit_units, score_images
+from vtad.calibrate import MIN_IMAGES, calibration, fit_evidence, fit_fusion, fit_units, score_images
 from vtad.checkpoint import save_tensors
 from vtad.config import Config
 from vtad.data import ImageCache, fingerprint, split_good
@@ -21,6 +21,8 @@ from vtad.inspection import input_spec, make_card
 from vtad.layout import DataError, find_category
 from vtad.loop import Loop, Report, Reporter
 from vtad.run_folder import Run, RunError, create_run, newest_run, open_run, sha256
+from vtad.sizing import with_size
+from vtad.symmetry import with_symmetries
 from vtad_runtime.card import Calibration
 
 FUSION_IMAGES = 64  # synthetic defects that the weights of the two maps are chosen on
@@ -44,6 +46,7 @@ def train(
     device = pick_device(config.device)
     files = find_category(Path(config.data), config.category)
     train_files, val_files = split_good(files.train_good, config.val_split, config.seed)
+    config = with_size(config, files.train_good)
     if len(val_files) < MIN_IMAGES:
         raise DataError(
             f"{files.root}: expected at least {MIN_IMAGES} held-out good images to calibrate, got {len(val_files)} of "
@@ -54,6 +57,10 @@ def train(
     spec = input_spec(config)
     images_seen = fingerprint(files.train_good)
     with ImageCache(train_files, spec) as images, ImageCache(val_files, spec) as held_out:
+        if resume is None:
+            torch.manual_seed(config.seed)
+            report(Report(0.0, "looking for symmetries of good images", lasting=False))
+            config = with_symmetries(config, images, held_out, device)
         run = resume or create_run(config)
         torch.manual_seed(config.seed)
         detector = Detector(config).to(device)
@@ -82,7 +89,8 @@ def unfinished_run(out: Path, path: Path | None, category: str | None) -> Run:
 @torch.no_grad()
 def _calibrate(detector: Detector, good: NDArray[np.uint8], config: Config, device: torch.device) -> Calibration:
     detector.eval()
+    defective, masks = synthetic(good, min(FUSION_IMAGES, 2 * len(good)), config.seed)
+    fit_evidence(detector, good, defective, masks, device)
     fit_units(detector, good, device)
-    count = min(FUSION_IMAGES, 2 * len(good))
-    fit_fusion(detector, good[:FUSION_IMAGES], *synthetic(good, count, config.seed), device)
+    fit_fusion(detector, good[:FUSION_IMAGES], defective, masks, device)
     return calibration(*score_images(detector, good, device), config.false_alarms)

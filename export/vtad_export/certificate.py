@@ -2,69 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vtad_export.show import error_lines
 from vtad_runtime.card import Card, Parity
 
 if TYPE_CHECKING:
+    from vtad_export.coreai import CoreAIExport
     from vtad_export.coreml import CoreMLExport
-    from vtad_export.lint import Lint
-    from vtad_export.onnx import Export
+    from vtad_export.onnx import OnnxExport
+    from vtad_export.parity import Flip, TwinComparison
+    from vtad_export.quality import Quality
+
+LISTED = 8  # flips on a certificate
 
 
-def certificate(path: Path, card: Card, operations: int) -> str:
-    """Lines of text. The card must carry a parity entry."""
-    parity = _parity(card)
-    return "\n".join(
-        [*_head(path, card, operations), f"  proven against torch on {_images(parity)}:", *_errors(parity)]
-    )
+def onnx_certificate(made: OnnxExport) -> str:
+    """Lines of text."""
+    parity = proof_of(made.card)
+    lines = [
+        *_head(made.path, made.card, made.operations),
+        f"  proven against torch on {_images(parity)},",
+        "  each from its file by vtad_runtime itself; its pixels are those of the training, bit for bit:",
+        *_indented(error_lines(parity)),
+        *flip_lines(made.flipped),
+        *quality_lines(made.quality, "torch", "this artefact"),
+    ]
+    return "\n".join([*lines, *note_lines(made.note)])
 
 
-def coreml_certificate(made: CoreMLExport) -> str:
+def coreml_certificate(made: CoreMLExport, note: str | None = None) -> str:
     """Lines of text: the same, how it was proven, and what the lint says."""
     proof, parity = made.proof, made.proof.parity
     lines = [
         *_head(made.path, made.card, made.operations, f"for {made.target} and later, layout {made.layout}"),
-        f"  {proof.method}: the saved package, operation by operation, against torch on",
-        f"  {_images(parity)}:",
-        *_errors(parity),
+        f"  {proof.method}, against torch on {_images(parity)}:",
+        *_indented(error_lines(parity)),
+        *flip_lines(proof.flipped),
     ]
-    if parity.precision == "fp16":
+    if parity.precision != "fp32":
         lines += [
-            f"    undecided       {proof.undecided} nearer to the threshold than the allowed drift, "
-            f"{proof.undecided_flips} of them judged otherwise",
+            f"    near threshold  {proof.near} of the images: nearer than the score may drift, so rounding may decide there",
             f"    float16         largest activation {proof.largest_float16:.0f} of 65504",
         ]
+    lines += twin_lines(proof.against_twin)
     held = proof.constants_equal + len(proof.constants_derived)
-    how = "bit for bit" + (", here rounded" if parity.precision == "fp16" else "")
+    how = "bit for bit" + ("" if parity.precision == "fp32" else ", here rounded")
     lines += [
         f"    constants       {proof.constants_equal} of {held} tensors equal the checkpoint's {how}, the rest are folded",
-        *_lint(made.lint),
+        *quality_lines(proof.quality, "torch", "this package, by reference execution"),
+        *(f"  {line}" for line in made.lint.lines()),
         f"  no Mac here? vtad-run takes the ONNX twin: {made.twin}",
+        f"  on a Mac: vtad-export --device-check {made.path}",
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *note_lines(note)])
 
 
-def table(made: Sequence[Export]) -> str:
-    """Several exports, a line each."""
-    rows = [("format", "precision", "MB", "operations", "score error", "flips", "file")]
-    for export in made:
-        parity = _parity(export.card)
-        rows.append(
-            (
-                parity.format,
-                parity.precision,
-                f"{size(export.path) / 1e6:.1f}",
-                str(export.operations),
-                f"{parity.max_error['score']:.1e}",
-                f"{parity.verdict_flips} of {parity.images_good + parity.images_defective}",
-                str(export.path),
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  " + "  ".join(f"{v:<{w}}" for v, w in zip(r, widths, strict=True)).rstrip() for r in rows)
+def coreai_certificate(made: CoreAIExport) -> str:
+    """Lines of text."""
+    parity = proof_of(made.card)
+    lines = [
+        *_head(made.path, made.card, made.operations, "(beta)"),
+        f"  {made.method};",
+        f"  against torch on {_images(parity)}:",
+        *_indented(error_lines(parity)),
+        *flip_lines(made.flipped),
+    ]
+    lines += twin_lines(made.against_twin)
+    lines.append(f"  no Apple device here? vtad-run takes the ONNX twin: {made.twin}")
+    return "\n".join([*lines, *note_lines(made.note)])
+
+
+def twin_lines(found: TwinComparison | None) -> list[str]:
+    """How the artefact and its ONNX twin differ."""
+    if found is None:
+        return []
+    return [
+        f"    ONNX twin       on the same images: score {found.apart['score']:.1e} of the calibration spread apart, "
+        f"{_differing(found.flips)}"
+    ]
+
+
+def flip_lines(flipped: tuple[Flip, ...]) -> list[str]:
+    """One line an image that is judged otherwise, up to LISTED of them."""
+    lines = [
+        f"      {flip.image}: score {flip.expected:.6g} in torch, {flip.got:.6g} here" for flip in flipped[:LISTED]
+    ]
+    more = len(flipped) - LISTED
+    return [*lines, f"      and {more} more, see the parity file beside it"] if more > 0 else lines
+
+
+def quality_lines(quality: Quality | None, before: str, after: str) -> list[str]:
+    """AUROC and AUPRO of both."""
+    if quality is None:
+        return []
+    several = f"{quality.images} of {quality.of}" if quality.images < quality.of else str(quality.images)
+    return [
+        f"    {several} test images: image AUROC {_share(quality.before.image_auroc)} by {before}, "
+        f"{_share(quality.after.image_auroc)} by {after};",
+        f"      AUPRO at the model's size {_share(quality.before.aupro)} and {_share(quality.after.aupro)}; "
+        f"{_differing(len(quality.flipped))}",
+    ]
+
+
+def note_lines(note: str | None) -> list[str]:
+    """What to know about the images of the proof."""
+    return [f"  note: {note}"] if note else []
 
 
 def size(path: Path) -> int:
@@ -72,8 +116,14 @@ def size(path: Path) -> int:
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
 
 
+def proof_of(card: Card) -> Parity:
+    """The proof on the card of an export."""
+    assert card.parity is not None
+    return card.parity
+
+
 def _head(path: Path, card: Card, operations: int, note: str = "") -> list[str]:
-    parity = _parity(card)
+    parity = proof_of(card)
     kind = " ".join(filter(None, (parity.format, parity.precision, note)))
     return [
         f"{path}",
@@ -82,28 +132,17 @@ def _head(path: Path, card: Card, operations: int, note: str = "") -> list[str]:
     ]
 
 
-def _errors(parity: Parity) -> Iterator[str]:
-    units = {"reconstruction": "of full intensity", "score": "of the calibration spread"}
-    for name, error in parity.max_error.items():
-        unit = units.get(name, "units of normal variation")
-        yield f"    {name:<15} largest error {error:.1e}, allowed {parity.tolerance[name]:.0e} {unit}"
-    yield f"    verdict flips   {parity.verdict_flips} of {parity.images_good + parity.images_defective}"
+def _differing(flips: int) -> str:
+    return "1 verdict differs" if flips == 1 else f"{flips} verdicts differ"
 
 
-def _lint(found: Lint) -> Iterator[str]:
-    yield (
-        f"  Neural Engine, by rules of thumb: {found.likely_eligible} of {found.operations} operations likely eligible, "
-        f"{found.flops_share:.1%} of {found.gflops:.2f} GFLOP"
-    )
-    for f in found.findings:
-        effect = "likely elsewhere" if f.off_engine else "likely slower"
-        yield f"    {f.rule:<10} {f.operations:>4} {effect}, {f.flops_share:.1%} of FLOPs: {f.reason}; {f.advice}"
+def _indented(lines: list[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
 
 
 def _images(parity: Parity) -> str:
     return f"{parity.images_good} good images and {parity.images_defective} synthetic defects"
 
 
-def _parity(card: Card) -> Parity:
-    assert card.parity is not None
-    return card.parity
+def _share(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"

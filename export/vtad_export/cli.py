@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,22 +12,39 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vtad.cli import CONTEXT, choose_run, run_options, said
-from vtad_export.formats import FORMATS, card_of, listing
+from vtad_export.formats import FORMATS, card_of, format_named, listing
 from vtad_runtime.command import FAILED, USAGE, Failure, no_traceback
 
 if TYPE_CHECKING:
     from vtad.run_folder import Run
-    from vtad_export.onnx import Export
+
+NOT_MADE = 3
 
 _CODES = """\b
 Exit codes:
-  0    exported and proven
-  1    the artefact does not agree with torch; nothing is left behind
+  0    exported and proven; --device-check: the device agrees
+  1    an artefact does not agree with torch; nothing of it is left behind
   2    usage: no such run, no images to prove it on, a folder that cannot be made
+  3    --format all: a format cannot be made here, and every other is proven
   4    a file could not be written, e.g. the disk is full
   70   internal error
 """
 _TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26", "macOS13", "macOS14", "macOS15", "macOS26")
+
+
+def _errors(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
+    """score=0.2 as the name of an output and the largest error of it."""
+    found = {}
+    for text in given:
+        name, _, number = text.partition("=")
+        try:
+            error = float(number)
+        except ValueError:
+            error = math.nan
+        if not 0 < error < math.inf:
+            raise click.BadParameter(f"expected OUTPUT=ERROR with an error above 0, such as score=0.2, got {text!r}")
+        found[name] = error
+    return found
 
 
 @click.command(context_settings=CONTEXT, epilog=_CODES)
@@ -35,9 +54,13 @@ _TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26", "macOS13", "macOS14", "macOS15",
     type=click.Choice([*(f.name for f in FORMATS), "all"]),
     default="onnx",
     show_default=True,
-    help="Artefact. A Core ML package comes with its ONNX twin.",
+    help="Artefact; all: each format in each precision. Core ML and Core AI come with an ONNX twin.",
 )
-@click.option("--precision", type=click.Choice(["fp16", "fp32"]), help="[default: onnx fp32, coreml fp16]")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="[default: onnx fp32, coreml fp16, coreai fp32]",
+)
 @click.option(
     "--target",
     type=click.Choice(_TARGETS),
@@ -55,11 +78,36 @@ _TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26", "macOS13", "macOS14", "macOS15",
 @run_options
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Images of the proof.  [default: the run's]")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the artefact.  [default: export/ in the run]")
+@click.option(
+    "--tolerance",
+    callback=_errors,
+    metavar="OUTPUT=ERROR",
+    multiple=True,
+    help="Largest error allowed, e.g. score=0.2; may be given again. Units as on the certificate.",
+)
+@click.option(
+    "--max-flips",
+    type=click.IntRange(0),
+    help="Verdicts that may differ from torch's.  [default: 0; int8: 1 % of the images, rounded up]",
+)
 @click.option("--list", "list_formats", is_flag=True, help="Print the formats, where each runs and how it is proven.")
 @click.option("--show", type=click.Path(path_type=Path), help="Print the card of an artefact and leave.")
+@click.option("--json", "as_json", is_flag=True, help="--show: the card as JSON.")
+@click.option(
+    "--device-check",
+    type=click.Path(path_type=Path),
+    help="On a Mac: check an .mlpackage on its chips against torch's stored outputs, and leave.",
+)
 @click.version_option(package_name="vtad", prog_name="vtad-export")
 def export(
-    run_path: Path | None, runs: Path, category: str | None, list_formats: bool, show: Path | None, **options: Any
+    run_path: Path | None,
+    runs: Path,
+    category: str | None,
+    list_formats: bool,
+    show: Path | None,
+    as_json: bool,
+    device_check: Path | None,
+    **options: Any,
 ) -> None:
     """Export a run and prove on real good images and synthetic defects that the artefact judges as torch does."""
     if list_formats:
@@ -67,38 +115,63 @@ def export(
         return
     with no_traceback(), said(), _failed_proofs():
         if show is not None:
-            click.echo(card_of(show).to_json())
+            from vtad_export.show import card_text
+
+            card = card_of(show)
+            click.echo(card.to_json() if as_json else card_text(show, card))
             return
-        run = choose_run(run_path, runs, category)
-        _export(run, **options)
+        if device_check is not None:
+            _check_device(device_check)
+            return
+        _export(choose_run(run_path, runs, category), **options)
 
 
 def _export(
-    run: Run, *, kind: str, precision: str | None, target: Any, layout: Any, data_dir: Path | None, out: Path | None
+    run: Run,
+    *,
+    kind: str,
+    precision: str | None,
+    data_dir: Path | None,
+    out: Path | None,
+    tolerance: dict[str, float],
+    max_flips: int | None,
+    target: Any,
+    layout: Any,
 ) -> None:
-    from vtad_export.certificate import certificate, coreml_certificate, table
+    wanted = FORMATS if kind == "all" else (format_named(kind),)
+    pairs = [(f, p) for f in wanted for p in f.precisions if precision in (None, p)]
+    if not pairs:
+        precisions = " or ".join(wanted[0].precisions)
+        raise Failure(f"--precision {precision}: {kind} artefacts are {precisions}; see --list", USAGE)
+    from vtad_export.making import Options, make, make_all
+    from vtad_export.parity import TOLERANCE, load_material
 
-    def path(suffix: str) -> Path | None:
-        return out / f"{run.card().identity.category}{suffix}" if out else None
+    if unknown := tolerance.keys() - TOLERANCE.keys():
+        raise Failure(f"--tolerance {unknown.pop()}: expected one of the outputs {', '.join(TOLERANCE)}", USAGE)
+    options = Options(out or run.path / "export", target, layout, tolerance, max_flips)
+    material = load_material(run, data_dir)
+    if kind != "all":
+        click.echo(make(*pairs[0], material, options).certificate)
+        return
+    from vtad_export.table import table
 
-    made: list[Export] = []
-    if kind != "coreml":
-        if kind == "onnx" and precision == "fp16":
-            raise Failure("--precision fp16: onnx artefacts are fp32; float16 is for --format coreml", USAGE)
-        from vtad_export.onnx import to_onnx
+    rows = make_all(pairs, material, options, lambda text: click.echo(text, err=True))
+    click.echo(table(rows, options.folder))
+    if material.sample.note:
+        click.echo(f"  note: {material.sample.note}")
+    if any(row.status == "failed" for row in rows):
+        sys.exit(FAILED)
+    if any(row.status == "not made" for row in rows):
+        sys.exit(NOT_MADE)
 
-        onnx = to_onnx(run, path(".onnx"), data=data_dir)
-        made.append(onnx)
-        click.echo(certificate(onnx.path, onnx.card, onnx.operations))
-    if kind != "onnx":
-        from vtad_export.coreml import to_coreml
 
-        chosen: Any = precision or "fp16"
-        coreml = to_coreml(run, path(".mlpackage"), data=data_dir, precision=chosen, target=target, layout=layout)
-        made.append(coreml)
-        click.echo(coreml_certificate(coreml))
-    if len(made) > 1:
-        click.echo(table(made))
+def _check_device(model: Path) -> None:
+    from vtad_export.device_check import device_check
+
+    report = device_check(model)
+    click.echo("\n".join(report.lines()))
+    if not report.ok:
+        sys.exit(FAILED)
 
 
 @contextmanager

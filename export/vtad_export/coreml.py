@@ -17,19 +17,35 @@ from torch.export import ExportedProgram
 import vtad
 from vtad.detector import Judgement
 from vtad.run_folder import Run, RunError, make_folder, not_written, write_text
-from vtad.trained import load_detector
 from vtad_export.apple import coremltools, quiet
+from vtad_export.formats import for_one_picture
 from vtad_export.graph import FLOAT32, Layout, layout_of, prepared, trace
 from vtad_export.lint import Lint, lint
 from vtad_export.mlpackage import PackageError, model_file, read_program, specification, weight_file
-from vtad_export.onnx import Export, to_onnx
-from vtad_export.parity import ParityError, samples
-from vtad_export.reference_proof import Precision, ReferenceProof, prove_package
-from vtad_runtime.card import ONNX_KEY, Card, CardError
+from vtad_export.onnx import Export, open_twin, place_twin
+from vtad_export.parity import (
+    TOLERANCE,
+    Execute,
+    Limits,
+    Material,
+    ParityError,
+    Twin,
+    allowed_flips,
+    check_pixels,
+    load_material,
+)
+from vtad_export.quality import Quality, measured
+from vtad_export.quantize import INT8_DRIFT, PACKAGE_TESTS, category_tests, int8_weights
+from vtad_export.reference import make_reference, reference_file, write_reference
+from vtad_export.reference_proof import DRIFT, Precision, ReferenceProof, prove_package
+from vtad_runtime.card import ONNX_KEY, Card, CardError, ComputeUnits
 
 # From iOS 16 on there is pixel_unshuffle; macOS 13 is iOS 16's twin, and so on.
 Target = Literal["iOS16", "iOS17", "iOS18", "iOS26", "macOS13", "macOS14", "macOS15", "macOS26"]
-PARITY_FILE = "parity-coreml.json"
+# Float32 has nothing to do on the Neural Engine.
+COMPUTE_UNITS: dict[Precision, ComputeUnits] = {"fp16": "CPU_AND_NE", "int8": "CPU_AND_NE", "fp32": "CPU_AND_GPU"}
+# What Xcode draws in its preview tab. It has no type for heatmaps; this one takes a picture and draws a map in grey.
+PREVIEW_KEY, PREVIEW = "com.apple.coreml.model.preview.type", "depthEstimation"
 
 _OUTPUTS = {
     "score": "Score of the picture: mean of the highest cells of the heatmap, in units of normal variation. NG if and only "
@@ -43,11 +59,12 @@ _OUTPUTS = {
 
 @dataclasses.dataclass(frozen=True)
 class CoreMLExport(Export):
-    """A package on disk, proven, with what was found on the way and its ONNX twin."""
+    """A package on disk, proven, with what was found on the way, its ONNX twin and what a device is to be checked against."""
 
     proof: ReferenceProof
     lint: Lint
     twin: Path
+    reference: Path
     target: Target
     layout: Layout
 
@@ -60,44 +77,75 @@ def to_coreml(
     precision: Precision = "fp16",
     target: Target = "iOS16",
     layout: Layout = "ane",
+    tolerance: dict[str, float] | None = None,
+    max_flips: int | None = None,
+    material: Material | None = None,
 ) -> CoreMLExport:
-    """Export a complete run, by default to its export/<category>.mlpackage, with parity-coreml.json beside it.
+    """Export a complete run, by default to its export/<category>.mlpackage.
 
-    `layout`: ane is the transformer as the Neural Engine likes it, standard as it was trained. The ONNX twin, for machines
-    that are no Macs, is made beside it unless one of the same weights is there. `data`: where the held-out good images of
-    the proof are, by default where the run was trained from. Raises RunError, CardError, DataError, WriteError, or
-    ParityError when the package does not agree with torch; no package is left then.
+    Beside it: parity-coreml.json, <category>.reference.npz for `device_check`, and the ONNX twin, for machines that are no
+    Macs, made unless one of the same weights is there; the proof compares all three. `layout`: ane is the transformer as the
+    Neural Engine likes it, standard as it was trained. The other arguments are as of `to_onnx`. Raises RunError, CardError,
+    DataError, WriteError, or ParityError when the package does not agree with torch; nothing new is left then.
     """
     coremltools()
-    card = run.card()
+    material = material or load_material(run, data)
+    card, detector = for_one_picture(material.card), material.detector
     path = Path(path) if path else run.path / "export" / f"{card.identity.category}.mlpackage"
     if path.suffix != ".mlpackage":
         raise RunError(f"{path}: expected a name that ends in .mlpackage, for Core ML takes no other")
-    data = Path(data) if data else None
-    sample = samples(run, data)
-    detector = load_detector(run)
     make_folder(path.parent)
-    with replacing_folder(path) as beside:
+    tests = category_tests(material, PACKAGE_TESTS) if precision == "int8" else ()
+    images = len(material.sample.good) + len(material.sample.defective) + len(tests)
+
+    def judge(execute: Execute) -> Quality:
+        return measured(tests, card, detector, execute, len(category_tests(material)))
+
+    budget = {"fp32": TOLERANCE, "fp16": DRIFT, "int8": INT8_DRIFT}[precision]
+    limits = Limits(budget | (tolerance or {}), allowed_flips(precision, max_flips, images))
+    with _twin(path, material) as twin, replacing_folder(path) as beside:
+        sample = dataclasses.replace(material.sample, twin=twin)
+        check_pixels(sample, card.input)
         arranged = prepared(detector, layout)
         program = trace(arranged)
-        write_package(convert(program, precision, target), card, beside)
+        model = convert(program, precision, target)
+        write_package(int8_weights(model) if precision == "int8" else model, card, beside)
         full = beside
-        if precision == "fp16":
+        if precision != "fp32":
             full = beside.with_name("float32.mlpackage")
             write_package(convert(program, "fp32", target), card, full)
         try:
-            proof = prove_package(beside, full, detector, sample, card.calibration, arranged)
+            lower: Any = "fp16" if precision == "fp32" else precision
+            proof = prove_package(
+                beside,
+                full,
+                detector,
+                sample,
+                card.calibration,
+                arranged,
+                precision=lower,
+                tolerance=limits,
+                judge=judge if tests else None,
+            )
         except PackageError as e:
             raise ParityError(f"the Core ML package cannot be executed: {e}; nothing was kept") from e
-        card = dataclasses.replace(card, parity=proof.parity)
+        card = dataclasses.replace(card, parity=proof.parity, compute_units=COMPUTE_UNITS[precision])
         write_card(beside, card)
         saved = read_program(beside)
         findings = lint(saved)
-        twin = _twin(run, path.with_suffix(".onnx"), data)
         chosen = {"target": target, "layout": layout_of(arranged)}
         report = {**chosen, **dataclasses.asdict(proof), "neural_engine_lint": dataclasses.asdict(findings)}
-        write_text(path.with_name(PARITY_FILE), json.dumps(report, indent=2) + "\n")
-    return CoreMLExport(path, card, len(saved.operations), proof, findings, twin, target, layout_of(arranged))
+        reference = reference_file(path)
+        write_reference(reference, make_reference(detector, sample, card.weights_sha256))
+        write_text(parity_file(path, precision), json.dumps(report, indent=2) + "\n")
+    return CoreMLExport(
+        path, card, len(saved.operations), proof, findings, twin.path, reference, target, layout_of(arranged)
+    )
+
+
+def parity_file(package: Path, precision: Precision) -> Path:
+    """Where the report of the proof is: parity-coreml.json, or parity-coreml-int8.json, beside the package."""
+    return package.with_name(f"parity-coreml{'' if precision == 'fp16' else f'-{precision}'}.json")
 
 
 def convert(program: ExportedProgram, precision: Precision, target: Target) -> Any:
@@ -115,7 +163,7 @@ def convert(program: ExportedProgram, precision: Precision, target: Target) -> A
             outputs=[ct.TensorType(name=name, dtype=np.float32) for name in Judgement._fields],
             convert_to="mlprogram",
             minimum_deployment_target=known,
-            compute_precision=half if precision == "fp16" else ct.precision.FLOAT32,
+            compute_precision=ct.precision.FLOAT32 if precision == "fp32" else half,
             skip_model_load=True,
         )
 
@@ -142,6 +190,7 @@ def write_package(model: Any, card: Card, path: Path) -> None:
     for name, text in _OUTPUTS.items():
         model.output_description[name] = text
     model.user_defined_metadata[ONNX_KEY] = card.to_json()
+    model.user_defined_metadata[PREVIEW_KEY] = PREVIEW
     with quiet():
         model.save(str(path))
     (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # debugging aid of the converter
@@ -190,13 +239,18 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(room, ignore_errors=True)
 
 
-def _twin(run: Run, path: Path, data: Path | None) -> Path:
-    """The ONNX artefact of the same weights: the one that is there, or a new one."""
-    from vtad_runtime.session import ModelError, Session
-
+@contextlib.contextmanager
+def _twin(package: Path, material: Material) -> Iterator[Twin]:
+    """The ONNX artefact of the same weights beside a package; one that was made for it goes when the block fails."""
+    path = package.with_suffix(".onnx")
+    own = {path, path.with_name(f"{material.card.identity.category}.onnx"), path.with_name("parity.json")}
+    before = {p for p in own if p.exists()}
     try:
-        if path.is_file() and Session(path).card.weights_sha256 == run.card().weights_sha256:
-            return path
-    except ModelError:
-        pass  # not ours, or damaged: replaced
-    return to_onnx(run, path, data=data).path
+        place_twin(package, material)
+        twin = open_twin(path, material.card.weights_sha256)
+        assert twin is not None
+        yield twin
+    except BaseException:
+        for made in own - before:
+            made.unlink(missing_ok=True)
+        raise

@@ -15,12 +15,16 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from vtad.density import MixtureHead
-from vtad.detector import Detector
-from vtad.model import Autoencoder, PixelFeatures, Whitening
+from vtad.detector import SSIM_SMOOTHING, Detector
+from vtad.difference import DifferenceHead
+from vtad.features import Teacher
+from vtad.mixture import SharedMixture
+from vtad.model import Autoencoder, Evidence, PixelFeatures, Whitening
 from vtad.paper import PaperAutoencoder
-from vtad.ssim import SIGMA, SSIM, WINDOW
+from vtad.ssim import SSIM
 from vtad_export.apple import quiet
-from vtad_export.neural_engine import ChannelAutoencoder
+from vtad_export.convolution_maps import ConvolutionSSIM, Window
+from vtad_export.neural_engine import ChannelAutoencoder, EngineTeacher, FoldedDifferenceHead
 
 FLOAT32, FLOAT16 = "float32", "float16"
 Layout = Literal["ane", "standard"]
@@ -44,28 +48,16 @@ class FoldedWhitening(nn.Module):
         return F.conv2d(features, self.matrix, self.bias)
 
 
-class ConvolutionSSIM(SSIM):
-    """`SSIM` whose window is two 1-D convolutions: on Apple's chips, unlike in training, a full matrix product gains nothing."""
-
-    across: Tensor
-    down: Tensor
-
-    def __init__(self, ssim: SSIM) -> None:
-        super().__init__(ssim.blur_rows.shape[0], ssim.blur_columns.shape[0])
-        offsets = torch.arange(WINDOW).double() - WINDOW // 2
-        window = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
-        window = (window / window.sum()).float()
-        self.register_buffer("down", window.reshape(1, 1, -1, 1).repeat(3, 1, 1, 1), persistent=False)
-        self.register_buffer("across", window.reshape(1, 1, 1, -1).repeat(3, 1, 1, 1), persistent=False)
-
-    def blur(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 3, H, W), Gaussian window."""
-        x = F.pad(x, [WINDOW // 2] * 4, mode="reflect")
-        return F.conv2d(F.conv2d(x, self.down, groups=3), self.across, groups=3)
-
-
 # What they do themselves, not what the layers in them do.
-FLOAT32_MODULES: tuple[type[nn.Module], ...] = (Detector, SSIM, MixtureHead, PaperAutoencoder)
+FLOAT32_MODULES: tuple[type[nn.Module], ...] = (
+    Detector,
+    SSIM,
+    Window,
+    MixtureHead,
+    SharedMixture,
+    Evidence,
+    PaperAutoencoder,
+)
 # Whitening magnifies the rounding of what varies little. Pixels are exact, so there float32 keeps it out of the density
 # (drift of the score 0.002 of the spread instead of 0.07); a teacher's features are float16 anyway, and nothing is gained.
 EXACT_FEATURES: tuple[type[nn.Module], ...] = (PixelFeatures, FoldedWhitening)
@@ -85,6 +77,13 @@ def prepared(detector: Detector, layout: Layout = "standard") -> Detector:
                 setattr(parent, name, FoldedWhitening(child))
             elif isinstance(child, SSIM):
                 setattr(parent, name, ConvolutionSSIM(child))
+            elif isinstance(child, Teacher) and layout == "ane":
+                setattr(parent, name, EngineTeacher(child))
+            elif isinstance(child, DifferenceHead) and layout == "ane":
+                setattr(parent, name, FoldedDifferenceHead(child))
+    for name in ("blur_rows", "blur_columns"):  # matrices that `Detector.raw_maps` multiplies by
+        delattr(twin, name)
+        setattr(twin, name, Window(SSIM_SMOOTHING, 2 * int(4 * SSIM_SMOOTHING + 0.5) + 1))
     return twin
 
 

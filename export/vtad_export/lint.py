@@ -1,12 +1,20 @@
 """Neural Engine lint: which operations of a package likely run on it, which not, why, and what to do. Advisory only.
 
-Apple publishes no rules; these are rules of thumb from its own transformer reference ("Deploying Transformers on the Apple
-Neural Engine", 2022) and from what placement reports show on A14/M1 and later. Only a Mac or a phone decides.
+Apple publishes no table of what its Neural Engine runs, so every rule names where it comes from:
+[1] Apple, "Deploying Transformers on the Apple Neural Engine", 2022, and apple/ml-ane-transformers: layout, rank, last axis.
+[2] sbryngelson/ane-guide, chapters 4, 17 and 35, appendix A: limits and operations by generation, read from the compiler's
+    tables and measured on an M1, an M2 and an M5; the rest is predicted from those tables.
+[3] hollance/neural-engine, docs/supported-devices.md: which chips share an engine. What it says of the M3 differs from [2];
+    the rules below are the same for both readings.
+"Likely eligible" is all that rules can say; only a Mac or a phone decides (vtad-export --device-check). A shape that varies
+never gets here: `read_program` refuses it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,18 +22,52 @@ import numpy as np
 
 from vtad_export.mlpackage import Operation, Program, Value
 
-MAX_RANK = 4
-MAX_SIDE = 16384
-MAX_KERNEL = 13  # older chips (before A14/M1) fall back above it
-ALIGNED = 32  # float16 values in the 64 bytes that a row is padded to
+
+@dataclass(frozen=True)
+class Generation:
+    """Engines that the rules treat alike."""
+
+    chips: str
+    max_side: int  # elements of one axis [2]
+    max_kernel_width: int  # of a float16 convolution [2]
+    max_kernel_height: int  # [2]
+
+
+GENERATIONS = (
+    Generation("A12/A13", 16384, 13, 29),
+    Generation("A14/M1", 16384, 13, 29),
+    Generation("A15/M2", 16384, 16, 32),
+    Generation("A16/M3", 16384, 16, 32),
+    Generation("A17 Pro/M4 and later", 65536, 16, 32),
+)
+COLUMNS = 116  # of the report
+A12, A14, A15 = 0, 1, 2
+REFERENCE = A14  # the generation that `Lint.likely_eligible` and `Lint.flops_share` speak of
+
+MAX_RANK = 4  # [1]; [2] measured five, but neither convolution nor matrix product takes more than four
+ALIGNED = 32  # float16 values in the 64 bytes that the last axis is padded to [1]
+
+# The first generation that runs an operation, after [2], chapter 35 (families) and appendix A (operations).
+_FIRST = {
+    A12: "abs add avg_pool cast clip concat conv conv_transpose exp gelu identity linear log matmul max_pool maximum "
+    "minimum mul pad relu relu6 sigmoid slice_by_index softplus split square sub tanh transpose",
+    # Before that there is no reshape but a flatten, no division by a tensor, no reduction, no shuffle of pixels.
+    A14: "batch_norm erf expand_dims instance_norm layer_norm pixel_shuffle pixel_unshuffle real_div reduce_log_sum_exp "
+    "reduce_max reduce_mean reduce_min reduce_sum reshape rsqrt scaled_dot_product_attention softmax sqrt squeeze",
+    # The sampling hardware: until then resizing, gathering and sorting are done in software.
+    A15: "gather gather_along_axis resize_bilinear resize_nearest_neighbor topk upsample_bilinear "
+    "upsample_nearest_neighbor",
+}
+FIRST_GENERATION = {kind: first for first, kinds in _FIRST.items() for kind in kinds.split()}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One rule and the operations it holds against."""
+    """One rule and the operations it holds against, on some generations."""
 
     rule: str
-    off_engine: bool  # likely falls back to GPU or CPU; otherwise likely slow, or slow on older chips
+    chips: str  # "all chips", or the generations up to which it holds
+    off_engine: bool  # likely runs on GPU or CPU there; otherwise likely slow
     operations: int
     flops_share: float  # 0..1
     example: str  # an operation, as in the program
@@ -34,14 +76,61 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Share:
+    """What one generation likely runs on its engine."""
+
+    chips: str
+    likely_eligible: int  # operations
+    flops_share: float  # 0..1, of those
+    pieces: int  # runs of such operations with others between them: each is a hand-over, which costs time
+
+
+@dataclass(frozen=True)
 class Lint:
     """The advisory report."""
 
     operations: int
-    likely_eligible: int
     gflops: float  # of one image
-    flops_share: float  # 0..1, of the operations likely eligible
+    likely_eligible: int  # on A14/M1
+    flops_share: float  # 0..1, on A14/M1
+    generations: tuple[Share, ...]
     findings: tuple[Finding, ...]
+
+    def lines(self) -> list[str]:
+        """The report as text: a line for generations that are alike, two or three for a finding."""
+        alike = self._alike()
+        width = max(len(chips) for chips, _ in alike)
+        shares = [
+            f"  {chips:<{width}}  {s.likely_eligible} of {self.operations} operations, {s.flops_share:.1%} of "
+            f"{self.gflops:.2f} GFLOP, in {s.pieces} piece{'' if s.pieces == 1 else 's'}"
+            for chips, s in alike
+        ]
+        found = []
+        for f in self.findings:
+            text = (
+                f"{f.rule}: {f.operations} {'likely elsewhere' if f.off_engine else 'likely slower'} on {f.chips}, "
+                f"{f.flops_share:.1%} of FLOPs: {f.reason}; {f.advice}"
+            )
+            found += textwrap.wrap(text, COLUMNS, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+        return ["Neural Engine, by rules of thumb, likely eligible:", *shares, *found]
+
+    def _alike(self) -> list[tuple[str, Share]]:
+        """Generations in a row with the same shares, under one name."""
+        runs: list[list[Share]] = []
+        for share in self.generations:
+            if runs and dataclasses.replace(share, chips="") == dataclasses.replace(runs[-1][-1], chips=""):
+                runs[-1].append(share)
+            else:
+                runs.append([share])
+        newest = self.generations[-1]
+        named = []
+        for run in runs:
+            first, last = run[0].chips, run[-1].chips
+            if len(run) == 1:
+                named.append((first, run[0]))
+            else:
+                named.append((f"{first} and later" if run[-1] is newest else f"{first} to {last}", run[0]))
+        return named
 
 
 @dataclass(frozen=True)
@@ -52,7 +141,7 @@ class _Rule:
 
 
 _RULES = {
-    "float32": _Rule(
+    "dtype": _Rule(
         True,
         "the Neural Engine computes in float16",
         "kept on purpose where float16 would cancel (likelihood, SSIM, score); elsewhere export with --precision fp16",
@@ -60,13 +149,13 @@ _RULES = {
     "rank": _Rule(
         True, f"tensors have at most {MAX_RANK} axes there", "split heads or groups into separate tensors of rank 4"
     ),
-    "side": _Rule(True, f"an axis has at most {MAX_SIDE} elements there", "use a smaller picture or fewer tokens"),
-    "operation": _Rule(True, "not known to run there", "let the host do it, or write it as convolutions"),
-    "reflect": _Rule(True, "padding by reflection falls back on older chips", "pad with zeros where float16 allows it"),
+    "side": _Rule(True, "an axis is too long there", "use a smaller picture or fewer tokens"),
     "kernel": _Rule(
-        False,
-        f"kernels above {MAX_KERNEL} fall back on chips before A14/M1",
-        "write a patch convolution as pixel_unshuffle and a 1x1 convolution",
+        True, "the kernel is too large there", "write a patch convolution as pixel_unshuffle and a 1x1 convolution"
+    ),
+    "reflect": _Rule(True, "padding by reflection needs hardware that is not there", "pad with a constant"),
+    "operation": _Rule(
+        True, "not known to run there", "let the host do it, or write it as convolutions and matrix products"
     ),
     "last axis": _Rule(
         False,
@@ -75,7 +164,6 @@ _RULES = {
     ),
 }
 
-_OFF_ENGINE_KINDS = {"topk", "gather", "gather_nd", "scatter", "erf", "reduce_log_sum_exp", "upsample_bilinear", "sort"}
 _MOVES = {
     "cast",
     "concat",
@@ -95,37 +183,61 @@ _MOVES = {
 
 
 def lint(program: Program) -> Lint:
-    """Judge every operation of a program."""
+    """Judge every operation of a program, for every generation."""
     values = program.declared()
     work = {op.outputs[0].name: flops(op, program, values) for op in program.operations}
     total = sum(work.values()) or 1.0
-    against: dict[str, list[Operation]] = {}
-    off: set[str] = set()
+    last: dict[str, dict[str, int]] = {}  # operation -> rule -> the last generation that it breaks the rule on
     for op in program.operations:
-        for rule in _broken(op, program, values):
-            against.setdefault(rule, []).append(op)
-            if _RULES[rule].off_engine:
-                off.add(op.outputs[0].name)
-    findings = tuple(
-        Finding(
-            rule=name,
-            off_engine=rule.off_engine,
-            operations=len(ops),
-            flops_share=sum(work[op.outputs[0].name] for op in ops) / total,
-            example=f"{ops[0].kind} {ops[0].outputs[0].name}",
-            reason=rule.reason,
-            advice=rule.advice,
-        )
-        for name, rule in _RULES.items()
-        if (ops := against.get(name))
-    )
+        for number, generation in enumerate(GENERATIONS):
+            for rule in _broken(op, program, values, number, generation):
+                last.setdefault(op.outputs[0].name, {})[rule] = number
+    shares = tuple(_share(program, number, last, work, total) for number in range(len(GENERATIONS)))
     return Lint(
         operations=len(program.operations),
-        likely_eligible=len(program.operations) - len(off),
         gflops=total / 1e9,
-        flops_share=1 - sum(work[name] for name in off) / total,
-        findings=findings,
+        likely_eligible=shares[REFERENCE].likely_eligible,
+        flops_share=shares[REFERENCE].flops_share,
+        generations=shares,
+        findings=tuple(_findings(program, last, work, total)),
     )
+
+
+def _share(
+    program: Program, number: int, last: dict[str, dict[str, int]], work: dict[str, float], total: float
+) -> Share:
+    """What generation `number` likely runs on its engine."""
+    eligible = [
+        not any(_RULES[rule].off_engine and until >= number for rule, until in last.get(op.outputs[0].name, {}).items())
+        for op in program.operations
+    ]
+    done = sum(
+        work[op.outputs[0].name] for op, on_engine in zip(program.operations, eligible, strict=True) if on_engine
+    )
+    starts = [on_engine and not before for before, on_engine in zip([False, *eligible], eligible, strict=False)]
+    return Share(GENERATIONS[number].chips, sum(eligible), done / total, sum(starts))
+
+
+def _findings(
+    program: Program, last: dict[str, dict[str, int]], work: dict[str, float], total: float
+) -> Iterator[Finding]:
+    """One for each rule and set of generations, the widest set first."""
+    for name, rule in _RULES.items():
+        for until in reversed(range(len(GENERATIONS))):
+            against = [op for op in program.operations if last.get(op.outputs[0].name, {}).get(name) == until]
+            if not against:
+                continue
+            chips = [g.chips for g in GENERATIONS[: until + 1]]
+            yield Finding(
+                rule=name,
+                chips="all chips" if len(chips) == len(GENERATIONS) else ", ".join(chips),
+                off_engine=rule.off_engine,
+                operations=len(against),
+                flops_share=sum(work[op.outputs[0].name] for op in against) / total,
+                example=f"{against[0].kind} {against[0].outputs[0].name}",
+                reason=rule.reason,
+                advice=rule.advice,
+            )
 
 
 def flops(op: Operation, program: Program, values: dict[str, Value]) -> float:  # noqa: PLR0911 - one per kind
@@ -155,23 +267,33 @@ def flops(op: Operation, program: Program, values: dict[str, Value]) -> float:  
             return float(max(out, math.prod(shape("x")) if "x" in op.arguments else 0))
 
 
-def _broken(op: Operation, program: Program, values: dict[str, Value]) -> Iterator[str]:
-    """The rules that an operation breaks."""
+def _broken(
+    op: Operation, program: Program, values: dict[str, Value], number: int, generation: Generation
+) -> Iterator[str]:
+    """The rules that an operation breaks on one generation."""
     tensors = [*op.outputs, *(values[n] for names in op.arguments.values() for n in names if n in values)]
-    if any(v.dtype is np.float32 for v in tensors):
-        yield "float32"
+    if any(v.dtype not in (np.float16, np.bool_) for v in tensors):
+        yield "dtype"
+        return  # elsewhere already: what else it is does no harm
     if any(len(v.shape) > MAX_RANK for v in tensors):
         yield "rank"
-    if any(side > MAX_SIDE for v in tensors for side in v.shape):
+    if any(side > generation.max_side for v in tensors for side in v.shape):
         yield "side"
-    if op.kind in _OFF_ENGINE_KINDS:
+    if number < FIRST_GENERATION.get(op.kind, len(GENERATIONS)):
         yield "operation"
-    if op.kind == "pad" and program.constants.get(op.arguments.get("mode", ("",))[0]) == "reflect":
+    if op.kind == "pad" and number < A15 and _text(op, program, "mode") in ("reflect", "symmetric"):
         yield "reflect"
-    if op.kind == "conv":
-        weight = program.constants.get(op.arguments["weight"][0])
-        if isinstance(weight, np.ndarray) and max(weight.shape[2:]) > MAX_KERNEL:
+    weight = program.constants.get(op.arguments.get("weight", ("",))[0])
+    if op.kind == "conv" and isinstance(weight, np.ndarray):
+        height, width = weight.shape[2:]
+        if width > generation.max_kernel_width or height > generation.max_kernel_height:
             yield "kernel"
-    half = [v for v in tensors if v.dtype is np.float16 and v.shape]
-    if half and op.kind not in ("reshape", "cast") and any(v.shape[-1] < ALIGNED for v in half):
+    shaped = [v for v in tensors if v.shape]
+    if op.kind != "reshape" and any(v.shape[-1] < ALIGNED for v in shaped):
         yield "last axis"
+
+
+def _text(op: Operation, program: Program, argument: str) -> str:
+    """A constant argument that is a string; "" where there is none."""
+    value = program.constants.get(op.arguments.get(argument, ("",))[0])
+    return value if isinstance(value, str) else ""

@@ -7,6 +7,9 @@ the Neural Engine, as far as is known). Elementwise float16 arithmetic is thereb
 
 from __future__ import annotations
 
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,13 +40,15 @@ class Peak:
 
     value: float = 0.0
     name: str = ""
+    _changing: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def see(self, name: str, x: NDArray[Any]) -> None:
         """Take note of a value; infinity and NaN count as infinity."""
-        largest = float(np.abs(x).max()) if x.size else 0.0
+        largest = max(float(x.max()), -float(x.min())) if x.size else 0.0
         largest = largest if np.isfinite(largest) else float("inf")
-        if largest > self.value:
-            self.value, self.name = largest, name
+        with self._changing:
+            if largest > self.value:
+                self.value, self.name = largest, name
 
 
 @dataclass
@@ -73,10 +78,12 @@ class Executor:
 
     def __call__(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """(B, 3, H, W) uint8 -> outputs by name, joined along the first axis; the package runs one image at a time."""
+        # The operations are small: a thread an image, not threads that wait for each other within one operation.
+        workers = min(len(pixels), os.cpu_count() or 1)
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # the operations are small: threads that wait for each other cost more than they bring
         try:
-            runs = [self.run(image[None].astype(np.float32)) for image in pixels]
+            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                runs = list(pool.map(self.run, pixels[:, None].astype(np.float32)))
         finally:
             torch.set_num_threads(threads)
         return {name: np.concatenate([r[name] for r in runs]) for name in runs[0]}

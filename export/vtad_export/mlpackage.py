@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,8 @@ class Program:
     operations: tuple[Operation, ...]  # without the constants, in order
     outputs: tuple[str, ...]
     opset: str  # e.g. CoreML6, that of iOS 16
+    # Constants that the file holds as int8: the size of a step, which broadcasts to the constant's shape.
+    steps: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def declared(self) -> dict[str, Value]:
         """Every tensor that is computed or given, by name."""
@@ -113,10 +115,15 @@ def read_program(path: Path) -> Program:
     block = function.block_specializations[function.opset]
     blob = weight_file(path).read_bytes() if weight_file(path).is_file() else b""
     constants: dict[str, Constant] = {}
+    steps: dict[str, NDArray[np.float32]] = {}
     operations: list[Operation] = []
     for number, op in enumerate(block.operations):
         if op.blocks:
             raise PackageError(f"{path}: operation {op.type}: nested blocks are not known to the reference executor")
+        if op.type.startswith("constexpr_"):
+            name = op.outputs[0].name
+            constants[name], steps[name] = _expanded(op, constants, blob, f"{path}: {op.type} {name}")
+            continue
         if op.type == "const":
             constants[op.outputs[0].name] = _constant(op.attributes["val"], blob, f"{path}: {op.outputs[0].name}")
             continue
@@ -128,7 +135,33 @@ def read_program(path: Path) -> Program:
             arguments[name] = tuple(b.name or f"#{number}.{name}.{i}" for i, b in enumerate(argument.arguments))
         operations.append(Operation(op.type, arguments, tuple(_value(o, str(path)) for o in op.outputs)))
     inputs = tuple(_value(i, str(path)) for i in function.inputs)
-    return Program(inputs, constants, tuple(operations), tuple(block.outputs), function.opset)
+    return Program(inputs, constants, tuple(operations), tuple(block.outputs), function.opset, steps)
+
+
+def _expanded(
+    op: Any, constants: dict[str, Constant], blob: bytes, where: str
+) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """A constant held as int8, and the size of its steps: scale * (data - offset)."""
+    given: dict[str, Constant] = {k: _constant(v, blob, where) for k, v in op.attributes.items() if k != "name"}
+    for key, argument in op.inputs.items():  # from iOS 18 on they are inputs
+        (binding,) = argument.arguments
+        given[key] = constants[binding.name] if binding.name else _constant(binding.value, blob, where)
+    arrays = {k: v for k, v in given.items() if not isinstance(v, str)}
+    if op.type == "constexpr_affine_dequantize":
+        data, axis = arrays["quantized_data"], int(arrays["axis"])
+        shape = [
+            -1 if i == axis else 1 for i in range(data.ndim)
+        ]  # a scale for each slice of this axis, or one for all
+        scale, offset = (np.reshape(arrays[k], shape) for k in ("scale", "zero_point"))
+    elif op.type == "constexpr_blockwise_shift_scale":
+        data, scale = arrays["data"], arrays["scale"]
+        offset = arrays.get("offset", np.zeros((), data.dtype))
+        if any(s not in (1, d) for s, d in zip(scale.shape, data.shape, strict=True)):
+            raise PackageError(f"{where}: blocks smaller than a slice are not known to the reference executor")
+    else:
+        raise PackageError(f"{where}: this kind of constant is not known to the reference executor")
+    levels = data.astype(np.float32) - offset.astype(np.float32)
+    return (levels * scale.astype(np.float32)).astype(scale.dtype), np.abs(scale.astype(np.float32))
 
 
 def _value(named: Any, where: str) -> Value:

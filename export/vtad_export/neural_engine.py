@@ -1,4 +1,4 @@
-"""The transformer laid out for the Neural Engine: (B, C, 1, S), 1x1 convolutions, attention one head at a time.
+"""The network laid out for the Neural Engine: tokens as (B, C, 1, S), 1x1 convolutions, attention one head at a time.
 
 After Apple's reference (apple/ml-ane-transformers, "Deploying Transformers on the Apple Neural Engine", 2022). The weights
 are the trained ones, rearranged:
@@ -8,8 +8,13 @@ linear W (O, I), b             1x1 convolution W (O, I, 1, 1), b
 qkv (3E, E)                    three of them, that of q times 1 / sqrt(E / heads)
 layer norm g, d, then W, b     layer norm without g and d over channels, then W diag(g), b + W d
 position (1, N, E)             (1, E, 1, N); registers likewise
+teacher: 2 x - 1, then W, b    W times 2, b - sum of W; the border of zeros becomes one of 0.5
+teacher: nearest upsampling    transposed convolution with ones
+difference head: (x - m) s     W diag(s), b - W diag(s) m
 
-Nothing is divided by a weight, so small ones do no harm. The fixed features are convolutions already and stay as they are.
+Nothing is divided by a weight or by a standard deviation, so small ones do no harm. Tokens come first and registers last, so
+that dropping the registers is a slice that starts at 0: a slice along the last axis that does not has been seen to lose
+digits on the M1 (sbryngelson/ane-guide, chapter 35). The teacher's other layers are convolutions already and stay.
 """
 
 from __future__ import annotations
@@ -22,6 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtad.density import MixtureHead
+from vtad.difference import DifferenceHead
+from vtad.features import TAPS, Teacher
 from vtad.layers import Attention, Block
 from vtad.model import Autoencoder, Prediction
 
@@ -118,31 +125,81 @@ class ChannelMixtureHead(MixtureHead):
         return F.pixel_shuffle(tokens.reshape(tokens.shape[0], tokens.shape[1], *self.grid), self.cells)
 
 
-class ChannelAutoencoder(nn.Module):
-    """`Autoencoder` in (B, C, 1, S), from a trained one; for inference only. Tokens first, registers after them."""
+class EngineTeacher(nn.Module):
+    """`Teacher` with its normalisation in the first convolution, and no upsampling that older chips lack."""
+
+    twice: Tensor
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        conv, pad = teacher.stem.conv, teacher.stem.pad
+        assert conv.bias is not None
+        assert pad is not None
+        weight = conv.weight.detach().double()
+        self.weight = nn.Parameter((2 * weight).float())
+        self.bias = nn.Parameter((conv.bias.detach().double() - weight.sum((1, 2, 3))).float())
+        self.pad, self.stride = pad, conv.stride
+        self.blocks = teacher.blocks
+        *_, coarse = TAPS.values()
+        self.register_buffer("twice", torch.ones(coarse, 1, 2, 2), persistent=False)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(B, 3, H, W) in 0..1, as `Teacher.forward`."""
+        x = F.pad(image, self.pad, value=0.5)  # 0 after normalisation
+        x = F.relu6(F.conv2d(x, self.weight, self.bias, self.stride))
+        maps = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in TAPS:
+                maps.append(x)
+        half, fine, middle, coarse = maps
+        coarse = F.conv_transpose2d(coarse, self.twice, stride=2, groups=coarse.shape[1])  # stride 16 -> 8
+        return torch.cat([F.avg_pool2d(fine, 2), middle, coarse], dim=1), (half, fine, middle, coarse)
+
+
+class FoldedDifferenceHead(DifferenceHead):
+    """`DifferenceHead` whose first convolutions, none of which pads, take the maps as they are."""
+
+    def __init__(self, head: DifferenceHead) -> None:
+        super().__init__()
+        self.load_state_dict(head.state_dict())
+        with torch.no_grad():
+            for i, conv in enumerate((self.from_half, self.from_fine, self.from_middle, self.from_coarse)):
+                mean, scale = (getattr(self, f"{name}{i}").double()[None, :, None, None] for name in ("mean", "scale"))
+                assert conv.bias is not None
+                weight = conv.weight.double() * scale
+                conv.weight.copy_(weight)
+                conv.bias.copy_(conv.bias.double() - (weight * mean).sum((1, 2, 3)))
+
+    def _standard(self, i: int, x: Tensor) -> Tensor:
+        return x
+
+
+class ChannelTransformer(nn.Module):
+    """What `Autoencoder.predict` does, in (B, C, 1, S). Tokens first, registers after them."""
 
     position: Tensor
     registers: Tensor
     base_image: Tensor
+    context_scale: Tensor
 
     def __init__(self, model: Autoencoder) -> None:
         super().__init__()
         self.grid, self.patch, self.cells = model.grid, model.patch, model.cells
-        self.features, self.whitening = model.features, model.whitening
         self.embed = Project(model.embed.weight, model.embed.bias)
         self.register_buffer("position", model.position.detach().transpose(1, 2)[:, :, None])
         self.register_buffer("registers", model.registers.tokens.detach().transpose(1, 2)[:, :, None])
         self.register_buffer("base_image", model.base_image)
+        self.register_buffer("context_scale", model.whitening.context_scale)
         self.encoder = nn.ModuleList(ChannelBlock(cast(Block, b)) for b in model.encoder)
         self.decoder = nn.ModuleList(ChannelBlock(cast(Block, b)) for b in model.decoder)
         self.norm = ChannelNorm(model.norm.eps)
         self.pixels = Project(model.pixels.weight, model.pixels.bias, model.norm)
         self.density = ChannelMixtureHead(model.density, model.norm)
 
-    def forward(self, image: Tensor) -> Prediction:
-        """(B, 3, H, W) in 0..1, as `Autoencoder.forward`."""
-        y = self.whitening(self.features(image))
-        x = F.pixel_unshuffle(y * self.whitening.context_scale, self.cells).flatten(2)[:, :, None]  # (B, C, 1, N)
+    def forward(self, context: Tensor, observed: Tensor) -> Prediction:
+        """Whitened features (B, D, rows, columns) twice, as `Autoencoder.predict`."""
+        x = F.pixel_unshuffle(context * self.context_scale, self.cells).flatten(2)[:, :, None]  # (B, C, 1, N)
         x = self.embed(x) + self.position
         tokens = x.shape[-1]
         if self.registers.shape[-1]:
@@ -151,4 +208,26 @@ class ChannelAutoencoder(nn.Module):
             x = block(x)
         x = self.norm(x[..., :tokens])
         pixels = self.pixels(x).reshape(x.shape[0], -1, *self.grid)
-        return Prediction(self.base_image + F.pixel_shuffle(pixels, self.patch), self.density(x, y))
+        return Prediction(self.base_image + F.pixel_shuffle(pixels, self.patch), self.density(x, observed))
+
+
+_REARRANGED = {"embed", "registers", "encoder", "bottleneck", "decoder", "norm", "pixels", "density"}
+
+
+class ChannelAutoencoder(Autoencoder):
+    """`Autoencoder` for inference, from a trained one: its transformer rearranged, all else as it is."""
+
+    def __init__(self, model: Autoencoder) -> None:
+        nn.Module.__init__(self)
+        for name, value in vars(model).items():
+            if not name.startswith("_") and name != "training":
+                setattr(self, name, value)
+        for name, child in model.named_children():
+            if name not in _REARRANGED:
+                self.add_module(name, child)
+        self.channels = ChannelTransformer(model)
+
+    def predict(self, context: Tensor, observed: Tensor) -> Prediction:
+        """As `Autoencoder.predict`."""
+        prediction: Prediction = self.channels(context, observed)
+        return prediction

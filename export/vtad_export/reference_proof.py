@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,11 +13,23 @@ import numpy as np
 from vtad.detector import Detector
 from vtad_export.mil import FLOAT16_LIMIT, REFERENCE, Executor
 from vtad_export.mlpackage import Program
-from vtad_export.parity import TOLERANCE, ParityError, Samples, accept, compare
+from vtad_export.parity import (
+    TOLERANCE,
+    Execute,
+    Flip,
+    Limits,
+    ParityError,
+    Samples,
+    TwinComparison,
+    accept,
+    allowed_flips,
+    compare,
+)
+from vtad_export.quality import Quality
 from vtad_export.same_program import difference
 from vtad_runtime.card import Calibration, Parity
 
-Precision = Literal["fp16", "fp32"]
+Precision = Literal["fp16", "fp32", "int8"]
 
 # What float16 may drift. The teacher's rounding is magnified by the whitening, where features vary little, and reaches the
 # score through the density, the reconstruction through the transformer. Measured, default preset: MVTec AD bottle, two
@@ -38,12 +52,14 @@ class ReferenceProof:
 
     parity: Parity
     method: str
-    undecided: int  # images nearer to the threshold than the score's drift: their verdict is not held against float16
-    undecided_flips: int  # of those, the ones judged otherwise than by torch
+    near: int  # images nearer to the threshold than the score may drift
+    flipped: tuple[Flip, ...]  # images judged otherwise than by torch, test images among them
     constants_equal: int  # tensors of the checkpoint that the float32 program holds bit for bit, float16 rounded
     constants_derived: tuple[str, ...]  # those that the converter folded into others: compared by execution only
     largest_float16: float  # activation, against FLOAT16_LIMIT
     largest_float16_at: str  # its name in the program
+    against_twin: TwinComparison | None  # the ONNX twin on the same images, where the samples have one
+    quality: Quality | None  # on test images, where it was asked for
 
 
 def prove_package(
@@ -53,37 +69,59 @@ def prove_package(
     sample: Samples,
     calibration: Calibration,
     arranged: Detector | None = None,
+    *,
+    precision: Literal["fp16", "int8"] = "fp16",
+    tolerance: dict[str, float] | None = None,
+    judge: Callable[[Execute], Quality] | None = None,
 ) -> ReferenceProof:
     """Execute a saved package against the detector in torch. Raises ParityError or PackageError.
 
-    `full` is the same detector in a float32 package, and `path` itself for one: it is held to torch's last digits. A
-    float16 package must be that program rounded, and may drift. There a verdict counts as a flip where torch's score is
-    further from the threshold than the drift allowed: nearer, rounding decides, as noise of the camera would.
+    `full` is the same detector in a float32 package, and `path` itself for one: it is held to torch's last digits. A package
+    of lower `precision` must be that program rounded, and may drift by `tolerance`. `tolerance`: `TOLERANCE` or `DRIFT` and
+    as many flips as `allowed_flips` says, by default. `judge`: measures the package on test images, whose flips count.
     `arranged`: the detector as it was converted, whose tensors the package's constants must be; `detector` by default.
     """
+    if tolerance is None:
+        images = len(sample.good) + len(sample.defective)
+        tolerance = TOLERANCE if path == full else Limits(DRIFT, allowed_flips(precision, None, images))
     reference = Executor.load(full)
     equal, derived = compare_constants(reference.program, arranged or detector)
     if path == full:
-        found = compare(detector, reference, sample, calibration, TOLERANCE)
-        parity = accept(found, found.flips, sample, format="coreml", precision="fp32", tolerance=TOLERANCE)
-        return ReferenceProof(parity, REFERENCE, found.undecided, found.undecided_flips, equal, derived, 0.0, "")
-    few = Samples(sample.good[:FULL_IMAGES], sample.defective[:FULL_IMAGES])
+        found = compare(detector, reference, sample, calibration, tolerance)
+        parity = accept(found, sample, format="coreml", precision="fp32", tolerance=tolerance)
+        return ReferenceProof(parity, REFERENCE, found.near, found.flipped, equal, derived, 0.0, "", found.twin, None)
+    few = dataclasses.replace(sample.first(FULL_IMAGES), twin=None)
     found = compare(detector, reference, few, calibration, TOLERANCE)
-    accept(found, found.flips, few, format="coreml", precision="fp32", tolerance=TOLERANCE)
+    accept(found, few, format="coreml", precision="fp32", tolerance=TOLERANCE)
     executor = Executor.load(path)
+    if precision == "int8" and not executor.program.steps:
+        raise ParityError("the coreml artefact: expected weights stored as int8, got none; nothing was kept")
     if where := difference(executor.program, reference.program):
         raise ParityError(f"the coreml artefact is not the float32 program rounded: {where}; nothing was kept")
-    found = compare(detector, executor, sample, calibration, DRIFT)
+    found = compare(detector, executor, sample, calibration, tolerance)
     peak = executor.peak
     if peak.value > FLOAT16_LIMIT:
         raise ParityError(f"the coreml artefact: float16 overflows at {peak.name}; export with --precision fp32")
-    flips = found.flips - found.undecided_flips
+    quality = judge(executor) if judge else None
+    if quality:
+        found = dataclasses.replace(found, flipped=found.flipped + quality.flipped)
+    tests = quality.images if quality else 0
     try:
-        parity = accept(found, flips, sample, format="coreml", precision="fp16", tolerance=DRIFT)
+        parity = accept(found, sample, format="coreml", precision=precision, tolerance=tolerance, tests=tests)
     except ParityError as e:
-        raise ParityError(f"{e}; float16 rounds too coarsely for this run: export with --precision fp32") from e
+        finer = "fp32" if precision == "fp16" else "fp16"
+        raise ParityError(f"{e}; {precision} rounds too coarsely for this run: export with --precision {finer}") from e
     return ReferenceProof(
-        parity, REFERENCE, found.undecided, found.undecided_flips, equal, derived, peak.value, peak.name
+        parity,
+        REFERENCE,
+        found.near,
+        found.flipped,
+        equal,
+        derived,
+        peak.value,
+        peak.name,
+        found.twin,
+        quality,
     )
 
 

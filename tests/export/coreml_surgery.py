@@ -48,19 +48,19 @@ def _set(value: Any, numbers: list[float]) -> None:
 
 
 def changed_weight(path: Path) -> None:
-    """One weight of the attention, half as large again plus a little, in weight.bin."""
+    """One weight of the attention in weight.bin, larger by a half of its size and a half."""
     spec = specification(path)
     name = next(
         op.outputs[0].name
         for op in operations(spec)
-        if op.type == "const" and op.outputs[0].name.startswith("p_model_encoder_0_attention_qkv_weight")
+        if op.type == "const" and "_encoder_0_attention_q" in op.outputs[0].name
     )
     offset = constant(spec, name).blobFileValue.offset
     blob = bytearray(weight_file(path).read_bytes())
     _, kind, _, start = struct.unpack_from("<IIQQ", blob, offset)
     dtype: Any = np.float16 if kind == 1 else np.float32
     values = np.frombuffer(blob, dtype, 1, start)
-    blob[start : start + values.nbytes] = (values * 1.5 + 0.01).astype(dtype).tobytes()
+    blob[start : start + values.nbytes] = (values * 1.5 + 0.5).astype(dtype).tobytes()
     weight_file(path).write_bytes(blob)
 
 
@@ -74,7 +74,8 @@ def changed_epsilon(path: Path) -> None:
 def swapped_axis(path: Path) -> None:
     """The softmax of the attention over queries instead of keys."""
     spec = specification(path)
-    _set(argument(spec, "softmax", "axis"), [-2])
+    axis = argument(spec, "softmax", "axis")
+    _set(axis, [-1 if axis.immediateValue.tensor.ints.values[0] == -2 else -2])
     save(spec, path)
 
 
@@ -95,16 +96,18 @@ def wrong_scale(path: Path) -> None:
 def dropped_register(path: Path) -> None:
     """The tokens of the picture joined by one register fewer."""
     spec = specification(path)
-    value = next(
-        constant(spec, op.outputs[0].name)
+    name = next(
+        op.outputs[0].name
         for op in operations(spec)
-        if op.type == "const" and op.outputs[0].name.startswith("p_model_registers_tokens")
+        if op.type == "const" and op.outputs[0].name.startswith(("p_model_registers", "b_model_channels_registers"))
     )
-    value.type.tensorType.dimensions[1].constant.size -= 1
+    value = constant(spec, name)
+    axis = 1 if name.startswith("p_") else 3  # (1, R, E), or in the layout for the Neural Engine (1, E, 1, R)
+    value.type.tensorType.dimensions[axis].constant.size -= 1
     offset = value.blobFileValue.offset
     blob = bytearray(weight_file(path).read_bytes())
     _, _, size, _ = struct.unpack_from("<IIQQ", blob, offset)
-    count = value.type.tensorType.dimensions[1].constant.size
+    count = value.type.tensorType.dimensions[axis].constant.size
     struct.pack_into("<Q", blob, offset + 8, size * count // (count + 1))
     weight_file(path).write_bytes(blob)
     save(spec, path)

@@ -6,10 +6,11 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
 
@@ -17,12 +18,13 @@ from tiny_run import done, error
 
 from vtad.detector import Judgement
 from vtad.run_folder import Run, RunError, WriteError
+from vtad.trained import load_detector
 from vtad_export import coreml
 from vtad_export.cli import export
-from vtad_export.coreml import PARITY_FILE, CoreMLExport, read_package_card, replacing_folder, to_coreml
-from vtad_export.lint import MAX_RANK, lint
-from vtad_export.mlpackage import read_program, specification
+from vtad_export.coreml import CoreMLExport, read_package_card, replacing_folder, to_coreml
+from vtad_export.mlpackage import specification
 from vtad_export.parity import ParityError
+from vtad_export.reference import read_reference
 from vtad_runtime.card import ONNX_KEY, Card
 from vtad_runtime.session import Session
 
@@ -49,6 +51,7 @@ def test_the_package_says_what_it_takes_and_gives(made: CoreMLExport) -> None:
     meta = spec.description.metadata
     assert (meta.author, meta.license) == ("vtad", "Apache-2.0")
     assert meta.versionString
+    assert meta.userDefined["com.apple.coreml.model.preview.type"] == "depthEstimation"  # a picture in, a map out
     assert "RGB, 32 x 32 pixels" in image.shortDescription
     assert spec.specificationVersion == 7  # iOS 16, macOS 13
 
@@ -60,9 +63,32 @@ def test_the_card_travels_inside_with_the_proof(made: CoreMLExport, trained: Run
     assert card.weights_sha256 == trained.card().weights_sha256
     assert card.parity is not None
     assert (card.parity.format, card.parity.precision, card.parity.verdict_flips) == ("coreml", "fp16", 0)
-    report = json.loads((made.path.parent / PARITY_FILE).read_text())
+    report = json.loads((made.path.parent / "parity-coreml.json").read_text())
     assert report["method"] == "reference execution, not device proof"
     assert report["parity"]["max_error"] == card.parity.max_error
+    assert card.compute_units == "CPU_AND_NE"
+
+
+def test_what_torch_says_is_stored_beside_it_for_a_device(made: CoreMLExport, trained: Run) -> None:
+    assert made.reference == made.path.with_name("pill.reference.npz")
+    stored = read_reference(made.path)
+    with torch.inference_mode():
+        expected = load_detector(trained)(torch.from_numpy(stored.pixels))
+    np.testing.assert_allclose(stored.expected["score"], expected.score.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(
+        stored.expected["heatmap"], expected.heatmap.numpy()[:, 4::8, 4::8], rtol=1e-4, atol=1e-5
+    )
+    assert stored.weights_sha256 == made.card.weights_sha256
+    assert made.reference.stat().st_size < 1_000_000
+
+
+def test_a_reference_that_is_torn_or_absent_is_refused(made: CoreMLExport, tmp_path: Path) -> None:
+    package = tmp_path / "pill.mlpackage"
+    with pytest.raises(RunError, match=r"pill\.reference\.npz: expected torch's outputs .* export the run again"):
+        read_reference(package)
+    package.with_suffix(".reference.npz").write_bytes(made.reference.read_bytes()[:1000])
+    with pytest.raises(RunError, match="expected torch's outputs"):
+        read_reference(package)
 
 
 def test_the_onnx_twin_of_the_same_weights_lies_beside_it(made: CoreMLExport) -> None:
@@ -96,37 +122,57 @@ def test_an_old_package_is_replaced_and_the_twin_is_kept(run: Run, made: CoreMLE
     assert read_package_card(old).parity == again.card.parity
     assert twin.stat().st_mtime_ns == stamp
     assert not (old / "left over").exists()
-    assert sorted(p.name for p in old.parent.iterdir()) == [PARITY_FILE, "pill.mlpackage", "pill.onnx"]
+    assert sorted(p.name for p in old.parent.iterdir()) == [
+        "parity-coreml-fp32.json",
+        "pill.mlpackage",
+        "pill.onnx",
+        "pill.reference.npz",
+    ]
 
 
-def test_a_twin_of_other_weights_is_replaced(trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_twin_of_these_weights_is_replaced(trained: Run, made: CoreMLExport, tmp_path: Path) -> None:
     (tmp_path / "pill.onnx").write_text("not a model")
-    asked: list[Path] = []
+    export = to_coreml(trained, tmp_path / "pill.mlpackage", precision="fp32")
+    assert export.twin == tmp_path / "pill.onnx"
+    assert Session(export.twin).card.weights_sha256 == made.card.weights_sha256
 
-    def fake(_: Run, path: Path, *, data: Path | None) -> SimpleNamespace:
-        asked.append(path)
-        return SimpleNamespace(path=path)
 
-    monkeypatch.setattr(coreml, "to_onnx", fake)
-    to_coreml(trained, tmp_path / "pill.mlpackage", precision="fp32")
-    assert asked == [tmp_path / "pill.onnx"]
+def test_the_proof_compares_the_onnx_twin_too(made: CoreMLExport) -> None:
+    twin = made.proof.against_twin
+    assert twin is not None
+    assert twin.flips == 0
+    assert 0 < twin.max_error["heatmap"] <= 5e-4  # twin and torch: float32
+    assert twin.apart["heatmap"] > twin.max_error["heatmap"]  # twin and package: float16
+
+
+def test_every_image_of_the_proof_comes_from_its_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vtad_export import parity
+    from vtad_runtime.image import read_rgb
+
+    done(export, "--run", run.path)  # the twin is there already
+    monkeypatch.setattr(parity, "read_rgb", lambda path: read_rgb(path)[:, ::-1])
+    line = error(1, export, "--run", run.path, "--format", "coreml")
+    assert "the runtime's pixels are not those of the training" in line
+    assert sorted(p.name for p in (run.path / "export").iterdir()) == ["parity.json", "pill.onnx"]
 
 
 def test_a_failed_proof_leaves_nothing_behind(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(*_: Any) -> Any:
+    def refuses(*_: Any, **__: Any) -> Any:
         raise ParityError("the coreml artefact does not agree with torch")
 
     monkeypatch.setattr(coreml, "prove_package", refuses)
-    line = error(1, export, "--run", run.path, "--format", "coreml")
-    assert "does not agree with torch" in line
-    assert list((run.path / "export").iterdir()) == []
+    with pytest.raises(ParityError):
+        to_coreml(run)
+    assert list((run.path / "export").iterdir()) == []  # the twin that was made for it is gone too
+    assert "does not agree with torch" in error(1, export, "--run", run.path, "--format", "coreml")
+    assert not (run.path / "export" / "pill.mlpackage").exists()
 
 
 def test_a_failed_proof_leaves_the_old_package_as_it_was(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     old = run.path / "export" / "pill.mlpackage"
     old.mkdir(parents=True)
     (old / "Manifest.json").write_text("old")
-    monkeypatch.setattr(coreml, "_twin", lambda *_: (_ for _ in ()).throw(ParityError("the twin does not agree")))
+    monkeypatch.setattr(coreml, "place_twin", lambda *_: (_ for _ in ()).throw(ParityError("the twin does not agree")))
     with pytest.raises(ParityError):
         to_coreml(run)
     assert [p.name for p in old.parent.iterdir()] == ["pill.mlpackage"]
@@ -157,25 +203,25 @@ def test_newer_targets_are_taken_and_recorded(run: Run) -> None:
     out = done(export, "--run", run.path, "--format", "coreml", "--target", "macOS15")
     assert "coreml fp16 for macOS15 and later, layout ane" in out
     assert specification(run.path / "export" / "pill.mlpackage").specificationVersion == 9
-    assert json.loads((run.path / "export" / PARITY_FILE).read_text())["target"] == "macOS15"
+    assert json.loads((run.path / "export" / "parity-coreml.json").read_text())["target"] == "macOS15"
 
 
 def test_the_certificate_says_how_it_was_proven_and_what_runs_elsewhere(run: Run) -> None:
-    out = done(export, "--run", run.path, "--format", "all")
+    out = done(export, "--run", run.path, "--format", "coreml")
     assert "reference execution, not device proof" in out
     assert "verdict flips   0 of" in out
+    assert len(out.splitlines()) <= 30  # one screen
+    assert all(len(line) <= 120 for line in out.splitlines() if str(run.path) not in line)
     assert "largest activation" in out
     assert "likely eligible" in out
     assert f"vtad-run takes the ONNX twin: {run.path / 'export' / 'pill.onnx'}" in out
-    lines = out.splitlines()
-    assert lines[-3].split() == ["format", "precision", "MB", "operations", "score", "error", "flips", "file"]
-    assert [line.split()[:2] for line in lines[-2:]] == [["onnx", "fp32"], ["coreml", "fp16"]]
+    assert f"vtad-export --device-check {run.path / 'export' / 'pill.mlpackage'}" in out
 
 
 def test_show_prints_the_card_of_every_artefact(made: CoreMLExport, trained: Run) -> None:
-    assert Card.from_json(done(export, "--show", made.path)) == made.card
-    assert Card.from_json(done(export, "--show", made.twin)) == Session(made.twin).card
-    assert Card.from_json(done(export, "--show", trained.path)) == trained.card()
+    assert Card.from_json(done(export, "--show", made.path, "--json")) == made.card
+    assert Card.from_json(done(export, "--show", made.twin, "--json")) == Session(made.twin).card
+    assert Card.from_json(done(export, "--show", trained.path, "--json")) == trained.card()
 
 
 def test_show_refuses_what_is_no_artefact(tmp_path: Path) -> None:
@@ -205,28 +251,3 @@ def test_without_coremltools_the_error_says_what_to_install(run: Run, monkeypatc
 def test_a_name_that_core_ml_does_not_take_is_refused(run: Run, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"ends in \.mlpackage"):
         to_coreml(run, tmp_path / "pill.mlmodel")
-
-
-def test_the_lint_finds_what_falls_back_and_weighs_it(made: CoreMLExport) -> None:
-    program = read_program(made.path)
-    found = lint(program)
-    assert found == made.lint
-    assert found.operations == len(program.operations) == made.operations
-    by_rule = {f.rule: f for f in found.findings}
-    assert "rank" not in by_rule  # the layout for the Neural Engine has at most four axes
-    assert max(len(v.shape) for op in program.operations for v in op.outputs) == MAX_RANK
-    assert by_rule["operation"].off_engine
-    assert not by_rule["last axis"].off_engine
-    assert 0 < found.flops_share < 1
-    assert found.flops_share <= 1 - by_rule["float32"].flops_share + 1e-9
-
-
-def test_the_lint_counts_two_operations_a_multiplication_with_addition(made: CoreMLExport) -> None:
-    from vtad_export.lint import flops
-
-    program = read_program(made.path)
-    values = program.declared()
-    linear = next(op for op in program.operations if op.kind == "linear")
-    weight: Any = program.constants[linear.arguments["weight"][0]]
-    rows = values[linear.arguments["x"][0]].shape[1]
-    assert flops(linear, program, values) == 2 * rows * weight.shape[0] * weight.shape[1]

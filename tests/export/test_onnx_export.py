@@ -24,8 +24,11 @@ from vtad.training import train
 from vtad_export import ParityError, to_onnx
 from vtad_export.cli import export as command
 from vtad_export.onnx import Export
-from vtad_export.parity import TOLERANCE, Samples, prove, samples
+from vtad_export.parity import TOLERANCE, Samples, decoded, image_files, prove, samples
+from vtad_export.quantize import learned_products
+from vtad_runtime.image import read_rgb
 from vtad_runtime.session import ModelError, Session
+from vtad_runtime.verdict import Verdict
 
 Outputs = dict[str, NDArray[np.float32]]
 
@@ -95,13 +98,12 @@ def test_any_batch_gives_the_numbers_of_torch(
 
 
 def altered_weight(model: onnx.ModelProto) -> onnx.ModelProto:
-    """One number of the largest float initializer is off by a tenth of its scale."""
-    largest = max(
-        (t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT), key=lambda t: len(t.raw_data)
-    )
-    values = numpy_helper.to_array(largest).copy()
+    """One number of the transformer's first weight is off by a tenth of its scale."""
+    first = next(node for node in model.graph.node if node.name == learned_products(model)[0])
+    weight = next(t for t in model.graph.initializer if t.name == first.input[1])
+    values = numpy_helper.to_array(weight).copy()
     values.flat[values.size // 2] += 0.1 * np.abs(values).max() + 0.1
-    largest.CopyFrom(numpy_helper.from_array(values, largest.name))
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
     return model
 
 
@@ -183,7 +185,9 @@ def test_one_flipped_verdict_fails_however_small_the_error(trained: Run) -> None
         return {**outputs, "score": outputs["score"] + np.float32(2 * hair)}
 
     proof_with(trained, score - hair, a_hair_more)
-    with pytest.raises(ParityError, match="1 of 8 verdicts differ; nothing was kept"):
+    with pytest.raises(
+        ParityError, match=r"1 of 8 verdicts differ: good image 1 \(.* in torch, .*\); nothing was kept"
+    ):
         proof_with(trained, score + hair, a_hair_more)
 
 
@@ -267,3 +271,34 @@ def test_a_damaged_artefact_is_refused_by_the_runtime(exported: Export, tmp_path
     torn.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError, match="expected an ONNX model"):
         Session(torn)
+
+
+def test_every_image_of_the_proof_is_a_file_whose_pixels_are_the_trainings(trained: Run) -> None:
+    found, spec = samples(trained), trained.card().input
+    with image_files(found) as paths:
+        assert list(paths[: len(found.good)]) == list(found.files)
+        assert len(paths) == len(found.good) + len(found.defective)
+        for path, pixels in zip(paths, [*found.good, *found.defective], strict=True):
+            assert np.array_equal(decoded(path, spec, pixels), pixels)
+    other = found.good[0].copy()
+    other[0, 0, 0] ^= 1
+    with pytest.raises(ParityError, match="the runtime's pixels are not those of the training"):
+        decoded(found.files[0], spec, other)
+
+
+@pytest.mark.usefixtures("ready_graph")
+@pytest.mark.parametrize("fault", ["pixels", "verdict"])
+def test_a_runtime_that_sees_or_says_otherwise_fails_the_proof(
+    run: Run, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    from vtad_export import parity
+    from vtad_runtime import detector
+
+    if fault == "pixels":
+        monkeypatch.setattr(parity, "read_rgb", lambda path: read_rgb(path)[:, ::-1])
+        expected = "the runtime's pixels are not those of the training"
+    else:
+        monkeypatch.setattr(detector, "decide", lambda *_: Verdict.NG)
+        expected = "vtad_runtime says NG of the file, torch otherwise"
+    assert expected in error(1, command, "--run", run.path)
+    assert files(run.path / "export") == []

@@ -88,7 +88,7 @@ def test_too_few_images_to_calibrate_says_how_many_there_are(make_category: Make
     ("options", "says"),
     [
         (["--image-height", "200"], "image_height 200 is not a multiple of patch_size 16: use 192"),
-        (["--patch-size", "12"], "image_height 256 is not a multiple of patch_size 12"),
+        (["--patch-size", "12"], "patch_size: expected a multiple of 8 pixels, got 12"),
         (["--embed-dim", "100"], "embed_dim 100 is not a multiple of heads 6"),
         (["--minutes", "1", "--epochs", "1"], "either minutes or epochs, got both"),
         (["--learning-rate", "nan"], "learning_rate: expected a finite number"),

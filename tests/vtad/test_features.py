@@ -73,7 +73,8 @@ def test_a_folded_block_equals_convolutions_and_batch_norms(
 
 @torch.no_grad()
 def test_maps_of_three_strides_are_joined_at_stride_8(teacher: Teacher) -> None:
-    features = teacher(torch.rand(2, 3, 32, 48))
+    features, maps = teacher(torch.rand(2, 3, 32, 48))
+    assert [tuple(m.shape[1:]) for m in maps] == [(16, 16, 24), (24, 8, 12), (40, 4, 6), (112, 4, 6)]
     assert features.shape == (2, CHANNELS, 4, 6)
     coarse = features[:, 64:]  # stride 16: each value stands for 2 x 2 cells
     assert torch.equal(coarse[:, :, ::2, ::2], coarse[:, :, 1::2, 1::2])

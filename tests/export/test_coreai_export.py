@@ -1,0 +1,252 @@
+"""vtad-export --format coreai: executed by Apple's runtime, its hash verified, beta kept apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("coreai_torch", reason="coreai-torch is not installed: pip install 'vtad[coreai]'")
+
+from tiny_run import done, error, tiny
+
+from vtad.detector import Detector, Judgement
+from vtad.run_folder import Run, RunError
+from vtad_export import coreai
+from vtad_export.cli import export as command
+from vtad_export.coreai import EXECUTED, STRUCTURE, CoreAIExport, Runtime, read_asset_card, to_coreai, verify
+from vtad_export.formats import for_one_picture
+from vtad_export.parity import TOLERANCE, Material, ParityError, load_material
+from vtad_runtime.card import CardError
+from vtad_runtime.session import Session, newest_export
+
+
+@pytest.fixture(scope="module")
+def material(trained: Run) -> Material:
+    """The tiny run with few images, for Apple's runtime is slow here."""
+    found = load_material(trained)
+    return dataclasses.replace(found, sample=found.sample.first(2))
+
+
+@pytest.fixture(scope="module")
+def made(trained: Run, material: Material, tmp_path_factory: pytest.TempPathFactory) -> CoreAIExport:
+    return to_coreai(trained, tmp_path_factory.mktemp("coreai") / "pill.aimodel", material=material)
+
+
+def copy(made: CoreAIExport, folder: Path) -> Path:
+    return Path(shutil.copytree(made.path, folder / "pill.aimodel"))
+
+
+def test_apples_runtime_agrees_with_torch_to_its_last_digits(made: CoreAIExport) -> None:
+    parity = made.card.parity
+    assert parity is not None
+    assert (parity.format, parity.precision, parity.verdict_flips, made.method) == ("coreai", "fp32", 0, EXECUTED)
+    assert parity.tolerance == TOLERANCE
+    assert all(error <= TOLERANCE[name] for name, error in parity.max_error.items())
+    assert parity.max_error["heatmap"] > 0  # it was measured
+
+
+def test_the_onnx_twin_lies_beside_it_and_was_compared_too(made: CoreAIExport) -> None:
+    assert made.twin == made.path.with_suffix(".onnx")
+    assert Session(made.twin).card.weights_sha256 == made.card.weights_sha256
+    assert made.against_twin is not None
+    assert made.against_twin.flips == 0
+    assert 0 < made.against_twin.apart["heatmap"] <= 2 * TOLERANCE["heatmap"]
+    report = json.loads((made.path.parent / "parity-coreai.json").read_text())
+    assert report["twin"]["apart"] == made.against_twin.apart
+    assert report["packages"] == {"coreai-torch": "0.4.3", "coreai-core": "1.0.0b3"}
+
+
+def test_it_makes_its_twin_the_newest_export(
+    run: Run, material: Material, made: CoreAIExport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run.path / "export"
+    folder.mkdir()
+    for age, name in enumerate(("pill-int8.onnx", "pill.onnx")):
+        shutil.copy2(made.twin, folder / name)
+        os.utime(folder / name, (2000 - age, 2000 - age))
+    assert newest_export(run.path.parents[1]) == folder / "pill-int8.onnx"
+    to_coreai(run, material=dataclasses.replace(material, run=run, sample=material.sample.first(1)))
+    assert newest_export(run.path.parents[1]) == folder / "pill.onnx"
+
+
+def test_the_card_is_one_string_in_the_metadata(made: CoreAIExport, trained: Run) -> None:
+    assert read_asset_card(made.path) == made.card
+    assert dataclasses.replace(made.card, parity=None) == for_one_picture(trained.card())
+    about = json.loads((made.path / "metadata.json").read_text())
+    held = [v for v in about.values() if isinstance(v, dict)]
+    assert isinstance(held[0]["vtad.card"], str)
+
+
+def test_the_certificate_is_one_screen_and_show_prints_the_card(
+    run: Run, material: Material, made: CoreAIExport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vtad_export import parity
+
+    (run.path / "export").mkdir()
+    shutil.copy2(made.twin, run.path / "export" / "pill.onnx")
+    monkeypatch.setattr(parity, "load_material", lambda *_: dataclasses.replace(material, run=run))
+    out = done(command, "--run", run.path, "--format", "coreai")
+    assert "executed by Apple's Core AI runtime on this machine" in out
+    assert "verdict flips   0 of 4" in out
+    assert "ONNX twin" in out
+    assert len(out.splitlines()) <= 24
+    assert sorted(p.name for p in (run.path / "export").iterdir()) == [
+        "parity-coreai.json",
+        "pill.aimodel",
+        "pill.onnx",
+    ]
+    shown = done(command, "--show", run.path / "export" / "pill.aimodel")
+    assert "coreai fp32 against torch on 2 good images and 2 synthetic defects" in shown
+
+
+def test_a_changed_program_is_found_by_its_hash_although_apples_loader_does_not_look(
+    made: CoreAIExport, tmp_path: Path
+) -> None:
+    path = copy(made, tmp_path)
+    program = bytearray((path / "main.mlirb").read_bytes())
+    program[len(program) // 2] ^= 1
+    (path / "main.mlirb").write_bytes(program)
+    with pytest.raises(CardError, match=r"main\.mlirb is not the program that main\.hash was written for"):
+        verify(path)
+    assert "is not the program" in error(2, command, "--show", path)
+
+
+@pytest.mark.parametrize("damage", ["gone", "torn", "no card", "not text"])
+def test_an_asset_that_is_not_ours_is_refused_in_one_line(made: CoreAIExport, tmp_path: Path, damage: str) -> None:
+    path = copy(made, tmp_path)
+    metadata = path / "metadata.json"
+    if damage == "gone":
+        (path / "main.hash").unlink()
+    elif damage == "torn":
+        metadata.write_text(metadata.read_text()[:40])
+    else:
+        about = json.loads(metadata.read_text())
+        kept = {k: v for k, v in about.items() if not isinstance(v, dict)}
+        metadata.write_text(json.dumps(kept if damage == "no card" else kept | {"custom": {"vtad.card": 3}}))
+    assert "expected" in error(2, command, "--show", path)
+
+
+def test_a_wrong_output_fails_the_proof_and_leaves_nothing(
+    run: Run, material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Runtime.__call__
+
+    def off(self: Runtime, pixels: Any) -> Any:
+        values = honest(self, pixels)
+        return {**values, "nll_map": values["nll_map"] + np.float32(0.01)}
+
+    monkeypatch.setattr(Runtime, "__call__", off)
+    with pytest.raises(ParityError, match=r"the coreai artefact does not agree with torch: nll_map .*nothing was kept"):
+        to_coreai(run, material=material)
+    assert list((run.path / "export").iterdir()) == []
+
+
+def test_a_twin_that_no_longer_agrees_is_named(
+    trained: Run, material: Material, made: CoreAIExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vtad_export import onnx
+
+    shutil.copy2(made.twin, tmp_path / "pill.onnx")
+    honest = onnx._run
+
+    def off(session: Session) -> Any:
+        execute = honest(session)
+        return lambda pixels: {k: v + np.float32(0.01) for k, v in execute(pixels).items()}
+
+    monkeypatch.setattr(onnx, "_run", off)
+    with pytest.raises(ParityError, match=r"pill\.onnx: the ONNX twin does not agree with torch any more"):
+        to_coreai(trained, tmp_path / "pill.aimodel", material=material)
+    assert [p.name for p in tmp_path.iterdir()] == ["pill.onnx"]
+
+
+def test_float16_is_checked_for_structure_only_and_says_so(
+    trained: Run, material: Material, made: CoreAIExport, tmp_path: Path
+) -> None:
+    shutil.copy2(made.twin, tmp_path / "pill.onnx")
+    half = to_coreai(trained, tmp_path / "pill-fp16.aimodel", precision="fp16", material=material)
+    assert half.method == STRUCTURE
+    assert "not executed" in STRUCTURE
+    parity = half.card.parity
+    assert parity is not None
+    assert (parity.precision, parity.verdict_flips) == ("fp16", 0)
+    assert parity.max_error["reconstruction"] > made.card.parity.max_error["reconstruction"]  # type: ignore[union-attr]
+    size = {p: (p / "main.mlirb").stat().st_size for p in (half.path, made.path)}
+    assert size[half.path] < size[made.path]
+    with pytest.raises(ParityError, match="weights in float16"):
+        coreai._check_structure(made.path, coreai.Rounded(material.detector))
+
+
+def test_weights_that_the_program_does_not_use_are_not_asked_for(material: Material, tmp_path: Path) -> None:
+    """The matrices of the SSIM window, which convolutions replace: at 384 px they are a tenth of all weights."""
+    detector = Detector(tiny(image_height=128, image_width=128)).eval()
+    with torch.no_grad():
+        for values in (*detector.parameters(), *detector.buffers()):
+            if values.is_floating_point():
+                values.normal_()  # a constant of equal numbers is stored as one
+    half = coreai.Rounded(detector)
+    unused = [v for name, v in half.graph_module.named_buffers() if name.startswith("ssim.blur_")]
+    assert [v.dtype for v in unused] == [torch.float32] * 2
+    path = tmp_path / "half.aimodel"
+    coreai._save(coreai._program(half), material.card, path)
+    coreai._check_structure(path, half)
+
+
+def test_pooling_that_leaves_the_padding_out_comes_out_right(material: Material, tmp_path: Path) -> None:
+    """coreai-torch 0.4.3 counts the padding; `_counted_pool` writes the operation so that it does not matter."""
+
+    class Pool(torch.nn.Module):
+        size = (8, 8)
+
+        def forward(self, image: torch.Tensor) -> Judgement:
+            x = F.avg_pool2d(image.float(), 3, stride=1, padding=1, count_include_pad=False)
+            return Judgement(x.mean(dim=(1, 2, 3)), x[:, 0], x[:, 1], x[:, 2], x)
+
+    pool: Any = Pool()
+    path = tmp_path / "pool.aimodel"
+    coreai._save(coreai._program(pool), material.card, path)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 8, 8), dtype=np.uint8)
+    with Runtime(path) as execute:
+        got = execute(pixels)
+    np.testing.assert_allclose(got["reconstruction"], pool(torch.from_numpy(pixels)).reconstruction, rtol=1e-5)
+
+
+def test_it_runs_where_an_event_loop_is_running_already(made: CoreAIExport, material: Material) -> None:
+    import asyncio
+
+    async def notebook() -> Any:
+        with Runtime(made.path) as execute:
+            return execute(np.ascontiguousarray(material.sample.good[:1].transpose(0, 3, 1, 2)))
+
+    assert asyncio.run(notebook())["score"].shape == (1,)
+
+
+@pytest.mark.parametrize("fault", ["absent", "broken", "other version"])
+def test_without_the_pinned_packages_one_line_says_what_to_install(
+    run: Run, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    def version(name: str) -> str:
+        if fault == "absent":
+            raise PackageNotFoundError(name)
+        return "9.9" if fault == "other version" else coreai.VERSIONS[name]
+
+    monkeypatch.setattr(coreai, "version", version)
+    if fault == "broken":
+        monkeypatch.setitem(sys.modules, "coreai_torch", None)
+    assert "pip install 'vtad[coreai]'" in error(2, command, "--run", run.path, "--format", "coreai")
+    assert not (run.path / "export").exists()
+
+
+def test_another_file_name_is_refused(trained: Run, material: Material, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"ends in \.aimodel"):
+        to_coreai(trained, tmp_path / "pill.mlmodel", material=material)

@@ -1,0 +1,67 @@
+"""Every deployment target converts a tiny detector, and the package says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from torch.export import ExportedProgram
+
+pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
+
+from tiny_run import tiny
+
+from vtad.detector import Detector
+from vtad.run_folder import Run, RunError
+from vtad_export.coreml import Target, convert, write_package
+from vtad_export.graph import prepared, trace
+from vtad_export.mil import Executor
+from vtad_export.mlpackage import specification
+
+# specification version and operation set of Core ML, by coremltools' table
+VERSIONS = {"iOS16": (7, "CoreML6"), "iOS17": (8, "CoreML7"), "iOS18": (9, "CoreML8"), "iOS26": (10, "CoreML9")}
+TWINS = {"macOS13": "iOS16", "macOS14": "iOS17", "macOS15": "iOS18", "macOS26": "iOS26"}
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    torch.manual_seed(0)
+    return Detector(tiny()).eval()
+
+
+@pytest.fixture(scope="module")
+def program(detector: Detector) -> ExportedProgram:
+    return trace(prepared(detector, "ane"))
+
+
+def test_every_target_is_tested_a_mac_being_the_same_target_as_its_phone() -> None:
+    import coremltools as ct
+
+    assert set(get_args(Target)) == VERSIONS.keys() | TWINS.keys()
+    for mac, phone in TWINS.items():
+        assert getattr(ct.target, mac) is getattr(ct.target, phone)
+
+
+@pytest.mark.parametrize("target", VERSIONS)
+def test_a_target_converts_and_computes_what_torch_does(
+    target: Any, detector: Detector, program: ExportedProgram, trained: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.mlpackage"
+    write_package(convert(program, "fp32", target), trained.card(), path)
+    spec = specification(path)
+    executor = Executor.load(path)
+    assert (spec.specificationVersion, executor.program.opset) == VERSIONS[target]
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 32, 32), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = detector(torch.from_numpy(pixels))
+    np.testing.assert_allclose(executor(pixels)["reconstruction"], expected.reconstruction, atol=1e-5)
+    np.testing.assert_allclose(executor(pixels)["score"], expected.score, rtol=1e-4)
+
+
+def test_a_target_that_coremltools_does_not_know_is_refused(program: ExportedProgram) -> None:
+    unknown: Any = "iOS99"
+    with pytest.raises(RunError, match=r"expected a target that coremltools .* knows, got iOS99"):
+        convert(program, "fp32", unknown)

@@ -1,0 +1,189 @@
+"""vtad-export as a user types it: all formats in one table, the list, the card, limits, and what it says of the images."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from tiny_run import done, error, invoke
+
+import vtad_export.making as making
+from vtad.run_folder import Run, RunError, WriteError
+from vtad_export import parity
+from vtad_export.cli import export
+from vtad_export.formats import FORMATS
+from vtad_export.onnx import Export
+from vtad_export.parity import Flip, ParityError
+from vtad_export.show import card_text
+from vtad_runtime.card import Card
+
+PAIRS = [(f.name, p) for f in FORMATS for p in f.precisions]
+
+
+@pytest.fixture
+def made_at_once(exported: Export, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every artefact is a copy of the ONNX export; a list that takes names of those that are to fail, and how."""
+    faults: list[str] = []
+
+    def make(format: Any, precision: str, material: Any, options: Any) -> making.Made:
+        options.folder.mkdir(exist_ok=True)
+        name = f"{format.name} {precision}"
+        if f"proof of {name}" in faults:
+            raise ParityError(f"the {name} artefact does not agree with torch")
+        if f"packages of {name}" in faults:
+            raise RunError("needs what is not installed: pip install 'vtad[coreai]'")
+        if f"disk of {name}" in faults:
+            raise WriteError("could not be written")
+        path = Path(shutil.copy2(exported.path, options.folder / format.file_name("pill", precision)))
+        return making.Made(Export(path, exported.card, 7), "", "proven")
+
+    monkeypatch.setattr(making, "make", make)
+    return faults
+
+
+@pytest.mark.usefixtures("made_at_once")
+def test_all_makes_every_format_in_every_precision_and_prints_one_table(run: Run) -> None:
+    out = done(export, "--run", run.path, "--format", "all")
+    rows = [line.split() for line in out.splitlines()[1:]]
+    assert rows[0][:4] == ["format", "precision", "MB", "operations"]
+    assert [tuple(row[:2]) for row in rows[1:]] == PAIRS
+    assert all(row[-1] == "proven" for row in rows[1:])
+    half = done(export, "--run", run.path, "--format", "all", "--precision", "fp16").splitlines()[2:]
+    assert [line.split()[:2] for line in half] == [["coreml", "fp16"], ["coreai", "fp16"]]
+
+
+@pytest.mark.usefixtures("made_at_once")
+def test_after_all_the_newest_export_is_the_default_precision(run: Run) -> None:
+    from vtad_runtime.session import newest_export
+
+    done(export, "--run", run.path, "--format", "all")
+    found = newest_export(run.path.parents[1])
+    assert found is not None
+    assert found.stem == "pill"
+
+
+def test_what_cannot_be_made_here_is_a_row_with_its_reason_and_exit_code_3(run: Run, made_at_once: list[str]) -> None:
+    made_at_once += ["packages of coreai fp32", "packages of coreai fp16"]
+    result = invoke(export, "--run", run.path, "--format", "all")
+    assert result.exit_code == 3
+    assert "coreai fp32: needs what is not installed: pip install 'vtad[coreai]'" in result.stdout
+    assert result.stdout.count("not made") == 2
+    assert result.stdout.count("proven") == 5
+
+
+def test_a_failed_proof_among_them_is_exit_code_1_and_the_rest_is_made(run: Run, made_at_once: list[str]) -> None:
+    made_at_once += ["proof of onnx int8", "packages of coreai fp32"]
+    result = invoke(export, "--run", run.path, "--format", "all")
+    assert result.exit_code == 1
+    assert "onnx int8: the onnx int8 artefact does not agree with torch" in result.stdout
+    assert not (run.path / "export" / "pill-int8.onnx").exists()
+    assert (run.path / "export" / "pill.mlpackage").exists()
+
+
+@pytest.mark.usefixtures("made_at_once")
+def test_images_that_are_judged_otherwise_are_named_below_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = making.make
+
+    def flipping(format: Any, precision: str, *rest: Any) -> making.Made:
+        return dataclasses.replace(honest(format, precision, *rest), flipped=(Flip("dent/3.png", 2.5, 2.4),))
+
+    monkeypatch.setattr(making, "make", flipping)
+    out = done(export, "--run", run.path, "--format", "all", "--precision", "int8")
+    assert "onnx int8: judged otherwise: dent/3.png (2.5 in torch, 2.4)" in out
+
+
+def test_a_full_disk_ends_it(run: Run, made_at_once: list[str]) -> None:
+    made_at_once.append("disk of coreml fp16")
+    result = invoke(export, "--run", run.path, "--format", "all")
+    assert result.exit_code == 4
+    assert "could not be written" in result.stderr
+
+
+@pytest.mark.usefixtures("made_at_once")
+def test_the_run_and_its_images_are_loaded_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    honest = parity.samples
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return honest(*arguments)
+
+    monkeypatch.setattr(parity, "samples", counted)
+    done(export, "--run", run.path, "--format", "all")
+    assert len(calls) == 1
+
+
+def test_the_list_says_where_each_runs_and_what_was_proven_how() -> None:
+    out = done(export, "--list")
+    for f in FORMATS:
+        assert f"{f.name:<8} {f.suffix:<11} {' '.join(f.precisions)}" in out
+        assert f.runs in out
+        assert all(proof in out for proof in f.proofs.values())
+    assert "reference execution, not device proof" in out
+    assert "structure only, not executed" in out
+
+
+def test_show_is_one_screen_and_its_json_is_the_card(exported: Export) -> None:
+    text = done(export, "--show", exported.path)
+    assert text.strip() == card_text(exported.path, exported.card)
+    assert len(text.splitlines()) <= 24
+    assert all(len(line) <= 120 for line in text.splitlines()[1:])
+    for word in ("32x32 rgb", "4 held-out good images", "onnx fp32 against torch on 4 good images", "0 of 36"):
+        assert word in text
+    assert Card.from_json(done(export, "--show", exported.path, "--json")) == exported.card
+
+
+def test_a_run_that_was_evaluated_shows_its_headline(exported: Export, trained: Run) -> None:
+    results = {"scores": {"image": {"auroc": 0.987}}, "heatmap": {"aupro": 0.9}}
+    text = card_text(exported.path, dataclasses.replace(exported.card, results=results))
+    assert "image AUROC 0.987, AUPRO 0.900" in text
+    assert "not yet: vtad-eval" in card_text(exported.path, exported.card)
+    assert "none: this is not an export" in card_text(trained.path, trained.card())
+
+
+@pytest.mark.parametrize("given", ["score", "score=", "score=-1", "score=nan", "score=0"])
+def test_a_tolerance_is_an_output_and_an_error(run: Run, given: str) -> None:
+    result = invoke(export, "--run", run.path, "--tolerance", given)
+    assert result.exit_code == 2
+    assert "such as score=0.2" in result.stderr
+
+
+def test_a_tolerance_of_an_unknown_output_names_the_known_ones(run: Run) -> None:
+    line = error(2, export, "--run", run.path, "--tolerance", "colour=1")
+    assert "expected one of the outputs score, heatmap" in line
+
+
+def test_a_tolerance_below_what_is_measured_refuses(run: Run) -> None:
+    line = error(1, export, "--run", run.path, "--tolerance", "reconstruction=1e-12")
+    assert "reconstruction" in line
+    assert "(at most 1e-12)" in line
+
+
+@pytest.mark.parametrize(("kind", "precision"), [("onnx", "fp16"), ("coreai", "int8")])
+def test_a_precision_that_a_format_has_not_is_refused_before_anything_is_made(
+    run: Run, kind: str, precision: str
+) -> None:
+    known = next(f.precisions for f in FORMATS if f.name == kind)
+    assert " or ".join(known) in error(2, export, "--run", run.path, "--format", kind, "--precision", precision)
+    assert not (run.path / "export").exists()
+
+
+def test_images_that_are_not_those_of_the_training_are_said_in_one_line(run: Run, tmp_path: Path, pills: Path) -> None:
+    assert "note:" not in done(export, "--run", run.path)
+    other = tmp_path / "other"
+    shutil.copytree(pills, other)
+    first = next((other / "pill" / "train" / "good").iterdir())
+    with Image.open(first) as image:
+        image.rotate(180).save(first)
+    out = done(export, "--run", run.path, "--data", other)
+    (note,) = (line for line in out.splitlines() if "note:" in line)
+    assert "are not those that the run was trained on" in note
+
+
+def test_a_device_check_off_a_mac_says_what_it_needs(tmp_path: Path) -> None:
+    (tmp_path / "pill.mlpackage").mkdir()
+    assert "Mac" in error(2, export, "--device-check", tmp_path / "pill.mlpackage")

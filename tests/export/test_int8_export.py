@@ -1,0 +1,228 @@
+"""Int8: which weights are rounded, what it may cost, and who is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from tiny_run import done, error
+
+import vtad_export.onnx as exporter
+import vtad_export.quantize as quantize
+from vtad.layout import find_category
+from vtad.run_folder import Run
+from vtad_export import to_onnx
+from vtad_export.certificate import quality_lines
+from vtad_export.cli import export as command
+from vtad_export.onnx import Export, OnnxExport
+from vtad_export.parity import Flip, Material, ParityError, allowed_flips, compare, load_material
+from vtad_export.quality import Measured, Quality, measured
+from vtad_export.quantize import INT8_DRIFT, category_tests, learned_products
+from vtad_runtime.session import OUTPUTS, Session
+
+
+@pytest.fixture(scope="module")
+def material(trained: Run) -> Material:
+    return load_material(trained)
+
+
+@pytest.fixture(scope="module")
+def made(trained: Run, material: Material, tmp_path_factory: pytest.TempPathFactory) -> OnnxExport:
+    """The int8 export of the tiny run, in a folder of its own."""
+    return to_onnx(
+        trained, tmp_path_factory.mktemp("int8") / "pill-int8.onnx", precision="int8", max_flips=41, material=material
+    )
+
+
+def int8_kinds(path: Path) -> list[str]:
+    return [n.op_type for n in onnx.load(path).graph.node if "Integer" in n.op_type]
+
+
+def test_every_product_by_a_learned_matrix_is_int8_and_nothing_else(made: OnnxExport, exported: Export) -> None:
+    before = onnx.load(exported.path)
+    learned = learned_products(before)
+    assert learned
+    assert int8_kinds(made.path) == ["MatMulInteger"] * len(learned)
+    assert not int8_kinds(exported.path)
+
+    def others(path: Path) -> list[str]:
+        return sorted(n.name for n in onnx.load(path).graph.node if n.op_type in ("MatMul", "Conv"))
+
+    assert others(made.path) == [name for name in others(exported.path) if name not in learned]
+    convolutions = {n.input[1] for n in before.graph.node if n.op_type == "Conv"}
+    kept = {t.name for t in onnx.load(made.path).graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    assert convolutions & {t.name for t in before.graph.initializer} <= kept
+
+
+def test_it_drifts_within_what_is_stated(made: OnnxExport) -> None:
+    parity = made.card.parity
+    assert parity is not None
+    assert (parity.precision, parity.tolerance) == ("int8", INT8_DRIFT)
+    assert all(0 < error <= INT8_DRIFT[name] for name, error in parity.max_error.items())
+
+
+def test_a_pictures_numbers_do_not_depend_on_its_neighbours(made: OnnxExport, material: Material) -> None:
+    """Activations are rounded by the range of all that the graph is given; so it takes one picture, and the runtime knows."""
+    images = np.concatenate([material.sample.good[:2], material.sample.defective[:3]])
+    pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    session = Session(made.path)
+    together = session.run(pixels)
+    for i in range(len(pixels)):
+        alone = session.run(pixels[i : i + 1])
+        for name in OUTPUTS:
+            np.testing.assert_array_equal(getattr(together, name)[i], getattr(alone, name)[0], err_msg=name)
+    assert {o.shape[0] for o in session.card.outputs} == {1}
+    for value in (*(model := onnx.load(made.path)).graph.input, *model.graph.output):
+        assert value.type.tensor_type.shape.dim[0].dim_value == 1, value.name
+
+
+def test_the_test_images_tell_auroc_and_aupro_before_and_after(made: OnnxExport, material: Material) -> None:
+    assert made.quality is not None
+    assert made.quality.images == len(category_tests(material)) == 9
+    report = json.loads(made.path.with_name("parity-int8.json").read_text())
+    for side, values in (("before", made.quality.before), ("after", made.quality.after)):
+        assert values.image_auroc is not None
+        assert values.aupro is not None
+        assert report["quality"][side] == dataclasses.asdict(values)
+
+
+def test_a_program_that_sees_nothing_is_measured_as_such(material: Material) -> None:
+    def blind(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        height, width = pixels.shape[2:]
+        return {"score": np.zeros(1, np.float32), "heatmap": np.zeros((1, height, width), np.float32)}
+
+    found = measured(category_tests(material), material.card, material.detector, blind)
+    assert found.after.image_auroc == 0.5
+    assert found.before.aupro != found.after.aupro
+    high = {f.image for f in found.flipped}
+    assert all(f.expected > material.card.calibration.threshold and f.got == 0 for f in found.flipped)
+    assert high <= {f"{t.kind}/{t.path.name}" for t in category_tests(material)}
+
+
+def test_without_test_images_there_is_nothing_to_measure(material: Material, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "data"
+    train = elsewhere / "pill" / "train" / "good"
+    train.mkdir(parents=True)
+    (train / "a.png").touch()
+    assert category_tests(dataclasses.replace(material, data=elsewhere)) == ()
+    assert len(category_tests(material, 4)) == 4
+
+
+def test_a_part_of_the_test_images_is_said_to_be_one() -> None:
+    half = Measured(0.5, None)
+    assert "4 of 9 test images" in quality_lines(Quality(4, 9, half, half, ()), "torch", "here")[0]
+    assert (
+        "9 test images: image AUROC 0.5000 by torch" in quality_lines(Quality(9, 9, half, half, ()), "torch", "here")[0]
+    )
+
+
+def test_a_flip_on_test_images_counts_for_core_ml_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
+    from vtad_export import coreml
+
+    def flipping(*arguments: Any) -> Quality:
+        return dataclasses.replace(measured(*arguments), flipped=(Flip("dent/3.png", 2.5, 2.4),))
+
+    monkeypatch.setattr(quantize, "SMALLEST", 200)
+    monkeypatch.setattr(coreml, "measured", flipping)
+    given = ("--run", run.path, "--format", "coreml", "--precision", "int8", "--tolerance", "score=9", "--max-flips")
+    assert "dent/3.png (2.5 in torch, 2.4)" in error(1, command, *given, 0)
+    assert "dent/3.png: score 2.5 in torch, 2.4 here" in done(command, *given, 9)
+    report = json.loads((run.path / "export" / "parity-coreml-int8.json").read_text())
+    assert {"image": "dent/3.png", "expected": 2.5, "got": 2.4} in report["flipped"]
+    assert report["quality"]["images"] == 9
+
+
+@pytest.mark.parametrize(
+    ("precision", "asked", "images", "allowed"),
+    [("int8", None, 64, 1), ("int8", None, 204, 3), ("int8", 0, 204, 0), ("fp32", None, 64, 0), ("fp16", None, 64, 1)],
+)
+def test_one_verdict_in_a_hundred_may_flip_where_numbers_are_rounded_and_none_in_float32(
+    precision: str, asked: int | None, images: int, allowed: int
+) -> None:
+    assert allowed_flips(precision, asked, images) == allowed
+
+
+def test_a_model_without_weights_to_round_is_not_called_int8(
+    run: Run, monkeypatch: pytest.MonkeyPatch, trained: Run, tmp_path: Path
+) -> None:
+    pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
+    from vtad_export import to_coreml
+
+    monkeypatch.setattr(quantize, "SMALLEST", 10**6)
+    line = error(2, command, "--run", run.path, "--format", "coreml", "--precision", "int8")
+    assert "expected weights of the transformer of 1000000 numbers or more, got none: export in fp16" in line
+    assert list((run.path / "export").iterdir()) == []
+    monkeypatch.setattr("vtad_export.coreml.int8_weights", lambda model: model)
+    with pytest.raises(ParityError, match="expected weights stored as int8, got none"):
+        to_coreml(trained, tmp_path / "pill.mlpackage", precision="int8")
+    assert list(tmp_path.glob("*.mlpackage")) == []
+
+
+def shifted(monkeypatch: pytest.MonkeyPatch, material: Material) -> None:
+    """An executor whose scores all lie just below the threshold, within a tolerance of anything."""
+    honest = exporter._executor
+    threshold = material.card.calibration.threshold
+
+    def low(path: Path) -> Any:
+        execute = honest(path)
+        return lambda pixels: {**execute(pixels), "score": np.full(len(pixels), threshold - 1e-3, np.float32)}
+
+    monkeypatch.setattr(exporter, "_executor", low)
+
+
+def test_flips_beyond_the_limit_refuse_the_export_and_name_the_images(
+    run: Run, material: Material, exported: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "_graph", lambda _: onnx.load(exported.path))
+    shifted(monkeypatch, material)
+    line = error(
+        1, command, "--run", run.path, "--precision", "int8", "--max-flips", 0, "--tolerance", "score=1e6"
+    )  # fmt: skip
+    assert "verdicts differ" in line
+    assert " in torch, " in line
+    assert list((run.path / "export").iterdir()) == []
+
+
+def test_flips_within_the_limit_are_listed_with_both_scores(
+    run: Run, exported: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "_graph", lambda _: onnx.load(exported.path))
+
+    def one_flip(*arguments: Any) -> Any:
+        found = compare(*arguments)
+        return dataclasses.replace(found, flipped=(*found.flipped, Flip("part 7.png", 2.5, 2.4)))
+
+    monkeypatch.setattr(exporter, "compare", one_flip)
+    out = done(command, "--run", run.path, "--precision", "int8", "--max-flips", 45)
+    assert "part 7.png: score 2.5 in torch, 2.4 here" in out
+    report = json.loads((run.path / "export" / "parity-int8.json").read_text())
+    assert {"image": "part 7.png", "expected": 2.5, "got": 2.4} in report["flipped"]
+
+
+@pytest.mark.parametrize("layout", ["ane", "standard"])
+def test_core_ml_stores_the_transformers_weights_as_int8_and_the_rest_as_they_were(
+    run: Run, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
+    from vtad_export.mlpackage import read_program
+
+    monkeypatch.setattr(quantize, "SMALLEST", 200)  # the tiny transformer's are small
+    out = done(
+        command, "--run", run.path, "--format", "coreml", "--precision", "int8", "--layout", layout, "--max-flips", 40
+    )  # fmt: skip
+    package = run.path / "export" / "pill-int8.mlpackage"
+    program = read_program(package)
+    stored = "".join(program.steps)
+    for part in ("embed", "encoder_0_attention", "encoder_0_mlp", "decoder_0_mlp", "pixels", "density_location"):
+        assert f"{part}_" in stored, part
+    assert not [name for name in program.steps if "teacher" in name or name.startswith("b_")]
+    assert "9 test images: image AUROC" in out
+    assert find_category(Path(run.config().data), "pill").test
+    assert (package.with_suffix(".onnx")).is_file()

@@ -1,0 +1,117 @@
+"""The difference head: log-odds, cell by cell, that features come from a damaged picture rather than a good one.
+
+Trained on good pictures with synthetic defects, as the discriminative half of DRAEM (Zavrtanik et al., arXiv 2108.07610), but
+on features of several depths. A classifier between data and noise learns the logarithm of their density ratio (Gutmann &
+Hyvarinen, Noise-Contrastive Estimation, 2010): evidence of the same kind as a negative log-likelihood, and added to it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHANNELS = (16, 24, 40, 112)  # of the maps at strides 2, 4, 8 and 8
+WIDTH = 64
+RARE = -4.0  # log-odds of a defect before learning
+
+
+class DifferenceHead(nn.Module):
+    """Maps of four depths in, log-odds at stride 8 out. About 100,000 parameters; plain convolutions without normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for i, channels in enumerate(CHANNELS):
+            self.register_buffer(f"mean{i}", torch.zeros(channels))
+            self.register_buffer(f"scale{i}", torch.ones(channels))
+        half, fine, middle, coarse = CHANNELS
+        self.from_half = nn.Conv2d(half, WIDTH // 2, 4, stride=4)
+        self.from_fine = nn.Conv2d(fine, WIDTH, 2, stride=2)
+        self.from_middle = nn.Conv2d(middle, WIDTH, 1)
+        self.from_coarse = nn.Conv2d(coarse, WIDTH, 1)
+        self.join = nn.Conv2d(WIDTH // 2 + 3 * WIDTH, WIDTH, 1)
+        self.first = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+        self.second = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+        self.odds = nn.Conv2d(WIDTH, 1, 1)
+        for layer in (
+            self.from_half,
+            self.from_fine,
+            self.from_middle,
+            self.from_coarse,
+            self.join,
+            self.first,
+            self.second,
+        ):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.odds.weight)
+        nn.init.constant_(self.odds.bias, RARE)  # type: ignore[arg-type]
+
+    def fit(self, mean: list[Tensor], scale: list[Tensor]) -> None:
+        """Mean and standard deviation (C,) of each of the four maps over the good images."""
+        for i in range(len(CHANNELS)):
+            getattr(self, f"mean{i}").copy_(mean[i])
+            getattr(self, f"scale{i}").copy_(1 / scale[i].clamp_min(1e-4))
+
+    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
+        """Four maps (B, C, H / stride, W / stride) -> log-odds (B, H / 8, W / 8)."""
+        half, fine, middle, coarse = (self._standard(i, x) for i, x in enumerate(maps))
+        x = torch.cat(
+            [self.from_half(half), self.from_fine(fine), self.from_middle(middle), self.from_coarse(coarse)], dim=1
+        )
+        x = F.relu(self.join(F.relu(x)))
+        x = x + F.relu(self.first(x))
+        x = x + F.relu(self.second(x))
+        odds: Tensor = self.odds(x)
+        return odds[:, 0]
+
+    def _standard(self, i: int, x: Tensor) -> Tensor:
+        mean: Tensor = getattr(self, f"mean{i}")
+        scale: Tensor = getattr(self, f"scale{i}")
+        return (x - mean[None, :, None, None]) * scale[None, :, None, None]
+
+
+class LearnedPyramid(nn.Module):
+    """Without a teacher: maps of the same sizes and widths, learned together with the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 3
+        for channels, stride in zip(CHANNELS, (2, 2, 2, 1), strict=True):
+            layers.append(
+                nn.Sequential(
+                    nn.Conv2d(before, channels, 3, stride=stride, padding=1),
+                    nn.ReLU(),
+                    nn.Conv2d(channels, channels, 3, padding=1),
+                    nn.ReLU(),
+                )
+            )
+            before = channels
+        self.stages = nn.ModuleList(layers)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) in 0..1 -> four maps at strides 2, 4, 8 and 8."""
+        x, maps = image * 4 - 2, []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return tuple(maps)
+
+
+def odds_loss(odds: Tensor, share: Tensor) -> Tensor:
+    """How wrong log-odds (B, rows, columns) are about which cells are damaged; `share` (same shape) is the damaged share of each.
+
+    Focal cross-entropy (Lin et al., arXiv 1708.02002) against cells of which more than a tenth is damaged, and the Dice
+    loss, by which small defects weigh as much as large ones. A scalar.
+    """
+    target = (share > 0.1).to(odds.dtype)
+    p = torch.sigmoid(odds)
+    cross_entropy = F.binary_cross_entropy_with_logits(odds, target, reduction="none")
+    focal = (cross_entropy * torch.where(target > 0, 1 - p, p).square()).mean()
+    overlap = (2 * (p * target).sum((1, 2)) + 1) / (p.sum((1, 2)) + target.sum((1, 2)) + 1)
+    return 8 * focal + 0.3 * (1 - overlap).mean()
