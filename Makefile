@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MINUTES ?= 2.5
 
-.PHONY: demo test check lint types bench clean
+.PHONY: demo test check lint types bench quality soak clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,6 +36,12 @@ check: lint types test  ## what CI runs
 
 bench: $(VENV)/.installed  ## latency of the newest export beside torch
 	$(BIN)/python bench/latency.py
+
+quality: $(VENV)/.installed  ## presets beside PaDiM, PatchCore and plain autoencoders; ARGS="--categories bottle --methods default,padim"
+	$(BIN)/python -m bench.quality $(ARGS)
+
+soak: $(VENV)/.installed  ## the live runtime for 10,000 frames: memory, threads, queue age
+	$(BIN)/python -m bench.soak $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

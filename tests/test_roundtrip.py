@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_run import done, flags, invoke
 
-from vtad.calibrate import batches, spread
+from vtad.calibrate import batches
 from vtad.cli import data as vtad_data
 from vtad.cli import evaluate as vtad_eval
 from vtad.cli import train as vtad_train
@@ -20,6 +20,7 @@ from vtad.run_folder import Run, newest_run
 from vtad.trained import load_detector
 from vtad_export.cli import export as vtad_export
 from vtad_runtime.cli import run as vtad_run
+from vtad_runtime.conformal import spread
 from vtad_runtime.image import fit_image, read_rgb
 
 

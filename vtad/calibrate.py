@@ -1,13 +1,11 @@
-"""Calibration from held-out good images only: units of normal variation, fusion of the two maps, threshold.
+"""Calibration from held-out good images only: weights of evidence, units of normal variation, fusion of the two maps.
 
-The threshold is conformal (Vovk et al., Algorithmic Learning in a Random World): with n held-out good images and a budget a,
-at most k = floor(a (n + 1)) of n + 1 exchangeable good images score above the k-th largest calibration score.
+The threshold, which edge and training take by one rule, is in vtad_runtime.conformal.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -18,58 +16,11 @@ from torch import Tensor
 from vtad.detector import Detector
 from vtad.metrics import aupro
 from vtad.model import Autoencoder
-from vtad_runtime.card import Calibration
 
-MARGIN = 1e-3  # of the calibration spread; ten times the export tolerance, so that no export flips a calibration image
 EARNED = 5e-3  # AUPRO that a further map or witness must add before it counts: less is noise of the synthetic defects
 SSIM_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # shares tried; the rest is the density's
 CONTEXT_WEIGHTS = (0.0, 0.25, 0.5, 1.0)  # tried; the mixture counts 1
 DIFFERENCE_WEIGHT = 0.5
-MIN_IMAGES = 3
-
-
-class CalibrationError(ValueError):
-    """Too few held-out good images, or scores that are not numbers. The message is one line."""
-
-
-def images_needed(false_alarms: float) -> int:
-    """Held-out good images from which on a budget can be kept: the smallest n with 1 / (n + 1) <= budget."""
-    return math.ceil(1 / false_alarms - 1 - 1e-9)
-
-
-def conformal_threshold(scores: Sequence[float], false_alarms: float) -> float:
-    """The level above which at most the budget's share of good images lies, plus a margin far below the spread.
-
-    With too few images for the budget, the level is just above the largest score. Raises CalibrationError.
-    """
-    ordered = sorted(scores)
-    if len(ordered) < MIN_IMAGES:
-        raise CalibrationError(
-            f"expected at least {MIN_IMAGES} held-out good images to calibrate, got {len(ordered)}: "
-            "add good images or raise --val-split"
-        )
-    if not all(math.isfinite(s) for s in ordered):
-        raise CalibrationError("a held-out good image has a score that is not a number: the training diverged")
-    k = max(1, math.floor(false_alarms * (len(ordered) + 1) + 1e-9))
-    return ordered[-k] + MARGIN * spread(ordered)
-
-
-def spread(scores: Sequence[float]) -> float:
-    """Standard deviation of the scores, never zero."""
-    return max(float(np.std(np.asarray(scores, dtype=np.float64))), 1e-6)
-
-
-def calibration(scores: Sequence[float], peaks: Sequence[float], false_alarms: float) -> Calibration:
-    """The card's entry from held-out good images' scores and heatmap maxima."""
-    n = len(scores)
-    return Calibration(
-        scores=tuple(sorted(scores)),
-        false_alarms=false_alarms,
-        achievable=max(false_alarms, 1 / (n + 1)),
-        threshold=conformal_threshold(scores, false_alarms),
-        pixel_threshold=conformal_threshold(peaks, false_alarms),
-        images=n,
-    )
 
 
 def fit_evidence(

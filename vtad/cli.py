@@ -264,7 +264,7 @@ def said() -> Iterator[None]:
             raise Failure(e, FAILED) from e
         raise
     except ValueError as e:
-        from vtad.calibrate import CalibrationError
+        from vtad_runtime.conformal import CalibrationError
 
         if isinstance(e, CalibrationError):
             raise Failure(e, FAILED) from e

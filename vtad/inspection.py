@@ -9,9 +9,9 @@ import subprocess
 from pathlib import Path
 
 import vtad
-from vtad.calibrate import images_needed
 from vtad.config import Config
 from vtad_runtime.card import SCHEMA, Calibration, Card, Identity, Input, Output
+from vtad_runtime.conformal import images_needed
 
 UNIT = "units of normal variation"
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vtad.calibrate import MIN_IMAGES, calibration, fit_evidence, fit_fusion, fit_units, score_images
+from vtad.calibrate import fit_evidence, fit_fusion, fit_units, score_images
 from vtad.checkpoint import save_tensors
 from vtad.config import Config
 from vtad.data import ImageCache, fingerprint, split_good
@@ -24,6 +24,7 @@ from vtad.run_folder import Run, RunError, create_run, newest_run, open_run, sha
 from vtad.sizing import with_size
 from vtad.symmetry import with_symmetries
 from vtad_runtime.card import Calibration
+from vtad_runtime.conformal import MIN_IMAGES, calibration
 
 FUSION_IMAGES = 64  # synthetic defects that the weights of the two maps are chosen on
 

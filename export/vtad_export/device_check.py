@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad.calibrate import spread
 from vtad.run_folder import RunError
 from vtad_export.apple import coremltools
 from vtad_export.lint import REFERENCE, lint
@@ -28,6 +27,7 @@ from vtad_export.mlpackage import read_program
 from vtad_export.parity import allowed_flips
 from vtad_export.reference import Reference, Values, read_reference, sampled
 from vtad_runtime.card import Card, Parity
+from vtad_runtime.conformal import spread
 from vtad_runtime.coreml_session import CoreMLSession
 from vtad_runtime.session import ModelError
 
@@ -121,6 +121,8 @@ def device_check(model: Path, clock: Clock = time.perf_counter) -> DeviceReport:
     Raises RunError where this is no Mac, the package is not ours, or its reference is not there; PackageError.
     """
     model = Path(model)
+    if model.suffix != ".mlpackage":
+        raise RunError(f"{model}: expected a Core ML package (.mlpackage) to check, got another kind of file")
     try:
         first = CoreMLSession(model, COMPUTE_UNITS[0])
     except ModelError as e:

@@ -19,7 +19,6 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from vtad.calibrate import spread
 from vtad.detector import Detector, Judgement
 from vtad.run_folder import Run, make_folder, replacing, write_text
 from vtad_export.formats import for_one_picture
@@ -41,6 +40,7 @@ from vtad_export.parity import (
 )
 from vtad_export.quality import Quality, measured
 from vtad_runtime.card import ONNX_KEY, Card
+from vtad_runtime.conformal import spread
 from vtad_runtime.detector import Detector as Runtime
 from vtad_runtime.session import ModelError, Session
 from vtad_runtime.verdict import decide

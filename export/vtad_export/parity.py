@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vtad.calibrate import batches, spread
+from vtad.calibrate import batches
 from vtad.data import ImageCache, fingerprint, split_good
 from vtad.defects import synthetic
 from vtad.detector import Detector, Judgement
@@ -30,6 +30,7 @@ from vtad.layout import find_category
 from vtad.run_folder import Run
 from vtad.trained import load_detector
 from vtad_runtime.card import Calibration, Card, Input, Parity
+from vtad_runtime.conformal import spread
 from vtad_runtime.image import ImageError, fit_image, read_rgb
 
 GOOD_IMAGES = 32

@@ -13,9 +13,7 @@ import numpy as np
 
 from vtad_runtime.card import Calibration
 
-MARGIN = (
-    1e-3  # of the calibration spread; ten times the export tolerance, so that no export flips a calibration picture
-)
+MARGIN = 1e-3  # of the calibration spread; ten times the export tolerance: no export flips a calibration picture
 MIN_IMAGES = 3
 
 

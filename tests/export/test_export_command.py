@@ -187,3 +187,4 @@ def test_images_that_are_not_those_of_the_training_are_said_in_one_line(run: Run
 def test_a_device_check_off_a_mac_says_what_it_needs(tmp_path: Path) -> None:
     (tmp_path / "pill.mlpackage").mkdir()
     assert "Mac" in error(2, export, "--device-check", tmp_path / "pill.mlpackage")
+    assert "expected a Core ML package (.mlpackage)" in error(2, export, "--device-check", tmp_path / "pill.onnx")

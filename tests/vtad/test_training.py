@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 from tiny_run import disk_fills_up, done, error, flags, tiny
 
 from vtad import loop, training
-from vtad.calibrate import calibration
 from vtad.cli import train as command
 from vtad.config import Config, ConfigError, Optimizer
 from vtad.data import split_good
@@ -30,6 +29,7 @@ from vtad.loop import Interrupted, Loop, Report, TrainingError
 from vtad.losses import Loss
 from vtad.run_folder import Run, RunError, WriteError, append_line
 from vtad.training import train, unfinished_run
+from vtad_runtime.conformal import calibration
 
 STEPS = 6  # of a tiny training: 12 pictures, 4 a step, 2 epochs
 
