@@ -28,6 +28,7 @@ from vtad_export.parity import (
 from vtad_export.quality import Quality
 from vtad_export.same_program import difference
 from vtad_runtime.card import Calibration, Parity
+from vtad_runtime.conformal import MARGIN
 
 Precision = Literal["fp16", "fp32", "int8"]
 
@@ -40,7 +41,7 @@ DRIFT = {
     "ssim_map": 0.5,  # units of normal variation
     "nll_map": 0.5,
     "heatmap": 0.5,
-    "score": 0.1,  # of the calibration spread
+    "score": MARGIN,  # of the calibration spread: the threshold lies that far above the calibration scores
 }
 
 FULL_IMAGES = 8  # of each kind: what the float32 program behind a float16 package is held to torch on

@@ -13,7 +13,8 @@ import numpy as np
 
 from vtad_runtime.card import Calibration
 
-MARGIN = 1e-3  # of the calibration spread; ten times the export tolerance: no export flips a calibration picture
+MARGIN = 0.05  # of the calibration spread, at most: more than float16 drifts
+LEAST_MARGIN = 1e-3  # of the calibration spread; ten times what float32 exports may drift
 MIN_IMAGES = 3
 
 
@@ -27,9 +28,10 @@ def images_needed(false_alarms: float) -> int:
 
 
 def conformal_threshold(scores: Sequence[float], false_alarms: float) -> float:
-    """The level above which at most the budget's share of good pictures lies, plus a margin far below the spread.
+    """The level above which at most the budget's share of good pictures lies, plus a margin.
 
-    With too few pictures for the budget, the level is just above the largest score. Raises CalibrationError.
+    The margin goes halfway to the next larger score, but no farther than MARGIN: no rounding of an export flips the picture that
+    gave the level. With too few pictures for the budget, that is the oddest one. Raises CalibrationError.
     """
     ordered = sorted(scores)
     if len(ordered) < MIN_IMAGES:
@@ -39,7 +41,9 @@ def conformal_threshold(scores: Sequence[float], false_alarms: float) -> float:
     if not all(math.isfinite(s) for s in ordered):
         raise CalibrationError("a held-out good image has a score that is not a number: the training diverged")
     k = max(1, math.floor(false_alarms * (len(ordered) + 1) + 1e-9))
-    return ordered[-k] + MARGIN * spread(ordered)
+    level, unit = ordered[-k], spread(ordered)
+    gap = min((s for s in ordered if s > level), default=float("inf")) - level
+    return level + max(LEAST_MARGIN * unit, min(MARGIN * unit, gap / 2))
 
 
 def spread(scores: Sequence[float]) -> float:

@@ -5,6 +5,7 @@ Cameras are listed, not opened: opening one can take seconds, switch its light o
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import shutil
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 PYTHON = (3, 11)
 MIN_FREE_GB = 1.0
 RUNS = 5  # timed runs of the self-test
+AGAIN = "pip install vtad again"
+OTHER_MODEL = "export the run again by vtad-export, or name another model by --model"
 EXTRAS = {  # by the modules that each brings
     "live": ("starlette", "uvicorn"),
     "mqtt": ("paho.mqtt.client",),
@@ -53,14 +57,14 @@ def checks(model: Path | None = None, results: Path = Path("results"), runs: Pat
         ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "onnxruntime"),
     ):
         yield _import(name, package, module)
-    yield _guarded("providers", _providers)
+    yield _guarded("providers", _providers, "pip install onnxruntime again")
     yield from _opencv_build()
-    yield _guarded("cameras", _cameras)
+    yield _guarded("cameras", _cameras, "look at /dev/video*")
     for extra, modules in EXTRAS.items():
         yield _extra(extra, modules)
     yield Check("processors", True, f"{os.cpu_count() or 1}, {platform.machine()}, {platform.system()}")
-    yield _guarded("results", lambda: _writable(results))
-    yield _guarded("disk", lambda: _disk(results))
+    yield _guarded("results", lambda: _writable(results), "start it in a folder that is there")
+    yield _guarded("disk", lambda: _disk(results), "start it in a folder that is there")
     yield from _model(model, runs)
 
 
@@ -69,12 +73,12 @@ def failed(found: list[Check]) -> list[Check]:
     return [check for check in found if check.ok is False]
 
 
-def _guarded(name: str, check: Callable[[], Check]) -> Check:
-    """A check that must not end the others, whatever a broken installation raises."""
+def _guarded(name: str, check: Callable[[], Check], remedy: str) -> Check:
+    """A check that must not end the others, whatever a broken installation raises. `remedy`: what to do then."""
     try:
         return check()
     except Exception as e:
-        return Check(name, False, f"expected an answer, got {_said(e)}")
+        return Check(name, False, f"expected an answer, got {_said(e)}; {remedy}")
 
 
 def _python() -> Check:
@@ -94,11 +98,17 @@ def _package(name: str) -> Check:
 def _import(name: str, packages: tuple[str, ...], module: str) -> Check:
     """Whether a package that is needed is there and can be imported."""
     try:
-        __import__(module)
+        with _silent():
+            __import__(module)
     except Exception as e:  # a build that does not fit this machine raises ImportError, OSError and others
-        return Check(name, False, f"expected module {module}, got {_said(e)}: pip install vtad again")
+        return Check(name, False, f"expected module {module}, got {_said(e)}: {AGAIN}")
     found = [f"{version(p)} ({p})" for p in packages if _installed(p)]
     return Check(name, True, ", ".join(found) or "version unknown")
+
+
+def _silent() -> redirect_stdout[io.StringIO]:
+    """Around an import: a broken package may print, as OpenCV does without numpy, and stdout is for the checks."""
+    return redirect_stdout(io.StringIO())
 
 
 def _installed(package: str) -> bool:
@@ -113,20 +123,23 @@ def _providers() -> Check:
     import onnxruntime
 
     found = onnxruntime.get_available_providers()
-    cpu = "CPUExecutionProvider" in found
-    return Check("providers", cpu, ", ".join(found) + ("" if cpu else "; expected CPUExecutionProvider"))
+    if "CPUExecutionProvider" not in found:
+        got = ", ".join(found) or "none"
+        return Check("providers", False, f"expected CPUExecutionProvider, got {got}: pip install onnxruntime again")
+    return Check("providers", True, ", ".join(found))
 
 
 def _opencv_build() -> Iterator[Check]:
     """What this build of OpenCV can read and show. A folder of pictures needs none of it."""
     try:
-        import cv2
+        with _silent():
+            import cv2
 
         registry = cv2.videoio_registry
         backends = {registry.getBackendName(b) for b in registry.getBackends() if registry.hasBackend(b)}
         text = cv2.getBuildInformation()
     except Exception as e:
-        yield Check("opencv build", False, f"expected its build information, got {_said(e)}")
+        yield Check("opencv build", False, f"expected its build information, got {_said(e)}: {AGAIN}")
         return
     gui = next((line.split(":", 1)[1].strip() for line in text.splitlines() if line.strip().startswith("GUI:")), "")
     ffmpeg, gstreamer = "FFMPEG" in backends, "GSTREAMER" in backends
@@ -171,7 +184,7 @@ def _present(module: str) -> bool:
     """Whether a module is there; its parent package is imported, the module itself is not."""
     try:
         return find_spec(module) is not None
-    except (ImportError, ValueError):
+    except Exception:  # whatever a broken parent package raises
         return False
 
 
@@ -204,11 +217,13 @@ def _existing(path: Path) -> Path:
 def _model(model: Path | None, runs: Path) -> Iterator[Check]:
     """The model's card, and a picture judged by it."""
     try:
-        from vtad_runtime.cli import newest_model
-        from vtad_runtime.command import Failure
-        from vtad_runtime.detector import Detector
+        with _silent():
+            from vtad_runtime.cli import newest_model
+            from vtad_runtime.command import Failure
+            from vtad_runtime.detector import Detector
+            from vtad_runtime.session import ModelError
     except Exception as e:
-        yield Check("self-test", False, f"expected the runtime to be importable, got {_said(e)}")
+        yield Check("self-test", False, f"expected the runtime to be importable, got {_said(e)}: {AGAIN}")
         return
     which = ""
     if model is None:
@@ -218,17 +233,22 @@ def _model(model: Path | None, runs: Path) -> Iterator[Check]:
             yield Check("model", None, e.message)
             yield Check("self-test", None, "no model to run")
             return
+        except OSError as e:  # a link to a file that is gone
+            yield Check("model", False, f"{e.filename or runs}: {e.strerror}; remove it, or name a model by --model")
+            yield Check("self-test", False, "no model to run")
+            return
         which = ", the newest export"
     try:
         start = time.perf_counter()
         detector = Detector(model)
         load_ms = _ms_since(start)
     except Exception as e:
-        yield Check("model", False, _said(e))
+        said = str(e) if isinstance(e, ModelError) else f"{model}: {_said(e)}"  # a ModelError names the file
+        yield Check("model", False, f"{said}; {OTHER_MODEL}")
         yield Check("self-test", False, "the model does not open")
         return
     yield Check("model", True, f"{model}{which}: {card_line(detector.card)}")
-    yield _guarded("self-test", lambda: _self_test(detector, load_ms))
+    yield _guarded("self-test", lambda: _self_test(detector, load_ms), OTHER_MODEL)
 
 
 def card_line(card: Card) -> str:
@@ -261,7 +281,7 @@ def _self_test(detector: Any, load_ms: float) -> Check:
         times.append(_ms_since(start))
     took = f"loaded in {load_ms:.0f} ms, first picture {first_ms:.0f} ms, then {median(times):.0f} ms each"
     if result.verdict is Verdict.ERROR:
-        return Check("self-test", False, f"{result.error}; {took}")
+        return Check("self-test", False, f"{result.error}; {took}; {OTHER_MODEL}")
     return Check("self-test", True, f"{width}x{height} picture judged; {took}")
 
 

@@ -44,7 +44,8 @@ def _run(model: Path | None, as_json: bool) -> bool:
     for check in checks(model):
         found.append(check)
         if not as_json:
-            click.echo(printable(f"{WORDS[check.ok]:<5} {check.name:<13} {check.line}"))
+            line = " ".join(check.line.split())  # names of models and cameras may hold line ends
+            click.echo(printable(f"{WORDS[check.ok]:<5} {check.name:<13} {line}"))
     bad = failed(found)
     if as_json:
         click.echo(json.dumps({"ok": not bad, "checks": [dataclasses.asdict(c) for c in found]}, indent=2))

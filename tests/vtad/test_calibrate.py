@@ -28,7 +28,8 @@ def test_the_threshold_is_a_margin_above_the_kth_largest_score(images: int, budg
     scores = np.random.default_rng(images).permutation(images).astype(float).tolist()
     threshold = conformal_threshold(scores, budget)
     level = sorted(scores, reverse=True)[rank - 1]
-    assert threshold == pytest.approx(level + MARGIN * float(np.std(scores)))
+    widest = MARGIN * float(np.std(scores))
+    assert threshold == pytest.approx(level + (widest if rank == 1 else min(widest, 0.5)))  # neighbours are 1 apart
     assert sum(s > threshold for s in scores) == rank - 1
 
 
