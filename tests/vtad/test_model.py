@@ -13,7 +13,7 @@ from torch import Tensor
 from vtad.config import Config, preset
 from vtad.detector import Detector, Judgement
 from vtad.layers import Registers, to_pixels, to_tokens
-from vtad.model import Autoencoder
+from vtad.model import Autoencoder, TeacherFeatures
 from vtad.statistics import fit_statistics
 
 CPU = torch.device("cpu")
@@ -160,3 +160,22 @@ def test_an_untrained_model_reconstructs_the_mean_image() -> None:
     fit_statistics(model, images, CPU)
     mean = torch.from_numpy(images.mean(0) / 255).float().permute(2, 0, 1)
     torch.testing.assert_close(model(image(config)).reconstruction[0], mean, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["scratch", "default"])
+def test_in_bfloat16_training_sees_nearly_what_the_detector_computes_in_float32(name: Any) -> None:
+    config = tiny(name, image_height=64, image_width=64)
+    model = fitted(config)
+    if isinstance(model.features, TeacherFeatures):
+        model.features.teacher.load_pretrained()
+        fit_statistics(model, np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3), np.uint8), CPU)
+    x = image(config, batch=4)
+    exact = model.denoise(x, x[:1])
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model.denoise(x, x[:1])
+    assert exact.odds is not None
+    assert rough.odds is not None
+    assert rough.odds.dtype == rough.nll.dtype == torch.float32
+    assert (rough.odds - exact.odds).abs().mean() < 0.1 * exact.odds.std()
+    assert (rough.nll - exact.nll).abs().mean() < 0.1 * exact.nll.std()
