@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad_runtime.conformal import MARGIN, spread
+from vtad_runtime.conformal import LEAST_MARGIN, spread
 from vtad_runtime.detector import Detector, Result
 from vtad_runtime.golden_record import GoldenError, Model, Part, Record, sha256, software
 from vtad_runtime.image import ImageError, is_image, read_rgb
@@ -38,7 +38,7 @@ __all__ = ["Golden", "GoldenError", "GoldenReport"]
 
 GOOD, BAD, FRESH = "good", "bad", "fresh"
 EXPECTED = {GOOD: Verdict.OK, BAD: Verdict.NG}
-SAME_SCORE = MARGIN  # of the calibration spread: the same picture through the same model, on any machine
+SAME_SCORE = LEAST_MARGIN  # of the calibration spread: the same picture through the same model, on any machine
 FRESH_SPREADS = 3.0  # calibration spreads that a good part's score may move between two pictures of it
 LIMITS = Limits()
 

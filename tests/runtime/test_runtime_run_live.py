@@ -364,7 +364,7 @@ class LineCamera:
 
 def test_a_camera_is_set_up_read_as_rgb_and_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", LineCamera)
-    monkeypatch.setattr("vtad_runtime.capture.FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr("vtad_runtime.capture.FIRST_WAIT_S", 0.4)  # what was read before is judged by then
     result = run("--camera", "0", "--resolution", "1280x720", "--fps", "30", "--max-frames", "6", "--drop", "none")
     assert result.exit_code == 3  # it was gone for a while
     assert verdicts() == ["NG"] * 3 + ["ERROR"] + ["NG"] * 3
