@@ -143,7 +143,7 @@ def _export(
     if not pairs:
         precisions = " or ".join(wanted[0].precisions)
         raise Failure(f"--precision {precision}: {kind} artefacts are {precisions}; see --list", USAGE)
-    from vtad_export.making import Options, make, make_all
+    from vtad_export.making import Options, make_all
     from vtad_export.parity import TOLERANCE, load_material
 
     if unknown := tolerance.keys() - TOLERANCE.keys():
@@ -151,7 +151,7 @@ def _export(
     options = Options(out or run.path / "export", target, layout, tolerance, max_flips)
     material = load_material(run, data_dir)
     if kind != "all":
-        click.echo(make(*pairs[0], material, options).certificate)
+        click.echo(_one(pairs, precision, material, options).certificate)
         return
     from vtad_export.table import table
 
@@ -163,6 +163,21 @@ def _export(
         sys.exit(FAILED)
     if any(row.status == "not made" for row in rows):
         sys.exit(NOT_MADE)
+
+
+def _one(pairs: Any, precision: str | None, material: Any, options: Any) -> Any:
+    """The artefact asked for. Where no precision was, and rounding to the format's first one flips a verdict, in float32."""
+    from vtad_export.making import make
+    from vtad_export.parity import FlipError
+
+    format, first = pairs[0]
+    try:
+        return make(format, first, material, options)
+    except FlipError as e:
+        if precision is not None or first == "fp32" or "fp32" not in format.precisions:
+            raise
+        click.echo(f"{first}: {e}; exporting in float32 instead", err=True)
+        return make(format, "fp32", material, options)
 
 
 def _check_device(model: Path) -> None:

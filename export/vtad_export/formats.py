@@ -45,7 +45,7 @@ FORMATS = (
         ".mlpackage",
         "iOS 16, macOS 13 and later; elsewhere vtad-run takes its ONNX twin",
         {
-            "fp16": f"{_REFERENCE}, within its drift; 1 % of the verdicts may differ",
+            "fp16": f"{_REFERENCE}, within its drift; no verdict may differ",
             "fp32": _REFERENCE,
             "int8": f"{_REFERENCE}, within its drift; AUROC and AUPRO before and after",
         },

@@ -37,7 +37,7 @@ GOOD_IMAGES = 32
 DEFECTIVE_IMAGES = 32
 BATCH = 4
 NAMED = 5  # flips that an error names
-FLIP_SHARE = 0.01  # of the images, rounded up: verdicts that lower precisions than float32 may change, each named
+FLIP_SHARE = 0.01  # of the images, rounded up: verdicts that int8 may change, each named
 
 TOLERANCE = {
     **dict.fromkeys(Judgement._fields, 5e-4),  # maps: units of normal variation
@@ -54,14 +54,15 @@ class ParityError(RuntimeError):
     """The artefact does not run or does not agree with torch. The message is one line: where and by how much."""
 
 
-def allowed_flips(precision: str, asked: int | None, images: int) -> int:
-    """Verdicts that may differ: what was asked for; or none in float32, where a flip is a fault; or one in a hundred.
+class FlipError(ParityError):
+    """The artefact agrees with torch within the tolerances, and yet more verdicts differ than may."""
 
-    In lower precisions a picture that lies at the threshold is decided by rounding, as it would be by the camera's noise.
-    """
+
+def allowed_flips(precision: str, asked: int | None, images: int) -> int:
+    """Verdicts that may differ: what was asked for, or none, or one in a hundred for int8."""
     if asked is not None:
         return asked
-    return 0 if precision == "fp32" else math.ceil(FLIP_SHARE * images)
+    return math.ceil(FLIP_SHARE * images) if precision == "int8" else 0
 
 
 class Limits(dict[str, float]):
@@ -268,11 +269,12 @@ def accept(
     worst = found.max_error
     over = [f"{k} {worst[k]:.2e} (at most {tolerance[k]:.0e})" for k in tolerance if not worst[k] <= tolerance[k]]
     allowed = tolerance.flips if isinstance(tolerance, Limits) else 0
+    error = ParityError if over else FlipError
     if flips > allowed:
         most = f" (at most {allowed})" if allowed else ""
         over.append(f"{flips} of {images} verdicts differ{most}: {named(found.flipped)}")
     if over:
-        raise ParityError(f"the {format} artefact does not agree with torch: {'; '.join(over)}; nothing was kept")
+        raise error(f"the {format} artefact does not agree with torch: {'; '.join(over)}; nothing was kept")
     if sample.twin and found.twin:
         limits = sample.twin.parity.tolerance
         off = [f"{k} {e:.2e}" for k, e in found.twin.max_error.items() if not e <= limits.get(k, 0.0)]

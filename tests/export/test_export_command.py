@@ -17,7 +17,7 @@ from vtad_export import parity
 from vtad_export.cli import export
 from vtad_export.formats import FORMATS
 from vtad_export.onnx import Export
-from vtad_export.parity import Flip, ParityError
+from vtad_export.parity import Flip, FlipError, ParityError
 from vtad_export.show import card_text
 from vtad_runtime.card import Card
 
@@ -94,6 +94,26 @@ def test_images_that_are_judged_otherwise_are_named_below_the_table(run: Run, mo
     monkeypatch.setattr(making, "make", flipping)
     out = done(export, "--run", run.path, "--format", "all", "--precision", "int8")
     assert "onnx int8: judged otherwise: dent/3.png (2.5 in torch, 2.4)" in out
+
+
+@pytest.mark.usefixtures("made_at_once")
+def test_without_a_precision_a_float16_flip_makes_a_float32_package_and_says_so(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = making.make
+
+    def flips(format: Any, precision: str, *rest: Any) -> Any:
+        if precision == "fp16":
+            raise FlipError("1 of 64 verdicts differ: part 7.png")
+        return honest(format, precision, *rest)
+
+    monkeypatch.setattr(making, "make", flips)
+    result = invoke(export, "--run", run.path, "--format", "coreml")
+    assert result.exit_code == 0
+    assert "1 of 64 verdicts differ: part 7.png; exporting in float32 instead" in result.stderr
+    assert (run.path / "export" / "pill-fp32.mlpackage").exists()
+    line = error(1, export, "--run", run.path, "--format", "coreml", "--precision", "fp16")
+    assert "1 of 64 verdicts differ" in line
 
 
 def test_a_full_disk_ends_it(run: Run, made_at_once: list[str]) -> None:
