@@ -25,6 +25,7 @@ TINY: dict[str, Any] = {
     "mlp_dim": 32,
     "registers": 2,
     "mixture_size": 2,
+    "patches": 32,
     "feature_dim": 16,
     "batch_size": 4,
     "warmup": 2,

@@ -50,9 +50,8 @@ class Config:
     decoder_depth: int = 1  # decoder blocks
     mlp_dim: int = 768  # hidden width of a block's MLP
     registers: int = 4  # learned tokens without a position; 0 for none
-    components: int = 64  # Gaussians of the mixture over features, shared by all positions
-    rank: int = 24  # directions in which each of them differs from what they have in common
     mixture_size: int = 1  # components of the context's density, K
+    patches: int = 4096  # of good images that the memory stores
     noise: float = 0.2  # bottleneck: dropout rate (default, scratch) or standard deviation (paper)
     published_mixture: bool = False  # paper only: its weighted sum of NLLs instead of the mixture's likelihood
     synthetic_defects: bool = True  # corrupt the input, aim at the clean image
@@ -83,7 +82,7 @@ class Config:
                 expected = kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
                 raise ConfigError(f"{name}: expected {expected}, got {getattr(self, name)!r:.80}")
         _positive(self, "image_height", "image_width", "patch_size", "embed_dim", "heads", "depth", "mlp_dim")
-        _positive(self, "feature_dim", "components", "rank", "mixture_size", "batch_size", "patience")
+        _positive(self, "feature_dim", "mixture_size", "patches", "batch_size", "patience")
         for side in ("image_height", "image_width"):
             size, step = getattr(self, side), self.patch_size
             if size % step:

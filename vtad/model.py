@@ -18,7 +18,8 @@ from vtad.density import MixtureHead
 from vtad.difference import DifferenceHead, LearnedPyramid
 from vtad.features import CHANNELS, Teacher
 from vtad.layers import Block, Registers, to_pixels, to_tokens
-from vtad.mixture import SharedMixture
+from vtad.memory import PatchMemory
+from vtad.place import Place
 
 
 class Prediction(NamedTuple):
@@ -95,32 +96,39 @@ class Whitening(nn.Module):
         return F.conv2d(features, self.matrix[:, :, None, None], bias)
 
 
-class Evidence(nn.Module):
-    """How odd each cell is, by three witnesses; each in units of its normal variation, weighted, and summed.
+class Witnesses(NamedTuple):
+    """How odd each cell of a batch is, by four standards: (B, rows, columns) each."""
 
-    The mixture's NLL (are these features seen on good parts at all), the context's NLL (are they what this place, in this
-    picture, should hold) and the difference head's log-odds (do they look like damage). `vtad.calibrate` sets both buffers.
-    """
+    memory: Tensor  # distance to the nearest stored patch of a good part: are these features seen on good parts at all
+    place: Tensor  # distance from what this position shows: do they belong here
+    context: Tensor  # NLL in nats: are they what this place, in this picture, should hold
+    odds: Tensor  # log-odds of a defect: do they look like damage; zeros without a difference head
+
+
+class Evidence(nn.Module):
+    """The witnesses, each in units of its normal variation, weighted and summed. `vtad.calibrate` sets both buffers."""
 
     mean: Tensor
     weight: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(3))
-        self.register_buffer("weight", torch.tensor([1.0, 0.0, 0.0]))
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("weight", torch.tensor([1.0, 0.0, 0.0, 0.0]))
 
-    def forward(self, mixture_nll: Tensor, context_nll: Tensor, odds: Tensor | None) -> Tensor:
-        """(B, rows, columns) each -> their weighted sum."""
-        total = self.weight[0] * (mixture_nll - self.mean[0]) + self.weight[1] * (context_nll - self.mean[1])
-        return total if odds is None else total + self.weight[2] * (odds - self.mean[2])
+    def forward(self, seen: Witnesses) -> Tensor:
+        """-> (B, rows, columns)."""
+        total = self.weight[0] * (seen.memory - self.mean[0])
+        for i, witness in enumerate(seen[1:], 1):
+            total = total + self.weight[i] * (witness - self.mean[i])
+        return total
 
 
 class Autoencoder(nn.Module):
     """Fixed features -> tokens + registers -> encoder -> noisy bottleneck -> decoder -> pixels and density.
 
     Both heads start from what is known without learning: the mean image, and the features' statistics at each position.
-    Beside them stand a mixture of what the features are anywhere, and, with synthetic defects, the difference head.
+    Beside them stand a memory of what the features are anywhere, and, with synthetic defects, the difference head.
     """
 
     base_image: Tensor
@@ -147,7 +155,8 @@ class Autoencoder(nn.Module):
         self.register_buffer("base_image", torch.zeros(1, 3, config.image_height, config.image_width))
         self.density_dim = feature_dim
         self.density = MixtureHead(dim, feature_dim, config.mixture_size, self.grid, self.cells)
-        self.mixture = SharedMixture(self.features.channels, config.components, config.rank)
+        self.memory = PatchMemory(self.features.channels, config.patches)
+        self.place = Place(feature_dim, self.grid[0] * self.cells, self.grid[1] * self.cells)
         self.difference = DifferenceHead() if config.synthetic_defects else None
         self.evidence = Evidence()
 
@@ -174,17 +183,18 @@ class Autoencoder(nn.Module):
         reconstruction = self.base_image + to_pixels(self.pixels(x).float(), self.grid, self.patch)
         return Prediction(reconstruction, self.density(x.float(), observed.float()))
 
-    def witnesses(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """(B, 3, H, W) in 0..1, its own context -> reconstruction, mixture NLL, context NLL and log-odds of a defect."""
+    def witnesses(self, image: Tensor) -> tuple[Tensor, Witnesses]:
+        """(B, 3, H, W) in 0..1, its own context -> reconstruction (B, 3, H, W), and how odd each cell is."""
         features, maps = self.features(image)
         y = self.whitening(features)
         seen = self.predict(y, y)
-        return seen.reconstruction, self.mixture(features), seen.nll, self.difference(maps) if self.difference else None
+        odds = self.difference(maps) if self.difference else torch.zeros_like(seen.nll)
+        return seen.reconstruction, Witnesses(self.memory(features), self.place(y), seen.nll, odds)
 
     def forward(self, image: Tensor) -> Prediction:
         """(B, 3, H, W) in 0..1."""
-        reconstruction, mixture_nll, context_nll, odds = self.witnesses(image)
-        return Prediction(reconstruction, self.evidence(mixture_nll, context_nll, odds))
+        reconstruction, seen = self.witnesses(image)
+        return Prediction(reconstruction, self.evidence(seen))
 
     def denoise(self, corrupted: Tensor, clean: Tensor, observed: Tensor | None = None) -> Prediction:
         """What corrupted images (B, 3, H, W) say of the clean ones (A, 3, H, W) of the first A <= B of them.

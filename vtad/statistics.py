@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vtad.calibrate import batches
+from vtad.calibrate import BATCH, batches
 from vtad.model import Autoencoder
 
-MIXTURE_SAMPLES = 60_000  # cells that the mixture is fitted on
+MEMORY_SAMPLES = 60_000  # cells that the stored patches are chosen from
+PLACE_IMAGES = 400  # at most so many images say how features vary at their place
 MAX_CACHED = 1 << 30  # bytes of observed features kept in memory during training; more are computed when needed
 
 
@@ -19,7 +20,8 @@ MAX_CACHED = 1 << 30  # bytes of observed features kept in memory during trainin
 def fit_statistics(model: Autoencoder, images: NDArray[np.uint8], device: torch.device) -> None:
     """Set what is known without learning from training images (N, H, W, 3), in two passes that keep samples only.
 
-    The whitening, the mixture, the mean image, the base of the context's density, and the difference head's input scale.
+    The whitening, the memory, the mean image, the base of the context's density, what varies at each place, and the
+    difference head's input scale.
     """
     channels = model.features.channels
     total, second, count = torch.zeros(channels).double(), torch.zeros(channels, channels).double(), 0
@@ -32,11 +34,11 @@ def fit_statistics(model: Autoencoder, images: NDArray[np.uint8], device: torch.
         total += f.double().sum(0)
         second += f.double().T @ f.double()
         count += len(f)
-        share = min(1.0, MIXTURE_SAMPLES * len(batch) / (len(images) * len(f)))
+        share = min(1.0, MEMORY_SAMPLES * len(batch) / (len(images) * len(f)))
         samples.append(f[torch.rand(len(f), generator=generator) < share])
         moments.append([torch.stack([m.mean((0, 2, 3)), m.square().mean((0, 2, 3))]).cpu() for m in maps])
     mean = total / count
-    model.mixture.fit(torch.cat(samples))
+    model.memory.fit(torch.cat(samples))
     if model.difference is not None and not model.learns_features:
         each = [torch.stack(m).mean(0) for m in zip(*moments, strict=True)]  # (2, C) of each map
         model.difference.fit([m[0] for m in each], [(m[1] - m[0].square()).clamp_min(0).sqrt() for m in each])
@@ -44,8 +46,11 @@ def fit_statistics(model: Autoencoder, images: NDArray[np.uint8], device: torch.
     first = torch.zeros_like(model.density.base_location)
     square = torch.zeros_like(first)
     pixels = torch.zeros_like(model.base_image)
-    for batch in batches(images, device):
+    kept: list[Tensor] = []
+    every = -(-len(images) // PLACE_IMAGES)
+    for i, batch in enumerate(batches(images, device)):
         y = model.observe(batch.float() / 255)
+        kept.append(y[-i * BATCH % every :: every].half().cpu())
         pixels += batch.float().sum(0, keepdim=True)
         first += y.sum(0, keepdim=True)
         square += y.square().sum(0, keepdim=True)
@@ -57,6 +62,7 @@ def fit_statistics(model: Autoencoder, images: NDArray[np.uint8], device: torch.
     spread = _neighbours(variance + (location - blurred).square()).clamp_min(0) + 1e-2
     model.density.base_location.copy_(blurred)
     model.density.base_log_sigma.copy_(0.5 * spread.log())
+    model.place.fit(blurred, torch.cat(kept))
 
 
 @torch.no_grad()

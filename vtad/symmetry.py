@@ -2,7 +2,7 @@
 
 The rule: what good parts look like is learnt from some training images as they are; held-out good images are then asked about as
 they are and transformed. A symmetry is kept when the transformed ones cannot be told from the others (AUROC <= ALIKE), neither
-by features that are not seen anywhere (the mixture) nor by features that are not seen at that place (mean and spread at each
+by features that are not seen anywhere (the memory) nor by features that are not seen at that place (mean and spread at each
 position). So a mirrored label or an upside-down bottle is not taught as good, while a turned washer or a piece of texture is.
 """
 
@@ -27,7 +27,7 @@ RGB = NDArray[np.uint8]  # (..., H, W, 3)
 ALIKE = 0.6  # AUROC of transformed against untransformed good images, up to which they count as alike
 LEARNT_FROM = 64  # training images at most
 ASKED = 32  # held-out images at most
-COMPONENTS = 16  # of the mixture; fewer than the detector's, for the time they take
+PATCHES = 512  # stored; fewer than the detector's, for the time they take
 TOP_SHARE = 0.03  # of the cells: those whose mean says how odd an image is
 
 TRANSFORMS: dict[str, Callable[[RGB], RGB]] = {
@@ -52,7 +52,7 @@ def with_symmetries(config: Config, images: ImageCache, held_out: ImageCache, de
 @torch.no_grad()
 def told_apart(config: Config, images: ImageCache, held_out: ImageCache, device: torch.device) -> dict[str, float]:
     """For each symmetry, how well transformed held-out images can be told from the others: the larger AUROC of two."""
-    model = Autoencoder(dataclasses.replace(config, components=min(COMPONENTS, config.components))).to(device).eval()
+    model = Autoencoder(dataclasses.replace(config, patches=min(PATCHES, config.patches))).to(device).eval()
     if isinstance(model.features, TeacherFeatures):
         model.features.teacher.load_pretrained()
     fit_statistics(model, images[_spread(len(images), LEARNT_FROM)], device)
@@ -98,12 +98,12 @@ def vary(images: RGB, names: tuple[str, ...], rng: np.random.Generator) -> RGB:
 
 
 def _oddness(model: Autoencoder, images: RGB, device: torch.device) -> NDArray[np.float32]:
-    """Mean over the oddest cells of the mixture's NLL and of the squared distance at each position, (N, 2)."""
+    """Mean over the oddest cells of the distance to the memory and of the squared distance at each position, (N, 2)."""
     out = []
     for batch in batches(images, device):
         features = model.features(batch.float() / 255)[0]
         off = (model.whitening(features) - model.density.base_location) * torch.exp(-model.density.base_log_sigma)
-        maps = torch.stack([model.mixture(features), off.square().sum(1)], dim=1).flatten(2)  # (B, 2, cells)
+        maps = torch.stack([model.memory(features), off.square().sum(1)], dim=1).flatten(2)  # (B, 2, cells)
         top = max(1, round(TOP_SHARE * maps.shape[2]))
         out.append(torch.topk(maps, top, dim=2).values.mean(2).cpu())
     odd: NDArray[np.float32] = torch.cat(out).numpy()

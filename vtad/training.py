@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vtad.calibrate import fit_evidence, fit_fusion, fit_units, score_images
+from vtad.calibrate import fit_evidence, fit_fusion, fit_units, score_images, unsteady
 from vtad.checkpoint import save_tensors
 from vtad.config import Config
 from vtad.data import ImageCache, fingerprint, split_good
@@ -90,8 +90,10 @@ def unfinished_run(out: Path, path: Path | None, category: str | None) -> Run:
 @torch.no_grad()
 def _calibrate(detector: Detector, good: NDArray[np.uint8], config: Config, device: torch.device) -> Calibration:
     detector.eval()
-    defective, masks = synthetic(good, min(FUSION_IMAGES, 2 * len(good)), config.seed)
-    fit_evidence(detector, good, defective, masks, device)
+    count = min(FUSION_IMAGES, 2 * len(good))
+    moved = unsteady(good, config.seed)
+    fit_evidence(detector, moved, *synthetic(moved, count, config.seed), device)
     fit_units(detector, good, device)
+    defective, masks = synthetic(good, count, config.seed)
     fit_fusion(detector, good[:FUSION_IMAGES], defective, masks, device)
     return calibration(*score_images(detector, good, device), config.false_alarms)

@@ -18,9 +18,10 @@ from vtad.density import MixtureHead
 from vtad.detector import SSIM_SMOOTHING, Detector
 from vtad.difference import DifferenceHead
 from vtad.features import Teacher
-from vtad.mixture import SharedMixture
+from vtad.memory import PatchMemory
 from vtad.model import Autoencoder, Evidence, PixelFeatures, Whitening
 from vtad.paper import PaperAutoencoder
+from vtad.place import Place
 from vtad.ssim import SSIM
 from vtad_export.apple import quiet
 from vtad_export.convolution_maps import ConvolutionSSIM, Window
@@ -54,7 +55,8 @@ FLOAT32_MODULES: tuple[type[nn.Module], ...] = (
     SSIM,
     Window,
     MixtureHead,
-    SharedMixture,
+    PatchMemory,
+    Place,
     Evidence,
     PaperAutoencoder,
 )

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from tiny_run import tiny
 from torch import Tensor
 
-from vtad.calibrate import fit_fusion, fit_units, score_images
+from vtad.calibrate import ZOOM, fit_evidence, fit_fusion, fit_units, score_images, unsteady
 from vtad.detector import Detector
+from vtad.model import Autoencoder, Witnesses
 from vtad.run_folder import Run
 from vtad.trained import load_detector
 from vtad_runtime.conformal import MARGIN, CalibrationError, calibration, conformal_threshold, images_needed, spread
@@ -117,6 +118,57 @@ def test_the_map_that_sees_the_defects_gets_the_weight_when_the_other_is_noise(g
     assert found[best] > 0.8
     assert found["1" if good_map == "nll" else "0"] < 0.4
     assert (detector.ssim_weight > detector.nll_weight) == (good_map == "ssim")
+
+
+class ScriptedWitnesses(Autoencoder):
+    """The memory sees the red channel through noise; the place sees green, the context blue."""
+
+    def __init__(self) -> None:
+        super().__init__(tiny())
+        self.noise = torch.Generator().manual_seed(0)
+
+    def witnesses(self, image: Tensor) -> tuple[Tensor, Witnesses]:
+        red, green, blue = torch.nn.functional.avg_pool2d(image, 8).unbind(1)
+        noise = 0.05 * torch.randn(red.shape, generator=self.noise)
+        return image, Witnesses(red + noise, green, blue, torch.zeros_like(red))
+
+
+@pytest.mark.parametrize(
+    ("told_by", "expected"), [((0, 1), (1, 0)), ((0, 2), (0, 1)), ((0,), (0, 0))], ids=["place", "context", "neither"]
+)
+def test_a_witness_counts_when_it_helps_on_images_that_moved(
+    told_by: tuple[int, ...], expected: tuple[int, int]
+) -> None:
+    """What does not see the defects is noise of its own, so counting it would harm."""
+    rng = np.random.default_rng(6)
+    good, defective = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(2))
+    for channel in {1, 2} - set(told_by):
+        for pictures_ in (good, defective):  # whole cells of different brightness
+            cells = rng.integers(0, 250, (24, 4, 4))
+            pictures_[..., channel] = cells.repeat(8, axis=1).repeat(8, axis=2)
+    masks = np.zeros((24, 32, 32), np.bool_)
+    masks[:, 8:16, 16:24] = True
+    for channel in told_by:
+        defective[..., channel][masks] += 12
+    detector = Detector(tiny())
+    model = detector.model = ScriptedWitnesses()
+    found = fit_evidence(detector, good, defective, masks, CPU)
+    weight = model.evidence.weight
+    assert (bool(weight[1] > 0), bool(weight[2] > 0)) == tuple(bool(e) for e in expected)
+    assert weight[0] > 0
+    assert set(found) == {f"{place} {context}" for place in ("0", "1") for context in ("0", "0.5", "1")}
+
+
+def test_unsteady_images_show_the_same_a_little_nearer_and_off_centre() -> None:
+    ramp = np.broadcast_to(np.linspace(0, 250, 100).astype(np.uint8)[None, None, :, None], (8, 60, 100, 3)).copy()
+    moved = unsteady(ramp, seed=1)
+    assert moved.shape == ramp.shape
+    assert moved.dtype == np.uint8
+    off = np.abs(moved.astype(int) - ramp)[:, 30, 2:-2, 0]
+    assert 0 < off.max() <= 250 * ZOOM + 3  # a ramp moves by as many levels as pixels
+    assert len({m.tobytes() for m in moved}) == 8
+    assert np.array_equal(moved, unsteady(ramp, seed=1))
+    assert not np.array_equal(moved, unsteady(ramp, seed=2))
 
 
 def test_maps_of_good_images_are_in_units_of_normal_variation() -> None:
