@@ -15,7 +15,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import click
 
@@ -44,6 +44,8 @@ class Plan:
     minutes: float | None = None  # of each training; None: the method's own
     size: tuple[int, int] | None = None  # height, width in pixels; None: as `default` chooses
     patches: int | None = None  # that PatchCore stores; None: its own
+    epochs: int | None = None  # of each preset's training, in place of minutes
+    changes: tuple[tuple[str, Any], ...] = ()  # of the presets' configurations, by field
 
     @property
     def rows(self) -> Path:
@@ -55,6 +57,8 @@ class Plan:
         asked: dict[str, Any] = {}
         if self.minutes is not None and method not in ("padim", "patchcore"):
             asked["minutes"] = self.minutes
+        if method in PRESETS:
+            asked |= dict(self.changes) | ({} if self.epochs is None else {"epochs": self.epochs})
         if self.size is not None and method != "paper":
             asked["size"] = f"{self.size[0]}x{self.size[1]}"
         if self.patches is not None and method == "patchcore":
@@ -102,7 +106,10 @@ def _trained(plan: Plan, category: str, seed: int, method: Any, asked: dict[str,
 
     folder = "-".join([method, *(f"{k}{v}" for k, v in asked.items()), f"seed{seed}"])
     changes: dict[str, Any] = {"data": str(plan.data), "out": str(plan.out / "runs" / folder), "seed": seed}
-    if plan.minutes is not None or method in MINUTES:
+    changes |= dict(plan.changes)
+    if plan.epochs is not None:
+        changes["epochs"] = plan.epochs
+    elif plan.minutes is not None or method in MINUTES:
         changes["minutes"] = plan.minutes or MINUTES[method]
     if "size" in asked and plan.size is not None:
         changes["image_height"], changes["image_width"] = plan.size
@@ -110,6 +117,8 @@ def _trained(plan: Plan, category: str, seed: int, method: Any, asked: dict[str,
     config = run.config()
     found = evaluate(run, data=plan.data)
     detector = load_detector(run)
+    last = _last_epoch(run) or {}
+    norms = next((row for row in reversed(_epochs(run)) if "val_loss" in row), {})
     return {
         **_setting(config),
         "image_auroc": found.scores.image.auroc,
@@ -122,7 +131,9 @@ def _trained(plan: Plan, category: str, seed: int, method: Any, asked: dict[str,
         "missed": found.scores.miss_rate,
         "false_alarms": found.scores.false_alarm_rate,
         "good_with_region": found.good_with_region,
-        "epochs": (_last_epoch(run) or {}).get("epoch"),
+        "epochs": last.get("epoch"),
+        **{f"last_{name}": last.get(name) for name in ("mse", "ssim", "nll")},
+        **{name: value for name, value in norms.items() if name.startswith("token_norm_")},
         "train_seconds": seconds,
         "parameters": sum(p.numel() for p in detector.parameters()),
         "stored_numbers": stored_numbers(detector),
@@ -161,8 +172,12 @@ def _newest(out: Path, category: str, complete: bool) -> Run | None:
 
 
 def _last_epoch(run: Run) -> dict[str, Any] | None:
+    return (_epochs(run) or [None])[-1]
+
+
+def _epochs(run: Run) -> list[dict[str, Any]]:
     lines = run.metrics.read_text(encoding="utf-8").splitlines() if run.metrics.is_file() else []
-    return json.loads(lines[-1]) if lines else None
+    return [json.loads(line) for line in lines]
 
 
 def _baseline(plan: Plan, category: str, seed: int, method: Any, asked: dict[str, Any]) -> Row:
@@ -259,6 +274,28 @@ def _seeds(text: str) -> tuple[int, ...]:
         raise ConfigError(f"--seeds: expected whole numbers such as 0,1, got {text!r}") from None
 
 
+def _changes(texts: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
+    """(("registers", 0),) of ("registers=0",)."""
+    kinds = get_type_hints(Config)
+    found = []
+    for text in texts:
+        name, _, value = text.partition("=")
+        kind = kinds.get(name)
+        try:
+            if kind is bool:
+                found.append((name, {"true": True, "false": False}[value]))
+            elif kind in (int, float, str):
+                found.append((name, kind(value)))
+            else:
+                raise ValueError(name)
+        except (KeyError, ValueError):
+            raise ConfigError(
+                f"--change: expected a field of the configuration and its value, such as registers=0 or "
+                f"synthetic_defects=false, got {text!r}"
+            ) from None
+    return tuple(found)
+
+
 def _size(text: str | None) -> tuple[int, int] | None:
     """(height, width) of "256x256"."""
     if text is None:
@@ -283,6 +320,8 @@ def _size(text: str | None) -> tuple[int, int] | None:
     type=click.FloatRange(0, min_open=True),
     help=f"Of each training.  [default: the preset's; {', '.join(f'{k} {v:g}' for k, v in MINUTES.items())}]",
 )
+@click.option("--epochs", type=click.IntRange(1), help="Of each preset's training, in place of minutes.")
+@click.option("--change", "changed", multiple=True, help="FIELD=VALUE of the presets' configurations; may be repeated.")
 @click.option("--size", help="HEIGHTxWIDTH that all but paper see, pixels.  [default: as the preset chooses]")
 @click.option("--patches", type=click.IntRange(1), help="That PatchCore stores.  [default: 20000]")
 def quality(
@@ -292,6 +331,8 @@ def quality(
     methods: str,
     out: Path,
     minutes: float | None,
+    epochs: int | None,
+    changed: tuple[str, ...],
     size: str | None,
     patches: int | None,
 ) -> None:
@@ -301,7 +342,9 @@ def quality(
         there = find_categories(data)
         if not there:
             raise DataError(f"{data}: expected a folder of categories (NAME/train/good), got none: name it by --data")
-        plan = Plan(data, out, minutes, _size(size), patches)
+        if minutes is not None and epochs is not None:
+            raise ConfigError("expected either --minutes or --epochs, got both")
+        plan = Plan(data, out, minutes, _size(size), patches, epochs, _changes(changed))
         chosen = _names(categories, there, "--categories") if categories is not None else there
         rows = fill(plan, chosen, _seeds(seeds), _names(methods, METHODS, "--methods"))
         text = markdown(rows)

@@ -361,6 +361,21 @@ def test_the_command_prints_and_writes_the_table(pills: Path, tmp_path: Path) ->
     assert line(table, "l1, minutes 0.005, size 64x64")[1] == "0"
 
 
+def test_a_changed_preset_is_a_row_of_its_own_with_what_its_tokens_did(pills: Path, tmp_path: Path) -> None:
+    out = tmp_path / "quality"
+    given = ["--data", pills, "--seeds", "0", "--methods", "scratch", "--epochs", 3, "--size", "32x32", "--out", out]
+    changes = {"patches": 16, "embed_dim": 16, "heads": 2, "feature_dim": 8, "symmetries": "none", "val_split": 0.25}
+    for name, value in changes.items():
+        given += ["--change", f"{name}={value}"]
+    for registers in (0, 2):
+        done(quality, *given, "--change", f"registers={registers}")
+    none, two = read_rows(out / "rows.jsonl")
+    assert (none["asked"]["registers"], two["asked"]["registers"]) == (0, 2)
+    assert "token_norm_register_mean" in two
+    assert "token_norm_register_mean" not in none
+    assert none["last_nll"] != two["last_nll"]
+
+
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
@@ -369,6 +384,8 @@ def test_the_command_prints_and_writes_the_table(pills: Path, tmp_path: Path) ->
         ("--size", "64", "expected HEIGHTxWIDTH"),
         ("--size", "60x64", "multiple of"),
         ("--seeds", "0,one", "expected whole numbers"),
+        ("--change", "registers=few", "--change: expected a field of the configuration and its value"),
+        ("--change", "register=0", "got 'register=0'"),
         ("--data", "nowhere", "expected a folder of categories"),
     ],
 )
