@@ -21,10 +21,11 @@ from vtad.model import Autoencoder
 BATCH = 8  # images
 EARNED = 5e-3  # AUPRO that the SSIM map must add before it counts: less is noise of the synthetic defects
 SSIM_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # shares tried; the rest is the density's
-PLACE_WEIGHTS = (0.0, 1.0)  # tried; the memory counts 1
-CONTEXT_WEIGHTS = (0.0, 0.5, 1.0)  # tried
+# Of place and context, in the order tried: the memory counts 1. Place counts unless it harms, the context when it helps.
+WITNESS_WEIGHTS = ((1.0, 0.0), (0.0, 0.0), (1.0, 0.5), (0.0, 0.5), (1.0, 1.0), (0.0, 1.0))
+EARNED_BY_WITNESS = 2e-3  # mean of image AUROC and AUPRO that weights tried later must add
 DIFFERENCE_WEIGHT = 0.5
-EARNED_BY_WITNESS = 2e-3  # mean of image AUROC and AUPRO
+DIFFERENCE_WEIGHT_ALONE = 2.0  # without a teacher, where the memory and the place know no more than pixels
 ZOOM = 0.06  # pictures are shown from up to so much nearer, and off centre by as much, when witnesses are weighed
 
 
@@ -37,10 +38,10 @@ def fit_evidence(
 ) -> dict[str, float]:
     """Set how much each witness counts: all in units of their variation on held-out good images (N, H, W, 3).
 
-    Place and context get the weights with the largest mean of image AUROC and AUPRO on synthetic defects, (N, H, W, 3) and
-    (N, H, W), the memory counting 1; the means are returned by "place context". Give images moved by `unsteady`: on the line
-    a part never lies quite where it lay, and what cannot bear that must not decide. The weight of the difference head is
-    fixed, since it has learnt from defects drawn by the same hand. Nothing to do for `paper`.
+    Place and context get the weights of `WITNESS_WEIGHTS` with the largest mean of image AUROC and AUPRO on synthetic
+    defects, (N, H, W, 3) and (N, H, W); the means are returned by "place context". Give images moved by `unsteady`: on the
+    line a part never lies quite where it lay, and what cannot bear that must not decide. The weight of the difference head
+    is fixed, since it has learnt from defects drawn by the same hand. Nothing to do for `paper`.
     """
     model = detector.model
     if not isinstance(model, Autoencoder):
@@ -56,17 +57,17 @@ def fit_evidence(
     top = max(1, round(TOP_SHARE * both[0, 0].numel()))
     found: dict[str, float] = {}
     best = -1.0
-    for context in CONTEXT_WEIGHTS:
-        for place in PLACE_WEIGHTS:
-            weight = torch.tensor([1.0, place, context, DIFFERENCE_WEIGHT if model.difference else 0.0])
-            maps = (both * weight[:, None, None]).sum(1)
-            scores = torch.topk(maps.flatten(1), top, dim=1).values.mean(1)
-            value = ((aupro(every_mask, list(maps.numpy())) or 0.0) + (image_metrics(labels, scores).auroc or 0.0)) / 2
-            found[f"{place:g} {context:g}"] = value
-            if value > best + EARNED_BY_WITNESS:
-                best = value
-                model.evidence.mean.copy_(mean)
-                model.evidence.weight.copy_(weight / std)
+    difference = DIFFERENCE_WEIGHT_ALONE if model.learns_features else DIFFERENCE_WEIGHT
+    for place, context in WITNESS_WEIGHTS:
+        weight = torch.tensor([1.0, place, context, difference if model.difference else 0.0])
+        maps = (both * weight[:, None, None]).sum(1)
+        scores = torch.topk(maps.flatten(1), top, dim=1).values.mean(1)
+        value = ((aupro(every_mask, list(maps.numpy())) or 0.0) + (image_metrics(labels, scores).auroc or 0.0)) / 2
+        found[f"{place:g} {context:g}"] = value
+        if value > best + EARNED_BY_WITNESS:
+            best = value
+            model.evidence.mean.copy_(mean)
+            model.evidence.weight.copy_(weight / std)
     return found
 
 

@@ -132,7 +132,7 @@ class Config:
 
 PRESETS: dict[Preset, dict[str, Any]] = {
     "default": {},
-    "scratch": {"preset": "scratch", "teacher": False, "feature_dim": 96},
+    "scratch": {"preset": "scratch", "teacher": False, "feature_dim": 96, "minutes": 25.0},
     "paper": {
         "preset": "paper",
         "teacher": False,

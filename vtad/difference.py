@@ -72,12 +72,12 @@ class DifferenceHead(nn.Module):
 
 
 class LearnedPyramid(nn.Module):
-    """Without a teacher: maps of the same sizes and widths, learned together with the head."""
+    """Without a teacher: maps of the same sizes and widths of an image and its reconstruction, learned with the head."""
 
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        before = 3
+        before = 6
         for channels, stride in zip(CHANNELS, (2, 2, 2, 1), strict=True):
             layers.append(
                 nn.Sequential(
@@ -95,7 +95,7 @@ class LearnedPyramid(nn.Module):
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) in 0..1 -> four maps at strides 2, 4, 8 and 8."""
+        """Image and reconstruction (B, 6, H, W) in 0..1 -> four maps at strides 2, 4, 8 and 8."""
         x, maps = image * 4 - 2, []
         for stage in self.stages:
             x = stage(x)

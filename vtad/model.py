@@ -31,7 +31,10 @@ class Prediction(NamedTuple):
 
 
 class PixelFeatures(nn.Module):
-    """Without a teacher the image itself is the feature: each cell's pixels, in order; the deeper maps are learned."""
+    """Without a teacher the image itself is the feature: each cell's pixels, in order; the deeper maps are learned.
+
+    They are of the image beside its reconstruction, as DRAEM's discriminator sees it (arXiv 2108.07610).
+    """
 
     channels = 3 * CELL * CELL
 
@@ -40,8 +43,13 @@ class PixelFeatures(nn.Module):
         self.pyramid = LearnedPyramid()
 
     def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(B, 3, H, W) -> (B, 192, H / 8, W / 8), and maps at strides 2, 4, 8 and 8."""
-        return F.pixel_unshuffle(image, CELL), self.pyramid(image)
+        """(B, 3, H, W) -> (B, 192, H / 8, W / 8), and no maps: those need the reconstruction."""
+        return F.pixel_unshuffle(image, CELL), ()
+
+    def maps(self, image: Tensor, reconstruction: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) in 0..1 twice -> maps at strides 2, 4, 8 and 8."""
+        maps: tuple[Tensor, ...] = self.pyramid(torch.cat([image, reconstruction], dim=1))
+        return maps
 
 
 class TeacherFeatures(nn.Module):
@@ -176,18 +184,37 @@ class Autoencoder(nn.Module):
 
     def predict(self, context: Tensor, observed: Tensor) -> Prediction:
         """Whitened features of what is seen, and of what the density is asked about: (B, D, rows, columns) each."""
+        x = self._decode(context)
+        return Prediction(self._to_image(x), self.density(x.float(), observed.float()))
+
+    @torch.no_grad()
+    def restore(self, context: Tensor) -> Tensor:
+        """Whitened features (B, D, rows, columns) -> reconstruction (B, 3, H, W), without noise and without gradients."""
+        noisy = self.bottleneck.training
+        self.bottleneck.eval()
+        reconstruction = self._to_image(self._decode(context))
+        self.bottleneck.train(noisy)
+        return reconstruction
+
+    def _decode(self, context: Tensor) -> Tensor:
+        """(B, D, rows, columns) -> tokens (B, N, E)."""
         x = self.bottleneck(self.encode(context))
         for block in self.decoder:
             x = block(x)
-        x = self.norm(self.registers.drop(x))
-        reconstruction = self.base_image + to_pixels(self.pixels(x).float(), self.grid, self.patch)
-        return Prediction(reconstruction, self.density(x.float(), observed.float()))
+        out: Tensor = self.norm(self.registers.drop(x))
+        return out
+
+    def _to_image(self, tokens: Tensor) -> Tensor:
+        out: Tensor = self.base_image + to_pixels(self.pixels(tokens).float(), self.grid, self.patch)
+        return out
 
     def witnesses(self, image: Tensor) -> tuple[Tensor, Witnesses]:
         """(B, 3, H, W) in 0..1, its own context -> reconstruction (B, 3, H, W), and how odd each cell is."""
         features, maps = self.features(image)
         y = self.whitening(features)
         seen = self.predict(y, y)
+        if isinstance(self.features, PixelFeatures):
+            maps = self.features.maps(image, seen.reconstruction)
         odds = self.difference(maps) if self.difference else torch.zeros_like(seen.nll)
         return seen.reconstruction, Witnesses(self.memory(features), self.place(y), seen.nll, odds)
 
@@ -201,14 +228,18 @@ class Autoencoder(nn.Module):
 
         `observed` are the clean features, if known. The log-odds are of all B.
         """
-        learning = torch.is_grad_enabled() and self.learns_features
-        with torch.set_grad_enabled(learning):
+        with torch.no_grad():
             features, maps = self.features(corrupted)  # in bfloat16 where that gains: what is learnt bears the rounding
-        with torch.no_grad(), torch.autocast(clean.device.type, enabled=False):
-            context = self.whitening(features[: len(clean)].float())
-            target = self.observe(clean) if observed is None else observed
-        seen = self.predict(context, target)
-        return seen._replace(odds=self.difference(maps).float() if self.difference else None)
+            with torch.autocast(clean.device.type, enabled=False):
+                seen_by_head = self.difference is not None and self.learns_features
+                context = self.whitening(features.float() if seen_by_head else features[: len(clean)].float())
+                target = self.observe(clean) if observed is None else observed
+        seen = self.predict(context[: len(clean)], target)
+        if self.difference is None:
+            return seen
+        if isinstance(self.features, PixelFeatures):
+            maps = self.features.maps(corrupted, self.restore(context))
+        return seen._replace(odds=self.difference(maps).float())
 
     @property
     def learns_features(self) -> bool:

@@ -24,7 +24,7 @@ from vtad.statistics import fit_statistics
 
 RGB = NDArray[np.uint8]  # (..., H, W, 3)
 
-ALIKE = 0.6  # AUROC of transformed against untransformed good images, up to which they count as alike
+ALIKE = 0.65  # AUROC of transformed against untransformed good images that counts as alike: chance and two standard errors
 LEARNT_FROM = 64  # training images at most
 ASKED = 32  # held-out images at most
 PATCHES = 512  # stored; fewer than the detector's, for the time they take

@@ -105,10 +105,10 @@ def test_an_offset_that_is_common_elsewhere_is_odd_where_it_is_not() -> None:
 def test_the_difference_head_learns_to_tell_damaged_cells() -> None:
     torch.manual_seed(0)
     pyramid, head = LearnedPyramid(), DifferenceHead()
-    image = torch.full((4, 3, 32, 32), 0.5)
+    image = torch.full((4, 6, 32, 32), 0.5)
     damaged = torch.zeros(4, 4, 4)
     for i in range(4):
-        image[i, :, 8 * i : 8 * i + 8, 8:16] = 0.9
+        image[i, :3, 8 * i : 8 * i + 8, 8:16] = 0.9
         damaged[i, i, 1] = 1
     optimizer = torch.optim.AdamW([*pyramid.parameters(), *head.parameters()], 3e-3)
     for _ in range(60):
@@ -121,7 +121,7 @@ def test_the_difference_head_learns_to_tell_damaged_cells() -> None:
 
 
 def test_the_head_takes_maps_at_four_strides() -> None:
-    maps = LearnedPyramid()(torch.rand(2, 3, 32, 48))
+    maps = LearnedPyramid()(torch.rand(2, 6, 32, 48))
     assert [m.shape[1] for m in maps] == list(CHANNELS)
     assert DifferenceHead()(maps).shape == (2, 4, 6)
 
