@@ -32,6 +32,7 @@ ZOOM = 0.06  # pictures are shown from up to so much nearer, and off centre by a
 def fit_evidence(
     detector: Detector,
     good: NDArray[np.uint8],
+    moved: NDArray[np.uint8],
     defective: NDArray[np.uint8],
     masks: NDArray[np.bool_],
     device: torch.device,
@@ -39,21 +40,22 @@ def fit_evidence(
     """Set how much each witness counts: all in units of their variation on held-out good images (N, H, W, 3).
 
     Place and context get the weights of `WITNESS_WEIGHTS` with the largest mean of image AUROC and AUPRO on synthetic
-    defects, (N, H, W, 3) and (N, H, W); the means are returned by "place context". Give images moved by `unsteady`: on the
-    line a part never lies quite where it lay, and what cannot bear that must not decide. The weight of the difference head
-    is fixed, since it has learnt from defects drawn by the same hand. Nothing to do for `paper`.
+    defects, (N, H, W, 3) and (N, H, W); the means are returned by "place context". `moved` are good images as `unsteady`
+    moves them, and so are the defective ones: on the line a part never lies quite where it lay, and what cannot bear that
+    must not decide. The weight of the difference head is fixed, since it has learnt from defects drawn by the same hand.
+    Nothing to do for `paper`.
     """
     model = detector.model
     if not isinstance(model, Autoencoder):
         return {}
-    known, shown = _witnesses(model, good, device), _witnesses(model, defective, device)
-    mean, std = known.mean((0, 2, 3)), known.transpose(0, 1).flatten(1).std(1).clamp_min(1e-6)
-    known, shown = ((w - mean[:, None, None]) / std[:, None, None] for w in (known, shown))
-    both = torch.cat([shown, known])
+    steady = _witnesses(model, good, device)
+    mean, std = steady.mean((0, 2, 3)), steady.transpose(0, 1).flatten(1).std(1).clamp_min(1e-6)
+    both = _witnesses(model, np.concatenate([defective, moved]), device)
+    both = (both - mean[:, None, None]) / std[:, None, None]
     cells = torch.from_numpy(masks).float()[:, None]
     cell_masks = (F.avg_pool2d(cells, masks.shape[1] // both.shape[2])[:, 0] > 0.5).numpy()
-    every_mask = [*cell_masks, *np.zeros_like(cell_masks, shape=(len(known), *cell_masks.shape[1:]))]
-    labels = [True] * len(shown) + [False] * len(known)
+    every_mask = [*cell_masks, *np.zeros_like(cell_masks, shape=(len(moved), *cell_masks.shape[1:]))]
+    labels = [True] * len(defective) + [False] * len(moved)
     top = max(1, round(TOP_SHARE * both[0, 0].numel()))
     found: dict[str, float] = {}
     best = -1.0
@@ -109,25 +111,24 @@ def fit_units(detector: Detector, good: NDArray[np.uint8], device: torch.device)
 def fit_fusion(
     detector: Detector,
     good: NDArray[np.uint8],
+    moved: NDArray[np.uint8],
     defective: NDArray[np.uint8],
     masks: NDArray[np.bool_],
     device: torch.device,
 ) -> dict[str, float]:
-    """Choose the maps' weights by AUPRO on synthetic defects, (N, H, W, 3) and (N, H, W); AUPRO by SSIM share is returned."""
+    """Choose the maps' weights by AUPRO on synthetic defects, (N, H, W, 3) and (N, H, W); AUPRO by SSIM share is returned.
+
+    `moved` are good images as `unsteady` moves them, and so are the defective ones; `good` as they are set the unit.
+    """
     found: dict[str, float] = {}
-    nll, unlike = _raw_maps(detector, defective, device)
-    good_nll, good_unlike = _raw_maps(detector, good, device)
-    nll_map, ssim_map = _units(detector, nll, unlike)
-    good_nll_map, good_ssim_map = _units(detector, good_nll, good_unlike)
-    every_mask = [*masks, *np.zeros_like(masks, shape=(len(good), *masks.shape[1:]))]
+    nll_map, ssim_map = _units(detector, *_raw_maps(detector, np.concatenate([defective, moved]), device))
+    good_nll_map, good_ssim_map = _units(detector, *_raw_maps(detector, good, device))
+    every_mask = [*masks, *np.zeros_like(masks, shape=(len(moved), *masks.shape[1:]))]
     best = -1.0
     for share in SSIM_WEIGHTS:
         scale = (share * good_ssim_map + (1 - share) * good_nll_map).std().clamp_min(1e-6)
         weights = share / scale, (1 - share) / scale
-        maps = torch.cat(
-            [weights[0] * ssim_map + weights[1] * nll_map, weights[0] * good_ssim_map + weights[1] * good_nll_map]
-        )
-        value = aupro(every_mask, list(maps.numpy())) or 0.0
+        value = aupro(every_mask, list((weights[0] * ssim_map + weights[1] * nll_map).numpy())) or 0.0
         found[f"{share:g}"] = value
         if value > best + EARNED:
             best = value

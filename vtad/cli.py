@@ -68,7 +68,7 @@ Exit codes:
   0    trained, calibrated and saved
   1    the training diverged
   2    usage: bad arguments, missing or unreadable images, too few of them,
-       no pretrained weights, an output folder that cannot be made
+       no usable pretrained weights, an output folder that cannot be made
   4    a file could not be written, e.g. the disk is full
   70   internal error
   130  stopped by Ctrl-C, 143 by SIGTERM; continue by vtad-train --resume
@@ -118,6 +118,13 @@ def _config_options(command: F) -> F:
     help="default: features of a frozen teacher. scratch: no pretrained weights. paper: VT-ADL as published.",
 )
 @_config_options
+@click.option(
+    "--teacher",
+    "teacher_file",
+    type=click.Path(path_type=Path),
+    help="A Vision Transformer's weights (DINOv2 or timm; .pth, .pt, .safetensors) as the frozen teacher of the preset default."
+    "  [default: EfficientNet-lite0]",
+)
 @click.option("--published-mixture", is_flag=True, default=None, help="paper: its weighted sum of NLLs.")
 @click.option("--synthetic-defects/--no-synthetic-defects", default=None, help="Corrupt the input in training.")
 @click.option("--resume", is_flag=True, help="Continue a stopped run: the newest, or --run.")

@@ -41,7 +41,10 @@ class Config:
     symmetries: str = "auto"  # flips and turns that leave good parts good; auto: found from good images, vtad.symmetry
     val_split: float = 0.2  # share of good training images held out for calibration and stopping
 
-    teacher: bool = True  # fixed features from EfficientNet-lite0; otherwise patches of the image itself
+    teacher: bool = True  # fixed features from a frozen network; otherwise patches of the image itself
+    teacher_file: str = ""  # weights of a Vision Transformer, see vtad.vit_checkpoint; none: EfficientNet-lite0
+    teacher_shape: str = ""  # what the network of that file is built by; training fills it in
+    teacher_sha256: str = ""  # of that file; training fills it in
     feature_dim: int = 176  # whitened directions of the fixed features that the density sees
     patch_size: int = 16  # pixels a side of one token
     embed_dim: int = 192  # width of a token
@@ -74,6 +77,7 @@ class Config:
         """Folders may be given as Path; they are kept as text."""
         object.__setattr__(self, "data", os.fspath(self.data))
         object.__setattr__(self, "out", os.fspath(self.out))
+        object.__setattr__(self, "teacher_file", os.fspath(self.teacher_file))
 
     def check(self) -> Config:
         """Itself, or ConfigError in one line when a value has another type or values cannot work together."""
@@ -100,6 +104,10 @@ class Config:
             raise ConfigError(f"patch_size: the paper's deconvolutions take a power of two, got {self.patch_size}")
         if self.embed_dim % self.heads:
             raise ConfigError(f"embed_dim {self.embed_dim} is not a multiple of heads {self.heads}: change one of them")
+        if self.teacher_file and not self.teacher:
+            raise ConfigError(
+                f"teacher_file: the preset {self.preset} has no teacher: leave --teacher out, or take the preset default"
+            )
         if min(self.registers, self.decoder_depth, self.warmup, self.seed) < 0:
             raise ConfigError("registers, decoder_depth, warmup and seed: expected 0 or more")
         for name, value in vars(self).items():
@@ -194,7 +202,7 @@ def from_dict(values: dict[str, Any]) -> Config:
         raise ConfigError(f"expected a vtad configuration, got unknown fields {unknown}")
     if missing := sorted(known - values.keys()):
         raise ConfigError(f"expected a vtad configuration, got one without {missing}")
-    for name in ("data", "out"):
+    for name in ("data", "out", "teacher_file"):
         if not isinstance(values[name], str):
             raise ConfigError(f"{name}: expected str, got {values[name]!r:.80}")
     return Config(**values).check()

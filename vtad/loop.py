@@ -117,7 +117,7 @@ class Loop:
             self.at.data_fingerprint = data_fingerprint
             if isinstance(self.model, Autoencoder):
                 if isinstance(self.model.features, TeacherFeatures):
-                    self.model.features.teacher.load_pretrained()
+                    self.model.features.load_pretrained(self.config)
                 views = Views(self.images, self.symmetries, STATISTICS_VIEWS)
                 fit_statistics(self.model, cast(Any, views), self.device)
             self.at.autocast = bfloat16_gains(self.device)

@@ -7,6 +7,7 @@ training corrupts the input but asks for the clean image and its features, so co
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,8 @@ from vtad.features import CHANNELS, Teacher
 from vtad.layers import Block, Registers, to_pixels, to_tokens
 from vtad.memory import PatchMemory
 from vtad.place import Place
+from vtad.vit_checkpoint import VitShape
+from vtad.vit_teacher import VitTeacher
 
 
 class Prediction(NamedTuple):
@@ -57,9 +60,20 @@ class TeacherFeatures(nn.Module):
 
     channels = CHANNELS
 
-    def __init__(self) -> None:
+    def __init__(self, config: Config | None = None) -> None:
+        """The teacher of a configuration; EfficientNet-lite0 without one."""
         super().__init__()
-        self.teacher = Teacher()
+        self.teacher: Teacher | VitTeacher = Teacher()
+        if config is not None and config.teacher_file:
+            shape = VitShape.from_text(config.teacher_shape)
+            self.teacher = VitTeacher(shape, config.image_height, config.image_width)
+
+    def load_pretrained(self, config: Config) -> None:
+        """Fill in the teacher's weights. Raises TeacherError."""
+        if isinstance(self.teacher, VitTeacher):
+            self.teacher.load_pretrained(Path(config.teacher_file), config.teacher_sha256)
+        else:
+            self.teacher.load_pretrained()
 
     def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """(B, 3, H, W) in 0..1 -> (B, 176, H / 8, W / 8), and the teacher's maps one by one, not averaged."""
@@ -147,7 +161,7 @@ class Autoencoder(nn.Module):
         self.grid = (config.image_height // patch, config.image_width // patch)
         self.patch = patch
         self.cells = patch // CELL  # a token covers cells x cells of the density's cells
-        self.features: TeacherFeatures | PixelFeatures = TeacherFeatures() if config.teacher else PixelFeatures()
+        self.features: TeacherFeatures | PixelFeatures = TeacherFeatures(config) if config.teacher else PixelFeatures()
         feature_dim = min(config.feature_dim, self.features.channels)
         self.whitening = Whitening(self.features.channels, feature_dim)
         self.embed = nn.Linear(feature_dim * self.cells**2, dim)

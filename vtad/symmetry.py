@@ -24,7 +24,9 @@ from vtad.statistics import fit_statistics
 
 RGB = NDArray[np.uint8]  # (..., H, W, 3)
 
-ALIKE = 0.65  # AUROC of transformed against untransformed good images that counts as alike: chance and two standard errors
+ALIKE = (
+    0.65  # AUROC of transformed against untransformed good images that counts as alike: chance and two standard errors
+)
 LEARNT_FROM = 64  # training images at most
 ASKED = 32  # held-out images at most
 PATCHES = 512  # stored; fewer than the detector's, for the time they take
@@ -54,7 +56,7 @@ def told_apart(config: Config, images: ImageCache, held_out: ImageCache, device:
     """For each symmetry, how well transformed held-out images can be told from the others: the larger AUROC of two."""
     model = Autoencoder(dataclasses.replace(config, patches=min(PATCHES, config.patches))).to(device).eval()
     if isinstance(model.features, TeacherFeatures):
-        model.features.teacher.load_pretrained()
+        model.features.load_pretrained(config)
     fit_statistics(model, images[_spread(len(images), LEARNT_FROM)], device)
     asked = held_out[_spread(len(held_out), ASKED)]
     plain = _oddness(model, asked, device)

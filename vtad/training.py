@@ -23,6 +23,7 @@ from vtad.loop import Loop, Report, Reporter
 from vtad.run_folder import Run, RunError, create_run, newest_run, open_run, sha256
 from vtad.sizing import with_size
 from vtad.symmetry import with_symmetries
+from vtad.vit_checkpoint import with_teacher
 from vtad_runtime.card import Calibration
 from vtad_runtime.conformal import MIN_IMAGES, calibration
 
@@ -53,8 +54,10 @@ def train(
             f"{files.root}: expected at least {MIN_IMAGES} held-out good images to calibrate, got {len(val_files)} of "
             f"{len(files.train_good)}: add good images or raise --val-split"
         )
-    if config.teacher:
+    if config.teacher and not config.teacher_file:
         teacher_weights()
+    if resume is None:  # a resumed run has its teacher in its checkpoint
+        config = with_teacher(config)
     spec = input_spec(config)
     images_seen = fingerprint(files.train_good)
     with ImageCache(train_files, spec) as images, ImageCache(val_files, spec) as held_out:
@@ -90,10 +93,9 @@ def unfinished_run(out: Path, path: Path | None, category: str | None) -> Run:
 @torch.no_grad()
 def _calibrate(detector: Detector, good: NDArray[np.uint8], config: Config, device: torch.device) -> Calibration:
     detector.eval()
-    count = min(FUSION_IMAGES, 2 * len(good))
     moved = unsteady(good, config.seed)
-    fit_evidence(detector, moved, *synthetic(moved, count, config.seed), device)
+    defective, masks = synthetic(moved, min(FUSION_IMAGES, 2 * len(good)), config.seed)
+    fit_evidence(detector, good, moved, defective, masks, device)
     fit_units(detector, good, device)
-    defective, masks = synthetic(good, count, config.seed)
-    fit_fusion(detector, good[:FUSION_IMAGES], defective, masks, device)
+    fit_fusion(detector, good[:FUSION_IMAGES], moved[:FUSION_IMAGES], defective, masks, device)
     return calibration(*score_images(detector, good, device), config.false_alarms)

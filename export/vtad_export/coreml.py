@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import os
@@ -157,8 +158,9 @@ def convert(program: ExportedProgram, precision: Precision, target: Target) -> A
     shape = next(n for n in program.graph.nodes if n.name == program.graph_signature.user_inputs[0]).meta["val"].shape
     half = ct.transform.FP16ComputePrecision(op_selector=_takes_float16)
     with quiet():
+        own = copy.deepcopy(program)  # a constant subtracted after a convolution is negated in place by coremltools 9
         return ct.convert(
-            program,
+            own,
             inputs=[ct.ImageType(name="image", shape=tuple(shape), color_layout=ct.colorlayout.RGB)],
             outputs=[ct.TensorType(name=name, dtype=np.float32) for name in Judgement._fields],
             convert_to="mlprogram",

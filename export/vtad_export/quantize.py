@@ -98,6 +98,8 @@ def learned_products(model: onnx.ModelProto) -> list[str]:
     for node in model.graph.node:
         scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
         inside = ast.literal_eval(scopes)
+        if "model.features" in inside:  # a teacher that is a transformer too
+            continue
         if node.op_type == "MatMul" and node.input[1] in matrices and inside and inside[-1].startswith("linear"):
             chosen.append(node.name)
     return chosen

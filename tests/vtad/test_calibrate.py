@@ -112,7 +112,7 @@ def test_the_map_that_sees_the_defects_gets_the_weight_when_the_other_is_noise(g
     masks[:, 10:18, 12:24] = True
     defective[masks] += 4  # far less than the noise of a pixel, far more than that of the blurred map
     fit_units(detector, good, CPU)
-    found = fit_fusion(detector, good, defective, masks, CPU)
+    found = fit_fusion(detector, good, good, defective, masks, CPU)
     best = max(found, key=lambda share: found[share])
     assert best == ("0" if good_map == "nll" else "1")
     assert found[best] > 0.8
@@ -151,15 +151,31 @@ def test_a_witness_counts_when_it_helps_on_images_that_moved(
     masks = np.zeros((24, 32, 32), np.bool_)
     masks[:, 8:16, 16:24] = True
     for channel in told_by:
-        defective[..., channel][masks] += 12
+        defective[..., channel][masks] += 20
     detector = Detector(tiny())
     model = detector.model = ScriptedWitnesses()
-    found = fit_evidence(detector, good, defective, masks, CPU)
+    found = fit_evidence(detector, good, good, defective, masks, CPU)
     weight = model.evidence.weight
     assert place is None or bool(weight[1] > 0) == place
     assert bool(weight[2] > 0) == context
     assert weight[0] > 0
     assert set(found) == {f"{p} {c}" for p in ("0", "1") for c in ("0", "0.5", "1")}
+
+
+def test_a_place_that_cannot_bear_motion_does_not_count() -> None:
+    """It sees the defects best on images as they are, and every edge of those that moved."""
+    rng = np.random.default_rng(7)
+    good, moved, defective = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(3))
+    masks = np.zeros((24, 32, 32), np.bool_)
+    masks[:, 8:16, 16:24] = True
+    defective[..., 0][masks] += 40
+    defective[..., 1][masks] += 40
+    for images in (moved, defective):
+        images[:, 24:, :, 1] += 90
+    detector = Detector(tiny())
+    model = detector.model = ScriptedWitnesses()
+    fit_evidence(detector, good, moved, defective, masks, CPU)
+    assert model.evidence.weight[1] == 0
 
 
 def test_unsteady_images_show_the_same_a_little_nearer_and_off_centre() -> None:

@@ -168,7 +168,7 @@ def test_in_bfloat16_training_sees_nearly_what_the_detector_computes_in_float32(
     config = tiny(name, image_height=64, image_width=64)
     model = fitted(config)
     if isinstance(model.features, TeacherFeatures):
-        model.features.teacher.load_pretrained()
+        model.features.load_pretrained(config)
         fit_statistics(model, np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3), np.uint8), CPU)
     x = image(config, batch=4)
     exact = model.denoise(x, x[:1])

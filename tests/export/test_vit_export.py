@@ -1,0 +1,80 @@
+"""A run whose teacher is a Vision Transformer from a file: exported without that file, proven, and judged by the runtime."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from tiny_run import done, flags
+from tiny_vit import write_vit
+
+pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
+
+from vtad.cli import train as vtad_train
+from vtad.run_folder import Run
+from vtad.trained import load_detector
+from vtad_export.cli import export as vtad_export
+from vtad_export.coreml import convert, read_package_card
+from vtad_export.graph import prepared, trace
+from vtad_export.quantize import learned_products
+from vtad_runtime import Detector
+from vtad_runtime.image import read_rgb
+
+
+@pytest.fixture(scope="module")
+def run(pills: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Trained, then exported to Core ML with its ONNX twin, both proven; the teacher's file was gone before the export."""
+    here = tmp_path_factory.mktemp("vit")
+    file = write_vit(here / "vit.pth", patch=14, depth=4, registers=4)
+    options = flags(preset="default", epochs=1)
+    done(vtad_train, "--category", "pill", "--data", pills, "--out", here / "runs", "--teacher", file, *options)
+    file.unlink()
+    run = Run(here / "runs" / "pill" / "0001")
+    done(vtad_export, "--run", run.path, "--format", "coreml")
+    return run
+
+
+def test_both_artefacts_carry_their_proof(run: Run) -> None:
+    package = read_package_card(run.path / "export" / "pill.mlpackage")
+    twin = Detector(run.path / "export" / "pill.onnx").card
+    assert package.parity is not None
+    assert twin.parity is not None
+    assert package.parity.verdict_flips == twin.parity.verdict_flips == 0
+    assert package.weights_sha256 == twin.weights_sha256 == run.card().weights_sha256
+
+
+def test_the_runtime_says_what_torch_says(run: Run, pills: Path) -> None:
+    from vtad.inspection import input_spec
+    from vtad_runtime.image import fit_image
+
+    rgb = read_rgb(pills / "pill" / "test" / "crack" / "000.png")
+    pixels = np.ascontiguousarray(fit_image(rgb, input_spec(run.config()))[0].transpose(2, 0, 1))
+    with torch.inference_mode():
+        expected = load_detector(run)(torch.from_numpy(pixels)[None]).score.item()
+    assert Detector(run.path / "export" / "pill.onnx")(rgb).score == pytest.approx(expected, rel=1e-3, abs=1e-3)
+
+
+def test_in_int8_the_teacher_stays_as_it_is(run: Run) -> None:
+    model = onnx.load(run.path / "export" / "pill.onnx")
+    scopes = {
+        node.name: ast.literal_eval(p.value)
+        for node in model.graph.node
+        for p in node.metadata_props
+        if p.key == "pkg.torch.onnx.name_scopes"
+    }
+    chosen = learned_products(model)
+    assert chosen
+    assert not [name for name in chosen if "model.features.teacher" in scopes[name]]
+    assert [name for name, inside in scopes.items() if "model.features.teacher" in inside and "linear" in inside[-1]]
+
+
+def test_a_conversion_leaves_the_traced_program_as_it_was(run: Run) -> None:
+    """coremltools negates in place what is subtracted after a convolution; the next precision would be of another network."""
+    program = trace(prepared(load_detector(run), "standard"))
+    before = {k: v.clone() for k, v in program.state_dict.items()}
+    convert(program, "fp32", "iOS16")
+    assert [k for k, v in program.state_dict.items() if not torch.equal(v, before[k])] == []
