@@ -92,7 +92,7 @@ def evaluate(
         maps.append(found)
         progress(len(scores), len(files.test))
     kinds = [t.kind for t in files.test]
-    heatmap, ssim_map, nll_map = _pixel_reports(maps)
+    heatmap, ssim_map, nll_map = _pixel_reports(maps, density_decides=detector.ssim_weight.item() == 0)
     good_peaks = [float(m.heatmap.max()) for m, kind in zip(maps, kinds, strict=True) if kind == GOOD]
     evaluation = Evaluation(
         category=config.category,
@@ -112,14 +112,13 @@ def evaluate(
     return evaluation
 
 
-def _pixel_reports(maps: list[_Maps]) -> tuple[PixelReport, PixelReport, PixelReport]:
+def _pixel_reports(maps: list[_Maps], density_decides: bool) -> tuple[PixelReport, PixelReport, PixelReport]:
+    """Of heatmap, SSIM map and density map. Where the density alone decides, the first ranks pixels as the last does."""
     marked = [m for m in maps if m.mask is not None]
     masks = [m.mask for m in marked if m.mask is not None]
-    return (
-        evaluate_pixels(masks, [m.heatmap for m in marked]),
-        evaluate_pixels(masks, [m.ssim_map for m in marked]),
-        evaluate_pixels(masks, [m.nll_map for m in marked]),
-    )
+    nll_map = evaluate_pixels(masks, [m.nll_map for m in marked])
+    heatmap = nll_map if density_decides else evaluate_pixels(masks, [m.heatmap for m in marked])
+    return heatmap, evaluate_pixels(masks, [m.ssim_map for m in marked]), nll_map
 
 
 def _judged(
