@@ -117,8 +117,9 @@ def _trained(plan: Plan, category: str, seed: int, method: Any, asked: dict[str,
     config = run.config()
     found = evaluate(run, data=plan.data)
     detector = load_detector(run)
-    last = _last_epoch(run) or {}
-    norms = next((row for row in reversed(_epochs(run)) if "val_loss" in row), {})
+    epochs = _epochs(run)
+    last = epochs[-1] if epochs else {}
+    norms = next((row for row in reversed(epochs) if "val_loss" in row), {})
     return {
         **_setting(config),
         "image_auroc": found.scores.image.auroc,
@@ -149,10 +150,10 @@ def _train(config: Config) -> tuple[Run, float]:
 
     out = Path(config.out)
     if complete := _newest(out, config.category, complete=True):
-        return complete, float((_last_epoch(complete) or {}).get("seconds", 0.0))
+        return complete, _seconds(complete)
     begun = _newest(out, config.category, complete=False)
     resume = begun if begun and begun.checkpoint.is_file() else None
-    before = float((_last_epoch(resume) or {}).get("seconds", 0.0)) if resume else 0.0
+    before = _seconds(resume) if resume else 0.0
     start = time.perf_counter()
     with stoppable() as stop:
         try:
@@ -171,8 +172,10 @@ def _newest(out: Path, category: str, complete: bool) -> Run | None:
         return None
 
 
-def _last_epoch(run: Run) -> dict[str, Any] | None:
-    return (_epochs(run) or [None])[-1]
+def _seconds(run: Run) -> float:
+    """That its training took so far."""
+    epochs = _epochs(run)
+    return float(epochs[-1].get("seconds", 0.0)) if epochs else 0.0
 
 
 def _epochs(run: Run) -> list[dict[str, Any]]:

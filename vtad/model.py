@@ -63,8 +63,10 @@ class TeacherFeatures(nn.Module):
     def __init__(self, config: Config | None = None) -> None:
         """The teacher of a configuration; EfficientNet-lite0 without one."""
         super().__init__()
-        self.teacher: Teacher | VitTeacher = Teacher()
-        if config is not None and config.teacher_file:
+        self.teacher: Teacher | VitTeacher
+        if config is None or not config.teacher_file:
+            self.teacher = Teacher()
+        else:
             shape = VitShape.from_text(config.teacher_shape)
             self.teacher = VitTeacher(shape, config.image_height, config.image_width)
 

@@ -9,7 +9,6 @@ squares of 16 pixels.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import os
 import re
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from vtad.config import Config
 from vtad.features import TeacherError
+from vtad.run_folder import sha256
 
 TOKEN = 16  # pixels a side of the square that one token sees; resized to the checkpoint's patch size
 HEAD_DIM = 64
@@ -165,8 +165,7 @@ def _load(path: Path) -> tuple[object, str]:
         if not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "something else"
             raise TeacherError(f"{path}: expected a file of weights, got {kind}: {_ADVICE}")
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256(path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bench.baselines.baseline import Baseline, batches, device_of, enlarge
 from vtad.data import ImageCache
+from vtad.memory import greedy_coreset
 
 PATCHES = 20_000  # stored
 CANDIDATES = 60_000  # that the coreset is chosen from
@@ -77,22 +78,3 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     a, b = a - origin, b - origin
     squares = a.square().sum(1)[:, None] + b.square().sum(1)
     return squares.addmm(a, b.T, alpha=-2).clamp_min_(0)
-
-
-def greedy_coreset(points: Tensor, count: int) -> Tensor:
-    """Indices of `count` of the points (N, D), each the one farthest from those before (Gonzalez 1985); all when N <= count."""
-    if len(points) <= count:
-        return torch.arange(len(points), device=points.device)
-    squares = points.square().sum(1)
-    chosen = torch.empty(count, dtype=torch.long, device=points.device)
-    # The first is the one farthest from the mean: a choice that needs no luck.
-    centre = points.mean(0)
-    chosen[0] = squares.addmv(points, centre, alpha=-2).argmax()
-    uncovered = torch.full_like(squares, torch.inf)  # squared distance to the nearest chosen point
-    for i in range(count - 1):
-        last = chosen[i]
-        to_last = torch.addmv(squares, points, points[last], alpha=-2).add_(squares[last])
-        torch.minimum(uncovered, to_last, out=uncovered)
-        uncovered[chosen[i]] = -torch.inf  # rounding must not choose a point twice
-        chosen[i + 1] = uncovered.argmax()
-    return chosen

@@ -19,7 +19,7 @@ from bench.baselines import judge as judging
 from bench.baselines.baseline import Baseline, gigaflop, stored_numbers
 from bench.baselines.judge import judge
 from bench.baselines.padim import REGULARISATION, Padim
-from bench.baselines.patchcore import NEIGHBOURS, Patchcore, greedy_coreset, squared_distances
+from bench.baselines.patchcore import NEIGHBOURS, Patchcore, squared_distances
 from bench.baselines.plain_autoencoder import Measure, PlainAutoencoder
 from bench.quality import Plan, fill, quality, read_rows
 from bench.quality_table import markdown
@@ -29,6 +29,7 @@ from vtad.data import ImageCache
 from vtad.evaluation import evaluate
 from vtad.inspection import input_spec
 from vtad.layout import find_category
+from vtad.memory import greedy_coreset
 from vtad.run_folder import Run, RunError
 from vtad.trained import load_detector
 from vtad_runtime.card import Input

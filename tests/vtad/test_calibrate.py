@@ -141,7 +141,7 @@ class ScriptedWitnesses(Autoencoder):
 def test_a_witness_counts_when_it_helps_on_images_that_moved(
     told_by: tuple[int, ...], place: bool | None, context: bool
 ) -> None:
-    """What does not see the defects is noise of its own, so counting it would harm, but for a place whom the context corrects."""
+    """What does not see the defects is noise of its own, so counting it would harm, but for a place that the context corrects."""
     rng = np.random.default_rng(6)
     good, defective = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(2))
     for channel in {1, 2} - set(told_by):
