@@ -4,12 +4,13 @@ For each category and seed, each method is trained on the same images and judged
 <out>/rows.jsonl, and what is there is not done again (the commit is in the row: after a change of the code, take another --out or
 remove rows). A training that was stopped continues. At the end the table is printed and written to <out>/quality.md.
 
-The baselines take the input size, fit and split of the run of `default`, and of the images that it trains on the same ones; they
-do not augment them, as published. PaDiM and PatchCore see the features of the same frozen teacher.
+The baselines take the input size, fit and split of `default`, and of the images that it trains on the same ones; they do not
+augment them, as published. PaDiM and PatchCore see the features of the same frozen teacher.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import time
@@ -26,6 +27,7 @@ from vtad.data import ImageCache, split_good
 from vtad.inspection import input_spec
 from vtad.layout import DataError, default_data_dir, find_categories, find_category
 from vtad.run_folder import Run, RunError, append_line, make_folder, newest_run, write_text
+from vtad.sizing import with_size
 from vtad_runtime.command import Failure, no_traceback
 from vtad_runtime.stopping import stoppable
 
@@ -71,7 +73,7 @@ def fill(plan: Plan, categories: tuple[str, ...], seeds: tuple[int, ...], method
     make_folder(plan.out)
     for category in categories:
         for seed in seeds:
-            for method in sorted(methods, key=METHODS.index):  # `default` before the baselines, which follow it
+            for method in sorted(methods, key=METHODS.index):
                 key: Row = {"category": category, "seed": seed, "method": method, "asked": plan.asked(method)}
                 if any(key.items() <= row.items() for row in read_rows(plan.rows)):
                     click.echo(f"{category}, seed {seed}, {label(key)}: there already")
@@ -119,9 +121,9 @@ def _trained(plan: Plan, category: str, seed: int, method: Any, asked: dict[str,
     detector = load_detector(run)
     epochs = _epochs(run)
     last = epochs[-1] if epochs else {}
-    norms = next((row for row in reversed(epochs) if "val_loss" in row), {})
+    norms: Row = next((row for row in reversed(epochs) if "val_loss" in row), {})
     return {
-        **_setting(config),
+        **_input(config),
         "image_auroc": found.scores.image.auroc,
         "pixel_auroc": found.heatmap.auroc,
         "aupro": found.heatmap.aupro,
@@ -129,6 +131,7 @@ def _trained(plan: Plan, category: str, seed: int, method: Any, asked: dict[str,
         "ssim_aupro": found.ssim_map.aupro,
         "density_pixel_auroc": found.nll_map.auroc,
         "density_aupro": found.nll_map.aupro,
+        **_context(plan, detector, config),
         "missed": found.scores.miss_rate,
         "false_alarms": found.scores.false_alarm_rate,
         "good_with_region": found.good_with_region,
@@ -140,6 +143,24 @@ def _trained(plan: Plan, category: str, seed: int, method: Any, asked: dict[str,
         "stored_numbers": stored_numbers(detector),
         "gflop": gigaflop(detector, config.image_height, config.image_width),
         "run": str(run.path),
+    }
+
+
+def _context(plan: Plan, detector: Any, config: Config) -> Row:
+    """What the transformer's density says on its own; nothing for `paper`, where it is all there is."""
+    from bench.baselines.judge import judge
+    from bench.context_alone import ContextAlone
+    from vtad.device import pick_device
+
+    if config.preset == "paper":
+        return {}
+    device = pick_device(config.device)
+    test = find_category(plan.data, config.category).test
+    found = judge(ContextAlone(detector).to(device), test, input_spec(config), device)
+    return {
+        "context_image_auroc": found.image_auroc,
+        "context_pixel_auroc": found.pixels.auroc,
+        "context_aupro": found.pixels.aupro,
     }
 
 
@@ -201,7 +222,7 @@ def _baseline(plan: Plan, category: str, seed: int, method: Any, asked: dict[str
         seconds = time.perf_counter() - start
     found = judge(baseline, files.test, input_spec(config), device)
     return {
-        **_setting(config),
+        **_input(config),
         "image_auroc": found.image_auroc,
         "pixel_auroc": found.pixels.auroc,
         "aupro": found.pixels.aupro,
@@ -223,31 +244,22 @@ def _make(plan: Plan, method: Any, config: Config) -> Any:
         seconds = 60 * (plan.minutes or MINUTES[method])
         return PlainAutoencoder(config.image_height, config.image_width, method, seconds, seed=config.seed)
     seen = TeacherFeatures().eval()
-    seen.teacher.load_pretrained()
+    seen.load_pretrained(config)
     features = JoinedFeatures(seen)
     return Padim(features) if method == "padim" else Patchcore(features, plan.patches or PATCHES, seed=config.seed)
 
 
 def _like_default(plan: Plan, category: str, seed: int) -> Config:
-    """The size, fit and split of the run of `default`, which chooses them from the images."""
-    changes: dict[str, Any] = {"data": str(plan.data), "seed": seed}
-    size = plan.asked("default").get("size")
-    for row in read_rows(plan.rows):
-        if (row["category"], row["seed"], row["method"], row["asked"].get("size")) == (category, seed, "default", size):
-            return preset("default", category, **changes, **row["setting"])
-    if plan.size is None:
-        raise ConfigError(
-            "the baselines take the input size of `default`, which has no row yet: name it in --methods too, or give --size"
-        )
-    return preset("default", category, **changes, image_height=plan.size[0], image_width=plan.size[1])
+    """The configuration of `default`, its input's size chosen from the images unless asked for."""
+    config = preset("default", category, data=str(plan.data), seed=seed)
+    if plan.size is not None:
+        config = dataclasses.replace(config, size="given", image_height=plan.size[0], image_width=plan.size[1]).check()
+    return with_size(config, find_category(plan.data, category).train_good)
 
 
-def _setting(config: Config) -> Row:
+def _input(config: Config) -> Row:
     """Which pixels a method sees."""
-    return {
-        "input": f"{config.image_height}x{config.image_width} {config.fit}",
-        "setting": {name: getattr(config, name) for name in ("image_height", "image_width", "fit", "val_split")},
-    }
+    return {"input": f"{config.image_height}x{config.image_width} {config.fit}"}
 
 
 def _commit() -> str:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from bench.baselines.baseline import BATCH, Baseline
+from bench.baselines.baseline import BATCH
 from vtad.evaluation import LONGEST_SIDE
 from vtad.layout import GOOD, DataError, TestImage
 from vtad.metrics import PixelReport, evaluate_pixels, image_metrics
@@ -27,8 +28,11 @@ class Judged:
     pixels: PixelReport
 
 
-def judge(baseline: Baseline, test: tuple[TestImage, ...], spec: Input, device: torch.device) -> Judged:
-    """Score every test image. Raises DataError for an image or a mask that cannot be used."""
+def judge(baseline: nn.Module, test: tuple[TestImage, ...], spec: Input, device: torch.device) -> Judged:
+    """Score every test image by a `Baseline`, or by what gives scores and maps as one does.
+
+    Raises DataError for an image or a mask that cannot be used.
+    """
     scores: list[float] = []
     maps: list[NDArray[np.float32]] = []
     masks: list[NDArray[np.bool_]] = []

@@ -24,7 +24,6 @@ from bench.baselines.plain_autoencoder import Measure, PlainAutoencoder
 from bench.quality import Plan, fill, quality, read_rows
 from bench.quality_table import markdown
 from vtad import evaluation
-from vtad.config import ConfigError
 from vtad.data import ImageCache
 from vtad.evaluation import evaluate
 from vtad.inspection import input_spec
@@ -256,6 +255,8 @@ def test_a_row_holds_the_figures_of_the_evaluation_and_the_cost(plan: Plan) -> N
     assert row["image_auroc"] == of_run["scores"]["image"]["auroc"]
     assert (row["pixel_auroc"], row["aupro"]) == (of_run["heatmap"]["auroc"], of_run["heatmap"]["aupro"])
     assert (row["ssim_aupro"], row["density_aupro"]) == (of_run["ssim_map"]["aupro"], of_run["nll_map"]["aupro"])
+    assert 0 <= row["context_aupro"] <= 1
+    assert 0 <= row["context_image_auroc"] <= 1
     assert (row["missed"], row["false_alarms"]) == (of_run["scores"]["miss_rate"], of_run["scores"]["false_alarm_rate"])
     assert row["train_seconds"] > 0
     assert row["stored_numbers"] > row["parameters"] > 0
@@ -271,9 +272,9 @@ def test_baselines_see_what_default_sees(plan: Plan) -> None:
     assert padim["aupro"] is not None
 
 
-def test_baselines_without_a_size_ask_for_default_first(pills: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="name it in --methods too, or give --size"):
-        fill(Plan(pills, tmp_path / "quality"), ("pill",), (0,), ("padim",))
+def test_baselines_take_the_size_that_default_would_choose(pills: Path, tmp_path: Path) -> None:
+    (row,) = fill(Plan(pills, tmp_path / "quality", minutes=0.008), ("pill",), (0,), ("l1",))
+    assert row["input"] == f"{SIDE}x{SIDE} stretch"
 
 
 def test_a_line_that_is_no_row_is_named(tmp_path: Path) -> None:

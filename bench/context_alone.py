@@ -1,0 +1,24 @@
+"""What the transformer says on its own: a trained detector whose map is its context's density, in place of all evidence."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from vtad.detector import Detector
+from vtad.model import Autoencoder
+
+
+class ContextAlone(nn.Module):
+    """A detector of the presets `default` or `scratch`, judged as a baseline is."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Uint8 (B, 3, H, W) -> scores (B,) and maps (B, H, W), nats a cell."""
+        model = self.detector.model
+        assert isinstance(model, Autoencoder)
+        nll = model.witnesses(image.float() / 255)[1].context
+        heatmap = self.detector.up_rows @ nll @ self.detector.up_columns
+        return self.detector.score(heatmap), heatmap
