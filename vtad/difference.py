@@ -16,6 +16,24 @@ WIDTH = 64
 RARE = -4.0  # log-odds of a defect before learning
 
 
+class PatchConv(nn.Conv2d):
+    """A convolution whose stride is its kernel's side; in bfloat16 written as a product over patches.
+
+    oneDNN's bfloat16 kernel for CPUs with AMX returns something else altogether for side 4 and 16 channels (torch 2.13), so
+    that the head would learn from one map and be asked about another.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, side: int) -> None:
+        super().__init__(channels_in, channels_out, side, stride=side)
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, I, H, W) -> (B, O, H / side, W / side)."""
+        if not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        return F.conv2d(F.pixel_unshuffle(x, self.side), self.weight.flatten(1)[:, :, None, None], self.bias)
+
+
 class DifferenceHead(nn.Module):
     """Maps of four depths in, log-odds at stride 8 out. About 100,000 parameters; plain convolutions without normalisation."""
 
@@ -25,8 +43,8 @@ class DifferenceHead(nn.Module):
             self.register_buffer(f"mean{i}", torch.zeros(channels))
             self.register_buffer(f"scale{i}", torch.ones(channels))
         half, fine, middle, coarse = CHANNELS
-        self.from_half = nn.Conv2d(half, WIDTH // 2, 4, stride=4)
-        self.from_fine = nn.Conv2d(fine, WIDTH, 2, stride=2)
+        self.from_half = PatchConv(half, WIDTH // 2, 4)
+        self.from_fine = PatchConv(fine, WIDTH, 2)
         self.from_middle = nn.Conv2d(middle, WIDTH, 1)
         self.from_coarse = nn.Conv2d(coarse, WIDTH, 1)
         self.join = nn.Conv2d(WIDTH // 2 + 3 * WIDTH, WIDTH, 1)

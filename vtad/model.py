@@ -134,18 +134,22 @@ class Evidence(nn.Module):
 
     mean: Tensor
     weight: Tensor
+    counted: tuple[int, ...]  # witnesses that are summed
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(4))
         self.register_buffer("weight", torch.tensor([1.0, 0.0, 0.0, 0.0]))
+        self.counted = tuple(range(len(Witnesses._fields)))
+
+    def settle(self) -> None:
+        """Weights are final: what weighs 0 is summed no more, so an export neither stores nor computes it."""
+        self.counted = tuple(i for i in self.counted if self.weight[i] != 0)
 
     def forward(self, seen: Witnesses) -> Tensor:
         """-> (B, rows, columns)."""
-        total = self.weight[0] * (seen.memory - self.mean[0])
-        for i, witness in enumerate(seen[1:], 1):
-            total = total + self.weight[i] * (witness - self.mean[i])
-        return total
+        first, *others = (self.weight[i] * (seen[i] - self.mean[i]) for i in self.counted)
+        return sum(others, start=first)
 
 
 class Autoencoder(nn.Module):

@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from vtad.detector import Detector
+from vtad.model import Autoencoder
 from vtad.run_folder import Run, RunError, sha256
 
 
@@ -24,4 +25,6 @@ def load_detector(run: Run, device: torch.device | None = None) -> Detector:
         if isinstance(e, RunError):
             raise
         raise RunError(f"{run.weights}: expected the weights of this run, got {e}".splitlines()[0]) from e
+    if isinstance(detector.model, Autoencoder):
+        detector.model.evidence.settle()
     return detector.to(device or torch.device("cpu")).eval()

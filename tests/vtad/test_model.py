@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vtad.config import Config, preset
 from vtad.detector import Detector, Judgement
+from vtad.difference import DifferenceHead
 from vtad.layers import Registers, to_pixels, to_tokens
 from vtad.model import Autoencoder, TeacherFeatures
 from vtad.statistics import fit_statistics
@@ -179,3 +180,18 @@ def test_in_bfloat16_training_sees_nearly_what_the_detector_computes_in_float32(
     assert rough.odds.dtype == rough.nll.dtype == torch.float32
     assert (rough.odds - exact.odds).abs().mean() < 0.1 * exact.odds.std()
     assert (rough.nll - exact.nll).abs().mean() < 0.1 * exact.nll.std()
+
+
+@torch.no_grad()
+def test_every_convolution_of_the_difference_head_is_the_same_one_in_bfloat16() -> None:
+    """Some kernels of some processors are not."""
+    layers = [m for m in DifferenceHead().modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(layers) == 8
+    for layer in layers:
+        layer.weight.normal_(std=layer.weight[0].numel() ** -0.5)
+        for side in (16, 48, 96):
+            x = torch.randn(4, layer.in_channels, side, side, generator=torch.Generator().manual_seed(side))
+            exact = layer(x)
+            with torch.autocast("cpu", torch.bfloat16):
+                rough = layer(x)
+            assert (rough.float() - exact).norm() < 0.02 * exact.norm(), layer

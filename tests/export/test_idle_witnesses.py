@@ -1,0 +1,34 @@
+"""What the calibration gave no weight is neither stored nor computed after export, and the verdicts are the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import onnx
+import torch
+from safetensors.torch import load_file
+
+from vtad.checkpoint import save_tensors
+from vtad.run_folder import Run, sha256
+from vtad_export import to_onnx
+
+
+def stored(run: Run, path: Path, weights: list[float]) -> int:
+    """How many numbers the proven export stores when witnesses (memory, place, context, odds) have these weights."""
+    tensors = load_file(run.weights)
+    tensors["model.evidence.weight"] = torch.tensor(weights)
+    save_tensors(run.weights, tensors)
+    run.write_card(dataclasses.replace(run.card(), weights_sha256=sha256(run.weights)))
+    made = to_onnx(run, path, tolerance={"score": 1e-2}, max_flips=64)
+    return sum(torch.Size(t.dims).numel() for t in onnx.load(made.path).graph.initializer)
+
+
+def test_an_export_holds_only_the_witnesses_that_count(run: Run, tmp_path: Path) -> None:
+    tensors = load_file(run.weights)
+    every = stored(run, tmp_path / "every.onnx", [1.0, 1.0, 1.0, 0.5])
+    for i, name in enumerate(("memory", "place", "density")):
+        weights = [1.0, 1.0, 1.0, 0.5]
+        weights[i] = 0.0
+        most = max(t.numel() for key, t in tensors.items() if key.startswith(f"model.{name}."))
+        assert stored(run, tmp_path / f"no-{name}.onnx", weights) <= every - most
