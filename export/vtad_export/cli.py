@@ -14,6 +14,7 @@ import click
 from vtad.cli import CONTEXT, choose_run, run_options, said
 from vtad_export.formats import FORMATS, card_of, format_named, listing
 from vtad_runtime.command import FAILED, USAGE, Failure, no_traceback
+from vtad_runtime.stopping import interruptible
 
 if TYPE_CHECKING:
     from vtad.run_folder import Run
@@ -28,6 +29,7 @@ Exit codes:
   3    --format all: a format cannot be made here, and every other is proven
   4    a file could not be written, e.g. the disk is full
   70   internal error
+  130  stopped by Ctrl-C, 143 by SIGTERM; nothing half written is left
 """
 _TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26", "macOS13", "macOS14", "macOS15", "macOS26")
 
@@ -113,7 +115,7 @@ def export(
     if list_formats:
         click.echo(listing())
         return
-    with no_traceback(), said(), _failed_proofs():
+    with no_traceback(), said(), _failed_proofs(), _stopped():
         if show is not None:
             from vtad_export.show import card_text
 
@@ -187,6 +189,20 @@ def _check_device(model: Path) -> None:
     click.echo("\n".join(report.lines()))
     if not report.ok:
         sys.exit(FAILED)
+
+
+@contextmanager
+def _stopped() -> Iterator[None]:
+    """A signal as one line and its exit code. What was half written went on the way here, as at any failure."""
+    with interruptible() as stop:
+        try:
+            yield
+        except BaseException as e:  # also what a library made of the interruption
+            if stop.signal is None:
+                raise
+            raise Failure("stopped; nothing half written is left", 128 + stop.signal) from e
+        if stop.signal is not None:  # it was lost in a library
+            raise Failure("stopped; what was asked for is complete", 128 + stop.signal)
 
 
 @contextmanager

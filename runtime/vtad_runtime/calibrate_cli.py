@@ -111,9 +111,10 @@ def _calibrate(model: Path | None, good: Path, false_alarms: float, out: Path | 
 def _open(path: Path, which: str) -> Detector:
     """The model to calibrate. Raises Failure, ModelError."""
     from vtad_runtime.detector import Detector
+    from vtad_runtime.session import twin_of
 
     if path.suffix.lower() == ".mlpackage":
-        twin = path.with_suffix(".onnx")
+        twin = twin_of(path)
         raise Failure(
             f"{path}: expected an .onnx model, got a Core ML package: calibrate its ONNX twin "
             f"(--model {twin if twin.exists() else 'the .onnx that vtad-export wrote with it'})",

@@ -47,8 +47,8 @@ def conformal_threshold(scores: Sequence[float], false_alarms: float) -> float:
 
 
 def spread(scores: Sequence[float]) -> float:
-    """Standard deviation of the scores, never zero."""
-    return max(float(np.std(np.asarray(scores, dtype=np.float64))), 1e-6)
+    """Standard deviation of the scores, never zero, also of none."""
+    return max(float(np.std(np.asarray(scores, dtype=np.float64))) if len(scores) else 0.0, 1e-6)
 
 
 def calibration(scores: Sequence[float], peaks: Sequence[float], false_alarms: float) -> Calibration:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad_runtime.card import ONNX_KEY, Card, CardError
-from vtad_runtime.session import OUTPUTS, ModelError, Outputs, checked, one_line
+from vtad_runtime.session import OUTPUTS, ModelError, Outputs, checked, one_line, twin_of
 
 DEFAULT_UNITS = "CPU_AND_NE"
 
@@ -72,7 +72,7 @@ class CoreMLSession:
 
 def _coremltools(path: Path) -> Any:
     """The package coremltools. Raises ModelError where this machine cannot run Core ML, naming what it can."""
-    twin = path.with_suffix(".onnx")
+    twin = twin_of(path)
     instead = (
         f"run its ONNX twin {twin}" if twin.is_file() else "vtad-export --format onnx makes a model that runs here"
     )

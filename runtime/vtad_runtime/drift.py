@@ -44,23 +44,27 @@ Scores = NDArray[np.float64]
 
 
 class Drift:
-    """A rolling window of scores beside the calibration's. Not thread-safe."""
+    """A rolling window of scores beside the calibration's. Not thread-safe.
+
+    `watched` is false where the card holds no calibration scores to compare with: nothing is taken, and nothing said.
+    """
 
     def __init__(self, calibration: Calibration, window: int = 200) -> None:
         """`window`: scores compared, of different parts."""
+        self.watched = len(calibration.scores) > 0
         self._reference: Scores = np.sort(np.asarray(calibration.scores, np.float64))
         self._scores: deque[float] = deque(maxlen=window)
         self._first = max(2, round(FIRST * window))
         self._every = max(1, round(EVERY * window))
         self._new = 0  # scores since the window was measured
-        self._spread = robust_spread(self._reference)
-        self._edges = psi_edges(self._reference)
+        self._spread = robust_spread(self._reference) if self.watched else 0.0
+        self._edges = psi_edges(self._reference) if self.watched else self._reference
         self._ks, self._p, self._psi = 0.0, 1.0, 0.0
         self._warning: str | None = None
 
     def add(self, score: float) -> str | None:
         """Take the score of one judged frame; a warning line when an excursion begins. NaN is left out."""
-        if not math.isfinite(score):
+        if not self.watched or not math.isfinite(score):
             return None
         if self._scores and abs(score - self._scores[-1]) <= SAME_PART * self._spread:
             return None

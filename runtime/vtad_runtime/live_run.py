@@ -120,6 +120,8 @@ def _build(
     hot = _hot_folder(options, folder, log, stack) if source is None else None
     shared = wiring.shared_outputs(options, card, address.name, log, fps)
     summary, drift = LiveSummary(), Drift(card.calibration)
+    if not drift.watched:
+        say("drift is not watched: the card holds no calibration scores; vtad-calibrate makes a model that does")
     outputs: list[Output] = [records]
     if hot is not None:
         outputs.append(_Judged(hot))  # after the row is written

@@ -65,8 +65,8 @@ def open_session(path: Path | str, threads: int | None = None) -> OpenModel:
 def newest_export(runs: Path) -> Path | None:
     """The newest export in `runs`/<category>/<number>/export, in the format that this machine runs; None without any.
 
-    An export is what shares a name there, pill.onnx and pill.mlpackage. A Mac with coremltools takes the package. Where the
-    newest export is a package alone and this is no Mac, that package: opening it says what to do.
+    An export is a package and its twin, pill.mlpackage and pill.onnx (`twin_of`), or one of them. A Mac with coremltools takes
+    the package. Where the newest export is a package alone and this is no Mac, that package: opening it says what to do.
     """
     from vtad_runtime.coreml_session import runs_packages
 
@@ -74,10 +74,21 @@ def newest_export(runs: Path) -> Path | None:
     if not found:
         return None
     last = max(found, key=lambda p: (p.stat().st_mtime, str(p)))
-    package, onnx = last.with_suffix(".mlpackage"), last.with_suffix(".onnx")
-    if onnx.is_file() and not (package.is_dir() and runs_packages()):
-        return onnx
+    package = last.with_suffix(".mlpackage")
+    twin = twin_of(package)
+    if twin.is_file() and not (package.is_dir() and runs_packages()):
+        return twin
     return package
+
+
+def twin_of(package: Path) -> Path:
+    """The ONNX model that runs in place of a package where that does not: of the same name, whether it is there or not.
+
+    Where pill-int8.mlpackage has no pill-int8.onnx beside it, its twin is the float32 model, pill.onnx.
+    """
+    own = package.with_suffix(".onnx")
+    plain = own.with_stem(own.stem.removesuffix("-int8"))
+    return plain if plain.is_file() and not own.is_file() else own
 
 
 class Session:

@@ -1,12 +1,20 @@
-"""Ctrl-C and SIGTERM ask a run to finish what is in flight and stop. A second one ends it at once."""
+"""Ctrl-C and SIGTERM end a run in good order.
+
+`stoppable`: it is asked to finish what is in flight; a second signal ends it at once. `interruptible`: for work that cannot
+ask, but cleans up when an exception leaves it.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+REPEAT_S = 1.0  # `timeout` and terminals may send one request twice; the second must not cut the cleaning up short
 
 
 class Stop:
@@ -20,23 +28,54 @@ class Stop:
         return self.signal is not None
 
 
+class Stopped(BaseException):
+    """A signal came. Not an Exception, so that nothing on the way takes it for a failure of its own."""
+
+
 @contextmanager
 def stoppable() -> Iterator[Stop]:
     """Catch SIGINT and SIGTERM inside the block (in the main thread only; elsewhere the flag stays down)."""
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    earlier = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stop, earlier = Stop(), {number: signal.getsignal(number) for number in SIGNALS}
 
     def remember(number: int, frame: FrameType | None) -> None:
         stop.signal = number
         signal.signal(number, earlier[signal.Signals(number)])
 
-    for number in earlier:
-        signal.signal(number, remember)
-    try:
+    with _handled_by(remember):
         yield stop
-    finally:
-        for number, handler in earlier.items():
+
+
+@contextmanager
+def interruptible() -> Iterator[Stop]:
+    """Raise Stopped inside the block at SIGINT or SIGTERM (in the main thread only).
+
+    A signal that comes within REPEAT_S of one that was heeded is the same request. A later one raises again: a library may
+    have swallowed the first.
+    """
+    stop, heeded_s = Stop(), -REPEAT_S
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal heeded_s
+        if time.monotonic() - heeded_s < REPEAT_S:
+            return
+        stop.signal, heeded_s = number, time.monotonic()
+        raise Stopped
+
+    with _handled_by(interrupt):
+        yield stop
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let `handler` take both signals inside the block. In another thread than the main one nothing can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        for number in SIGNALS:
             signal.signal(number, handler)
+        yield
+    finally:
+        for number, before in earlier.items():
+            signal.signal(number, before)

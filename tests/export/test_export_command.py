@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +19,7 @@ from tiny_run import done, error, invoke
 
 import vtad_export.making as making
 from vtad.run_folder import Run, RunError, WriteError
-from vtad_export import parity
+from vtad_export import onnx, parity
 from vtad_export.cli import export
 from vtad_export.formats import FORMATS
 from vtad_export.onnx import Export
@@ -121,6 +127,80 @@ def test_a_full_disk_ends_it(run: Run, made_at_once: list[str]) -> None:
     result = invoke(export, "--run", run.path, "--format", "all")
     assert result.exit_code == 4
     assert "could not be written" in result.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_removes_what_is_half_written_and_keeps_what_is_there(
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    old = run.path / "export" / "pill.onnx"
+    old.parent.mkdir()
+    old.write_text("old")
+
+    def stopped(_model: Any, _card: Any, path: Path) -> None:
+        path.write_text("half")
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), number)  # as `timeout` does: to the process, then to its group
+
+    monkeypatch.setattr(onnx, "_write", stopped)
+    monkeypatch.setattr(onnx, "_graph", lambda _: None)
+    line = error(code, export, "--run", run.path)
+    assert line == "Error: stopped; nothing half written is left"
+    assert [p.name for p in old.parent.iterdir()] == ["pill.onnx"]
+    assert old.read_text() == "old"
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.usefixtures("made_at_once")
+def test_a_signal_that_a_library_swallows_or_reports_as_its_own_error_still_ends_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = making.make
+
+    def swallows(*arguments: Any) -> making.Made:
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return honest(*arguments)
+
+    monkeypatch.setattr(making, "make", swallows)
+    result = invoke(export, "--run", run.path)
+    assert (result.exit_code, result.stderr) == (143, "Error: stopped; what was asked for is complete\n")
+    assert (run.path / "export" / "pill.onnx").exists()
+
+    def reports(*_: Any) -> making.Made:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException as e:
+            raise ParityError("it cannot be made") from e
+        raise AssertionError
+
+    monkeypatch.setattr(making, "make", reports)
+    assert error(143, export, "--run", run.path) == "Error: stopped; nothing half written is left"
+
+
+def test_sigterm_to_the_command_is_143_and_leaves_no_draft(run: Run) -> None:
+    pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
+    given = ["--run", str(run.path), "--format", "coreml"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from vtad_export.cli import export; export()", *given],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folder = run.path / "export"
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(".pill.mlpackage.*.part")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert (folder / "pill.onnx").is_file()  # the twin is there by now
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (143, "Error: stopped; nothing half written is left\n")
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.usefixtures("made_at_once")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from vtad_export.onnx import Export, OnnxExport
 from vtad_export.parity import Flip, Material, ParityError, allowed_flips, compare, load_material
 from vtad_export.quality import Measured, Quality, measured
 from vtad_export.quantize import INT8_DRIFT, category_tests, learned_products
-from vtad_runtime.session import OUTPUTS, Session
+from vtad_runtime.card import Parity
+from vtad_runtime.session import OUTPUTS, Session, newest_export
 
 
 @pytest.fixture(scope="module")
@@ -225,4 +227,30 @@ def test_core_ml_stores_the_transformers_weights_as_int8_and_the_rest_as_they_we
     assert not [name for name in program.steps if "teacher" in name or name.startswith("b_")]
     assert "9 test images: image AUROC" in out
     assert find_category(Path(run.config().data), "pill").test
-    assert (package.with_suffix(".onnx")).is_file()
+    assert f"vtad-run takes the ONNX twin: {run.path / 'export' / 'pill.onnx'}" in out
+    assert newest_export(run.path.parents[1]) == run.path / "export" / "pill.onnx"
+    assert not package.with_suffix(".onnx").exists()  # none is named int8 that is not
+
+
+def parity_of(path: Path) -> Parity:
+    parity = Session(path).card.parity
+    assert parity is not None
+    return parity
+
+
+def test_no_onnx_beside_an_int8_package_is_named_int8_unless_it_is(
+    run: Run, exported: Export, monkeypatch: pytest.MonkeyPatch, made: OnnxExport
+) -> None:
+    pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
+    monkeypatch.setattr(quantize, "SMALLEST", 200)
+    given = ("--run", run.path, "--format", "coreml", "--precision", "int8", "--max-flips", 40)
+    folder = run.path / "export"
+    folder.mkdir()
+    shutil.copy2(exported.path, folder / "pill-int8.onnx")  # as vtad wrote it once
+    done(command, *given)
+    assert [p.name for p in folder.glob("*.onnx")] == ["pill.onnx"]
+    assert parity_of(folder / "pill.onnx").precision == "fp32"
+    shutil.copy2(made.path, folder / "pill-int8.onnx")
+    assert f"vtad-run takes the ONNX twin: {folder / 'pill-int8.onnx'}" in done(command, *given)
+    assert parity_of(folder / "pill-int8.onnx").precision == "int8"
+    assert newest_export(run.path.parents[1]) == folder / "pill-int8.onnx"

@@ -206,6 +206,8 @@ def test_wrong_input_is_one_line_and_leaves_nothing(model: Path) -> None:
     assert "nothing there" in failed(2, "--good", "nowhere")
     assert "nothing there" in failed(2, "--good", "line", "--model", "none.onnx")
     assert "calibrate its ONNX twin (--model pill.onnx)" in failed(2, "--good", "line", "--model", "pill.mlpackage")
+    Path("pill-int8.mlpackage").mkdir()
+    assert "(--model pill.onnx)" in failed(2, "--good", "line", "--model", "pill-int8.mlpackage")
     assert "ends with .onnx" in failed(2, "--good", "line", "--out", "new.bin")
     for budget in ("0", "1", "5"):
         assert calibrate("--good", "line", "--false-alarms", budget).exit_code == 2

@@ -197,6 +197,22 @@ def test_the_newest_export_is_taken_in_the_format_that_this_machine_runs(
     assert newest_export(runs) == runs / f"a/0001/export/pill{suffix}"
 
 
+@pytest.mark.parametrize("is_mac", [True, False])
+def test_an_int8_package_without_an_int8_onnx_runs_elsewhere_as_the_float32_one(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, is_mac: bool
+) -> None:
+    monkeypatch.setattr(coreml_session, "on_mac", lambda: is_mac)
+    export = runs / "a/0001/export"
+    write_package(export / "pill-int8.mlpackage")
+    os.utime(export / "pill-int8.mlpackage", (2000, 2000))
+    assert newest_export(runs) == export / ("pill-int8.mlpackage" if is_mac else "pill.onnx")
+    if not is_mac:
+        assert refused(export / "pill-int8.mlpackage").endswith(f"run its ONNX twin {export / 'pill.onnx'}")
+    (export / "pill-int8.onnx").touch()
+    os.utime(export / "pill-int8.onnx", (1000, 1000))
+    assert newest_export(runs) == export / f"pill-int8{'.mlpackage' if is_mac else '.onnx'}"
+
+
 def test_an_export_without_a_package_is_taken_as_it_is(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coreml_session, "on_mac", lambda: True)
     alone = runs / "a/0001/export/other.onnx"

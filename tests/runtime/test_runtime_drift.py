@@ -182,6 +182,14 @@ def test_it_says_nothing_before_a_quarter_of_the_window_is_there() -> None:
         assert drift.state()["n"] <= window
 
 
+def test_without_calibration_scores_nothing_is_watched() -> None:
+    drift = Drift(Calibration((), 0.05, 0.05, 2.0, 3.0, 0))
+    assert not drift.watched
+    assert warnings(drift, normal(600, 0, 30.0)) == []
+    assert drift.state() == {"ks": None, "p": None, "psi": None, "n": 0, "warning": None}
+    assert Drift(calibration([1.0])).watched
+
+
 def test_the_fewest_calibration_scores_never_warn() -> None:
     """Three scores cannot show a shift beyond chance; they must not fail either."""
     drift = Drift(calibration([1.0, 2.0, 3.0]))

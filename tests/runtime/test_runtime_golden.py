@@ -102,6 +102,17 @@ def test_the_first_check_records_scores_model_and_statistics_and_later_ones_agre
     assert (folder / "golden.json").read_bytes() == before
 
 
+def test_a_score_that_changed_is_seen_though_the_card_holds_no_calibration_scores(folder: Path, tmp_path: Path) -> None:
+    card = make_card(SIZE, SIZE)
+    none = dataclasses.replace(card, calibration=dataclasses.replace(card.calibration, scores=(), images=0))
+    first = Detector(write_model(tmp_path / "none.onnx", none))
+    assert Golden(folder, first).check().ok
+    assert Golden(folder, first).check().ok
+    report = Golden(folder, Detector(write_model(tmp_path / "none.onnx", none, score_scale=1.01))).check()
+    assert not report.ok
+    assert any("3 of 3 stored pictures have another score" in line for line in report.lines), report.lines
+
+
 def test_another_model_is_a_model_change_named_by_its_hashes_and_the_worst_part(
     recorded: Golden, folder: Path, tmp_path: Path
 ) -> None:

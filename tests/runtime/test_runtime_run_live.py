@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -21,9 +22,10 @@ import pytest
 from click.testing import CliRunner, Result
 from fake_camera import MjpegCamera, eventually, mjpeg_camera, write_video
 from PIL import Image
-from tiny_model import bad, good, write_model
+from tiny_model import bad, good, make_card, write_model
 
 from vtad_runtime import cli, devices
+from vtad_runtime.calibrate_cli import calibrate
 from vtad_runtime.source import SourceError
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
@@ -138,6 +140,26 @@ def test_a_video_is_judged_frame_by_frame_and_none_is_dropped() -> None:
     assert len(Path("results/0001/results.csv").read_text().splitlines()) == 26
     write_video(Path("b.mp4"), [good()] * 3, "mp4v")
     assert run("--source", "b.mp4").exit_code == 0
+
+
+def test_a_model_without_calibration_scores_judges_and_says_that_drift_is_not_watched() -> None:
+    write_video(Path("a.avi"), [good()] * 5 + [bad()])
+    assert "drift" not in run("--video", "a.avi").output
+    none = dataclasses.replace(make_card().calibration, scores=(), images=0)
+    write_model(Path("none.onnx"), dataclasses.replace(make_card(), calibration=none))
+    result = run("--video", "a.avi", "--model", "none.onnx")
+    assert result.exit_code == 1
+    assert verdicts("results/0002") == ["OK"] * 5 + ["NG"]
+    (line,) = [line for line in result.output.splitlines() if "drift" in line]
+    assert line == (
+        "drift is not watched: the card holds no calibration scores; vtad-calibrate makes a model that does"
+    )
+    assert json.loads(Path("results/0002/summary.json").read_text())["drift"]["n"] == 0
+    for i in range(3):
+        save(good(64, 64 + i), f"line/{i}.png")
+    calibrated = CliRunner().invoke(calibrate, ["--model", "none.onnx", "--good", "line", "--out", "some.onnx"])
+    assert calibrated.exit_code == 0, calibrated.output
+    assert "drift" not in run("--video", "a.avi", "--model", "some.onnx").output
 
 
 def test_every_is_in_the_time_of_the_video_and_max_frames_ends_it() -> None:
