@@ -352,7 +352,10 @@ def quality(
     patches: int | None,
 ) -> None:
     """Train and judge the presets and the baselines on the same images, and print a table. Continues where it stopped."""
+    from vtad.device import keep_memory
+
     with no_traceback(), said():
+        keep_memory()
         data = data or default_data_dir()
         there = find_categories(data)
         if not there:

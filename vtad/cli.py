@@ -46,6 +46,7 @@ _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--registers", click.IntRange(0), "Learned tokens without a position; 0 for none."),
     ("--mixture-size", click.IntRange(1), "Components of the context's density; paper: of its only one."),
     ("--patches", click.IntRange(1), "Patches of good images that the memory stores."),
+    ("--components", click.IntRange(1), "Gaussians of the mixture over features."),
     ("--feature-dim", click.IntRange(1), "Whitened feature directions that the context's density sees."),
     ("--noise", click.FloatRange(0, 1, max_open=True), "Bottleneck noise: dropout rate; paper: standard deviation."),
     ("--batch-size", click.IntRange(1), "Images a step."),
@@ -171,10 +172,12 @@ def _categories(category: str | None, data_dir: Path) -> tuple[str, ...]:
 
 
 def _train(config: Config, resume: Run | None) -> None:
+    from vtad.device import keep_memory
     from vtad.inspection import advice
     from vtad.loop import Interrupted
     from vtad.training import train as train_model
 
+    keep_memory()
     with stoppable() as stop, _reporter() as report:
         try:
             run = train_model(config, resume=resume, report=report, stop=stop)
