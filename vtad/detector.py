@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from vtad.config import CELL, Config
 from vtad.model import Autoencoder, Prediction
 from vtad.paper import PaperAutoencoder
-from vtad.ssim import SSIM, gaussian_matrix
+from vtad.ssim import SSIM, Blur, gaussian_matrix
 
 SMOOTHING = 4.0  # pixels, standard deviation: of the upsampled density map, as in VT-ADL
 SSIM_SMOOTHING = 2.0  # pixels
+SSIM_WINDOW = 2 * int(4 * SSIM_SMOOTHING + 0.5) + 1  # pixels
 TOP_SHARE = 0.003  # of the cells: those whose mean is the score
 
 
@@ -61,8 +62,6 @@ class Detector(nn.Module):
     ssim_weight: Tensor
     up_rows: Tensor
     up_columns: Tensor
-    blur_rows: Tensor
-    blur_columns: Tensor
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -78,10 +77,7 @@ class Detector(nn.Module):
         self.register_buffer(
             "up_columns", upsampling_matrix(self.columns, width, SMOOTHING).T.contiguous(), persistent=False
         )
-        window = 2 * int(4 * SSIM_SMOOTHING + 0.5) + 1
-        self.register_buffer("blur_rows", gaussian_matrix(height, SSIM_SMOOTHING, window), persistent=False)
-        columns = gaussian_matrix(width, SSIM_SMOOTHING, window).T.contiguous()
-        self.register_buffer("blur_columns", columns, persistent=False)
+        self.smooth = Blur(height, width, SSIM_SMOOTHING, SSIM_WINDOW)
         for name, value in (("nll_mean", 0.0), ("nll_std", 1.0), ("nll_weight", 1.0), ("ssim_weight", 0.0)):
             self.register_buffer(name, torch.tensor(value))
         self.register_buffer("ssim_mean", torch.zeros(height, width))
@@ -92,8 +88,18 @@ class Detector(nn.Module):
         x = image.float() / 255
         prediction = cast(Model, self.model)(x)
         nll = self.up_rows @ prediction.nll @ self.up_columns
-        unlike = self.ssim.dissimilarity(x, prediction.reconstruction).mean(dim=1)
-        return nll, self.blur_rows @ unlike @ self.blur_columns, prediction.reconstruction
+        unlike = self.ssim.dissimilarity(x, prediction.reconstruction).mean(dim=1, keepdim=True)
+        return nll, self.smooth(unlike)[:, 0], prediction.reconstruction
+
+    @property
+    def blur_rows(self) -> Tensor:
+        """(H, H): what smooths the SSIM map from the left, as one matrix."""
+        return gaussian_matrix(self.size[0], SSIM_SMOOTHING, SSIM_WINDOW).to(self.nll_mean.device)
+
+    @property
+    def blur_columns(self) -> Tensor:
+        """(W, W): what smooths it from the right."""
+        return gaussian_matrix(self.size[1], SSIM_SMOOTHING, SSIM_WINDOW).T.to(self.nll_mean.device)
 
     def heatmap(self, ssim_map: Tensor, nll_map: Tensor) -> Tensor:
         """Both maps in units of normal variation, (B, H, W) each -> their weighted sum."""

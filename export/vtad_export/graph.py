@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from vtad.density import MixtureHead
-from vtad.detector import SSIM_SMOOTHING, Detector
+from vtad.detector import Detector
 from vtad.difference import DifferenceHead
 from vtad.features import Teacher
 from vtad.memory import PatchMemory
 from vtad.model import Autoencoder, Evidence, PixelFeatures, Whitening
 from vtad.paper import PaperAutoencoder
 from vtad.place import Place
-from vtad.ssim import SSIM
+from vtad.ssim import SSIM, Blur
 from vtad_export.apple import quiet
-from vtad_export.convolution_maps import ConvolutionSSIM, Window
+from vtad_export.convolution_maps import ConvolutionBlur
 from vtad_export.neural_engine import ChannelAutoencoder, EngineTeacher, FoldedDifferenceHead
 
 FLOAT32, FLOAT16 = "float32", "float16"
@@ -53,7 +53,7 @@ class FoldedWhitening(nn.Module):
 FLOAT32_MODULES: tuple[type[nn.Module], ...] = (
     Detector,
     SSIM,
-    Window,
+    ConvolutionBlur,
     MixtureHead,
     PatchMemory,
     Place,
@@ -77,15 +77,12 @@ def prepared(detector: Detector, layout: Layout = "standard") -> Detector:
         for name, child in parent.named_children():
             if isinstance(child, Whitening):
                 setattr(parent, name, FoldedWhitening(child))
-            elif isinstance(child, SSIM):
-                setattr(parent, name, ConvolutionSSIM(child))
+            elif isinstance(child, Blur):
+                setattr(parent, name, ConvolutionBlur(child, channels=3 if isinstance(parent, SSIM) else 1))
             elif isinstance(child, Teacher) and layout == "ane":
                 setattr(parent, name, EngineTeacher(child))
             elif isinstance(child, DifferenceHead) and layout == "ane":
                 setattr(parent, name, FoldedDifferenceHead(child))
-    for name in ("blur_rows", "blur_columns"):  # matrices that `Detector.raw_maps` multiplies by
-        delattr(twin, name)
-        setattr(twin, name, Window(SSIM_SMOOTHING, 2 * int(4 * SSIM_SMOOTHING + 0.5) + 1))
     return twin
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 
-from vtad.ssim import SSIM, gaussian_matrix
+from vtad.ssim import SSIM, Blur, gaussian_matrix
 
 Float = NDArray[np.float64]
 
@@ -77,6 +77,14 @@ def test_ssim_does_not_depend_on_the_order_and_channels_do_not_mix() -> None:
 def test_bfloat16_images_are_compared_in_float32() -> None:
     x, y = torch.rand(1, 3, 16, 16).bfloat16(), torch.rand(1, 3, 16, 16).bfloat16()
     assert torch.equal(SSIM(16, 16)(x, y), SSIM(16, 16)(x.float(), y.float()))
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (33, 100), (1, 9), (31, 2)])
+@pytest.mark.parametrize("window", [11, 17])
+def test_a_blur_in_blocks_is_the_product_with_the_whole_matrices(height: int, width: int, window: int) -> None:
+    x = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    rows, columns = (gaussian_matrix(size, window / 8, window) for size in (height, width))
+    torch.testing.assert_close(Blur(height, width, window / 8, window)(x), rows @ x @ columns.T, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("size", "window"), [(1, 11), (4, 11), (11, 11), (40, 11), (9, 33)])
