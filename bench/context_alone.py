@@ -19,6 +19,8 @@ class ContextAlone(nn.Module):
         """Uint8 (B, 3, H, W) -> scores (B,) and maps (B, H, W), nats a cell."""
         model = self.detector.model
         assert isinstance(model, Autoencoder)
-        nll = model.witnesses(image.float() / 255)[1].context
+        x = image.float() / 255
+        y = model.observe(x)
+        nll = model.predict(model.context(x, y), y).nll
         heatmap = self.detector.up_rows @ nll @ self.detector.up_columns
         return self.detector.score(heatmap), heatmap

@@ -26,6 +26,7 @@ TINY: dict[str, Any] = {
     "registers": 2,
     "mixture_size": 2,
     "patches": 32,
+    "components": 2,
     "feature_dim": 16,
     "batch_size": 4,
     "warmup": 2,

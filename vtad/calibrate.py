@@ -21,8 +21,14 @@ from vtad.model import Autoencoder
 BATCH = 8  # images
 EARNED = 5e-3  # AUPRO that the SSIM map must add before it counts: less is noise of the synthetic defects
 SSIM_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # shares tried; the rest is the density's
-# Of place and context, in the order tried: the memory counts 1. Place counts unless it harms, the context when it helps.
-WITNESS_WEIGHTS = ((1.0, 0.0), (0.0, 0.0), (1.0, 0.5), (0.0, 0.5), (1.0, 1.0), (0.0, 1.0))
+# Of memory, mixture, place and context, in the order tried. Memory or mixture, never both, for each costs a quarter of the
+# arithmetic; place counts unless it harms, the mixture and the context when they help.
+WITNESS_WEIGHTS = tuple(
+    (1.0 - mixture, mixture, place, context)
+    for context in (0.0, 0.5, 1.0)
+    for mixture in (0.0, 1.0)
+    for place in (1.0, 0.0)
+)
 EARNED_BY_WITNESS = 2e-3  # mean of image AUROC and AUPRO that weights tried later must add
 DIFFERENCE_WEIGHT = 0.5
 DIFFERENCE_WEIGHT_ALONE = 2.0  # without a teacher, where the memory and the place know no more than pixels
@@ -39,10 +45,11 @@ def fit_evidence(
 ) -> dict[str, float]:
     """Set how much each witness counts: all in units of their variation on held-out good images (N, H, W, 3).
 
-    Place and context get the weights of `WITNESS_WEIGHTS` with the largest mean of image AUROC and AUPRO on synthetic
-    defects, (N, H, W, 3) and (N, H, W); the means are returned by "place context". `moved` are good images as `unsteady`
-    moves them, and so are the defective ones: on the line a part never lies quite where it lay, and what cannot bear that
-    must not decide. The weight of the difference head is fixed, since it has learnt from defects drawn by the same hand.
+    Memory, mixture, place and context get those of `WITNESS_WEIGHTS` with the largest mean of image AUROC and AUPRO on
+    synthetic defects, (N, H, W, 3) and (N, H, W); the means are returned by the weights as text. `moved` are good images as
+    `unsteady` moves them, and so are the defective ones: on the line a part never lies quite where it lay, and what cannot
+    bear that must not decide. The weight of the difference head is fixed, since it has learnt from defects drawn by the same
+    hand.
     Nothing to do for `paper`.
     """
     model = detector.model
@@ -60,12 +67,12 @@ def fit_evidence(
     found: dict[str, float] = {}
     best = -1.0
     difference = DIFFERENCE_WEIGHT_ALONE if model.learns_features else DIFFERENCE_WEIGHT
-    for place, context in WITNESS_WEIGHTS:
-        weight = torch.tensor([1.0, place, context, difference if model.difference else 0.0])
+    for known in WITNESS_WEIGHTS:
+        weight = torch.tensor([*known, difference if model.difference else 0.0])
         maps = (both * weight[:, None, None]).sum(1)
         scores = torch.topk(maps.flatten(1), top, dim=1).values.mean(1)
         value = ((aupro(every_mask, list(maps.numpy())) or 0.0) + (image_metrics(labels, scores).auroc or 0.0)) / 2
-        found[f"{place:g} {context:g}"] = value
+        found[" ".join(f"{w:g}" for w in known)] = value
         if value > best + EARNED_BY_WITNESS:
             best = value
             model.evidence.mean.copy_(mean)
@@ -87,7 +94,7 @@ def unsteady(images: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
 
 
 def _witnesses(model: Autoencoder, images: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """What each witness says: (N, 4, rows, columns)."""
+    """What each witness says: (N, 5, rows, columns)."""
     out = []
     with torch.inference_mode():
         for batch in batches(images, device):

@@ -55,6 +55,7 @@ class Config:
     registers: int = 4  # learned tokens without a position; 0 for none
     mixture_size: int = 1  # components of the context's density, K
     patches: int = 4096  # of good images that the memory stores
+    components: int = 64  # Gaussians of the mixture over features, shared by all positions
     noise: float = 0.2  # bottleneck: dropout rate (default, scratch) or standard deviation (paper)
     published_mixture: bool = False  # paper only: its weighted sum of NLLs instead of the mixture's likelihood
     synthetic_defects: bool = True  # corrupt the input, aim at the clean image
@@ -86,7 +87,7 @@ class Config:
                 expected = kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
                 raise ConfigError(f"{name}: expected {expected}, got {getattr(self, name)!r:.80}")
         _positive(self, "image_height", "image_width", "patch_size", "embed_dim", "heads", "depth", "mlp_dim")
-        _positive(self, "feature_dim", "mixture_size", "patches", "batch_size", "patience")
+        _positive(self, "feature_dim", "mixture_size", "patches", "components", "batch_size", "patience")
         for side in ("image_height", "image_width"):
             size, step = getattr(self, side), self.patch_size
             if size % step:

@@ -20,6 +20,7 @@ from vtad.difference import DifferenceHead, LearnedPyramid
 from vtad.features import CHANNELS, Teacher
 from vtad.layers import Block, Registers, to_pixels, to_tokens
 from vtad.memory import PatchMemory
+from vtad.mixture import SharedMixture
 from vtad.place import Place
 from vtad.vit_checkpoint import VitShape
 from vtad.vit_teacher import VitTeacher
@@ -83,6 +84,7 @@ class TeacherFeatures(nn.Module):
         return F.avg_pool2d(joined, 3, stride=1, padding=1, count_include_pad=False), maps
 
 
+DETAIL = 96  # whitened directions of a cell's pixels that the transformer sees beside a teacher's features
 CONTEXT_FLOOR = 1e-2  # of the largest variance: directions below it hardly reach the transformer
 
 
@@ -119,14 +121,19 @@ class Whitening(nn.Module):
         bias = -(self.matrix @ self.mean)
         return F.conv2d(features, self.matrix[:, :, None, None], bias)
 
+    def attenuated(self, y: Tensor) -> Tensor:
+        """Whitened features (B, D, rows, columns) as the transformer sees them."""
+        return y * self.context_scale
+
 
 class Witnesses(NamedTuple):
-    """How odd each cell of a batch is, by four standards: (B, rows, columns) each."""
+    """How odd each cell of a batch is, by five standards: (B, rows, columns) each; zeros of one that is not asked."""
 
     memory: Tensor  # distance to the nearest stored patch of a good part: are these features seen on good parts at all
+    mixture: Tensor  # NLL of the mixture: likewise, in the directions in which good parts vary little too
     place: Tensor  # distance from what this position shows: do they belong here
     context: Tensor  # NLL in nats: are they what this place, in this picture, should hold
-    odds: Tensor  # log-odds of a defect: do they look like damage; zeros without a difference head
+    odds: Tensor  # log-odds of a defect: do they look like damage; zeros too without a difference head
 
 
 class Evidence(nn.Module):
@@ -134,21 +141,22 @@ class Evidence(nn.Module):
 
     mean: Tensor
     weight: Tensor
-    counted: tuple[int, ...]  # witnesses that are summed
+    counted: tuple[str, ...]  # witnesses that are summed
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(4))
-        self.register_buffer("weight", torch.tensor([1.0, 0.0, 0.0, 0.0]))
-        self.counted = tuple(range(len(Witnesses._fields)))
+        self.register_buffer("mean", torch.zeros(len(Witnesses._fields)))
+        self.register_buffer("weight", torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0]))
+        self.counted = Witnesses._fields
 
     def settle(self) -> None:
-        """Weights are final: what weighs 0 is summed no more, so an export neither stores nor computes it."""
-        self.counted = tuple(i for i in self.counted if self.weight[i] != 0)
+        """Weights are final: a witness that weighs 0 is asked no more, so an export neither stores nor computes it."""
+        self.counted = tuple(name for name, weight in zip(Witnesses._fields, self.weight, strict=True) if weight != 0)
 
     def forward(self, seen: Witnesses) -> Tensor:
         """-> (B, rows, columns)."""
-        first, *others = (self.weight[i] * (seen[i] - self.mean[i]) for i in self.counted)
+        counted = [i for i, name in enumerate(Witnesses._fields) if name in self.counted]
+        first, *others = (self.weight[i] * (seen[i] - self.mean[i]) for i in counted)
         return sum(others, start=first)
 
 
@@ -156,7 +164,8 @@ class Autoencoder(nn.Module):
     """Fixed features -> tokens + registers -> encoder -> noisy bottleneck -> decoder -> pixels and density.
 
     Both heads start from what is known without learning: the mean image, and the features' statistics at each position.
-    Beside them stand a memory of what the features are anywhere, and, with synthetic defects, the difference head.
+    Beside them stand a memory and a mixture of what the features are anywhere, and, with synthetic defects, the difference
+    head.
     """
 
     base_image: Tensor
@@ -170,7 +179,8 @@ class Autoencoder(nn.Module):
         self.features: TeacherFeatures | PixelFeatures = TeacherFeatures(config) if config.teacher else PixelFeatures()
         feature_dim = min(config.feature_dim, self.features.channels)
         self.whitening = Whitening(self.features.channels, feature_dim)
-        self.embed = nn.Linear(feature_dim * self.cells**2, dim)
+        self.detail = Whitening(PixelFeatures.channels, DETAIL) if config.teacher else None
+        self.embed = nn.Linear((feature_dim + (DETAIL if self.detail else 0)) * self.cells**2, dim)
         self.position = nn.Parameter(0.02 * torch.randn(1, self.grid[0] * self.grid[1], dim))
         self.registers = Registers(config.registers, dim)
         self.encoder = nn.ModuleList(Block(dim, config.heads, config.mlp_dim) for _ in range(config.depth))
@@ -184,6 +194,7 @@ class Autoencoder(nn.Module):
         self.density_dim = feature_dim
         self.density = MixtureHead(dim, feature_dim, config.mixture_size, self.grid, self.cells)
         self.memory = PatchMemory(self.features.channels, config.patches)
+        self.mixture = SharedMixture(self.features.channels, config.components)
         self.place = Place(feature_dim, self.grid[0] * self.cells, self.grid[1] * self.cells)
         self.difference = DifferenceHead() if config.synthetic_defects else None
         self.evidence = Evidence()
@@ -193,9 +204,18 @@ class Autoencoder(nn.Module):
         y: Tensor = self.whitening(self.features(image)[0])
         return y
 
-    def encode(self, y: Tensor) -> Tensor:
-        """(B, D, rows, columns) -> tokens and registers (B, N + R, E) after the encoder."""
-        context = y * self.whitening.context_scale
+    def context(self, image: Tensor, y: Tensor) -> Tensor:
+        """What the transformer sees of images (B, 3, H, W) in 0..1 with whitened features y (B, D, rows, columns).
+
+        Beside a teacher's features it sees pixels: from the features alone it could not draw fine detail.
+        """
+        seen = self.whitening.attenuated(y)
+        if self.detail is None:
+            return seen
+        return torch.cat([seen, self.detail.attenuated(self.detail(F.pixel_unshuffle(image, CELL)))], dim=1)
+
+    def encode(self, context: Tensor) -> Tensor:
+        """(B, D', rows, columns), see `context` -> tokens and registers (B, N + R, E) after the encoder."""
         x: Tensor = self.embed(self.bottleneck(to_tokens(context, self.cells))) + self.position
         x = self.registers.append(x)
         for block in self.encoder:
@@ -203,13 +223,13 @@ class Autoencoder(nn.Module):
         return x
 
     def predict(self, context: Tensor, observed: Tensor) -> Prediction:
-        """Whitened features of what is seen, and of what the density is asked about: (B, D, rows, columns) each."""
+        """What the transformer sees, (B, D', rows, columns), and features the density is asked about, (B, D, rows, columns)."""
         x = self._decode(context)
         return Prediction(self._to_image(x), self.density(x.float(), observed.float()))
 
     @torch.no_grad()
     def restore(self, context: Tensor) -> Tensor:
-        """Whitened features (B, D, rows, columns) -> reconstruction (B, 3, H, W), without noise and without gradients."""
+        """(B, D', rows, columns), see `context` -> reconstruction (B, 3, H, W), without noise and without gradients."""
         noisy = self.bottleneck.training
         self.bottleneck.eval()
         reconstruction = self._to_image(self._decode(context))
@@ -217,7 +237,7 @@ class Autoencoder(nn.Module):
         return reconstruction
 
     def _decode(self, context: Tensor) -> Tensor:
-        """(B, D, rows, columns) -> tokens (B, N, E)."""
+        """(B, D', rows, columns) -> tokens (B, N, E)."""
         x = self.bottleneck(self.encode(context))
         for block in self.decoder:
             x = block(x)
@@ -232,11 +252,17 @@ class Autoencoder(nn.Module):
         """(B, 3, H, W) in 0..1, its own context -> reconstruction (B, 3, H, W), and how odd each cell is."""
         features, maps = self.features(image)
         y = self.whitening(features)
-        seen = self.predict(y, y)
+        prediction = self.predict(self.context(image, y), y)
         if isinstance(self.features, PixelFeatures):
-            maps = self.features.maps(image, seen.reconstruction)
-        odds = self.difference(maps) if self.difference else torch.zeros_like(seen.nll)
-        return seen.reconstruction, Witnesses(self.memory(features), self.place(y), seen.nll, odds)
+            maps = self.features.maps(image, prediction.reconstruction)
+        counted, silent = self.evidence.counted, torch.zeros_like(prediction.nll)
+        return prediction.reconstruction, Witnesses(
+            memory=self.memory(features) if "memory" in counted else silent,
+            mixture=self.mixture(features) if "mixture" in counted else silent,
+            place=self.place(y) if "place" in counted else silent,
+            context=prediction.nll if "context" in counted else silent,
+            odds=self.difference(maps) if self.difference and "odds" in counted else silent,
+        )
 
     def forward(self, image: Tensor) -> Prediction:
         """(B, 3, H, W) in 0..1."""
@@ -252,7 +278,8 @@ class Autoencoder(nn.Module):
             features, maps = self.features(corrupted)  # in bfloat16 where that gains: what is learnt bears the rounding
             with torch.autocast(clean.device.type, enabled=False):
                 seen_by_head = self.difference is not None and self.learns_features
-                context = self.whitening(features.float() if seen_by_head else features[: len(clean)].float())
+                few = slice(None) if seen_by_head else slice(len(clean))
+                context = self.context(corrupted[few], self.whitening(features[few].float()))
                 target = self.observe(clean) if observed is None else observed
         seen = self.predict(context[: len(clean)], target)
         if self.difference is None:
@@ -269,7 +296,7 @@ class Autoencoder(nn.Module):
     @torch.no_grad()
     def token_norms(self, image: Tensor) -> dict[str, float]:
         """Euclidean norms of the tokens after the encoder: outliers among the patches are what registers should absorb."""
-        x = self.encode(self.observe(image)).float()
+        x = self.encode(self.context(image, self.observe(image))).float()
         norms = x.norm(dim=-1)
         patches = self.registers.drop(x).norm(dim=-1)
         registers = norms[:, patches.shape[1] :]

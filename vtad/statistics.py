@@ -9,40 +9,68 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vtad.calibrate import BATCH, batches
-from vtad.model import Autoencoder
+from vtad.config import CELL
+from vtad.model import Autoencoder, PixelFeatures
 
-MEMORY_SAMPLES = 60_000  # cells that the stored patches are chosen from
+SAMPLES = 60_000  # cells that the memory's patches are chosen from and the mixture is fitted on
 PLACE_IMAGES = 400  # at most so many images say how features vary at their place
 MAX_CACHED = 1 << 30  # bytes of observed features kept in memory during training; more are computed when needed
 
 
+class Moments:
+    """Mean and covariance of samples that come in parts."""
+
+    def __init__(self, channels: int) -> None:
+        self.count = 0
+        self.total = torch.zeros(channels).double()
+        self.second = torch.zeros(channels, channels).double()
+
+    def add(self, samples: Tensor) -> None:
+        """Samples (N, C)."""
+        x = samples.double()
+        self.count += len(x)
+        self.total += x.sum(0)
+        self.second += x.T @ x
+
+    def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
+        """(C,) float32 and (C, C) float64."""
+        mean = self.total / self.count
+        return mean.float(), self.second / self.count - torch.outer(mean, mean)
+
+
 @torch.no_grad()
-def fit_statistics(model: Autoencoder, images: NDArray[np.uint8], device: torch.device) -> None:
+def fit_statistics(
+    model: Autoencoder, images: NDArray[np.uint8], device: torch.device, mixture_and_place: bool = True
+) -> None:
     """Set what is known without learning from training images (N, H, W, 3), in two passes that keep samples only.
 
-    The whitening, the memory, the mean image, the base of the context's density, what varies at each place, and the
-    difference head's input scale.
+    The whitening, the memory, the mean image, the base of the context's density, the difference head's input scale, and,
+    which take the longest, the mixture and what varies at each place.
     """
     channels = model.features.channels
-    total, second, count = torch.zeros(channels).double(), torch.zeros(channels, channels).double(), 0
+    moments_of_features, moments_of_pixels = Moments(channels), Moments(PixelFeatures.channels)
     generator = torch.Generator().manual_seed(0)
     samples: list[Tensor] = []
     moments: list[list[Tensor]] = []  # of each batch, of each map: means and mean squares (2, C)
     for batch in batches(images, device):
         features, maps = model.features(batch.float() / 255)
         f = features.permute(0, 2, 3, 1).reshape(-1, channels).cpu()
-        total += f.double().sum(0)
-        second += f.double().T @ f.double()
-        count += len(f)
-        share = min(1.0, MEMORY_SAMPLES * len(batch) / (len(images) * len(f)))
+        moments_of_features.add(f)
+        if model.detail is not None:
+            pixels = F.pixel_unshuffle(batch.float() / 255, CELL)
+            moments_of_pixels.add(pixels.permute(0, 2, 3, 1).reshape(-1, PixelFeatures.channels).cpu())
+        share = min(1.0, SAMPLES * len(batch) / (len(images) * len(f)))
         samples.append(f[torch.rand(len(f), generator=generator) < share])
         moments.append([torch.stack([m.mean((0, 2, 3)), m.square().mean((0, 2, 3))]).cpu() for m in maps])
-    mean = total / count
     model.memory.fit(torch.cat(samples))
+    if mixture_and_place:
+        model.mixture.fit(torch.cat(samples))
     if model.difference is not None and not model.learns_features:
         each = [torch.stack(m).mean(0) for m in zip(*moments, strict=True)]  # (2, C) of each map
         model.difference.fit([m[0] for m in each], [(m[1] - m[0].square()).clamp_min(0).sqrt() for m in each])
-    model.whitening.fit(mean.float(), second / count - torch.outer(mean, mean))
+    model.whitening.fit(*moments_of_features.mean_and_covariance())
+    if model.detail is not None:
+        model.detail.fit(*moments_of_pixels.mean_and_covariance())
     first = torch.zeros_like(model.density.base_location)
     square = torch.zeros_like(first)
     pixels = torch.zeros_like(model.base_image)
@@ -50,7 +78,8 @@ def fit_statistics(model: Autoencoder, images: NDArray[np.uint8], device: torch.
     every = -(-len(images) // PLACE_IMAGES)
     for i, batch in enumerate(batches(images, device)):
         y = model.observe(batch.float() / 255)
-        kept.append(y[-i * BATCH % every :: every].half().cpu())
+        if mixture_and_place:
+            kept.append(y[-i * BATCH % every :: every].half().cpu())
         pixels += batch.float().sum(0, keepdim=True)
         first += y.sum(0, keepdim=True)
         square += y.square().sum(0, keepdim=True)
@@ -62,7 +91,8 @@ def fit_statistics(model: Autoencoder, images: NDArray[np.uint8], device: torch.
     spread = _neighbours(variance + (location - blurred).square()).clamp_min(0) + 1e-2
     model.density.base_location.copy_(blurred)
     model.density.base_log_sigma.copy_(0.5 * spread.log())
-    model.place.fit(blurred, torch.cat(kept))
+    if mixture_and_place:
+        model.place.fit(blurred, torch.cat(kept))
 
 
 @torch.no_grad()

@@ -27,7 +27,8 @@ from vtad.vit_checkpoint import with_teacher
 from vtad_runtime.card import Calibration
 from vtad_runtime.conformal import MIN_IMAGES, calibration
 
-FUSION_IMAGES = 64  # synthetic defects that the weights of the two maps are chosen on
+WITNESS_IMAGES = 128  # synthetic defects that the weights of the witnesses are chosen on
+FUSION_IMAGES = 64  # of them, those that the weights of the two maps are chosen on
 
 
 def train(
@@ -94,8 +95,9 @@ def unfinished_run(out: Path, path: Path | None, category: str | None) -> Run:
 def _calibrate(detector: Detector, good: NDArray[np.uint8], config: Config, device: torch.device) -> Calibration:
     detector.eval()
     moved = unsteady(good, config.seed)
-    defective, masks = synthetic(moved, min(FUSION_IMAGES, 2 * len(good)), config.seed)
+    defective, masks = synthetic(moved, min(WITNESS_IMAGES, 4 * len(good)), config.seed)
     fit_evidence(detector, good, moved, defective, masks, device)
     fit_units(detector, good, device)
-    fit_fusion(detector, good[:FUSION_IMAGES], moved[:FUSION_IMAGES], defective, masks, device)
+    few = slice(FUSION_IMAGES)
+    fit_fusion(detector, good[few], moved[few], defective[few], masks[few], device)
     return calibration(*score_images(detector, good, device), config.false_alarms)

@@ -19,6 +19,7 @@ from vtad.detector import Detector
 from vtad.difference import DifferenceHead
 from vtad.features import Teacher
 from vtad.memory import PatchMemory
+from vtad.mixture import SharedMixture
 from vtad.model import Autoencoder, Evidence, PixelFeatures, Whitening
 from vtad.paper import PaperAutoencoder
 from vtad.place import Place
@@ -48,6 +49,10 @@ class FoldedWhitening(nn.Module):
         """(B, C, rows, columns) -> (B, D, rows, columns)."""
         return F.conv2d(features, self.matrix, self.bias)
 
+    def attenuated(self, y: Tensor) -> Tensor:
+        """As `Whitening.attenuated`."""
+        return y * self.context_scale
+
 
 # What they do themselves, not what the layers in them do.
 FLOAT32_MODULES: tuple[type[nn.Module], ...] = (
@@ -56,6 +61,7 @@ FLOAT32_MODULES: tuple[type[nn.Module], ...] = (
     ConvolutionBlur,
     MixtureHead,
     PatchMemory,
+    SharedMixture,
     Place,
     Evidence,
     PaperAutoencoder,

@@ -181,7 +181,6 @@ class ChannelTransformer(nn.Module):
     position: Tensor
     registers: Tensor
     base_image: Tensor
-    context_scale: Tensor
 
     def __init__(self, model: Autoencoder) -> None:
         super().__init__()
@@ -190,7 +189,6 @@ class ChannelTransformer(nn.Module):
         self.register_buffer("position", model.position.detach().transpose(1, 2)[:, :, None])
         self.register_buffer("registers", model.registers.tokens.detach().transpose(1, 2)[:, :, None])
         self.register_buffer("base_image", model.base_image)
-        self.register_buffer("context_scale", model.whitening.context_scale)
         self.encoder = nn.ModuleList(ChannelBlock(cast(Block, b)) for b in model.encoder)
         self.decoder = nn.ModuleList(ChannelBlock(cast(Block, b)) for b in model.decoder)
         self.norm = ChannelNorm(model.norm.eps)
@@ -198,8 +196,8 @@ class ChannelTransformer(nn.Module):
         self.density = ChannelMixtureHead(model.density, model.norm)
 
     def forward(self, context: Tensor, observed: Tensor) -> Prediction:
-        """Whitened features (B, D, rows, columns) twice, as `Autoencoder.predict`."""
-        x = F.pixel_unshuffle(context * self.context_scale, self.cells).flatten(2)[:, :, None]  # (B, C, 1, N)
+        """(B, D', rows, columns) and (B, D, rows, columns), as `Autoencoder.predict`."""
+        x = F.pixel_unshuffle(context, self.cells).flatten(2)[:, :, None]  # (B, C, 1, N)
         x = self.embed(x) + self.position
         tokens = x.shape[-1]
         if self.registers.shape[-1]:

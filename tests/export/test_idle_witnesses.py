@@ -15,7 +15,7 @@ from vtad_export import to_onnx
 
 
 def stored(run: Run, path: Path, weights: list[float]) -> int:
-    """How many numbers the proven export stores when witnesses (memory, place, context, odds) have these weights."""
+    """How many numbers the proven export stores when witnesses (memory, mixture, place, context, odds) have these weights."""
     tensors = load_file(run.weights)
     tensors["model.evidence.weight"] = torch.tensor(weights)
     save_tensors(run.weights, tensors)
@@ -26,9 +26,9 @@ def stored(run: Run, path: Path, weights: list[float]) -> int:
 
 def test_an_export_holds_only_the_witnesses_that_count(run: Run, tmp_path: Path) -> None:
     tensors = load_file(run.weights)
-    every = stored(run, tmp_path / "every.onnx", [1.0, 1.0, 1.0, 0.5])
-    for i, name in enumerate(("memory", "place", "density")):
-        weights = [1.0, 1.0, 1.0, 0.5]
+    every = stored(run, tmp_path / "every.onnx", [1.0, 1.0, 1.0, 1.0, 0.5])
+    for i, name in enumerate(("memory", "mixture", "place", "density")):
+        weights = [1.0, 1.0, 1.0, 1.0, 0.5]
         weights[i] = 0.0
         most = max(t.numel() for key, t in tensors.items() if key.startswith(f"model.{name}."))
         assert stored(run, tmp_path / f"no-{name}.onnx", weights) <= every - most

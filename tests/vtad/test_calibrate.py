@@ -121,16 +121,18 @@ def test_the_map_that_sees_the_defects_gets_the_weight_when_the_other_is_noise(g
 
 
 class ScriptedWitnesses(Autoencoder):
-    """The memory sees the red channel through noise; the place sees green, the context blue."""
+    """The memory sees the red channel through noise, the mixture none or as well; the place sees green, the context blue."""
 
-    def __init__(self) -> None:
+    def __init__(self, mixture_sees: float = 0.0) -> None:
         super().__init__(tiny())
         self.noise = torch.Generator().manual_seed(0)
+        self.mixture_sees = mixture_sees
 
     def witnesses(self, image: Tensor) -> tuple[Tensor, Witnesses]:
         red, green, blue = torch.nn.functional.avg_pool2d(image, 8).unbind(1)
-        noise = 0.05 * torch.randn(red.shape, generator=self.noise)
-        return image, Witnesses(red + noise, green, blue, torch.zeros_like(red))
+        noise = 0.05 * torch.randn((2, *red.shape), generator=self.noise)
+        mixture = self.mixture_sees * red + noise[1]
+        return image, Witnesses(red + noise[0], mixture, green, blue, torch.zeros_like(red))
 
 
 @pytest.mark.parametrize(
@@ -156,10 +158,23 @@ def test_a_witness_counts_when_it_helps_on_images_that_moved(
     model = detector.model = ScriptedWitnesses()
     found = fit_evidence(detector, good, good, defective, masks, CPU)
     weight = model.evidence.weight
-    assert place is None or bool(weight[1] > 0) == place
-    assert bool(weight[2] > 0) == context
+    assert place is None or bool(weight[2] > 0) == place
+    assert bool(weight[3] > 0) == context
     assert weight[0] > 0
-    assert set(found) == {f"{p} {c}" for p in ("0", "1") for c in ("0", "0.5", "1")}
+    assert set(found) == {f"{m} {p} {c}" for m in ("1 0", "0 1") for p in ("0", "1") for c in ("0", "0.5", "1")}
+
+
+@pytest.mark.parametrize(("sees", "chosen"), [(5.0, True), (0.2, False)])
+def test_the_mixture_stands_for_the_memory_where_it_sees_more(sees: float, chosen: bool) -> None:
+    rng = np.random.default_rng(8)
+    good, moved, defective = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(3))
+    masks = np.zeros((24, 32, 32), np.bool_)
+    masks[:, 8:16, 16:24] = True
+    defective[..., 0][masks] += 20
+    detector = Detector(tiny())
+    model = detector.model = ScriptedWitnesses(sees)
+    fit_evidence(detector, good, moved, defective, masks, CPU)
+    assert (model.evidence.weight[:2] > 0).tolist() == [not chosen, chosen]
 
 
 def test_a_place_that_cannot_bear_motion_does_not_count() -> None:
@@ -175,7 +190,7 @@ def test_a_place_that_cannot_bear_motion_does_not_count() -> None:
     detector = Detector(tiny())
     model = detector.model = ScriptedWitnesses()
     fit_evidence(detector, good, moved, defective, masks, CPU)
-    assert model.evidence.weight[1] == 0
+    assert model.evidence.weight[2] == 0
 
 
 def test_unsteady_images_show_the_same_a_little_nearer_and_off_centre() -> None:

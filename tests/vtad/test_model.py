@@ -126,7 +126,9 @@ def test_the_observed_features_get_no_gradient_and_every_trainable_parameter_doe
         learns_later = key.startswith(("difference.", "features.pyramid.")) and not key.startswith("difference.odds.")
         assert (p.grad is not None and bool(p.grad.any() or learns_later)) == p.requires_grad, key
     trainable = [key for key, p in model.named_parameters() if p.requires_grad]
-    assert not any(key.startswith(("features.teacher.", "whitening.", "memory.", "place.")) for key in trainable)
+    assert not any(
+        key.startswith(("features.teacher.", "whitening.", "memory.", "mixture.", "place.")) for key in trainable
+    )
 
 
 @torch.no_grad()
@@ -195,3 +197,26 @@ def test_every_convolution_of_the_difference_head_is_the_same_one_in_bfloat16() 
             with torch.autocast("cpu", torch.bfloat16):
                 rough = layer(x)
             assert (rough.float() - exact).norm() < 0.02 * exact.norm(), layer
+
+
+@torch.no_grad()
+def test_beside_a_teacher_the_transformer_sees_pixels_and_without_one_it_sees_them_already() -> None:
+    for name in ("default", "scratch"):
+        model = fitted(tiny(name))
+        x = image(tiny(name))
+        y = model.observe(x)
+        same, other = model.context(x, y), model.context(1 - x, y)
+        assert torch.equal(same, other) == (name == "scratch")
+        assert same.shape[1] == y.shape[1] + (96 if name == "default" else 0)
+
+
+@torch.no_grad()
+def test_a_witness_without_weight_is_not_asked_once_the_weights_are_final() -> None:
+    model = fitted(tiny())
+    x = image(tiny())
+    before = model(x).nll
+    model.evidence.settle()
+    seen = model.witnesses(x)[1]
+    assert seen.memory.any()
+    assert not any(witness.any() for witness in seen[1:])
+    torch.testing.assert_close(model(x).nll, before)
