@@ -177,5 +177,5 @@ def _units(detector: Detector, nll: Tensor, unlike: Tensor) -> tuple[Tensor, Ten
 
 def _smooth(detector: Detector, x: Tensor) -> Tensor:
     """A wide blur of a map of statistics (H, W)."""
-    rows, columns = detector.blur_rows.cpu(), detector.blur_columns.cpu()
-    return rows @ rows @ x @ columns @ columns
+    smoothed: Tensor = detector.smooth(detector.smooth(x.to(detector.nll_mean.device)))
+    return smoothed.cpu()

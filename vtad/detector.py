@@ -91,16 +91,6 @@ class Detector(nn.Module):
         unlike = self.ssim.dissimilarity(x, prediction.reconstruction).mean(dim=1, keepdim=True)
         return nll, self.smooth(unlike)[:, 0], prediction.reconstruction
 
-    @property
-    def blur_rows(self) -> Tensor:
-        """(H, H): what smooths the SSIM map from the left, as one matrix."""
-        return gaussian_matrix(self.size[0], SSIM_SMOOTHING, SSIM_WINDOW).to(self.nll_mean.device)
-
-    @property
-    def blur_columns(self) -> Tensor:
-        """(W, W): what smooths it from the right."""
-        return gaussian_matrix(self.size[1], SSIM_SMOOTHING, SSIM_WINDOW).T.to(self.nll_mean.device)
-
     def heatmap(self, ssim_map: Tensor, nll_map: Tensor) -> Tensor:
         """Both maps in units of normal variation, (B, H, W) each -> their weighted sum."""
         return self.ssim_weight * ssim_map + self.nll_weight * nll_map

@@ -93,7 +93,7 @@ class Scripted(Detector):
         self.noise = torch.Generator().manual_seed(0)
 
     def raw_maps(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        seen = self.blur_rows @ (image[:, 0].float() / 255) @ self.blur_columns
+        seen = self.smooth(image[:, 0].float() / 255)
         noise = 5 + 3 * torch.randn(seen.shape, generator=self.noise)
         maps = (seen, noise) if self.good_map == "nll" else (noise, seen)
         return maps[0], maps[1], image.float() / 255
