@@ -222,10 +222,14 @@ class Autoencoder(nn.Module):
             x = block(x)
         return x
 
-    def predict(self, context: Tensor, observed: Tensor) -> Prediction:
-        """What the transformer sees, (B, D', rows, columns), and features the density is asked about, (B, D, rows, columns)."""
+    def predict(self, context: Tensor, observed: Tensor | None) -> Prediction:
+        """What the transformer sees, (B, D', rows, columns), and features the density is asked about, (B, D, rows, columns).
+
+        Asked about none, its NLL is zeros.
+        """
         x = self._decode(context)
-        return Prediction(self._to_image(x), self.density(x.float(), observed.float()))
+        nll = torch.zeros_like(context[:, 0]) if observed is None else self.density(x.float(), observed.float())
+        return Prediction(self._to_image(x), nll)
 
     @torch.no_grad()
     def restore(self, context: Tensor) -> Tensor:
@@ -252,15 +256,16 @@ class Autoencoder(nn.Module):
         """(B, 3, H, W) in 0..1, its own context -> reconstruction (B, 3, H, W), and how odd each cell is."""
         features, maps = self.features(image)
         y = self.whitening(features)
-        prediction = self.predict(self.context(image, y), y)
+        counted = self.evidence.counted
+        prediction = self.predict(self.context(image, y), y if "context" in counted else None)
         if isinstance(self.features, PixelFeatures):
             maps = self.features.maps(image, prediction.reconstruction)
-        counted, silent = self.evidence.counted, torch.zeros_like(prediction.nll)
+        silent = torch.zeros_like(prediction.nll)
         return prediction.reconstruction, Witnesses(
             memory=self.memory(features) if "memory" in counted else silent,
             mixture=self.mixture(features) if "mixture" in counted else silent,
             place=self.place(y) if "place" in counted else silent,
-            context=prediction.nll if "context" in counted else silent,
+            context=prediction.nll,
             odds=self.difference(maps) if self.difference and "odds" in counted else silent,
         )
 

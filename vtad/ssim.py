@@ -13,7 +13,7 @@ WINDOW = 11
 SIGMA = 1.5
 C1 = 0.01**2
 C2 = 0.03**2
-BLOCK = 32  # rows of a blurred image that one product gives
+BLOCK = 16  # rows of a blurred image that one product gives
 
 
 def mirrored(places: Tensor, size: int) -> Tensor:

@@ -195,7 +195,7 @@ class ChannelTransformer(nn.Module):
         self.pixels = Project(model.pixels.weight, model.pixels.bias, model.norm)
         self.density = ChannelMixtureHead(model.density, model.norm)
 
-    def forward(self, context: Tensor, observed: Tensor) -> Prediction:
+    def forward(self, context: Tensor, observed: Tensor | None) -> Prediction:
         """(B, D', rows, columns) and (B, D, rows, columns), as `Autoencoder.predict`."""
         x = F.pixel_unshuffle(context, self.cells).flatten(2)[:, :, None]  # (B, C, 1, N)
         x = self.embed(x) + self.position
@@ -206,7 +206,8 @@ class ChannelTransformer(nn.Module):
             x = block(x)
         x = self.norm(x[..., :tokens])
         pixels = self.pixels(x).reshape(x.shape[0], -1, *self.grid)
-        return Prediction(self.base_image + F.pixel_shuffle(pixels, self.patch), self.density(x, observed))
+        nll = torch.zeros_like(context[:, 0]) if observed is None else self.density(x, observed)
+        return Prediction(self.base_image + F.pixel_shuffle(pixels, self.patch), nll)
 
 
 _REARRANGED = {"embed", "registers", "encoder", "bottleneck", "decoder", "norm", "pixels", "density"}
@@ -225,7 +226,7 @@ class ChannelAutoencoder(Autoencoder):
                 self.add_module(name, child)
         self.channels = ChannelTransformer(model)
 
-    def predict(self, context: Tensor, observed: Tensor) -> Prediction:
+    def predict(self, context: Tensor, observed: Tensor | None) -> Prediction:
         """As `Autoencoder.predict`."""
         prediction: Prediction = self.channels(context, observed)
         return prediction
