@@ -1,6 +1,6 @@
-"""Int8: the transformer's matrix products in ONNX, its weights in Core ML. Never the teacher, the SSIM window or the calibration.
+"""Int8: the transformer's matrix products in ONNX, its weights in Core ML. Never the teacher, the blurs or the calibration.
 
-The teacher feeds the whitening, which magnifies what varies little; the matrices of the SSIM window and of the upsampling are
+The teacher feeds the whitening, which magnifies what varies little; the matrices of the blurs and of the upsampling are
 to be exact. ONNX: products by learned weights; weights as int8 with a scale a channel, activations rounded as they come
 (onnxruntime's dynamic quantization, by the range of the whole batch: so the batch is 1, and no picture's score depends on its
 neighbours). Core ML: weights are stored as int8 and computed in float16, which makes the file

@@ -222,7 +222,7 @@ def test_core_ml_stores_the_transformers_weights_as_int8_and_the_rest_as_they_we
     package = run.path / "export" / "pill-int8.mlpackage"
     program = read_program(package)
     stored = "".join(program.steps)
-    for part in ("embed", "encoder_0_attention", "encoder_0_mlp", "decoder_0_mlp", "pixels", "density_location"):
+    for part in ("embed", "encoder_0_attention", "encoder_0_mlp", "decoder_0_mlp", "pixels"):
         assert f"{part}_" in stored, part
     assert not [name for name in program.steps if "teacher" in name or name.startswith("b_")]
     assert "9 test images: image AUROC" in out
