@@ -6,6 +6,7 @@ The threshold, which edge and training take by one rule, is in vtad_runtime.conf
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -103,39 +104,47 @@ def _witnesses(model: Autoencoder, images: NDArray[np.uint8], device: torch.devi
     return torch.cat(out)
 
 
-def fit_units(detector: Detector, good: NDArray[np.uint8], device: torch.device) -> None:
-    """Set the mean and standard deviation of both maps from held-out good images (N, H, W, 3)."""
-    nll, unlike = _raw_maps(detector, good, device)
-    detector.nll_mean.copy_(nll.mean())
-    detector.nll_std.copy_(nll.std().clamp_min(1e-6))
+class Maps(NamedTuple):
+    """What `Detector.raw_maps` gives of N images, on the CPU: computed once, used for units, fusion and scores."""
+
+    nll: Tensor  # (N, H, W), nats a cell
+    unlike: Tensor  # (N, H, W), 1 - SSIM
+
+
+def raw_maps(detector: Detector, images: NDArray[np.uint8], device: torch.device) -> Maps:
+    """Of images (N, H, W, 3)."""
+    with torch.inference_mode():
+        maps = [detector.raw_maps(batch)[:2] for batch in batches(images, device)]
+    return Maps(torch.cat([m[0].cpu() for m in maps]), torch.cat([m[1].cpu() for m in maps]))
+
+
+def fit_units(detector: Detector, good: Maps) -> None:
+    """Set the mean and standard deviation of both maps from held-out good images."""
+    detector.nll_mean.copy_(good.nll.mean())
+    detector.nll_std.copy_(good.nll.std().clamp_min(1e-6))
     # A position's own statistics rest on few images: shrink its variance halfway towards that of all positions.
-    mean = _smooth(detector, unlike.mean(0))
-    variance = (unlike - mean).square().mean(0)
+    mean = _smooth(detector, good.unlike.mean(0))
+    variance = (good.unlike - mean).square().mean(0)
     detector.ssim_mean.copy_(mean)
     detector.ssim_std.copy_((0.5 * _smooth(detector, variance) + 0.5 * variance.mean()).sqrt().clamp_min(1e-6))
 
 
 def fit_fusion(
-    detector: Detector,
-    good: NDArray[np.uint8],
-    moved: NDArray[np.uint8],
-    defective: NDArray[np.uint8],
-    masks: NDArray[np.bool_],
-    device: torch.device,
+    detector: Detector, good: Maps, moved: Maps, defective: Maps, masks: NDArray[np.bool_]
 ) -> dict[str, float]:
-    """Choose the maps' weights by AUPRO on synthetic defects, (N, H, W, 3) and (N, H, W); AUPRO by SSIM share is returned.
+    """Choose the maps' weights by AUPRO on synthetic defects with masks (N, H, W); AUPRO by SSIM share is returned.
 
-    `moved` are good images as `unsteady` moves them, and so are the defective ones; `good` as they are set the unit.
+    `moved` are of good images as `unsteady` moves them, and so are the defective ones; `good`, as they are, set the unit.
     """
     found: dict[str, float] = {}
-    nll_map, ssim_map = _units(detector, *_raw_maps(detector, np.concatenate([defective, moved]), device))
-    good_nll_map, good_ssim_map = _units(detector, *_raw_maps(detector, good, device))
-    every_mask = [*masks, *np.zeros_like(masks, shape=(len(moved), *masks.shape[1:]))]
+    known, others, damaged = (_units(detector, maps) for maps in (good, moved, defective))
+    shown = Maps(*(torch.cat(pair) for pair in zip(damaged, others, strict=True)))
+    every_mask = [*masks, *np.zeros_like(masks, shape=(len(others.nll), *masks.shape[1:]))]
     best = -1.0
     for share in SSIM_WEIGHTS:
-        scale = (share * good_ssim_map + (1 - share) * good_nll_map).std().clamp_min(1e-6)
+        scale = (share * known.unlike + (1 - share) * known.nll).std().clamp_min(1e-6)
         weights = share / scale, (1 - share) / scale
-        value = aupro(every_mask, list((weights[0] * ssim_map + weights[1] * nll_map).numpy())) or 0.0
+        value = aupro(every_mask, list((weights[0] * shown.unlike + weights[1] * shown.nll).numpy())) or 0.0
         found[f"{share:g}"] = value
         if value > best + EARNED:
             best = value
@@ -144,17 +153,18 @@ def fit_fusion(
     return found
 
 
-def score_images(
-    detector: Detector, images: NDArray[np.uint8], device: torch.device
-) -> tuple[list[float], list[float]]:
-    """Scores and heatmap maxima of images (N, H, W, 3)."""
+def scores_and_peaks(detector: Detector, maps: Maps) -> tuple[list[float], list[float]]:
+    """The images' scores and the maxima of their heatmaps, as `Detector.forward` has them."""
     scores: list[float] = []
     peaks: list[float] = []
+    device = detector.nll_mean.device
     with torch.inference_mode():
-        for batch in batches(images, device):
-            judgement = detector(batch)
-            scores += judgement.score.tolist()
-            peaks += judgement.heatmap.flatten(1).amax(dim=1).tolist()
+        for i in range(0, len(maps.nll), BATCH):
+            part = slice(i, i + BATCH)
+            nll_map, ssim_map = detector.in_units(maps.nll[part].to(device), maps.unlike[part].to(device))
+            heatmap = detector.heatmap(ssim_map, nll_map)
+            scores += detector.score(heatmap).tolist()
+            peaks += heatmap.flatten(1).amax(dim=1).tolist()
     return scores, peaks
 
 
@@ -164,15 +174,9 @@ def batches(images: NDArray[np.uint8], device: torch.device, size: int = BATCH) 
         yield torch.from_numpy(np.ascontiguousarray(images[i : i + size])).permute(0, 3, 1, 2).to(device)
 
 
-def _raw_maps(detector: Detector, images: NDArray[np.uint8], device: torch.device) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode():
-        maps = [detector.raw_maps(batch)[:2] for batch in batches(images, device)]
-    return torch.cat([m[0].cpu() for m in maps]), torch.cat([m[1].cpu() for m in maps])
-
-
-def _units(detector: Detector, nll: Tensor, unlike: Tensor) -> tuple[Tensor, Tensor]:
-    nll_map = (nll - detector.nll_mean.cpu()) / detector.nll_std.cpu()
-    return nll_map, (unlike - detector.ssim_mean.cpu()) / detector.ssim_std.cpu()
+def _units(detector: Detector, maps: Maps) -> Maps:
+    device = detector.nll_mean.device
+    return Maps(*(m.cpu() for m in detector.in_units(maps.nll.to(device), maps.unlike.to(device))))
 
 
 def _smooth(detector: Detector, x: Tensor) -> Tensor:

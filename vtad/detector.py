@@ -91,6 +91,10 @@ class Detector(nn.Module):
         unlike = self.ssim.dissimilarity(x, prediction.reconstruction).mean(dim=1, keepdim=True)
         return nll, self.smooth(unlike)[:, 0], prediction.reconstruction
 
+    def in_units(self, nll: Tensor, unlike: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw maps (B, H, W) each -> density map and SSIM map in units of normal variation."""
+        return (nll - self.nll_mean) / self.nll_std, (unlike - self.ssim_mean) / self.ssim_std
+
     def heatmap(self, ssim_map: Tensor, nll_map: Tensor) -> Tensor:
         """Both maps in units of normal variation, (B, H, W) each -> their weighted sum."""
         return self.ssim_weight * ssim_map + self.nll_weight * nll_map
@@ -103,7 +107,6 @@ class Detector(nn.Module):
     def forward(self, image: Tensor) -> Judgement:
         """Uint8 RGB (B, 3, H, W)."""
         nll, unlike, reconstruction = self.raw_maps(image)
-        nll_map = (nll - self.nll_mean) / self.nll_std
-        ssim_map = (unlike - self.ssim_mean) / self.ssim_std
+        nll_map, ssim_map = self.in_units(nll, unlike)
         heatmap = self.heatmap(ssim_map, nll_map)
         return Judgement(self.score(heatmap), heatmap, ssim_map, nll_map, reconstruction)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vtad.calibrate import fit_evidence, fit_fusion, fit_units, score_images, unsteady
+from vtad.calibrate import Maps, fit_evidence, fit_fusion, fit_units, raw_maps, scores_and_peaks, unsteady
 from vtad.checkpoint import save_tensors
 from vtad.config import Config
 from vtad.data import ImageCache, fingerprint, split_good
@@ -97,7 +97,9 @@ def _calibrate(detector: Detector, good: NDArray[np.uint8], config: Config, devi
     moved = unsteady(good, config.seed)
     defective, masks = synthetic(moved, min(WITNESS_IMAGES, 4 * len(good)), config.seed)
     fit_evidence(detector, good, moved, defective, masks, device)
-    fit_units(detector, good, device)
+    maps = raw_maps(detector, good, device)
+    fit_units(detector, maps)
     few = slice(FUSION_IMAGES)
-    fit_fusion(detector, good[few], moved[few], defective[few], masks[few], device)
-    return calibration(*score_images(detector, good, device), config.false_alarms)
+    shaken, damaged = (raw_maps(detector, images[few], device) for images in (moved, defective))
+    fit_fusion(detector, Maps(maps.nll[few], maps.unlike[few]), shaken, damaged, masks[few])
+    return calibration(*scores_and_peaks(detector, maps), config.false_alarms)

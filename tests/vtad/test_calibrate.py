@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tiny_run import tiny
 from torch import Tensor
 
-from vtad.calibrate import ZOOM, fit_evidence, fit_fusion, fit_units, score_images, unsteady
+from vtad.calibrate import ZOOM, fit_evidence, fit_fusion, fit_units, raw_maps, scores_and_peaks, unsteady
 from vtad.detector import Detector
 from vtad.model import Autoencoder, Witnesses
 from vtad.run_folder import Run
@@ -111,8 +111,9 @@ def test_the_map_that_sees_the_defects_gets_the_weight_when_the_other_is_noise(g
     masks = np.zeros((12, 32, 32), np.bool_)
     masks[:, 10:18, 12:24] = True
     defective[masks] += 4  # far less than the noise of a pixel, far more than that of the blurred map
-    fit_units(detector, good, CPU)
-    found = fit_fusion(detector, good, good, defective, masks, CPU)
+    maps = raw_maps(detector, good, CPU)
+    fit_units(detector, maps)
+    found = fit_fusion(detector, maps, maps, raw_maps(detector, defective, CPU), masks)
     best = max(found, key=lambda share: found[share])
     assert best == ("0" if good_map == "nll" else "1")
     assert found[best] > 0.8
@@ -208,7 +209,7 @@ def test_unsteady_images_show_the_same_a_little_nearer_and_off_centre() -> None:
 def test_maps_of_good_images_are_in_units_of_normal_variation() -> None:
     detector = Scripted("nll")
     good = pictures(np.random.default_rng(3), 40)
-    fit_units(detector, good, CPU)
+    fit_units(detector, raw_maps(detector, good, CPU))
     with torch.no_grad():
         judgement = detector(torch.from_numpy(good).permute(0, 3, 1, 2))
     for values in (judgement.nll_map, judgement.ssim_map):
@@ -219,8 +220,8 @@ def test_maps_of_good_images_are_in_units_of_normal_variation() -> None:
 def test_the_score_of_an_image_does_not_depend_on_its_batch(trained: Run) -> None:
     detector = load_detector(trained)
     images = np.random.default_rng(4).integers(0, 256, (11, 32, 32, 3), np.uint8)
-    scores, peaks = score_images(detector, images, CPU)
-    alone = [score_images(detector, images[i : i + 1], CPU) for i in range(11)]
+    scores, peaks = scores_and_peaks(detector, raw_maps(detector, images, CPU))
+    alone = [scores_and_peaks(detector, raw_maps(detector, images[i : i + 1], CPU)) for i in range(11)]
     assert scores == pytest.approx([s[0] for s, _ in alone], rel=1e-5)
     assert peaks == pytest.approx([p[0] for _, p in alone], rel=1e-5)
     assert all(peak >= score for peak, score in zip(peaks, scores, strict=True))

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 from tiny_run import disk_fills_up, done, error, tiny
 
 from vtad import evaluation
-from vtad.calibrate import score_images
+from vtad.calibrate import raw_maps, scores_and_peaks
 from vtad.cli import evaluate as command
 from vtad.data import ImageCache, fingerprint
 from vtad.device import pick_device
@@ -57,7 +57,8 @@ def test_scores_are_those_of_the_detector_on_the_pixel_path(run: Run, pills: Pat
     found, config = evaluate(run), run.config()
     test = find_category(pills, "pill").test
     with ImageCache([t.path for t in test], input_spec(config)) as images:
-        scores, _ = score_images(load_detector(run), images[:], pick_device("cpu"))
+        detector = load_detector(run)
+        scores, _ = scores_and_peaks(detector, raw_maps(detector, images[:], pick_device("cpu")))
     bad = np.array([t.kind != "good" for t in test])
     rejected = np.array(scores) > run.card().calibration.threshold
     assert found.scores.image.auroc == pytest.approx(roc_auc_score(bad, scores))
