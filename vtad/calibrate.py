@@ -50,12 +50,12 @@ def fit_evidence(
     synthetic defects, (N, H, W, 3) and (N, H, W); the means are returned by the weights as text. `moved` are good images as
     `unsteady` moves them, and so are the defective ones: on the line a part never lies quite where it lay, and what cannot
     bear that must not decide. The weight of the difference head is fixed, since it has learnt from defects drawn by the same
-    hand.
-    Nothing to do for `paper`.
+    hand. Nothing to do for `paper`.
     """
     model = detector.model
     if not isinstance(model, Autoencoder):
         return {}
+    model.evidence.ask_all()
     steady = _witnesses(model, good, device)
     mean, std = steady.mean((0, 2, 3)), steady.transpose(0, 1).flatten(1).std(1).clamp_min(1e-6)
     both = _witnesses(model, np.concatenate([defective, moved]), device)
@@ -78,6 +78,7 @@ def fit_evidence(
             best = value
             model.evidence.mean.copy_(mean)
             model.evidence.weight.copy_(weight / std)
+    model.evidence.settle()
     return found
 
 

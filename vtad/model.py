@@ -147,6 +147,10 @@ class Evidence(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(len(Witnesses._fields)))
         self.register_buffer("weight", torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0]))
+        self.ask_all()
+
+    def ask_all(self) -> None:
+        """Weights are to be found: every witness is asked."""
         self.counted = Witnesses._fields
 
     def settle(self) -> None:
