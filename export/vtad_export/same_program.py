@@ -6,7 +6,10 @@ wrong epsilon. This comparison carries the tight proof over.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from vtad_export.mlpackage import Operation, Program
 
@@ -74,8 +77,18 @@ def _same_given(a: str, b: str, half: Program, full: Program) -> bool:
         if a in half.steps:  # int8 rounds to the nearest step; that product is itself rounded to the constant's type
             step, digits = half.steps[a], np.finfo(x.dtype).eps
             return x.shape == y.shape and bool((np.abs(x - y) <= (0.5 + 128 * digits) * step).all())
-        with np.errstate(over="ignore"):
-            return x.shape == y.shape and x.tobytes() == y.astype(x.dtype).tobytes()
+        return x.shape == y.shape and x.tobytes() == _rounded(y, x).tobytes()
     if x is None and y is None:
         return a == b and a in {v.name for v in half.inputs}
     return isinstance(x, str) and x == y
+
+
+def _rounded(y: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
+    """`y` in the type of `like`. coremltools lets no number of a short constant vanish: it writes the least one of its sign."""
+    with np.errstate(over="ignore"):
+        rounded = y.astype(like.dtype)
+    if like.dtype != np.float16:
+        return rounded
+    least = np.nextafter(np.float16(0), np.float16(1))
+    kept = (y != 0) & (np.abs(rounded) <= least) & (np.abs(like) == least)
+    return np.where(kept, np.copysign(least, y).astype(np.float16), rounded)

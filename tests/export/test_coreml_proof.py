@@ -267,6 +267,25 @@ def test_the_float16_program_is_the_float32_program_rounded(packages: Packages) 
     assert {v.dtype for op in full.operations for v in op.outputs} <= {np.float32, np.int32}
 
 
+@pytest.mark.parametrize(("written", "same"), [(6e-8, True), (0.0, True), (-6e-8, False), (2e-7, False)])
+def test_a_number_that_would_vanish_in_float16_may_be_the_least_one(
+    packages: Packages, written: float, same: bool
+) -> None:
+    half, full = read_program(packages.half), read_program(packages.full)
+    name = next(
+        name
+        for name, value in half.constants.items()
+        if isinstance(value, np.ndarray)
+        and (value.dtype, value.ndim) == (np.float16, 1)
+        and name.removesuffix("_to_fp16") in full.constants
+    )
+    for program, key, value in ((half, name, written), (full, name.removesuffix("_to_fp16"), 1e-12)):
+        constant = program.constants[key]
+        assert isinstance(constant, np.ndarray)
+        program.constants[key] = np.concatenate([[value], constant[1:]]).astype(constant.dtype)
+    assert (difference(half, full) is None) == same
+
+
 def test_what_would_cancel_stays_float32_and_the_network_is_float16(packages: Packages) -> None:
     half = read_program(packages.half)
     dtypes = {op.outputs[0].name: op.outputs[0].dtype for op in half.operations}
