@@ -276,7 +276,8 @@ def test_a_number_that_would_vanish_in_float16_may_be_the_least_one(
         name
         for name, value in half.constants.items()
         if isinstance(value, np.ndarray)
-        and (value.dtype, value.ndim) == (np.float16, 1)
+        and value.dtype == np.float16
+        and value.ndim == 1
         and name.removesuffix("_to_fp16") in full.constants
     )
     for program, key, value in ((half, name, written), (full, name.removesuffix("_to_fp16"), 1e-12)):
