@@ -62,9 +62,10 @@ def fit_statistics(
         share = min(1.0, SAMPLES * len(batch) / (len(images) * len(f)))
         samples.append(f[torch.rand(len(f), generator=generator) < share])
         moments.append([torch.stack([m.mean((0, 2, 3)), m.square().mean((0, 2, 3))]).cpu() for m in maps])
-    model.memory.fit(torch.cat(samples))
+    cells = torch.cat(samples)
+    model.memory.fit(cells)
     if mixture_and_place:
-        model.mixture.fit(torch.cat(samples))
+        model.mixture.fit(cells)
     if model.difference is not None and not model.learns_features:
         each = [torch.stack(m).mean(0) for m in zip(*moments, strict=True)]  # (2, C) of each map
         model.difference.fit([m[0] for m in each], [(m[1] - m[0].square()).clamp_min(0).sqrt() for m in each])
