@@ -15,7 +15,11 @@ GAIN = 1.2  # bfloat16 must be this much faster to be worth its rounding
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` takes cuda, then mps, then cpu. Raises ConfigError for a device that this machine lacks."""
+    """`auto` takes cuda, then mps, then cpu. Raises ConfigError for a device that this machine lacks.
+
+    Convolutions on cuda are held to float32 from then on: NVIDIA's TF32 would calibrate another detector than the one that runs.
+    """
+    torch.backends.cudnn.allow_tf32 = False
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, there in present.items() if there))

@@ -50,16 +50,17 @@ class Place(nn.Module):
 
     @torch.no_grad()
     def fit(self, mean: Tensor, y: Tensor) -> None:
-        """From the positions' mean (1, D, rows, columns) and the features (N, D, rows, columns) of good images."""
+        """From the positions' mean (1, D, rows, columns) and the features (N, D, rows, columns) of good images, on the CPU."""
         self.mean.copy_(mean)
+        known = mean.float().cpu()  # in float64 below, which Apple's GPUs lack
         dim = y.shape[1]
         for block in range(len(self.factor)):
             top, left = BLOCK * (block // self.blocks[1]), BLOCK * (block % self.blocks[1])
             rows = slice(max(0, top - REACH), top + BLOCK + REACH)
             columns = slice(max(0, left - REACH), left + BLOCK + REACH)
-            near = y[:, :, rows, columns].to(self.mean) - self.mean[:, :, rows, columns]
+            near = y[:, :, rows, columns].float() - known[:, :, rows, columns]
             x = near.permute(0, 2, 3, 1).reshape(-1, dim)
-            covariance = (x.T @ x).double() / len(x) + NOISE * torch.eye(dim).to(x).double()
+            covariance = (x.T @ x).double() / len(x) + NOISE * torch.eye(dim).double()
             self.factor[block] = torch.linalg.inv(torch.linalg.cholesky(covariance)).to(self.factor)
         square = torch.stack([self._square(one[None].to(self.mean))[0] for one in y]).mean(0)  # (rows, columns)
         blurred = F.avg_pool2d(square[None, None], 3, stride=1, padding=1, count_include_pad=False)[0, 0]
