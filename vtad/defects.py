@@ -7,6 +7,7 @@ fills is touched, which keeps a 256 x 256 picture in the range of a millisecond 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,7 +23,9 @@ VISIBLE = 6  # levels of 255; a pixel belongs to the mask when one channel moved
 AREA = (0.0005, 0.10)  # smallest and largest share of the picture that the box of one defect takes
 MOST_DEFECTS = 3  # in one picture
 SMALLEST = 8  # pixels; a defect that moved fewer is drawn again
+GREY = 4  # levels of 255 by which the channels of a grey picture may differ
 TRIES = 4  # how often at most
+BUSY = 0.5  # share of the defects that lie where a picture has more contrast than at most places
 
 
 class Images(Protocol):
@@ -41,6 +44,11 @@ class Patch:
     y: int  # pixels from the top edge
     content: Float  # (h, w, 3), 0..255
     opacity: Float  # (h, w), 0..1
+
+    def without_colour(self) -> Patch:
+        """The same in grey: what a grey camera would see of it."""
+        content = np.broadcast_to(self.content.mean(axis=2, keepdims=True), self.content.shape)
+        return dataclasses.replace(self, content=content)
 
     def on(self, rgb: RGB) -> RGB:
         """A copy of the picture (H, W, 3) with this defect."""
@@ -65,10 +73,12 @@ def corrupt(rgb: RGB, donor: RGB, rng: np.random.Generator) -> tuple[RGB, NDArra
                 f"{name}: expected (H, W, 3) uint8 of at least 8x8 pixels, got {picture.shape} {picture.dtype}"
             )
     result = rgb
+    grey = _is_grey(rgb)
     for _ in range(int(rng.integers(1, MOST_DEFECTS + 1))):
         for _ in range(TRIES):
             draw = KINDS[int(rng.integers(len(KINDS)))]
-            damaged = draw(result, donor, rng).on(result)
+            patch = draw(result, donor, rng)
+            damaged = (patch.without_colour() if grey else patch).on(result)
             if difference(result, damaged).sum() >= SMALLEST:
                 result = damaged
                 break
@@ -89,6 +99,12 @@ def corrupt_batch(images: RGB, donors: Images, rng: np.random.Generator) -> tupl
 def synthetic(good: RGB, count: int, seed: int) -> tuple[RGB, NDArray[np.bool_]]:
     """`count` pictures (N, H, W, 3) with synthetic defects and their masks (N, H, W), from good ones; by seed."""
     return corrupt_batch(good[np.arange(count) % len(good)], good, np.random.default_rng((seed, 4)))
+
+
+def _is_grey(rgb: RGB) -> bool:
+    """Whether the channels of a picture (H, W, 3) are the same but for the rounding of a compression."""
+    r, g, b = cv2.split(rgb)
+    return max(int(cv2.absdiff(r, g).max()), int(cv2.absdiff(g, b).max())) <= GREY
 
 
 def difference(before: RGB, after: RGB) -> NDArray[np.bool_]:
@@ -131,7 +147,7 @@ def _line(rgb: RGB, donor: RGB, rng: np.random.Generator) -> Patch:
     jagged = float(rng.choice([0.03, 0.15, 0.45]))
     heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, jagged, steps))
     walk = np.cumsum(np.stack([np.cos(heading), np.sin(heading)], 1), axis=0) * (reach / steps)
-    walk += rng.uniform(0, 1, 2) * [width, height] - walk[steps // 2]
+    walk += _spot(rgb, rng) - walk[steps // 2]
     points = np.clip(walk, 0, [width - 1, height - 1])
     lowest = np.maximum(np.floor(points.min(axis=0)).astype(int) - 3, 0)
     highest = np.minimum(np.ceil(points.max(axis=0)).astype(int) + 4, [width, height])
@@ -205,22 +221,35 @@ def _away_from_zero(rng: np.random.Generator, least: float, most: float) -> floa
 
 
 def _box(rgb: RGB, rng: np.random.Generator, largest: float = AREA[1]) -> tuple[int, int, int, int]:
-    """x, y, width, height of a random box inside the picture: area log-uniform in AREA, aspect up to 3 : 1.
-
-    Half of the boxes are the busier of two, so that parts on a plain ground get more than their share of the defects.
-    """
+    """x, y, width, height of a random box inside the picture: area log-uniform in AREA, aspect up to 3 : 1, see `_spot`."""
     height, width = rgb.shape[:2]
     area = np.exp(rng.uniform(np.log(AREA[0]), np.log(largest))) * height * width
     aspect = np.exp(rng.uniform(-np.log(3), np.log(3)))
     w = int(np.clip(np.rint(np.sqrt(area * aspect)), 4, width))
     h = int(np.clip(np.rint(np.sqrt(area / aspect)), 4, height))
-    x, y = rng.integers(width - w + 1, size=2).tolist(), rng.integers(height - h + 1, size=2).tolist()
-    if rng.random() < 0.5:
-        first, second = (float(rgb[y[i] : y[i] + h : 4, x[i] : x[i] + w : 4].std()) for i in (0, 1))
-        pick = int(second > first)
-    else:
-        pick = 0
-    return x[pick], y[pick], w, h
+    x, y = np.clip(np.rint(_spot(rgb, rng) - [w / 2, h / 2]), 0, [width - w, height - h]).astype(int).tolist()
+    return x, y, w, h
+
+
+def _spot(rgb: RGB, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Where a defect is centred, (x, y) in pixels: half of them anywhere, half where more is to be seen than at most places.
+
+    A part on a plain ground fills little of the picture, and its defects are what must be learnt.
+    """
+    height, width = rgb.shape[:2]
+    if rng.random() < BUSY:
+        seen = cv2.resize(rgb[..., 1], (-(-width // 4), -(-height // 4)), interpolation=cv2.INTER_AREA).astype(
+            np.float32
+        )
+        mean, square = (cv2.boxFilter(x, -1, (5, 5)) for x in (seen, seen * seen))
+        contrast = np.sqrt(np.maximum(square - mean * mean, 0))
+        share = np.cumsum(np.maximum(contrast - np.median(contrast), 0), dtype=np.float64)
+        if share[-1] > 0:
+            place = int(np.searchsorted(share, rng.random() * share[-1], side="right"))
+            row, column = divmod(min(place, share.size - 1), seen.shape[1])
+            within = rng.random(2)
+            return np.array([(column + within[0]) * width / seen.shape[1], (row + within[1]) * height / seen.shape[0]])
+    return np.array([rng.random() * width, rng.random() * height])
 
 
 def _piece(source: RGB, w: int, h: int, rng: np.random.Generator) -> Float:

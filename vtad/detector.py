@@ -22,7 +22,7 @@ from vtad.ssim import SSIM, Blur, gaussian_matrix
 SMOOTHING = 4.0  # pixels, standard deviation: of the upsampled density map, as in VT-ADL
 SSIM_SMOOTHING = 2.0  # pixels
 SSIM_WINDOW = 2 * int(4 * SSIM_SMOOTHING + 0.5) + 1  # pixels
-TOP_SHARE = 0.003  # of the cells: those whose mean is the score
+TOP_SHARE = 0.01  # of the cells: those whose mean is the score
 
 
 class Model(Protocol):

@@ -22,7 +22,7 @@ from vtad_runtime.image import ImageError, fit_mask, read_mask
 from vtad_runtime.verdict import Verdict, decide
 
 CELL = 8  # pixels a side, as in vtad's detector
-TOP_SHARE = 0.003  # of the cells: those whose mean is the score
+TOP_SHARE = 0.01  # of the cells: those whose mean is the score
 TOLERANCE = 1e-3  # of the score; the graph's own sum differs by rounding
 
 
@@ -84,7 +84,7 @@ class Mask:
 
 
 def top_score(heatmap: NDArray[np.float32]) -> float:
-    """The score of a heatmap (height, width): the mean of its highest 0.3 % of cells of 8x8 pixels, at least one."""
+    """The score of a heatmap (height, width): the mean of its highest 1 % of cells of 8x8 pixels, at least one."""
     rows, columns = heatmap.shape[0] // CELL, heatmap.shape[1] // CELL
     blocks = heatmap[: rows * CELL, : columns * CELL].reshape(rows, CELL, columns, CELL)
     cells = blocks.mean(axis=(1, 3), dtype=np.float64).ravel()  # (rows * columns,)

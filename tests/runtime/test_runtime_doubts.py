@@ -208,5 +208,5 @@ def test_a_mask_that_cannot_be_applied_is_an_error_never_ok(tmp_path: Path, dete
 
 def test_the_score_is_taken_as_exported_models_take_it() -> None:
     heatmap = np.zeros((256, 256), np.float32)
-    heatmap[:8, :24] = [[1.0] * 8 + [2.0] * 8 + [4.0] * 8]
-    assert top_score(heatmap) == pytest.approx((1 + 2 + 4) / 3)  # 3 of 1024 cells
+    heatmap[:8, :96] = np.arange(1, 13).repeat(8)
+    assert top_score(heatmap) == pytest.approx(np.arange(3, 13).mean())  # 10 of 1024 cells

@@ -63,6 +63,29 @@ def test_every_place_of_the_picture_gets_defects(good: list[RGB]) -> None:
     assert blocks[1:3, 1:3].sum() < 0.8 * blocks.sum()
 
 
+def test_a_small_part_on_a_plain_ground_gets_many_of_the_defects() -> None:
+    """The ground is most of the picture, the part what must be learnt."""
+    rng = np.random.default_rng(3)
+    picture = np.clip(rng.normal(180, 2, (128, 128, 1)), 0, 255).repeat(3, axis=2).astype(np.uint8)
+    part = np.zeros((128, 128), np.bool_)
+    part[60:72, 20:100] = True  # 6 % of the picture
+    picture[part] = rng.integers(20, 160, (int(part.sum()), 1))
+    touched = [corrupt(picture, picture, rng)[1][part].any() for _ in range(300)]
+    assert np.mean(touched) > 0.5
+
+
+@pytest.mark.parametrize("noise", [0, 1])
+def test_defects_of_a_grey_picture_are_grey(good: list[RGB], noise: int) -> None:
+    """Colour in them would be what gives them away. A compressed grey picture is grey but for rounding."""
+    rng = np.random.default_rng(4)
+    grey = good[0].mean(axis=2, keepdims=True).repeat(3, axis=2)
+    grey = np.clip(grey + rng.integers(-noise, noise + 1, grey.shape), 0, 255).astype(np.uint8)
+    for _ in range(60):
+        assert np.ptp(corrupt(grey, good[1], rng)[0].astype(int), axis=2).max() <= 2 * noise + 1
+    colours = max(np.ptp(corrupt(good[0], good[1], rng)[0].astype(int), axis=2).max() for _ in range(20))
+    assert colours > 60
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__.strip("_"))
 def test_every_kind_can_be_seen_and_stays_local(kind: object, good: list[RGB]) -> None:
     assert callable(kind)
