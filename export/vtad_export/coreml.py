@@ -245,11 +245,11 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 def _twin(package: Path, material: Material) -> Iterator[Twin]:
     """The ONNX artefact of the same weights beside a package; one that was made for it goes when the block fails."""
     path = package.with_suffix(".onnx")
-    own = {path, path.with_name(f"{material.card.identity.category}.onnx"), path.with_name("parity.json")}
+    plain = path.with_name(f"{material.card.identity.category}.onnx")
+    own = {path, path.with_stem(path.stem.removesuffix("-int8")), plain, path.with_name("parity.json")}
     before = {p for p in own if p.exists()}
     try:
-        place_twin(package, material)
-        twin = open_twin(path, material.card.weights_sha256)
+        twin = open_twin(place_twin(package, material), material.card.weights_sha256)
         assert twin is not None
         yield twin
     except BaseException:

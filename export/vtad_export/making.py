@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 from vtad.run_folder import RunError, WriteError
 from vtad_export.formats import FORMATS, Format
-from vtad_export.onnx import Export, open_twin
+from vtad_export.onnx import Export
 from vtad_export.parity import Flip, Material, ParityError, named
 from vtad_export.table import Row, Status
 
@@ -110,26 +109,7 @@ def _coreml(path: Path, precision: Any, material: Material, options: Options) ->
         max_flips=options.max_flips,
         material=material,
     )
-    if precision == "int8":
-        made = dataclasses.replace(made, twin=_truly_named(made.twin, material))
     return Made(made, coreml_certificate(made, material.sample.note), "proven", made.proof.flipped)
-
-
-def _truly_named(twin: Path, material: Material) -> Path:
-    """The ONNX twin of an int8 package, under a name that says what it holds.
-
-    `to_coreml` takes the int8 export of the package's name where there is one; else it copies the float32 model to that
-    name, pill-int8.onnx. That copy goes: the twin is pill.onnx, as `vtad_runtime.session.twin_of` knows.
-    """
-    weights = material.card.weights_sha256
-    found, plain = open_twin(twin, weights), twin.with_name(f"{material.card.identity.category}.onnx")
-    if twin == plain or found is None or found.parity.precision == "int8":
-        return twin
-    if open_twin(plain, weights):
-        twin.unlink()
-    else:
-        twin.replace(plain)
-    return plain
 
 
 def _coreai(path: Path, precision: Any, material: Material, options: Options) -> Made:

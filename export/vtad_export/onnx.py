@@ -199,18 +199,25 @@ def twin_during(path: Path, material: Material) -> Iterator[Twin]:
         raise
 
 
-def place_twin(path: Path, material: Material) -> None:
-    """See to the ONNX twin of a package, which has the package's name: what is there stays if it is of these weights.
+def place_twin(path: Path, material: Material) -> Path:
+    """See to the ONNX twin that `vtad_runtime.session.twin_of` finds for a package, and name it.
 
-    The twin of pill-fp32.mlpackage is a copy of pill.onnx. Raises as `twin_beside`.
+    What has the package's name stays if it is of these weights and what its name says. Else the twin is the float32 model,
+    pill.onnx, or a copy of it under the name of a package such as pill-fp32.mlpackage, less a final -int8. Raises as
+    `twin_beside`.
     """
-    twin = path.with_suffix(".onnx")
-    if open_twin(twin, material.card.weights_sha256):
-        return
+    own = path.with_suffix(".onnx")
+    there = open_twin(own, material.card.weights_sha256)
+    if there and (there.parity.precision == "int8" or not own.stem.endswith("-int8")):
+        return own
     plain = twin_beside(path.with_name(f"{material.card.identity.category}.onnx"), material).path
-    if plain != twin:
+    twin = own.with_stem(own.stem.removesuffix("-int8"))
+    if twin != plain and not open_twin(twin, material.card.weights_sha256):
         with replacing(twin) as beside:
             shutil.copyfile(plain, beside)
+    if twin != own:
+        own.unlink(missing_ok=True)  # not what its name says, and it would be taken for this package's twin
+    return twin
 
 
 def _graph(detector: Detector) -> onnx.ModelProto:

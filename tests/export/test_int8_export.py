@@ -254,3 +254,20 @@ def test_no_onnx_beside_an_int8_package_is_named_int8_unless_it_is(
     assert f"vtad-run takes the ONNX twin: {folder / 'pill-int8.onnx'}" in done(command, *given)
     assert parity_of(folder / "pill-int8.onnx").precision == "int8"
     assert newest_export(run.path.parents[1]) == folder / "pill-int8.onnx"
+
+
+def test_the_python_export_of_an_int8_package_has_a_twin_of_a_true_name_too(
+    run: Run, exported: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
+    from vtad_export.coreml import to_coreml
+    from vtad_runtime.session import twin_of
+
+    monkeypatch.setattr(quantize, "SMALLEST", 200)
+    folder = run.path / "export"
+    folder.mkdir()
+    shutil.copy2(exported.path, folder / "pill.onnx")
+    for name, twin in (("pill-int8", "pill"), ("half-int8", "half"), ("half", "half")):
+        made = to_coreml(run, folder / f"{name}.mlpackage", precision="int8", max_flips=40)
+        assert made.twin == twin_of(made.path) == folder / f"{twin}.onnx"
+        assert parity_of(made.twin).precision == "fp32"
