@@ -227,12 +227,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(room, ignore_errors=True)
         room.mkdir()
         yield beside
-        if path.exists():
-            path.rename(old)
         try:
+            if path.exists():
+                path.rename(old)
             beside.rename(path)
-        except OSError:
-            if old.exists():
+        except BaseException:  # a signal's too, which can come between the two
+            if old.exists() and not path.exists():
                 old.rename(path)
             raise
     except OSError as e:

@@ -199,6 +199,24 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
     assert (path / "old").exists()
 
 
+def test_a_signal_between_two_renames_leaves_the_old_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "pill.mlpackage"
+    path.mkdir()
+    (path / "old").touch()
+    rename = Path.rename
+
+    def stopped(self: Path, target: Path) -> Path:
+        if target == path and self.parent.name.endswith(".part") and self.name == path.name:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt), replacing_folder(path) as beside:
+        beside.mkdir()
+    assert [p.name for p in tmp_path.iterdir()] == ["pill.mlpackage"]
+    assert (path / "old").exists()
+
+
 def test_newer_targets_are_taken_and_recorded(run: Run) -> None:
     out = done(export, "--run", run.path, "--format", "coreml", "--target", "macOS15")
     assert "coreml fp16 for macOS15 and later, layout ane" in out
