@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from vtad.detector import Detector
+from vtad.model import Evidence
 from vtad_export.mil import FLOAT16_LIMIT, REFERENCE, Executor
 from vtad_export.mlpackage import Program
 from vtad_export.parity import (
@@ -44,6 +45,13 @@ DRIFT = {
     "score": MARGIN,  # of the calibration spread: the threshold lies that far above the calibration scores
 }
 
+WITNESS_MODULES = {  # of an Autoencoder, by the witness whose own they are
+    "memory": "memory",
+    "mixture": "mixture",
+    "place": "place",
+    "context": "density",
+    "odds": "difference",
+}
 FULL_IMAGES = 8  # of each kind: what the float32 program behind a float16 package is held to torch on
 
 
@@ -129,9 +137,11 @@ def prove_package(
 def compare_constants(program: Program, detector: Detector) -> tuple[int, tuple[str, ...]]:
     """Tensors of the detector that a float32 program holds under their own name, bit for bit; and the names of the rest.
 
-    Raises ParityError where one of the same name differs.
+    Those of a witness that does not count are not in the program and not named. Raises ParityError where one of the same name
+    differs.
     """
     tensors = dict(detector.named_parameters()) | dict(detector.named_buffers())
+    silent = _not_exported(detector)
     equal, derived = 0, []
     for name, tensor in tensors.items():
         expected = tensor.detach().cpu().numpy()
@@ -141,9 +151,17 @@ def compare_constants(program: Program, detector: Detector) -> tuple[int, tuple[
                 raise ParityError(f"the coreml artefact: the constant {name} is not the checkpoint's; nothing was kept")
         if held:
             equal += 1
-        elif expected.dtype == np.float32:
+        elif expected.dtype == np.float32 and not name.startswith(silent):
             derived.append(name)
     return equal, tuple(derived)
+
+
+def _not_exported(detector: Detector) -> tuple[str, ...]:
+    """How the names of tensors begin that only witnesses without a weight use."""
+    evidence = getattr(detector.model, "evidence", None)
+    if not isinstance(evidence, Evidence):
+        return ()
+    return tuple(f"model.{module}." for witness, module in WITNESS_MODULES.items() if witness not in evidence.counted)
 
 
 def _constant_names(name: str) -> list[str]:
