@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from vtad.detector import Detector
-from vtad.model import Evidence
+from vtad.model import Autoencoder
 from vtad_export.mil import FLOAT16_LIMIT, REFERENCE, Executor
 from vtad_export.mlpackage import Program
 from vtad_export.parity import (
@@ -158,10 +158,13 @@ def compare_constants(program: Program, detector: Detector) -> tuple[int, tuple[
 
 def _not_exported(detector: Detector) -> tuple[str, ...]:
     """How the names of tensors begin that only witnesses without a weight use."""
-    evidence = getattr(detector.model, "evidence", None)
-    if not isinstance(evidence, Evidence):
+    if not isinstance(detector.model, Autoencoder):
         return ()
-    return tuple(f"model.{module}." for witness, module in WITNESS_MODULES.items() if witness not in evidence.counted)
+    counted = detector.model.evidence.counted
+    silent = [module for witness, module in WITNESS_MODULES.items() if witness not in counted]
+    return tuple(
+        f"{parent}.{module}." for parent in ("model", "model.channels") for module in silent
+    )  # `ChannelAutoencoder`
 
 
 def _constant_names(name: str) -> list[str]:

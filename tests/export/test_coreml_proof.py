@@ -18,6 +18,7 @@ from coreml_surgery import DAMAGES, Damage, argument, constant, operations, save
 from tiny_run import tiny
 
 from vtad.detector import Detector, Judgement
+from vtad.model import Autoencoder
 from vtad.run_folder import Run
 from vtad.trained import load_detector
 from vtad.training import train
@@ -27,7 +28,7 @@ from vtad_export.graph import Layout, prepared, trace
 from vtad_export.mil import FLOAT16_LIMIT, REFERENCE, Executor, rounded
 from vtad_export.mlpackage import PackageError, read_program, specification, weight_file
 from vtad_export.parity import TOLERANCE, Limits, ParityError, Samples, accept, compare, samples
-from vtad_export.reference_proof import DRIFT, ReferenceProof, prove_package
+from vtad_export.reference_proof import DRIFT, WITNESS_MODULES, ReferenceProof, prove_package
 from vtad_export.same_program import difference
 from vtad_runtime.card import Card
 from vtad_runtime.conformal import spread
@@ -111,6 +112,19 @@ def test_the_constants_of_the_package_are_the_checkpoints_bit_for_bit(packages: 
         "model.density.log_spread",
         "model.density.log_sigma",
     }
+
+
+@pytest.mark.parametrize("layout", ["packages", "laid_out"])
+def test_no_tensor_of_a_witness_that_does_not_count_is_said_to_be_folded(
+    layout: str, request: pytest.FixtureRequest
+) -> None:
+    made: Packages = request.getfixturevalue(layout)
+    assert isinstance(made.detector.model, Autoencoder)
+    derived = made.prove(made.full).constants_derived
+    for witness, module in WITNESS_MODULES.items():
+        if witness not in made.detector.model.evidence.counted:
+            assert not [name for name in derived if f".{module}." in name]
+    assert set(made.detector.model.evidence.counted) < set(WITNESS_MODULES)  # some do not count, or nothing was shown
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__)
