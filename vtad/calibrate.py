@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,18 +21,13 @@ from vtad.model import Autoencoder
 BATCH = 8  # images
 EARNED = 5e-3  # AUPRO that the SSIM map must add before it counts: less is noise of the synthetic defects
 SSIM_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # shares tried; the rest is the density's
-# Of memory, mixture, place and context, in the order tried. Memory or mixture, never both, for each costs a quarter of the
-# arithmetic; place counts unless it harms, the mixture and the context when they help.
-WITNESS_WEIGHTS = tuple(
-    (1.0 - mixture, mixture, place, context)
-    for context in (0.0, 0.5, 1.0)
-    for mixture in (0.0, 1.0)
-    for place in (1.0, 0.0)
-)
+# Of memory, mixture and place, in the order tried. Memory or mixture, never both, for each costs a quarter of the arithmetic;
+# place counts unless it harms, the mixture when it helps.
+WITNESS_WEIGHTS = tuple((1.0 - mixture, mixture, place) for mixture in (0.0, 1.0) for place in (1.0, 0.0))
+CONTEXT_WEIGHTS = (1.0, 0.5, 0.25, 0.0)  # tried with the best of these, in this order
 EARNED_BY_WITNESS = 2e-3  # mean of image AUROC and AUPRO that weights tried later must add
 DIFFERENCE_WEIGHT = 0.5
 DIFFERENCE_WEIGHT_ALONE = 2.0  # without a teacher, where the memory and the place know no more than pixels
-ZOOM = 0.06  # pictures are shown from up to so much nearer, and off centre by as much, when witnesses are weighed
 
 
 def fit_evidence(
@@ -46,11 +40,12 @@ def fit_evidence(
 ) -> dict[str, float]:
     """Set how much each witness counts: all in units of their variation on held-out good images (N, H, W, 3).
 
-    Memory, mixture, place and context get those of `WITNESS_WEIGHTS` with the largest mean of image AUROC and AUPRO on
-    synthetic defects, (N, H, W, 3) and (N, H, W); the means are returned by the weights as text. `moved` are good images as
-    `unsteady` moves them, and so are the defective ones: on the line a part never lies quite where it lay, and what cannot
-    bear that must not decide. The weight of the difference head is fixed, since it has learnt from defects drawn by the same
-    hand. Nothing to do for `paper`.
+    Memory, mixture and place get those of `WITNESS_WEIGHTS` with the largest mean of image AUROC and AUPRO on synthetic
+    defects, (N, H, W, 3) and (N, H, W). The context gets the largest weight that does not take from it: it alone knows what
+    belongs together, which synthetic defects do not show. The means are returned by the weights as text. `moved` are good
+    images as `moved_images` moves them, and so are the defective ones: on the line a part never lies quite where it lay, and
+    what cannot bear that must not decide. The weight of the difference head is fixed, since it has learnt from defects drawn
+    by the same hand. Nothing to do for `paper`.
     """
     model = detector.model
     if not isinstance(model, Autoencoder):
@@ -65,34 +60,28 @@ def fit_evidence(
     every_mask = [*cell_masks, *np.zeros_like(cell_masks, shape=(len(moved), *cell_masks.shape[1:]))]
     labels = [True] * len(defective) + [False] * len(moved)
     top = max(1, round(TOP_SHARE * both[0, 0].numel()))
-    found: dict[str, float] = {}
-    best = -1.0
     difference = DIFFERENCE_WEIGHT_ALONE if model.learns_features else DIFFERENCE_WEIGHT
-    for known in WITNESS_WEIGHTS:
-        weight = torch.tensor([*known, difference if model.difference else 0.0])
-        maps = (both * weight[:, None, None]).sum(1)
-        scores = torch.topk(maps.flatten(1), top, dim=1).values.mean(1)
-        value = ((aupro(every_mask, list(maps.numpy())) or 0.0) + (image_metrics(labels, scores).auroc or 0.0)) / 2
-        found[" ".join(f"{w:g}" for w in known)] = value
-        if value > best + EARNED_BY_WITNESS:
-            best = value
-            model.evidence.mean.copy_(mean)
-            model.evidence.weight.copy_(weight / std)
+    found: dict[tuple[float, ...], float] = {}
+
+    def value(known: tuple[float, ...]) -> float:
+        if known not in found:
+            weight = torch.tensor([*known, difference if model.difference else 0.0])
+            maps = (both * weight[:, None, None]).sum(1)
+            scores = torch.topk(maps.flatten(1), top, dim=1).values.mean(1)
+            pixels = aupro(every_mask, list(maps.numpy())) or 0.0
+            found[known] = (pixels + (image_metrics(labels, scores).auroc or 0.0)) / 2
+        return found[known]
+
+    best = (*WITNESS_WEIGHTS[0], 0.0)
+    for weights in WITNESS_WEIGHTS[1:]:
+        if value((*weights, 0.0)) > value(best) + EARNED_BY_WITNESS:
+            best = (*weights, 0.0)
+    enough = value(best) - EARNED_BY_WITNESS
+    chosen = next(known for w in CONTEXT_WEIGHTS if value(known := (*best[:3], w)) >= enough)
+    model.evidence.mean.copy_(mean)
+    model.evidence.weight.copy_(torch.tensor([*chosen, difference if model.difference else 0.0]) / std)
     model.evidence.settle()
-    return found
-
-
-def unsteady(images: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-    """Images (N, H, W, 3), each seen a little nearer and off centre, by seed."""
-    rng = np.random.default_rng((seed, 5))
-    height, width = images.shape[1:3]
-    moved = np.empty_like(images)
-    for i, image in enumerate(images):
-        share = 1 - ZOOM * rng.random()
-        left, top = rng.random(2) * (1 - share) * (width, height)
-        from_source = np.array([[1 / share, 0, -left / share], [0, 1 / share, -top / share]], np.float32)
-        cv2.warpAffine(image, from_source, (width, height), dst=moved[i], borderMode=cv2.BORDER_REPLICATE)
-    return moved
+    return {" ".join(f"{w:g}" for w in known): mean_value for known, mean_value in found.items()}
 
 
 def _witnesses(model: Autoencoder, images: NDArray[np.uint8], device: torch.device) -> Tensor:
@@ -135,7 +124,7 @@ def fit_fusion(
 ) -> dict[str, float]:
     """Choose the maps' weights by AUPRO on synthetic defects with masks (N, H, W); AUPRO by SSIM share is returned.
 
-    `moved` are of good images as `unsteady` moves them, and so are the defective ones; `good`, as they are, set the unit.
+    `moved` are of good images as `moved_images` moves them, and so are the defective ones; `good`, as they are, set the unit.
     """
     found: dict[str, float] = {}
     known, others, damaged = (_units(detector, maps) for maps in (good, moved, defective))

@@ -59,8 +59,9 @@ class Config:
     noise: float = 0.2  # bottleneck: dropout rate (default, scratch) or standard deviation (paper)
     published_mixture: bool = False  # paper only: its weighted sum of NLLs instead of the mixture's likelihood
     synthetic_defects: bool = True  # corrupt the input, aim at the clean image
+    motion: float = 0.5  # share of the training pictures that are shown a little nearer and off centre
 
-    minutes: float | None = 8.0  # of training, unless `epochs` is given
+    minutes: float | None = 10.0  # of training, unless `epochs` is given
     epochs: int | None = None  # passes over the training images; given, it decides and not `minutes`
     patience: int = 25  # validations without improvement before training stops
     batch_size: int = 8
@@ -126,6 +127,8 @@ class Config:
                 )
         if not 0 < self.val_split < 1:
             raise ConfigError(f"val_split: expected a share between 0 and 1, got {self.val_split}")
+        if not 0 <= self.motion <= 1:
+            raise ConfigError(f"motion: expected a share from 0 to 1, got {self.motion}")
         if not 0 < self.false_alarms < 1:
             raise ConfigError(f"false_alarms: expected a share between 0 and 1, got {self.false_alarms}")
         if not 0 <= self.noise < 1:
@@ -141,7 +144,14 @@ class Config:
 
 PRESETS: dict[Preset, dict[str, Any]] = {
     "default": {},
-    "scratch": {"preset": "scratch", "teacher": False, "feature_dim": 96, "minutes": 25.0, "nll_weight": 1.0},
+    "scratch": {
+        "preset": "scratch",
+        "teacher": False,
+        "feature_dim": 96,
+        "minutes": 25.0,
+        "nll_weight": 1.0,
+        "motion": 0.0,
+    },
     "paper": {
         "preset": "paper",
         "teacher": False,
@@ -158,6 +168,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "noise": 0.2,
         "symmetries": "none",
         "synthetic_defects": False,
+        "motion": 0.0,
         "minutes": None,
         "epochs": 400,
         "patience": 400,

@@ -1,8 +1,8 @@
 """Synthetic defects for training: good pictures with something wrong in them, and where.
 
 After CutPaste (arXiv 2104.04015: patches cut from elsewhere) and DRAEM (arXiv 2108.07610: thresholded noise filled with
-a foreign texture), with thin lines, local colour changes, erased detail and dots added. Only the box that a defect
-fills is touched, which keeps a 256 x 256 picture in the range of a millisecond on one core.
+a foreign texture), with thin lines, local colour changes, erased detail, dots, dents and displaced material added. Only the box
+that a defect fills is touched, which keeps a 256 x 256 picture in the range of a millisecond on one core.
 """
 
 from __future__ import annotations
@@ -19,12 +19,17 @@ from numpy.typing import NDArray
 RGB = NDArray[np.uint8]  # (H, W, 3)
 Float = NDArray[np.float32]
 
-VISIBLE = 6  # levels of 255; a pixel belongs to the mask when one channel moved by more than this
+VISIBLE = (
+    3,
+    6,
+)  # levels of 255; a pixel of a dark or a bright picture belongs to the mask when one channel moved by more
 AREA = (0.0005, 0.10)  # smallest and largest share of the picture that the box of one defect takes
 MOST_DEFECTS = 3  # in one picture
 SMALLEST = 8  # pixels; a defect that moved fewer is drawn again
 GREY = 4  # levels of 255 by which the channels of a grey picture may differ
 TRIES = 4  # how often at most
+FULL_RANGE = 160  # levels of 255 between the dark and the bright parts of a picture whose defects have full contrast
+FAINTEST = 0.2  # share of it that the faintest defects have at least
 BUSY = 0.5  # share of the defects that lie where a picture has more contrast than at most places
 
 
@@ -60,6 +65,39 @@ class Patch:
         return result
 
 
+class Scene:
+    """What defects of a picture (H, W, 3) go by: where there is most to be seen, and how far its brightness ranges."""
+
+    def __init__(self, rgb: RGB) -> None:
+        self.height, self.width = rgb.shape[:2]
+        small = cv2.resize(rgb[..., 1], (-(-self.width // 4), -(-self.height // 4)), interpolation=cv2.INTER_AREA)
+        seen = small.astype(np.float32)
+        mean, square = (cv2.boxFilter(x, -1, (5, 5)) for x in (seen, seen * seen))
+        contrast = np.sqrt(np.maximum(square - mean * mean, 0))
+        self.columns = contrast.shape[1]
+        self.share = np.cumsum(np.maximum(contrast - np.median(contrast), 0), dtype=np.float64)
+        darkest, brightest = np.percentile(small, (2, 98))
+        self.faintest = float(np.clip((brightest - darkest) / FULL_RANGE, FAINTEST, 1))
+        self.visible = max(VISIBLE[0], round(self.faintest * VISIBLE[1]))
+
+    def spot(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Where a defect is centred, (x, y) in pixels: half of them anywhere, half where contrast is above the median.
+
+        A part on a plain ground fills little of the picture, and its defects are what must be learnt.
+        """
+        x, y = rng.random(2)
+        if rng.random() < BUSY and self.share[-1] > 0:
+            place = int(np.searchsorted(self.share, rng.random() * self.share[-1], side="right"))
+            row, column = divmod(min(place, self.share.size - 1), self.columns)
+            rows = self.share.size // self.columns
+            x, y = (column + x) / self.columns, (row + y) / rows
+        return np.array([x * self.width, y * self.height])
+
+    def strength(self, rng: np.random.Generator) -> float:
+        """Share of the contrast that a defect has in a picture from black to white: on dark parts many are faint."""
+        return float(np.exp(rng.uniform(np.log(self.faintest), 0)))
+
+
 def corrupt(rgb: RGB, donor: RGB, rng: np.random.Generator) -> tuple[RGB, NDArray[np.bool_]]:
     """One to three random defects on a picture (H, W, 3) uint8: (corrupted (H, W, 3) uint8, mask (H, W) bool).
 
@@ -73,19 +111,19 @@ def corrupt(rgb: RGB, donor: RGB, rng: np.random.Generator) -> tuple[RGB, NDArra
                 f"{name}: expected (H, W, 3) uint8 of at least 8x8 pixels, got {picture.shape} {picture.dtype}"
             )
     result = rgb
-    grey = _is_grey(rgb)
+    grey, scene = _is_grey(rgb), Scene(rgb)
     for _ in range(int(rng.integers(1, MOST_DEFECTS + 1))):
         for _ in range(TRIES):
             draw = KINDS[int(rng.integers(len(KINDS)))]
-            patch = draw(result, donor, rng)
+            patch = draw(result, donor, scene, rng)
             damaged = (patch.without_colour() if grey else patch).on(result)
-            if difference(result, damaged).sum() >= SMALLEST:
+            if difference(result, damaged, scene.visible).sum() >= SMALLEST:
                 result = damaged
                 break
-    mask = difference(rgb, result)
+    mask = difference(rgb, result, scene.visible)
     if mask.sum() < SMALLEST:  # nothing was visible, or a later defect undid an earlier one
         result = _inverted_dot(rgb, rng).on(rgb)
-        mask = difference(rgb, result)
+        mask = difference(rgb, result, scene.visible)
     return result, mask
 
 
@@ -107,24 +145,24 @@ def _is_grey(rgb: RGB) -> bool:
     return max(int(cv2.absdiff(r, g).max()), int(cv2.absdiff(g, b).max())) <= GREY
 
 
-def difference(before: RGB, after: RGB) -> NDArray[np.bool_]:
-    """Pixels (H, W) of which a channel differs by more than VISIBLE levels."""
+def difference(before: RGB, after: RGB, levels: int = VISIBLE[1]) -> NDArray[np.bool_]:
+    """Pixels (H, W) of which a channel differs by more than `levels`."""
     b, g, r = cv2.split(cv2.absdiff(before, after))
-    return np.asarray(cv2.max(cv2.max(b, g), r) > VISIBLE)
+    return np.asarray(cv2.max(cv2.max(b, g), r) > levels)
 
 
-def _cut_paste(rgb: RGB, donor: RGB, rng: np.random.Generator) -> Patch:
+def _cut_paste(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch:
     """A piece from elsewhere, often turned and a little off in colour."""
-    x, y, w, h = _box(rgb, rng)
+    x, y, w, h = _box(rgb, scene, rng)
     source = rgb if rng.random() < 0.5 else donor
     content = _piece(source, w, h, rng)
     content = content * _f32(rng.uniform(0.8, 1.2)) + _f32(rng.normal(0, 8, 3))
     return Patch(x, y, content, _shape(w, h, rng) * _f32(rng.uniform(0.5, 1.0)))
 
 
-def _stain(rgb: RGB, donor: RGB, rng: np.random.Generator) -> Patch:
+def _stain(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch:
     """Ragged blobs of a flat colour, of noise, or of a strongly recoloured texture, from a film to opaque."""
-    x, y, w, h = _box(rgb, rng)
+    x, y, w, h = _box(rgb, scene, rng)
     filling = rng.integers(3)
     if filling == 0:
         near = (
@@ -135,10 +173,10 @@ def _stain(rgb: RGB, donor: RGB, rng: np.random.Generator) -> Patch:
         content = _f32(rng.uniform(0, 255, 3)) + 40 * rng.standard_normal((h, w, 3), np.float32)
     else:
         content = _piece(donor, w, h, rng) * _f32(rng.uniform(0.3, 1.6, 3)) + _f32(rng.normal(0, 30, 3))
-    return Patch(x, y, _f32(content), _blobs(w, h, rng) * _f32(rng.uniform(0.2, 1.0)))
+    return Patch(x, y, _f32(content), _blobs(w, h, rng) * _f32(rng.uniform(0.2, 1.0) * scene.strength(rng)))
 
 
-def _line(rgb: RGB, donor: RGB, rng: np.random.Generator) -> Patch:
+def _line(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch:
     """A scratch or a crack: a random walk, straight or jagged, 1 to 4 pixels wide, darker or lighter than its place."""
     del donor
     height, width = rgb.shape[:2]
@@ -147,7 +185,7 @@ def _line(rgb: RGB, donor: RGB, rng: np.random.Generator) -> Patch:
     jagged = float(rng.choice([0.03, 0.15, 0.45]))
     heading = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, jagged, steps))
     walk = np.cumsum(np.stack([np.cos(heading), np.sin(heading)], 1), axis=0) * (reach / steps)
-    walk += _spot(rgb, rng) - walk[steps // 2]
+    walk += scene.spot(rng) - walk[steps // 2]
     points = np.clip(walk, 0, [width - 1, height - 1])
     lowest = np.maximum(np.floor(points.min(axis=0)).astype(int) - 3, 0)
     highest = np.minimum(np.ceil(points.max(axis=0)).astype(int) + 4, [width, height])
@@ -158,22 +196,22 @@ def _line(rgb: RGB, donor: RGB, rng: np.random.Generator) -> Patch:
     if rng.random() < 0.4:
         ink = _u8(cv2.GaussianBlur(ink, (0, 0), rng.uniform(0.5, 1.0)))
     content = rgb[y : y + h, x : x + w] + _f32(_away_from_zero(rng, 25, 120) + rng.normal(0, 8, 3))
-    return Patch(x, y, content, _f32(ink) * _f32(rng.uniform(0.35, 1.0) / 255))
+    return Patch(x, y, content, _f32(ink) * _f32(rng.uniform(0.35, 1.0) * scene.strength(rng) / 255))
 
 
-def _tint(rgb: RGB, donor: RGB, rng: np.random.Generator) -> Patch:
+def _tint(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch:
     """A place of another brightness or hue, its texture kept."""
     del donor
-    x, y, w, h = _box(rgb, rng)
+    x, y, w, h = _box(rgb, scene, rng)
     hue = rng.normal(0, 14, 3) if rng.random() < 0.6 else np.zeros(3)
     content = rgb[y : y + h, x : x + w] * _f32(1 + _away_from_zero(rng, 0.05, 0.4)) + _f32(hue)
     return Patch(x, y, content, _shape(w, h, rng))
 
 
-def _erase(rgb: RGB, donor: RGB, rng: np.random.Generator) -> Patch:
+def _erase(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch:
     """A place without its fine detail: blurred, or flat in the colour around it."""
     del donor
-    x, y, w, h = _box(rgb, rng)
+    x, y, w, h = _box(rgb, scene, rng)
     under = _f32(rgb[y : y + h, x : x + w])
     if rng.random() < 0.5:
         content = _f32(cv2.GaussianBlur(under, (0, 0), rng.uniform(1.5, max(2.0, min(w, h) / 4))))
@@ -183,20 +221,63 @@ def _erase(rgb: RGB, donor: RGB, rng: np.random.Generator) -> Patch:
     return Patch(x, y, content, _shape(w, h, rng))
 
 
-def _dots(rgb: RGB, donor: RGB, rng: np.random.Generator) -> Patch:
+def _dots(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch:
     """A few small specks of one colour."""
     del donor
-    x, y, w, h = _box(rgb, rng, largest=0.02)
+    x, y, w, h = _box(rgb, scene, rng, largest=0.02)
     ink = np.zeros((h, w), np.uint8)
     for _ in range(int(rng.integers(1, 7))):
         centre = np.asarray(np.rint(rng.uniform(0.15, 0.85, 2) * [w, h] * 16), int).tolist()
         cv2.circle(ink, centre, round(rng.uniform(0.7, 3.2) * 16), 255, -1, cv2.LINE_AA, 4)
     colour = rng.uniform(0, 255) + rng.normal(0, 25, 3)
     content = _f32(np.broadcast_to(colour, (h, w, 3)))
-    return Patch(x, y, content, _f32(ink) * _f32(rng.uniform(0.4, 1.0) / 255))
+    return Patch(x, y, content, _f32(ink) * _f32(rng.uniform(0.4, 1.0) * scene.strength(rng) / 255))
 
 
-KINDS: tuple[Callable[[RGB, RGB, np.random.Generator], Patch], ...] = (_cut_paste, _stain, _line, _tint, _erase, _dots)
+def _relief(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch:
+    """A dent, a bump or a groove: light from one side makes one flank of it brighter and the other darker."""
+    del donor
+    x, y, w, h = _box(rgb, scene, rng)
+    if rng.random() < 0.5:
+        height, soft = _shape(w, h, rng), rng.uniform(0.05, 0.2) * min(w, h)
+    else:
+        height, soft = np.zeros((h, w), np.float32), rng.uniform(0.7, 2.0)
+        bends = rng.uniform(0.1, 0.9, (4, 2)) * [w, h]
+        track = np.asarray(np.rint(bends[np.argsort(bends[:, int(h > w)])] * 16), np.int32)
+        cv2.polylines(height, [track], False, 1.0, int(rng.integers(1, 5)), cv2.LINE_AA, 4)
+    height = _f32(cv2.GaussianBlur(height, (0, 0), max(0.7, soft)))
+    down, across = np.gradient(height)
+    towards = rng.uniform(0, 2 * np.pi)
+    slope = across * np.cos(towards) + down * np.sin(towards)
+    light = slope * (rng.uniform(15, 90) * scene.strength(rng) / max(float(np.abs(slope).max()), 1e-6))
+    return Patch(x, y, _f32(rgb[y : y + h, x : x + w] + light[..., None]), np.ones((h, w), np.float32))
+
+
+def _warp(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch:
+    """Material that was pushed aside, turned, pinched or swollen."""
+    del donor
+    x, y, w, h = _box(rgb, scene, rng)
+    across, down = np.meshgrid(np.linspace(-1, 1, w, dtype=np.float32), np.linspace(-1, 1, h, dtype=np.float32))
+    inside = np.maximum(1 - across**2 - down**2, 0) ** 2  # 1 in the middle, 0 on the border
+    sort = rng.integers(3)
+    if sort == 0:
+        heading, far = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.6)
+        from_x, from_y = across - inside * far * np.cos(heading), down - inside * far * np.sin(heading)
+    elif sort == 1:
+        angle = inside * _away_from_zero(rng, 0.4, 2.0)
+        from_x = across * np.cos(angle) - down * np.sin(angle)
+        from_y = across * np.sin(angle) + down * np.cos(angle)
+    else:
+        scale = 1 + inside * _away_from_zero(rng, 0.3, 0.7)
+        from_x, from_y = across * scale, down * scale
+    under = rgb[y : y + h, x : x + w]
+    columns, rows = (_f32(from_x + 1) * _f32((w - 1) / 2)), (_f32(from_y + 1) * _f32((h - 1) / 2))
+    content = cv2.remap(under, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    return Patch(x, y, _f32(content), np.ones((h, w), np.float32))
+
+
+Kind = Callable[[RGB, RGB, Scene, np.random.Generator], Patch]
+KINDS: tuple[Kind, ...] = (_cut_paste, _stain, _line, _tint, _erase, _dots, _relief, _warp)
 
 
 def _inverted_dot(rgb: RGB, rng: np.random.Generator) -> Patch:
@@ -220,36 +301,15 @@ def _away_from_zero(rng: np.random.Generator, least: float, most: float) -> floa
     return float(rng.uniform(least, most) * rng.choice([-1, 1]))
 
 
-def _box(rgb: RGB, rng: np.random.Generator, largest: float = AREA[1]) -> tuple[int, int, int, int]:
-    """x, y, width, height of a random box inside the picture: area log-uniform in AREA, aspect up to 3 : 1, see `_spot`."""
+def _box(rgb: RGB, scene: Scene, rng: np.random.Generator, largest: float = AREA[1]) -> tuple[int, int, int, int]:
+    """x, y, width, height of a random box inside the picture: area log-uniform in AREA, aspect up to 3 : 1, see `Scene`."""
     height, width = rgb.shape[:2]
     area = np.exp(rng.uniform(np.log(AREA[0]), np.log(largest))) * height * width
     aspect = np.exp(rng.uniform(-np.log(3), np.log(3)))
     w = int(np.clip(np.rint(np.sqrt(area * aspect)), 4, width))
     h = int(np.clip(np.rint(np.sqrt(area / aspect)), 4, height))
-    x, y = np.clip(np.rint(_spot(rgb, rng) - [w / 2, h / 2]), 0, [width - w, height - h]).astype(int).tolist()
+    x, y = np.clip(np.rint(scene.spot(rng) - [w / 2, h / 2]), 0, [width - w, height - h]).astype(int).tolist()
     return x, y, w, h
-
-
-def _spot(rgb: RGB, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Where a defect is centred, (x, y) in pixels: half of them anywhere, half where more is to be seen than at most places.
-
-    A part on a plain ground fills little of the picture, and its defects are what must be learnt.
-    """
-    height, width = rgb.shape[:2]
-    if rng.random() < BUSY:
-        seen = cv2.resize(rgb[..., 1], (-(-width // 4), -(-height // 4)), interpolation=cv2.INTER_AREA).astype(
-            np.float32
-        )
-        mean, square = (cv2.boxFilter(x, -1, (5, 5)) for x in (seen, seen * seen))
-        contrast = np.sqrt(np.maximum(square - mean * mean, 0))
-        share = np.cumsum(np.maximum(contrast - np.median(contrast), 0), dtype=np.float64)
-        if share[-1] > 0:
-            place = int(np.searchsorted(share, rng.random() * share[-1], side="right"))
-            row, column = divmod(min(place, share.size - 1), seen.shape[1])
-            within = rng.random(2)
-            return np.array([(column + within[0]) * width / seen.shape[1], (row + within[1]) * height / seen.shape[0]])
-    return np.array([rng.random() * width, rng.random() * height])
 
 
 def _piece(source: RGB, w: int, h: int, rng: np.random.Generator) -> Float:

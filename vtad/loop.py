@@ -26,6 +26,7 @@ from vtad.detector import Detector
 from vtad.device import bfloat16_gains
 from vtad.losses import Loss, objective
 from vtad.model import Autoencoder, TeacherFeatures
+from vtad.motion import moved_images
 from vtad.paper import PaperAutoencoder
 from vtad.run_folder import Run, RunError, append_line, replacing
 from vtad.statistics import fit_statistics, observed_features
@@ -69,6 +70,7 @@ class Batch(NamedTuple):
     """What one step learns from."""
 
     indices: NDArray[np.int64]
+    moved: NDArray[np.bool_]  # (B,), whether an image is not seen as it is
     clean: NDArray[np.uint8]  # (B, H, W, 3)
     corrupted: NDArray[np.uint8]  # (B, H, W, 3)
     damaged: NDArray[np.bool_]  # (B, H, W)
@@ -156,12 +158,14 @@ class Loop:
         indices = order[place * self.batch_size : (place + 1) * self.batch_size]
         rng = np.random.default_rng((self.config.seed, 2, step))
         clean = vary(self.images[indices], self.symmetries, rng)
+        moved = rng.random(len(clean)) < self.config.motion
+        clean[moved] = moved_images(clean[moved], rng)
         if not self.config.synthetic_defects:
-            return Batch(indices, clean, clean, np.zeros(clean.shape[:3], np.bool_))
+            return Batch(indices, moved, clean, clean, np.zeros(clean.shape[:3], np.bool_))
         corrupted, damaged = corrupt_batch(clean, self.images, rng)
         whole = np.arange(len(clean)) % WHOLE == WHOLE - 1
         corrupted[whole], damaged[whole] = clean[whole], False
-        return Batch(indices, clean, corrupted, damaged)
+        return Batch(indices, moved, clean, corrupted, damaged)
 
     def _step(self, batch: Batch) -> Loss:
         torch.manual_seed(hash((self.config.seed, self.at.step)) & 0x7FFFFFFF)
@@ -170,7 +174,7 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         few = slice(self._through_autoencoder(len(batch.indices)))
-        observed = None if self.observed is None else self.observed[batch.indices[few]].to(self.device)
+        observed = self._observed(batch, few)
         damaged = torch.from_numpy(batch.damaged).to(self.device).float()
         loss = self._loss(self._pixels(batch.corrupted), self._pixels(batch.clean[few]), observed, damaged)
         self._require_number(loss.total.item())
@@ -179,6 +183,17 @@ class Loop:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
         self.optimizer.step()
         return loss
+
+    def _observed(self, batch: Batch, few: slice) -> Tensor | None:
+        """Whitened features of some clean images of a batch; None where none are kept."""
+        if self.observed is None:
+            return None
+        observed = self.observed[batch.indices[few]].to(self.device)
+        moved = np.flatnonzero(batch.moved[few])
+        if len(moved):
+            with torch.no_grad():
+                observed[moved] = cast(Autoencoder, self.model).observe(self._pixels(batch.clean[few][moved]))
+        return observed
 
     def _require_number(self, loss: float) -> None:
         if not math.isfinite(loss):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vtad.calibrate import Maps, fit_evidence, fit_fusion, fit_units, raw_maps, scores_and_peaks, unsteady
+from vtad.calibrate import Maps, fit_evidence, fit_fusion, fit_units, raw_maps, scores_and_peaks
 from vtad.checkpoint import save_tensors
 from vtad.config import Config
 from vtad.data import ImageCache, fingerprint, split_good
@@ -20,6 +20,7 @@ from vtad.features import teacher_weights
 from vtad.inspection import input_spec, make_card
 from vtad.layout import DataError, find_category
 from vtad.loop import Loop, Report, Reporter
+from vtad.motion import moved_images
 from vtad.run_folder import Run, RunError, create_run, newest_run, open_run, sha256
 from vtad.sizing import with_size
 from vtad.symmetry import with_symmetries
@@ -94,7 +95,7 @@ def unfinished_run(out: Path, path: Path | None, category: str | None) -> Run:
 @torch.no_grad()
 def _calibrate(detector: Detector, good: NDArray[np.uint8], config: Config, device: torch.device) -> Calibration:
     detector.eval()
-    moved = unsteady(good, config.seed)
+    moved = moved_images(good, np.random.default_rng((config.seed, 5)))
     defective, masks = synthetic(moved, min(WITNESS_IMAGES, 4 * len(good)), config.seed)
     fit_evidence(detector, good, moved, defective, masks, device)
     maps = raw_maps(detector, good, device)

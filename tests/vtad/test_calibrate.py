@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from tiny_run import tiny
 from torch import Tensor
 
-from vtad.calibrate import ZOOM, fit_evidence, fit_fusion, fit_units, raw_maps, scores_and_peaks, unsteady
+from vtad.calibrate import fit_evidence, fit_fusion, fit_units, raw_maps, scores_and_peaks
 from vtad.detector import Detector
 from vtad.model import Autoencoder, Witnesses
 from vtad.run_folder import Run
 from vtad.trained import load_detector
 from vtad_runtime.conformal import MARGIN, CalibrationError, calibration, conformal_threshold, images_needed, spread
+from vtad_runtime.mask import top_score
 
 CPU = torch.device("cpu")
 
@@ -138,13 +139,13 @@ class ScriptedWitnesses(Autoencoder):
 
 @pytest.mark.parametrize(
     ("told_by", "place", "context"),
-    [((0, 1), True, False), ((0, 2), None, True), ((0,), False, False)],
+    [((0, 1), True, None), ((0, 2), None, True), ((0,), False, False)],
     ids=["place", "context", "neither"],
 )
 def test_a_witness_counts_when_it_helps_on_images_that_moved(
-    told_by: tuple[int, ...], place: bool | None, context: bool
+    told_by: tuple[int, ...], place: bool | None, context: bool | None
 ) -> None:
-    """What does not see the defects is noise of its own, so counting it would harm, but for a place that the context corrects."""
+    """What does not see the defects is noise of its own, so counting it would harm, unless another corrects it."""
     rng = np.random.default_rng(6)
     good, defective = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(2))
     for channel in {1, 2} - set(told_by):
@@ -160,9 +161,9 @@ def test_a_witness_counts_when_it_helps_on_images_that_moved(
     found = fit_evidence(detector, good, good, defective, masks, CPU)
     weight = model.evidence.weight
     assert place is None or bool(weight[2] > 0) == place
-    assert bool(weight[3] > 0) == context
+    assert context is None or bool(weight[3] > 0) == context
     assert weight[0] > 0
-    assert set(found) == {f"{m} {p} {c}" for m in ("1 0", "0 1") for p in ("0", "1") for c in ("0", "0.5", "1")}
+    assert {f"{m} {p} 0" for m in ("1 0", "0 1") for p in ("0", "1")} <= set(found)
 
 
 @pytest.mark.parametrize(("sees", "chosen"), [(5.0, True), (0.2, False)])
@@ -194,16 +195,27 @@ def test_a_place_that_cannot_bear_motion_does_not_count() -> None:
     assert model.evidence.weight[2] == 0
 
 
-def test_unsteady_images_show_the_same_a_little_nearer_and_off_centre() -> None:
-    ramp = np.broadcast_to(np.linspace(0, 250, 100).astype(np.uint8)[None, None, :, None], (8, 60, 100, 3)).copy()
-    moved = unsteady(ramp, seed=1)
-    assert moved.shape == ramp.shape
-    assert moved.dtype == np.uint8
-    off = np.abs(moved.astype(int) - ramp)[:, 30, 2:-2, 0]
-    assert 0 < off.max() <= 250 * ZOOM + 3  # a ramp moves by as many levels as pixels
-    assert len({m.tobytes() for m in moved}) == 8
-    assert np.array_equal(moved, unsteady(ramp, seed=1))
-    assert not np.array_equal(moved, unsteady(ramp, seed=2))
+def test_the_context_counts_while_it_costs_nothing() -> None:
+    """It sees every defect that the memory sees and no more: synthetic defects do not speak for it, nor against it."""
+    rng = np.random.default_rng(9)
+    good, moved, defective = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(3))
+    masks = np.zeros((24, 32, 32), np.bool_)
+    masks[:, 8:16, 16:24] = True
+    for channel in (0, 2):
+        defective[..., channel][masks] += 90
+    detector = Detector(tiny())
+    model = detector.model = ScriptedWitnesses()
+    found = fit_evidence(detector, good, moved, defective, masks, CPU)
+    assert model.evidence.weight[3] > 0
+    assert max(found.values()) > 0.99
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (96, 160), (384, 384)])
+def test_the_runtime_takes_a_score_from_a_heatmap_as_the_graph_does(height: int, width: int) -> None:
+    """A mask is laid over the heatmap after the graph, and the score taken anew: of the same share of the same cells."""
+    heatmap = np.random.default_rng(10).normal(0, 3, (height, width)).astype(np.float32)
+    detector = Detector(tiny(image_height=height, image_width=width))
+    assert detector.score(torch.from_numpy(heatmap)[None]).item() == pytest.approx(top_score(heatmap), rel=1e-5)
 
 
 def test_maps_of_good_images_are_in_units_of_normal_variation() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vtad.defects import KINDS, SMALLEST, VISIBLE, corrupt, corrupt_batch, difference
+from vtad.defects import KINDS, SMALLEST, Scene, corrupt, corrupt_batch, difference
 from vtad.demo import draw
 
 RGB = NDArray[np.uint8]
@@ -27,7 +27,7 @@ def test_the_mask_is_the_pixels_that_visibly_changed(good: list[RGB]) -> None:
         change = np.abs(after.astype(int) - before).max(axis=2)
         assert after.shape == before.shape
         assert after.dtype == np.uint8
-        np.testing.assert_array_equal(mask, change > VISIBLE)
+        np.testing.assert_array_equal(mask, change > Scene(before).visible)
         assert mask.sum() >= SMALLEST
 
 
@@ -89,10 +89,39 @@ def test_defects_of_a_grey_picture_are_grey(good: list[RGB], noise: int) -> None
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__.strip("_"))
 def test_every_kind_can_be_seen_and_stays_local(kind: object, good: list[RGB]) -> None:
     assert callable(kind)
-    rng = np.random.default_rng(3)
-    changed = [difference(good[0], kind(good[0], good[1], rng).on(good[0])).mean() for _ in range(40)]
+    rng, scene = np.random.default_rng(3), Scene(good[0])
+    changed = [difference(good[0], kind(good[0], good[1], scene, rng).on(good[0])).mean() for _ in range(40)]
     assert np.count_nonzero(changed) >= 20
     assert max(changed) < 0.25
+
+
+def test_defects_of_dark_pictures_are_often_fainter(good: list[RGB]) -> None:
+    dark = [(image // 5).astype(np.uint8) for image in good]
+    assert Scene(dark[0]).faintest < 0.5
+    assert Scene(good[0]).faintest == 1
+
+    def steps(pictures: list[RGB]) -> list[float]:
+        """How far the pixels of a defect moved, levels."""
+        rng = np.random.default_rng(12)
+        found = []
+        for i in range(200):
+            before = pictures[i % 4]
+            after, mask = corrupt(before, pictures[(i + 1) % 4], rng)
+            found.append(float(np.abs(after.astype(int) - before).max(axis=2)[mask].mean()))
+        return found
+
+    faint, strong = np.quantile(steps(dark), (0.25, 0.95))
+    assert faint < 0.6 * np.quantile(steps(good), 0.25)
+    assert strong > 40  # white paint on a dark part is a defect too
+
+
+def test_where_defects_gather_does_not_depend_on_earlier_ones(good: list[RGB]) -> None:
+    """All defects of a picture are placed by what was to be seen on the good one."""
+    plain = np.full((96, 96, 3), 200, np.uint8)
+    plain[:, :48] = good[0][:96, :48]
+    rng = np.random.default_rng(13)
+    spots = np.array([Scene(plain).spot(rng) for _ in range(400)])
+    assert 0.6 < (spots[:, 0] < 48).mean() < 0.9  # half by contrast, half anywhere
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
@@ -118,7 +147,7 @@ def test_a_batch_is_corrupted_picture_by_picture(good: list[RGB]) -> None:
     corrupted, masks = corrupt_batch(images, images, np.random.default_rng(6))
     assert corrupted.shape == images.shape
     for before, after, mask in zip(images, corrupted, masks, strict=True):
-        np.testing.assert_array_equal(mask, difference(before, after))
+        np.testing.assert_array_equal(mask, difference(before, after, Scene(before).visible))
         assert mask.any()
     assert corrupt_batch(images[:1], images, np.random.default_rng(6))[1].any()
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import disk_fills_up, done, error, flags, tiny
 
-from vtad import loop, training
+from vtad import loop, statistics, training
 from vtad.cli import train as command
 from vtad.config import Config, ConfigError, Optimizer
 from vtad.data import split_good
@@ -198,6 +198,19 @@ def test_a_training_continues_with_the_images_it_began_with_or_not_at_all(
         train(config, resume=run)
     added.unlink()
     assert train(config, resume=run).complete
+
+
+@pytest.mark.parametrize("motion", [0.0, 0.5, 1.0])
+def test_features_kept_from_before_are_those_of_the_pictures_as_they_are_shown(
+    configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, motion: float
+) -> None:
+    """What the density should say of a picture that moved must not be taken from the picture as it lay."""
+    config = configured(motion=motion, symmetries="none")
+    kept = load_file(train(config).weights)
+    monkeypatch.setattr(statistics, "MAX_CACHED", 0)
+    computed = load_file(train(config).weights)
+    for name, value in kept.items():
+        torch.testing.assert_close(value, computed[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("optimizer", get_args(Optimizer))
