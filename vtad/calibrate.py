@@ -24,8 +24,13 @@ SSIM_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # shares tried; the rest is the
 # Of memory, mixture and place, in the order tried. Memory or mixture, never both, for each costs a quarter of the arithmetic;
 # place counts unless it harms, the mixture when it helps.
 WITNESS_WEIGHTS = tuple((1.0 - mixture, mixture, place) for mixture in (0.0, 1.0) for place in (1.0, 0.0))
-CONTEXT_WEIGHTS = (1.0, 0.5, 0.25, 0.0)  # tried with the best of these, in this order
-EARNED_BY_WITNESS = 2e-3  # mean of image AUROC and AUPRO that weights tried later must add
+CONTEXT_WEIGHTS = (
+    1.0,
+    0.5,
+    0.25,
+    0.0,
+)  # the first that costs the best of these no more than EARNED_BY_WITNESS is taken
+EARNED_BY_WITNESS = 2e-3  # mean of image AUROC and AUPRO that weights tried later must add: less is noise
 DIFFERENCE_WEIGHT = 0.5
 DIFFERENCE_WEIGHT_ALONE = 2.0  # without a teacher, where the memory and the place know no more than pixels
 
@@ -61,11 +66,12 @@ def fit_evidence(
     labels = [True] * len(defective) + [False] * len(moved)
     top = max(1, round(TOP_SHARE * both[0, 0].numel()))
     difference = DIFFERENCE_WEIGHT_ALONE if model.learns_features else DIFFERENCE_WEIGHT
+    head = difference if model.difference else 0.0
     found: dict[tuple[float, ...], float] = {}
 
     def value(known: tuple[float, ...]) -> float:
         if known not in found:
-            weight = torch.tensor([*known, difference if model.difference else 0.0])
+            weight = torch.tensor([*known, head])
             maps = (both * weight[:, None, None]).sum(1)
             scores = torch.topk(maps.flatten(1), top, dim=1).values.mean(1)
             pixels = aupro(every_mask, list(maps.numpy())) or 0.0
@@ -79,7 +85,7 @@ def fit_evidence(
     enough = value(best) - EARNED_BY_WITNESS
     chosen = next(known for w in CONTEXT_WEIGHTS if value(known := (*best[:3], w)) >= enough)
     model.evidence.mean.copy_(mean)
-    model.evidence.weight.copy_(torch.tensor([*chosen, difference if model.difference else 0.0]) / std)
+    model.evidence.weight.copy_(torch.tensor([*chosen, head]) / std)
     model.evidence.settle()
     return {" ".join(f"{w:g}" for w in known): mean_value for known, mean_value in found.items()}
 

@@ -74,7 +74,7 @@ class Scene:
         seen = small.astype(np.float32)
         mean, square = (cv2.boxFilter(x, -1, (5, 5)) for x in (seen, seen * seen))
         contrast = np.sqrt(np.maximum(square - mean * mean, 0))
-        self.columns = contrast.shape[1]
+        self.rows, self.columns = contrast.shape
         self.share = np.cumsum(np.maximum(contrast - np.median(contrast), 0), dtype=np.float64)
         darkest, brightest = np.percentile(small, (2, 98))
         self.faintest = float(np.clip((brightest - darkest) / FULL_RANGE, FAINTEST, 1))
@@ -89,8 +89,7 @@ class Scene:
         if rng.random() < BUSY and self.share[-1] > 0:
             place = int(np.searchsorted(self.share, rng.random() * self.share[-1], side="right"))
             row, column = divmod(min(place, self.share.size - 1), self.columns)
-            rows = self.share.size // self.columns
-            x, y = (column + x) / self.columns, (row + y) / rows
+            x, y = (column + x) / self.columns, (row + y) / self.rows
         return np.array([x * self.width, y * self.height])
 
     def strength(self, rng: np.random.Generator) -> float:
@@ -153,7 +152,7 @@ def difference(before: RGB, after: RGB, levels: int = VISIBLE[1]) -> NDArray[np.
 
 def _cut_paste(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch:
     """A piece from elsewhere, often turned and a little off in colour."""
-    x, y, w, h = _box(rgb, scene, rng)
+    x, y, w, h = _box(scene, rng)
     source = rgb if rng.random() < 0.5 else donor
     content = _piece(source, w, h, rng)
     content = content * _f32(rng.uniform(0.8, 1.2)) + _f32(rng.normal(0, 8, 3))
@@ -162,7 +161,7 @@ def _cut_paste(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> 
 
 def _stain(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch:
     """Ragged blobs of a flat colour, of noise, or of a strongly recoloured texture, from a film to opaque."""
-    x, y, w, h = _box(rgb, scene, rng)
+    x, y, w, h = _box(scene, rng)
     filling = rng.integers(3)
     if filling == 0:
         near = (
@@ -202,7 +201,7 @@ def _line(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch
 def _tint(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch:
     """A place of another brightness or hue, its texture kept."""
     del donor
-    x, y, w, h = _box(rgb, scene, rng)
+    x, y, w, h = _box(scene, rng)
     hue = rng.normal(0, 14, 3) if rng.random() < 0.6 else np.zeros(3)
     content = rgb[y : y + h, x : x + w] * _f32(1 + _away_from_zero(rng, 0.05, 0.4)) + _f32(hue)
     return Patch(x, y, content, _shape(w, h, rng))
@@ -211,7 +210,7 @@ def _tint(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch
 def _erase(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch:
     """A place without its fine detail: blurred, or flat in the colour around it."""
     del donor
-    x, y, w, h = _box(rgb, scene, rng)
+    x, y, w, h = _box(scene, rng)
     under = _f32(rgb[y : y + h, x : x + w])
     if rng.random() < 0.5:
         content = _f32(cv2.GaussianBlur(under, (0, 0), rng.uniform(1.5, max(2.0, min(w, h) / 4))))
@@ -224,7 +223,7 @@ def _erase(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patc
 def _dots(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch:
     """A few small specks of one colour."""
     del donor
-    x, y, w, h = _box(rgb, scene, rng, largest=0.02)
+    x, y, w, h = _box(scene, rng, largest=0.02)
     ink = np.zeros((h, w), np.uint8)
     for _ in range(int(rng.integers(1, 7))):
         centre = np.asarray(np.rint(rng.uniform(0.15, 0.85, 2) * [w, h] * 16), int).tolist()
@@ -237,7 +236,7 @@ def _dots(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch
 def _relief(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch:
     """A dent, a bump or a groove: light from one side makes one flank of it brighter and the other darker."""
     del donor
-    x, y, w, h = _box(rgb, scene, rng)
+    x, y, w, h = _box(scene, rng)
     if rng.random() < 0.5:
         height, soft = _shape(w, h, rng), rng.uniform(0.05, 0.2) * min(w, h)
     else:
@@ -256,7 +255,7 @@ def _relief(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Pat
 def _warp(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch:
     """Material that was pushed aside, turned, pinched or swollen."""
     del donor
-    x, y, w, h = _box(rgb, scene, rng)
+    x, y, w, h = _box(scene, rng)
     across, down = np.meshgrid(np.linspace(-1, 1, w, dtype=np.float32), np.linspace(-1, 1, h, dtype=np.float32))
     inside = np.maximum(1 - across**2 - down**2, 0) ** 2  # 1 in the middle, 0 on the border
     sort = rng.integers(3)
@@ -271,7 +270,7 @@ def _warp(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch
         scale = 1 + inside * _away_from_zero(rng, 0.3, 0.7)
         from_x, from_y = across * scale, down * scale
     under = rgb[y : y + h, x : x + w]
-    columns, rows = (_f32(from_x + 1) * _f32((w - 1) / 2)), (_f32(from_y + 1) * _f32((h - 1) / 2))
+    columns, rows = _f32(from_x + 1) * _f32((w - 1) / 2), _f32(from_y + 1) * _f32((h - 1) / 2)
     content = cv2.remap(under, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     return Patch(x, y, _f32(content), np.ones((h, w), np.float32))
 
@@ -301,14 +300,14 @@ def _away_from_zero(rng: np.random.Generator, least: float, most: float) -> floa
     return float(rng.uniform(least, most) * rng.choice([-1, 1]))
 
 
-def _box(rgb: RGB, scene: Scene, rng: np.random.Generator, largest: float = AREA[1]) -> tuple[int, int, int, int]:
-    """x, y, width, height of a random box inside the picture: area log-uniform in AREA, aspect up to 3 : 1, see `Scene`."""
-    height, width = rgb.shape[:2]
-    area = np.exp(rng.uniform(np.log(AREA[0]), np.log(largest))) * height * width
+def _box(scene: Scene, rng: np.random.Generator, largest: float = AREA[1]) -> tuple[int, int, int, int]:
+    """x, y, width, height of a random box inside a picture: area log-uniform in AREA, aspect up to 3 : 1, at `Scene.spot`."""
+    area = np.exp(rng.uniform(np.log(AREA[0]), np.log(largest))) * scene.height * scene.width
     aspect = np.exp(rng.uniform(-np.log(3), np.log(3)))
-    w = int(np.clip(np.rint(np.sqrt(area * aspect)), 4, width))
-    h = int(np.clip(np.rint(np.sqrt(area / aspect)), 4, height))
-    x, y = np.clip(np.rint(scene.spot(rng) - [w / 2, h / 2]), 0, [width - w, height - h]).astype(int).tolist()
+    w = int(np.clip(np.rint(np.sqrt(area * aspect)), 4, scene.width))
+    h = int(np.clip(np.rint(np.sqrt(area / aspect)), 4, scene.height))
+    furthest = [scene.width - w, scene.height - h]
+    x, y = np.clip(np.rint(scene.spot(rng) - [w / 2, h / 2]), 0, furthest).astype(int).tolist()
     return x, y, w, h
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vtad.defects import KINDS, SMALLEST, Scene, corrupt, corrupt_batch, difference
+from vtad import defects
+from vtad.defects import KINDS, SMALLEST, Patch, Scene, corrupt, corrupt_batch, difference
 from vtad.demo import draw
 
 RGB = NDArray[np.uint8]
@@ -115,13 +116,28 @@ def test_defects_of_dark_pictures_are_often_fainter(good: list[RGB]) -> None:
     assert strong > 40  # white paint on a dark part is a defect too
 
 
-def test_where_defects_gather_does_not_depend_on_earlier_ones(good: list[RGB]) -> None:
-    """All defects of a picture are placed by what was to be seen on the good one."""
+def test_half_of_the_defects_lie_where_there_is_contrast(good: list[RGB]) -> None:
     plain = np.full((96, 96, 3), 200, np.uint8)
     plain[:, :48] = good[0][:96, :48]
     rng = np.random.default_rng(13)
     spots = np.array([Scene(plain).spot(rng) for _ in range(400)])
     assert 0.6 < (spots[:, 0] < 48).mean() < 0.9  # half by contrast, half anywhere
+
+
+def test_where_defects_gather_does_not_depend_on_earlier_ones(good: list[RGB], monkeypatch: pytest.MonkeyPatch) -> None:
+    """All defects of a picture are placed by what was to be seen on the good one."""
+    shares = []
+
+    def recorded(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch:
+        shares.append(scene.share)
+        return KINDS[0](rgb, donor, scene, rng)
+
+    monkeypatch.setattr(defects, "KINDS", (recorded,))
+    for seed in range(10):
+        corrupt(good[0], good[1], np.random.default_rng(seed))
+    assert len(shares) > 10  # more than one in some pictures
+    for share in shares:
+        np.testing.assert_array_equal(share, Scene(good[0]).share)
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
