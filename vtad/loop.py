@@ -24,10 +24,12 @@ from vtad.data import ImageCache
 from vtad.defects import corrupt_batch
 from vtad.detector import Detector
 from vtad.device import bfloat16_gains
+from vtad.difference import damaged_share, odds_loss
 from vtad.losses import Loss, objective
-from vtad.model import Autoencoder, TeacherFeatures
+from vtad.model import Autoencoder, Prediction, TeacherFeatures
 from vtad.motion import moved_images
 from vtad.paper import PaperAutoencoder
+from vtad.rehearsal import RECENT, Rehearsal, Seen
 from vtad.run_folder import Run, RunError, append_line, replacing
 from vtad.statistics import fit_statistics, observed_features
 from vtad.symmetry import Views, vary
@@ -99,6 +101,7 @@ class Loop:
         self.batch_size = min(config.batch_size, len(images))
         self.steps_an_epoch = len(images) // self.batch_size
         self.validate_every = math.ceil(VALIDATION_STEPS / self.steps_an_epoch)  # epochs
+        self.rehearsal = Rehearsal(config.seed)
         self.at = Progress()
         self.best: dict[str, Tensor] = {}
 
@@ -115,6 +118,7 @@ class Loop:
                     "bring them back, or train a new run without --resume"
                 )
             self._forget_later_rows()
+            self._recall()
         else:
             self.at.data_fingerprint = data_fingerprint
             if isinstance(self.model, Autoencoder):
@@ -175,14 +179,39 @@ class Loop:
             group["lr"] = rate
         few = slice(self._through_autoencoder(len(batch.indices)))
         observed = self._observed(batch, few)
-        damaged = torch.from_numpy(batch.damaged).to(self.device).float()
-        loss = self._loss(self._pixels(batch.corrupted), self._pixels(batch.clean[few]), observed, damaged)
+        damaged = self._damaged(batch)
+        prediction, loss = self._judge(self._pixels(batch.corrupted), self._pixels(batch.clean[few]), observed, damaged)
         self._require_number(loss.total.item())
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        self._descend(loss.total)
+        if prediction.maps:
+            self._rehearse()
+            self.rehearsal.recent.append(Seen(prediction.maps, damaged_share(damaged)))
+        return loss
+
+    def _descend(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)  # what this loss does not depend on stays as it is
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
         self.optimizer.step()
-        return loss
+
+    def _rehearse(self) -> None:
+        """Further steps of the difference head alone."""
+        head = cast(Autoencoder, self.model).difference
+        assert head is not None
+        for maps, share in self.rehearsal.batches(self.at.step):
+            with self._autocast():
+                odds = head(maps)
+            self._descend(odds_loss(odds.float(), share))
+
+    def _recall(self) -> None:
+        """What the teacher said of the last batches before a training stopped, computed again."""
+        if not isinstance(self.model, Autoencoder) or self.model.difference is None or self.model.learns_features:
+            return
+        for step in range(max(0, self.at.step - RECENT), self.at.step):
+            batch = self._draw(step)
+            with torch.no_grad(), self._autocast():
+                _, maps = self.model.features(self._pixels(batch.corrupted))
+            self.rehearsal.recent.append(Seen(maps, damaged_share(self._damaged(batch))))
 
     def _observed(self, batch: Batch, few: slice) -> Tensor | None:
         """Whitened features of some clean images of a batch; None where none are kept."""
@@ -207,10 +236,19 @@ class Loop:
         has_difference = isinstance(self.model, Autoencoder) and self.model.difference is not None
         return math.ceil(images / AUTOENCODER_SHARE) if has_difference else images
 
-    def _loss(self, corrupted: Tensor, clean: Tensor, observed: Tensor | None, damaged: Tensor) -> Loss:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.at.autocast):
+    def _judge(
+        self, corrupted: Tensor, clean: Tensor, observed: Tensor | None, damaged: Tensor
+    ) -> tuple[Prediction, Loss]:
+        with self._autocast():
             prediction = self.model.denoise(corrupted, clean, observed)
-        return objective(prediction, clean, damaged, self.detector.ssim, self.model.density_dim, self.config)
+        loss = objective(prediction, clean, damaged, self.detector.ssim, self.model.density_dim, self.config)
+        return prediction, loss
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.at.autocast)
+
+    def _damaged(self, batch: Batch) -> Tensor:
+        return torch.from_numpy(batch.damaged).to(self.device).float()
 
     def _pixels(self, images: NDArray[np.uint8]) -> Tensor:
         return torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
@@ -231,7 +269,7 @@ class Loop:
         """Loss on held-out images with fixed defects, and whether it is the best so far (then the weights are kept)."""
         self.model.eval()
         with torch.no_grad():
-            losses = [(self._loss(*batch).total.item(), len(batch[0])) for batch in self.validation]
+            losses = [(self._judge(*batch)[1].total.item(), len(batch[0])) for batch in self.validation]
         loss = sum(value * n for value, n in losses) / sum(n for _, n in losses)
         self._require_number(loss)
         better = loss < self.at.best_loss

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vtad.config import CELL, Config
-from vtad.difference import odds_loss
+from vtad.config import Config
+from vtad.difference import damaged_share, odds_loss
 from vtad.model import Prediction
 from vtad.ssim import SSIM
 
@@ -35,5 +35,5 @@ def objective(
     total = config.mse_weight * mse + config.ssim_weight * unlike + config.nll_weight * nll
     if prediction.odds is None:
         return Loss(total, mse, unlike, nll, torch.zeros_like(mse))
-    odds = odds_loss(prediction.odds, F.avg_pool2d(damaged[:, None], CELL)[:, 0])
+    odds = odds_loss(prediction.odds, damaged_share(damaged))
     return Loss(total + odds, mse, unlike, nll, odds)

@@ -32,6 +32,7 @@ class Prediction(NamedTuple):
     reconstruction: Tensor  # (B, 3, H, W), about 0..1
     nll: Tensor  # (B, rows, columns): in training the context's, in nats a cell; else all evidence, see `Evidence`
     odds: Tensor | None = None  # (B, rows, columns), log-odds of a defect; in training, with a difference head
+    maps: tuple[Tensor, ...] = ()  # in training, what a teacher said to the difference head
 
 
 class PixelFeatures(nn.Module):
@@ -294,8 +295,8 @@ class Autoencoder(nn.Module):
         if self.difference is None:
             return seen
         if isinstance(self.features, PixelFeatures):
-            maps = self.features.maps(corrupted, self.restore(context))
-        return seen._replace(odds=self.difference(maps).float())
+            return seen._replace(odds=self.difference(self.features.maps(corrupted, self.restore(context))).float())
+        return seen._replace(odds=self.difference(maps).float(), maps=maps)
 
     @property
     def learns_features(self) -> bool:

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import disk_fills_up, done, error, flags, tiny
 
-from vtad import loop, statistics, training
+from vtad import loop, rehearsal, statistics, training
 from vtad.cli import train as command
 from vtad.config import Config, ConfigError, Optimizer
 from vtad.data import split_good
@@ -141,6 +141,26 @@ def test_a_training_stopped_after_any_step_ends_as_if_it_had_not_been(
     assert train(config, resume=run) == run
     assert not run.checkpoint.exists()
     assert_equal_runs(unbroken, run)
+
+
+def test_what_the_default_preset_rehearses_is_the_same_after_a_stop(configured: Callable[..., Config]) -> None:
+    config = configured(name="default", image_height=64, image_width=64, feature_dim=32)
+    unbroken = train(config)
+    assert_equal_runs(unbroken, train(config, resume=stopped_after(STEPS - 2, config)))
+
+
+def test_rehearsals_change_the_difference_head_alone(
+    configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen after two steps, the second followed by rehearsals; later the head's gradient counts in the norm that is clipped."""
+    config = configured(name="default", epochs=1, batch_size=6, image_height=64, image_width=64, feature_dim=32)
+    with_them = load_file(train(config).weights)
+    monkeypatch.setattr(rehearsal, "REHEARSALS", 0)
+    without = load_file(train(config).weights)
+    learnt = {k for k in without if k.startswith("model.")} - {"model.evidence.mean", "model.evidence.weight"}
+    changed = {k for k in learnt if not torch.equal(with_them[k], without[k])}
+    assert changed
+    assert all(k.startswith("model.difference.") for k in changed)
 
 
 def test_a_training_may_be_stopped_again_and_again(configured: Callable[..., Config]) -> None:

@@ -1,0 +1,52 @@
+"""The difference head learns again from pictures seen a little before."""
+
+from __future__ import annotations
+
+import torch
+
+from vtad.rehearsal import RECENT, REHEARSALS, Rehearsal, Seen
+
+BATCH = 3
+
+
+def seen(step: int) -> Seen:
+    """A batch whose maps and share both hold the number of the picture, counted over all batches."""
+    number = torch.arange(BATCH, dtype=torch.float32) + BATCH * step
+    maps = tuple(number[:, None, None, None].expand(BATCH, 2, side, side) for side in (4, 2, 1, 1))
+    return Seen(maps, number[:, None, None].expand(BATCH, 1, 1))
+
+
+def filled(steps: int, seed: int = 0) -> Rehearsal:
+    rehearsal = Rehearsal(seed)
+    for step in range(steps):
+        rehearsal.recent.append(seen(step))
+    return rehearsal
+
+
+def numbers(rehearsal: Rehearsal, step: int) -> list[list[float]]:
+    return [batch.share.flatten().tolist() for batch in rehearsal.batches(step)]
+
+
+def test_nothing_is_rehearsed_before_anything_was_seen() -> None:
+    assert numbers(Rehearsal(0), 0) == []
+
+
+def test_a_picture_keeps_its_maps_and_its_damage_together() -> None:
+    for batch in filled(RECENT).batches(7):
+        assert [tuple(m.shape) for m in batch.maps] == [(BATCH, 2, side, side) for side in (4, 2, 1, 1)]
+        for m in batch.maps:
+            assert torch.equal(m, batch.share[:, :, :, None].expand_as(m))
+
+
+def test_all_recent_pictures_are_rehearsed_and_no_older_ones() -> None:
+    rehearsal, late = filled(RECENT + 5), range(5 * BATCH, (RECENT + 5) * BATCH)
+    drawn = {n for step in range(200) for batch in numbers(rehearsal, step) for n in batch}
+    assert drawn == set(late)
+
+
+def test_what_is_drawn_depends_on_the_seed_and_the_step_alone() -> None:
+    rehearsal = filled(RECENT)
+    assert len(numbers(rehearsal, 3)) == REHEARSALS
+    assert numbers(rehearsal, 3) == numbers(rehearsal, 3) == numbers(filled(RECENT), 3)
+    assert numbers(rehearsal, 3) != numbers(rehearsal, 4)
+    assert numbers(rehearsal, 3) != numbers(filled(RECENT, seed=1), 3)
