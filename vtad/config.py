@@ -59,12 +59,12 @@ class Config:
     noise: float = 0.2  # bottleneck: dropout rate (default, scratch) or standard deviation (paper)
     published_mixture: bool = False  # paper only: its weighted sum of NLLs instead of the mixture's likelihood
     synthetic_defects: bool = True  # corrupt the input, aim at the clean image
-    motion: float = 0.5  # share of the training pictures that are shown a little nearer and off centre
+    motion: float = 0.25  # share of the training pictures that are shown a little nearer and off centre
 
     minutes: float | None = 10.0  # of training, unless `epochs` is given
     epochs: int | None = None  # passes over the training images; given, it decides and not `minutes`
     patience: int = 25  # validations without improvement before training stops
-    batch_size: int = 8
+    batch_size: int = 4  # pictures drawn for a step; the difference head rehearses earlier ones, see vtad.rehearsal
     optimizer: Optimizer = "adamw"
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
@@ -149,6 +149,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "teacher": False,
         "feature_dim": 96,
         "minutes": 25.0,
+        "batch_size": 8,
         "nll_weight": 1.0,
         "motion": 0.0,
     },

@@ -75,8 +75,6 @@ class DifferenceHead(nn.Module):
 
     def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
         """Four maps (B, C, H / stride, W / stride) -> log-odds (B, H / 8, W / 8)."""
-        if self.training:  # by a quarter faster on CPUs, the rearranging counted
-            maps = tuple(x.contiguous(memory_format=torch.channels_last) for x in maps)
         half, fine, middle, coarse = (self._standard(i, x) for i, x in enumerate(maps))
         x = torch.cat(
             [self.from_half(half), self.from_fine(fine), self.from_middle(middle), self.from_coarse(coarse)], dim=1

@@ -34,13 +34,11 @@ from vtad.run_folder import Run, RunError, append_line, replacing
 from vtad.statistics import fit_statistics, observed_features
 from vtad.symmetry import Views, vary
 
-VALIDATION_STEPS = 60  # at least so many steps lie between two validations
+VALIDATION_STEPS = 120  # at least so many steps lie between two validations
 VALIDATION_IMAGES = 64  # at most so many held-out images decide about stopping
 CLIP_NORM = 1.0  # of the gradient
 WHOLE = 4  # one image in so many stays whole: most pictures that are judged are good ones
-AUTOENCODER_SHARE = (
-    4  # one image in so many goes through the transformer, whose step costs more than the difference head's
-)
+AUTOENCODER_IMAGES = 2  # of a batch go through the transformer, whose step costs more than the difference head's
 STATISTICS_VIEWS = 400  # images under their symmetries that statistics are taken from, unless there are more images
 
 
@@ -234,7 +232,7 @@ class Loop:
     def _through_autoencoder(self, images: int) -> int:
         """How many images of a batch the transformer learns from."""
         has_difference = isinstance(self.model, Autoencoder) and self.model.difference is not None
-        return math.ceil(images / AUTOENCODER_SHARE) if has_difference else images
+        return min(AUTOENCODER_IMAGES, images) if has_difference else images
 
     def _judge(
         self, corrupted: Tensor, clean: Tensor, observed: Tensor | None, damaged: Tensor

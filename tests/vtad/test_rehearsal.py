@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vtad.rehearsal import RECENT, REHEARSALS, Rehearsal, Seen
+from vtad.rehearsal import PICTURES, RECENT, REHEARSALS, Rehearsal, Seen
 
 BATCH = 3
 
@@ -33,7 +33,7 @@ def test_nothing_is_rehearsed_before_anything_was_seen() -> None:
 
 def test_a_picture_keeps_its_maps_and_its_damage_together() -> None:
     for batch in filled(RECENT).batches(7):
-        assert [tuple(m.shape) for m in batch.maps] == [(BATCH, 2, side, side) for side in (4, 2, 1, 1)]
+        assert [tuple(m.shape) for m in batch.maps] == [(PICTURES, 2, side, side) for side in (4, 2, 1, 1)]
         for m in batch.maps:
             assert torch.equal(m, batch.share[:, :, :, None].expand_as(m))
 
