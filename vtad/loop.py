@@ -29,7 +29,7 @@ from vtad.losses import Loss, objective
 from vtad.model import Autoencoder, Prediction, TeacherFeatures
 from vtad.motion import moved_images
 from vtad.paper import PaperAutoencoder
-from vtad.rehearsal import RECENT, Rehearsal, Seen
+from vtad.rehearsal import Rehearsal, Seen
 from vtad.run_folder import Run, RunError, append_line, replacing
 from vtad.statistics import fit_statistics, observed_features
 from vtad.symmetry import Views, vary
@@ -99,7 +99,7 @@ class Loop:
         self.batch_size = min(config.batch_size, len(images))
         self.steps_an_epoch = len(images) // self.batch_size
         self.validate_every = math.ceil(VALIDATION_STEPS / self.steps_an_epoch)  # epochs
-        self.rehearsal = Rehearsal(config.seed)
+        self.rehearsal = Rehearsal(config.seed, self.batch_size)
         self.at = Progress()
         self.best: dict[str, Tensor] = {}
 
@@ -205,7 +205,7 @@ class Loop:
         """What the teacher said of the last batches before a training stopped, computed again."""
         if not isinstance(self.model, Autoencoder) or self.model.difference is None or self.model.learns_features:
             return
-        for step in range(max(0, self.at.step - RECENT), self.at.step):
+        for step in range(max(0, self.at.step - self.rehearsal.length), self.at.step):
             batch = self._draw(step)
             with torch.no_grad(), self._autocast():
                 _, maps = self.model.features(self._pixels(batch.corrupted))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-RECENT = 24  # batches whose maps are kept; of 4 pictures, some 230 MB in bfloat16 at the default size
+RECENT = 96  # pictures whose maps are kept: some 230 MB in bfloat16 at the default size
 REHEARSALS = 2  # further steps of the head after each step of the training
 PICTURES = 8  # of each
 
@@ -30,9 +30,10 @@ class Seen(NamedTuple):
 class Rehearsal:
     """The recent batches, and batches of pictures drawn at random from them."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, batch_size: int) -> None:
         self.seed = seed
-        self.recent: deque[Seen] = deque(maxlen=RECENT)
+        self.length = max(1, RECENT // batch_size)  # batches that are kept
+        self.recent: deque[Seen] = deque(maxlen=self.length)
 
     def batches(self, step: int) -> Iterator[Seen]:
         """`REHEARSALS` batches of `PICTURES`, by the seed and the step; none as long as none are kept."""

@@ -17,7 +17,7 @@ def seen(step: int) -> Seen:
 
 
 def filled(steps: int, seed: int = 0) -> Rehearsal:
-    rehearsal = Rehearsal(seed)
+    rehearsal = Rehearsal(seed, BATCH)
     for step in range(steps):
         rehearsal.recent.append(seen(step))
     return rehearsal
@@ -28,25 +28,26 @@ def numbers(rehearsal: Rehearsal, step: int) -> list[list[float]]:
 
 
 def test_nothing_is_rehearsed_before_anything_was_seen() -> None:
-    assert numbers(Rehearsal(0), 0) == []
+    assert numbers(Rehearsal(0, BATCH), 0) == []
 
 
 def test_a_picture_keeps_its_maps_and_its_damage_together() -> None:
-    for batch in filled(RECENT).batches(7):
+    for batch in filled(4).batches(7):
         assert [tuple(m.shape) for m in batch.maps] == [(PICTURES, 2, side, side) for side in (4, 2, 1, 1)]
         for m in batch.maps:
             assert torch.equal(m, batch.share[:, :, :, None].expand_as(m))
 
 
 def test_all_recent_pictures_are_rehearsed_and_no_older_ones() -> None:
-    rehearsal, late = filled(RECENT + 5), range(5 * BATCH, (RECENT + 5) * BATCH)
+    steps = RECENT // BATCH + 5
+    rehearsal, late = filled(steps), range(5 * BATCH, steps * BATCH)
     drawn = {n for step in range(200) for batch in numbers(rehearsal, step) for n in batch}
     assert drawn == set(late)
 
 
 def test_what_is_drawn_depends_on_the_seed_and_the_step_alone() -> None:
-    rehearsal = filled(RECENT)
+    rehearsal = filled(4)
     assert len(numbers(rehearsal, 3)) == REHEARSALS
-    assert numbers(rehearsal, 3) == numbers(rehearsal, 3) == numbers(filled(RECENT), 3)
+    assert numbers(rehearsal, 3) == numbers(rehearsal, 3) == numbers(filled(4), 3)
     assert numbers(rehearsal, 3) != numbers(rehearsal, 4)
-    assert numbers(rehearsal, 3) != numbers(filled(RECENT, seed=1), 3)
+    assert numbers(rehearsal, 3) != numbers(filled(4, seed=1), 3)
