@@ -24,12 +24,8 @@ SSIM_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # shares tried; the rest is the
 # Of memory, mixture and place, in the order tried. Memory or mixture, never both, for each costs a quarter of the arithmetic;
 # place counts unless it harms, the mixture when it helps.
 WITNESS_WEIGHTS = tuple((1.0 - mixture, mixture, place) for mixture in (0.0, 1.0) for place in (1.0, 0.0))
-CONTEXT_WEIGHTS = (
-    1.0,
-    0.5,
-    0.25,
-    0.0,
-)  # the first that costs the best of these no more than EARNED_BY_WITNESS is taken
+# Of the context: the first that costs the best of these no more than EARNED_BY_WITNESS is taken.
+CONTEXT_WEIGHTS = (1.0, 0.5, 0.25, 0.0)
 EARNED_BY_WITNESS = 2e-3  # mean of image AUROC and AUPRO that weights tried later must add: less is noise
 DIFFERENCE_WEIGHT = 0.5
 DIFFERENCE_WEIGHT_ALONE = 2.0  # without a teacher, where the memory and the place know no more than pixels

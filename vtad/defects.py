@@ -19,10 +19,8 @@ from numpy.typing import NDArray
 RGB = NDArray[np.uint8]  # (H, W, 3)
 Float = NDArray[np.float32]
 
-VISIBLE = (
-    3,
-    6,
-)  # levels of 255; a pixel of a dark or a bright picture belongs to the mask when one channel moved by more
+# Levels of 255, of a dark and of a bright picture: a pixel belongs to the mask when one channel moved by more.
+VISIBLE = (3, 6)
 AREA = (0.0005, 0.10)  # smallest and largest share of the picture that the box of one defect takes
 MOST_DEFECTS = 3  # in one picture
 SMALLEST = 8  # pixels; a defect that moved fewer is drawn again

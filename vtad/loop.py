@@ -177,7 +177,7 @@ class Loop:
             group["lr"] = rate
         few = slice(self._through_autoencoder(len(batch.indices)))
         observed = self._observed(batch, few)
-        damaged = self._damaged(batch)
+        damaged = self._mask(batch.damaged)
         prediction, loss = self._judge(self._pixels(batch.corrupted), self._pixels(batch.clean[few]), observed, damaged)
         self._require_number(loss.total.item())
         self._descend(loss.total)
@@ -209,7 +209,7 @@ class Loop:
             batch = self._draw(step)
             with torch.no_grad(), self._autocast():
                 _, maps = self.model.features(self._pixels(batch.corrupted))
-            self.rehearsal.recent.append(Seen(maps, damaged_share(self._damaged(batch))))
+            self.rehearsal.recent.append(Seen(maps, damaged_share(self._mask(batch.damaged))))
 
     def _observed(self, batch: Batch, few: slice) -> Tensor | None:
         """Whitened features of some clean images of a batch; None where none are kept."""
@@ -245,8 +245,8 @@ class Loop:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.at.autocast)
 
-    def _damaged(self, batch: Batch) -> Tensor:
-        return torch.from_numpy(batch.damaged).to(self.device).float()
+    def _mask(self, damaged: NDArray[np.bool_]) -> Tensor:
+        return torch.from_numpy(damaged).to(self.device).float()
 
     def _pixels(self, images: NDArray[np.uint8]) -> Tensor:
         return torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
@@ -261,7 +261,7 @@ class Loop:
             pixels = self._pixels(part)
             with torch.no_grad():
                 observed = self.model.observe(pixels) if isinstance(self.model, Autoencoder) else None
-            yield self._pixels(corrupted), pixels, observed, torch.from_numpy(damaged).to(self.device).float()
+            yield self._pixels(corrupted), pixels, observed, self._mask(damaged)
 
     def _validate(self) -> tuple[float, bool]:
         """Loss on held-out images with fixed defects, and whether it is the best so far (then the weights are kept)."""
