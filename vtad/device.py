@@ -5,13 +5,16 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 
 from vtad.config import ConfigError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-GAIN = 1.2  # bfloat16 must be this much faster to be worth its rounding
+GAIN = 1.05  # bfloat16 must make a step this much faster to be worth its rounding
+TURNS = 3  # times that each way is timed, after one that is not
+HOPELESS = 3.0  # a product that is so much slower in bfloat16 settles it
 
 
 def pick_device(name: str) -> torch.device:
@@ -29,23 +32,37 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def bfloat16_gains(device: torch.device) -> bool:
-    """Whether a small matrix product is clearly faster in bfloat16: true on GPUs and CPUs with AMX, false on many CPUs."""
+def bfloat16_gains(device: torch.device, step: Callable[[bool], None]) -> bool:
+    """Whether `step`, told whether to compute in bfloat16, is clearly faster in it.
+
+    True on GPUs that have it. On a CPU the step itself is timed both ways, in turns: what a single product gains says little
+    of it. Where such a product loses, as on CPUs without bfloat16, by hundreds of times, no step is tried.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     if device.type != "cpu":
         return False
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a = torch.ones(192, 192, dtype=dtype)
-        a @ a  # the first call prepares
-        runs = []
-        for _ in range(5):
+    rounded, whole = _fastest(_product)
+    if rounded > HOPELESS * whole:
+        return False
+    rounded, whole = _fastest(step)
+    return rounded * GAIN < whole
+
+
+def _product(bfloat16: bool) -> None:
+    a = torch.ones(192, 192, dtype=torch.bfloat16 if bfloat16 else torch.float32)
+    a @ a
+
+
+def _fastest(work: Callable[[bool], None]) -> tuple[float, float]:
+    """Seconds that `work` takes in bfloat16 and not, each the least of some: what else a machine does only slows."""
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(1 + TURNS):
+        for bfloat16, taken in seconds.items():
             start = time.perf_counter()
-            a @ a
-            runs.append(time.perf_counter() - start)
-        seconds[dtype] = min(runs)
-    return seconds[torch.bfloat16] * GAIN < seconds[torch.float32]
+            work(bfloat16)
+            taken.append(time.perf_counter() - start)
+    return min(seconds[True][1:]), min(seconds[False][1:])  # the first of each prepares
 
 
 def keep_memory() -> bool:

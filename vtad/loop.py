@@ -124,9 +124,11 @@ class Loop:
                     self.model.features.load_pretrained(self.config)
                 views = Views(self.images, self.symmetries, STATISTICS_VIEWS)
                 fit_statistics(self.model, cast(Any, views), self.device)
-            self.at.autocast = bfloat16_gains(self.device)
         if isinstance(self.model, Autoencoder) and not self.symmetries:
             self.observed = observed_features(self.model, cast(Any, self.images), self.device)
+        if not resumed:
+            first = self._draw(0)
+            self.at.autocast = bfloat16_gains(self.device, lambda bfloat16: self._try(first, bfloat16))
         clean = self.held_out[:VALIDATION_IMAGES]
         self.validation = list(self._validation_batches(clean))
 
@@ -170,21 +172,30 @@ class Loop:
         return Batch(indices, moved, clean, corrupted, damaged)
 
     def _step(self, batch: Batch) -> Loss:
-        torch.manual_seed(hash((self.config.seed, self.at.step)) & 0x7FFFFFFF)
-        self.model.train()
         rate = self.config.learning_rate * self._rate()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        few = slice(self._through_autoencoder(len(batch.indices)))
-        observed = self._observed(batch, few)
-        damaged = self._mask(batch.damaged)
-        prediction, loss = self._judge(self._pixels(batch.corrupted), self._pixels(batch.clean[few]), observed, damaged)
+        share = self._share(batch.damaged)
+        prediction, loss = self._look(batch, share)
         self._require_number(loss.total.item())
         self._descend(loss.total)
         if prediction.maps:
             self._rehearse()
-            self.rehearsal.recent.append(Seen(prediction.maps, damaged_share(damaged)))
+            self.rehearsal.recent.append(Seen(prediction.maps, share))
         return loss
+
+    def _look(self, batch: Batch, share: Tensor) -> tuple[Prediction, Loss]:
+        torch.manual_seed(hash((self.config.seed, self.at.step)) & 0x7FFFFFFF)
+        self.model.train()
+        few = slice(self._through_autoencoder(len(batch.indices)))
+        observed = self._observed(batch, few)
+        return self._judge(self._pixels(batch.corrupted), self._pixels(batch.clean[few]), observed, share)
+
+    def _try(self, batch: Batch, bfloat16: bool) -> None:
+        """A step, but for its last part: nothing is learnt."""
+        self.at.autocast = bfloat16
+        self._look(batch, self._share(batch.damaged))[1].total.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _descend(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)  # what this loss does not depend on stays as it is
@@ -203,13 +214,13 @@ class Loop:
 
     def _recall(self) -> None:
         """What the teacher said of the last batches before a training stopped, computed again."""
-        if not isinstance(self.model, Autoencoder) or self.model.difference is None or self.model.learns_features:
+        if not isinstance(self.model, Autoencoder) or not self.model.judges_teacher:
             return
         for step in range(max(0, self.at.step - self.rehearsal.length), self.at.step):
             batch = self._draw(step)
             with torch.no_grad(), self._autocast():
                 _, maps = self.model.features(self._pixels(batch.corrupted))
-            self.rehearsal.recent.append(Seen(maps, damaged_share(self._mask(batch.damaged))))
+            self.rehearsal.recent.append(Seen(maps, self._share(batch.damaged)))
 
     def _observed(self, batch: Batch, few: slice) -> Tensor | None:
         """Whitened features of some clean images of a batch; None where none are kept."""
@@ -235,18 +246,19 @@ class Loop:
         return min(AUTOENCODER_IMAGES, images) if has_difference else images
 
     def _judge(
-        self, corrupted: Tensor, clean: Tensor, observed: Tensor | None, damaged: Tensor
+        self, corrupted: Tensor, clean: Tensor, observed: Tensor | None, share: Tensor
     ) -> tuple[Prediction, Loss]:
         with self._autocast():
             prediction = self.model.denoise(corrupted, clean, observed)
-        loss = objective(prediction, clean, damaged, self.detector.ssim, self.model.density_dim, self.config)
+        loss = objective(prediction, clean, share, self.detector.ssim, self.model.density_dim, self.config)
         return prediction, loss
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.at.autocast)
 
-    def _mask(self, damaged: NDArray[np.bool_]) -> Tensor:
-        return torch.from_numpy(damaged).to(self.device).float()
+    def _share(self, damaged: NDArray[np.bool_]) -> Tensor:
+        """(B, H, W) -> damaged share of each cell."""
+        return damaged_share(torch.from_numpy(damaged).to(self.device).float())
 
     def _pixels(self, images: NDArray[np.uint8]) -> Tensor:
         return torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
@@ -261,7 +273,7 @@ class Loop:
             pixels = self._pixels(part)
             with torch.no_grad():
                 observed = self.model.observe(pixels) if isinstance(self.model, Autoencoder) else None
-            yield self._pixels(corrupted), pixels, observed, self._mask(damaged)
+            yield self._pixels(corrupted), pixels, observed, self._share(damaged)
 
     def _validate(self) -> tuple[float, bool]:
         """Loss on held-out images with fixed defects, and whether it is the best so far (then the weights are kept)."""
@@ -289,6 +301,7 @@ class Loop:
             "step": self.at.step,
             "seconds": round(self.at.seconds, 3),
             "learning_rate": self.config.learning_rate * self._rate(),
+            "bfloat16": self.at.autocast,
             **dict(zip(("loss", "mse", "ssim", "nll", "odds"), means, strict=True)),
         }
         parts = f"mse {means[1]:.4f}  1-ssim {means[2]:.3f}  nll {means[3]:.3f}  odds {means[4]:.3f}"

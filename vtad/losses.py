@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vtad.config import Config
-from vtad.difference import damaged_share, odds_loss
+from vtad.difference import odds_loss
 from vtad.model import Prediction
 from vtad.ssim import SSIM
 
@@ -25,9 +25,9 @@ class Loss(NamedTuple):
 
 
 def objective(
-    prediction: Prediction, clean: Tensor, damaged: Tensor, ssim: SSIM, density_dim: int, config: Config
+    prediction: Prediction, clean: Tensor, share: Tensor, ssim: SSIM, density_dim: int, config: Config
 ) -> Loss:
-    """Prediction for a corrupted image against the clean one, (B, 3, H, W) in 0..1; `damaged` (B, H, W) in 0..1 is where."""
+    """Prediction for a corrupted image against the clean one, (B, 3, H, W) in 0..1; `share` as `odds_loss` has it."""
     reconstruction = prediction.reconstruction.float()
     mse = F.mse_loss(reconstruction, clean)
     unlike = ssim.dissimilarity(reconstruction, clean).mean()
@@ -35,5 +35,5 @@ def objective(
     total = config.mse_weight * mse + config.ssim_weight * unlike + config.nll_weight * nll
     if prediction.odds is None:
         return Loss(total, mse, unlike, nll, torch.zeros_like(mse))
-    odds = odds_loss(prediction.odds, damaged_share(damaged))
+    odds = odds_loss(prediction.odds, share)
     return Loss(total + odds, mse, unlike, nll, odds)

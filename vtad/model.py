@@ -303,6 +303,11 @@ class Autoencoder(nn.Module):
         """Whether the maps that the difference head sees are learned, not a teacher's."""
         return isinstance(self.features, PixelFeatures)
 
+    @property
+    def judges_teacher(self) -> bool:
+        """Whether there is a difference head and it sees a teacher's maps, which training does not change."""
+        return self.difference is not None and not self.learns_features
+
     @torch.no_grad()
     def token_norms(self, image: Tensor) -> dict[str, float]:
         """Euclidean norms of the tokens after the encoder: outliers among the patches are what registers should absorb."""

@@ -43,7 +43,7 @@ def configured(pills: Path, tmp_path: Path) -> Callable[..., Config]:
 @pytest.fixture(autouse=True)
 def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether bfloat16 gains is measured, and may be measured differently next time."""
-    monkeypatch.setattr(loop, "bfloat16_gains", lambda device: False)
+    monkeypatch.setattr(loop, "bfloat16_gains", lambda device, step: False)
 
 
 @pytest.fixture
@@ -198,12 +198,27 @@ def test_whether_bfloat16_is_used_is_decided_once(
 ) -> None:
     config = configured()
     in_float32 = train(config)
-    monkeypatch.setattr(loop, "bfloat16_gains", lambda device: True)
+    monkeypatch.setattr(loop, "bfloat16_gains", lambda device, step: True)
     unbroken, run = train(config), stopped_after(2, config)
-    monkeypatch.setattr(loop, "bfloat16_gains", lambda device: False)
+    monkeypatch.setattr(loop, "bfloat16_gains", lambda device, step: False)
     assert_equal_runs(unbroken, train(config, resume=run))
+    assert [row["bfloat16"] for row in rows(unbroken)] == [True] * len(rows(unbroken))
     assert rows(unbroken) != rows(in_float32)
     assert all(v.dtype != torch.bfloat16 for v in load_file(run.weights).values())
+
+
+def test_steps_that_are_timed_before_training_leave_no_mark(
+    configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untimed = train(configured())
+
+    def timed(device: torch.device, step: Callable[[bool], None]) -> bool:
+        for bfloat16 in (False, True, False, True):
+            step(bfloat16)
+        return False
+
+    monkeypatch.setattr(loop, "bfloat16_gains", timed)
+    assert_equal_runs(untimed, train(configured()))
 
 
 def test_a_training_continues_with_the_images_it_began_with_or_not_at_all(

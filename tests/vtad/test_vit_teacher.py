@@ -333,7 +333,7 @@ def test_the_size_and_symmetries_are_found_with_it_too(configured: Callable[...,
 def test_a_stopped_training_continues_to_the_same_weights_whatever_became_of_the_file(
     configured: Callable[..., Config], vit: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "bfloat16_gains", lambda device: False)
+    monkeypatch.setattr(loop, "bfloat16_gains", lambda device, step: False)
     config = configured(epochs=2)
     unbroken = train(config)
     calls = iter([False, True])
