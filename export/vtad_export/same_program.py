@@ -74,9 +74,11 @@ def _same_given(a: str, b: str, half: Program, full: Program) -> bool:
     """The same input, or constants that are equal after rounding."""
     x, y = half.constants.get(a), full.constants.get(b)
     if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
-        if a in half.steps:  # int8 rounds to the nearest step; that product is itself rounded to the constant's type
-            step, digits = half.steps[a], np.finfo(x.dtype).eps
-            return x.shape == y.shape and bool((np.abs(x - y) <= (0.5 + 128 * digits) * step).all())
+        if a in half.steps:  # int8 rounds to the nearest step
+            step = half.steps[a]
+            of_step, of_largest = (np.spacing(v.astype(x.dtype)).astype(np.float32) for v in (step, 127 * step))
+            rounding = (127 * of_step + 2 * of_largest) / 2  # of the step, of the constant before, of their product
+            return x.shape == y.shape and bool((np.abs(x - y) <= 0.5 * step + rounding).all())
         return x.shape == y.shape and x.tobytes() == _rounded(y, x).tobytes()
     if x is None and y is None:
         return a == b and a in {v.name for v in half.inputs}

@@ -26,7 +26,7 @@ from vtad_export.apple import quiet
 from vtad_export.coreml import convert, write_package
 from vtad_export.graph import Layout, prepared, trace
 from vtad_export.mil import FLOAT16_LIMIT, REFERENCE, Executor, rounded
-from vtad_export.mlpackage import PackageError, read_program, specification, weight_file
+from vtad_export.mlpackage import PackageError, Program, read_program, specification, weight_file
 from vtad_export.parity import TOLERANCE, Limits, ParityError, Samples, accept, compare, samples
 from vtad_export.reference_proof import DRIFT, WITNESS_MODULES, ReferenceProof, prove_package
 from vtad_export.same_program import difference
@@ -349,6 +349,27 @@ def test_int8_weights_are_read_executed_and_held_to_half_a_step(
     held: Any = eight.constants[name]
     held.flat[0] += eight.steps[name].flat[0]
     assert difference(eight, full) is not None
+
+
+def test_int8_weights_may_be_off_by_every_rounding_on_their_way_and_no_more() -> None:
+    """A number is rounded to float16, then to the nearest step, which is rounded too, and their product once more."""
+    whole = np.random.default_rng(0).normal(0, 1e-3, (100_000, 32)).astype(np.float32)
+    before = whole.astype(np.float16).astype(np.float32)
+    step = np.abs(before).max(1, keepdims=True) / 127
+    eight = np.round(before / step)
+    stored = step.astype(np.float16).astype(np.float32)
+
+    def holding(numbers: Any, steps: dict[str, Any]) -> Program:
+        return Program((), {"w": numbers}, (), ("w",), "CoreML6", steps)
+
+    def held(numbers: Any) -> str | None:
+        product = (numbers * stored).astype(np.float16)
+        return difference(holding(product, {"w": stored}), holding(whole, {}))
+
+    assert held(eight) is None
+    off = eight.copy()
+    off[7, 3] += 1 if off[7, 3] * stored[7, 0] >= whole[7, 3] else -1
+    assert held(off) is not None
 
 
 def test_a_transposition_of_other_axes_is_another_program(laid_out: Packages, tmp_path: Path) -> None:
