@@ -73,9 +73,13 @@ class DifferenceHead(nn.Module):
             getattr(self, f"mean{i}").copy_(mean[i])
             getattr(self, f"scale{i}").copy_(1 / scale[i].clamp_min(1e-4))
 
+    def standard(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """A teacher's four maps in units of their variation over good images; of their own precision."""
+        return tuple(self._standard(i, x).to(x.dtype) for i, x in enumerate(maps))
+
     def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
-        """Four maps (B, C, H / stride, W / stride) -> log-odds (B, H / 8, W / 8)."""
-        half, fine, middle, coarse = (self._standard(i, x) for i, x in enumerate(maps))
+        """Four maps (B, C, H / stride, W / stride), a teacher's as `standard` gives them -> log-odds (B, H / 8, W / 8)."""
+        half, fine, middle, coarse = maps
         x = torch.cat(
             [self.from_half(half), self.from_fine(fine), self.from_middle(middle), self.from_coarse(coarse)], dim=1
         )

@@ -21,9 +21,17 @@ class Attention(nn.Module):
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, E / heads)
-        x = F.scaled_dot_product_attention(q, k, v)
+        x = _attend(q, k, v)
         out: Tensor = self.project(x.transpose(1, 2).reshape(batch, tokens, dim))
         return out
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """(B, heads, N, E / heads) each -> the same. On CPUs the way back is twice as fast in float32 as in bfloat16."""
+    if q.dtype != torch.bfloat16 or q.device.type != "cpu" or not q.requires_grad:
+        return F.scaled_dot_product_attention(q, k, v)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
 
 
 class Block(nn.Module):

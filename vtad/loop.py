@@ -205,7 +205,7 @@ class Loop:
 
     def _rehearse(self) -> None:
         """Further steps of the difference head alone."""
-        head = cast(Autoencoder, self.model).difference
+        head = cast(Autoencoder, self.model).teacher_head
         assert head is not None
         for maps, share in self.rehearsal.batches(self.at.step):
             with self._autocast():
@@ -214,12 +214,12 @@ class Loop:
 
     def _recall(self) -> None:
         """What the teacher said of the last batches before a training stopped, computed again."""
-        if not isinstance(self.model, Autoencoder) or not self.model.judges_teacher:
+        if not isinstance(self.model, Autoencoder) or (head := self.model.teacher_head) is None:
             return
         for step in range(max(0, self.at.step - self.rehearsal.length), self.at.step):
             batch = self._draw(step)
             with torch.no_grad(), self._autocast():
-                _, maps = self.model.features(self._pixels(batch.corrupted))
+                maps = head.standard(self.model.features(self._pixels(batch.corrupted))[1])
             self.rehearsal.recent.append(Seen(maps, self._share(batch.damaged)))
 
     def _observed(self, batch: Batch, few: slice) -> Tensor | None:

@@ -32,7 +32,7 @@ class Prediction(NamedTuple):
     reconstruction: Tensor  # (B, 3, H, W), about 0..1
     nll: Tensor  # (B, rows, columns): in training the context's, in nats a cell; else all evidence, see `Evidence`
     odds: Tensor | None = None  # (B, rows, columns), log-odds of a defect; in training, with a difference head
-    maps: tuple[Tensor, ...] = ()  # in training, what a teacher said to the difference head
+    maps: tuple[Tensor, ...] = ()  # in training, a teacher's maps as the difference head sees them
 
 
 class PixelFeatures(nn.Module):
@@ -265,6 +265,8 @@ class Autoencoder(nn.Module):
         prediction = self.predict(self.context(image, y), y if "context" in counted else None)
         if isinstance(self.features, PixelFeatures):
             maps = self.features.maps(image, prediction.reconstruction)
+        elif self.difference is not None:
+            maps = self.difference.standard(maps)
         silent = torch.zeros_like(prediction.nll)
         return prediction.reconstruction, Witnesses(
             memory=self.memory(features) if "memory" in counted else silent,
@@ -286,6 +288,8 @@ class Autoencoder(nn.Module):
         """
         with torch.no_grad():
             features, maps = self.features(corrupted)  # in bfloat16 where that gains: what is learnt bears the rounding
+            if self.teacher_head is not None:
+                maps = self.teacher_head.standard(maps)
             with torch.autocast(clean.device.type, enabled=False):
                 seen_by_head = self.difference is not None and self.learns_features
                 few = slice(None) if seen_by_head else slice(len(clean))
@@ -304,9 +308,9 @@ class Autoencoder(nn.Module):
         return isinstance(self.features, PixelFeatures)
 
     @property
-    def judges_teacher(self) -> bool:
-        """Whether there is a difference head and it sees a teacher's maps, which training does not change."""
-        return self.difference is not None and not self.learns_features
+    def teacher_head(self) -> DifferenceHead | None:
+        """The difference head where it sees a teacher's maps, which training does not change."""
+        return None if self.learns_features else self.difference
 
     @torch.no_grad()
     def token_norms(self, image: Tensor) -> dict[str, float]:

@@ -171,8 +171,9 @@ class FoldedDifferenceHead(DifferenceHead):
                 conv.weight.copy_(weight)
                 conv.bias.copy_(conv.bias.double() - (weight * mean).sum((1, 2, 3)))
 
-    def _standard(self, i: int, x: Tensor) -> Tensor:
-        return x
+    def standard(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Nothing to do."""
+        return maps
 
 
 class ChannelTransformer(nn.Module):
