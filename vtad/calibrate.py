@@ -6,6 +6,7 @@ The threshold, which edge and training take by one rule, is in vtad_runtime.conf
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -19,13 +20,16 @@ from vtad.metrics import aupro, image_metrics
 from vtad.model import Autoencoder
 
 BATCH = 8  # images
+Known = tuple[float, ...]  # weights of memory, mixture, place and context
 EARNED = 5e-3  # AUPRO that the SSIM map must add before it counts: less is noise of the synthetic defects
 SSIM_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # shares tried; the rest is the density's
 # Of memory, mixture and place, in the order tried. Memory or mixture, never both, for each costs a quarter of the arithmetic;
 # place counts unless it harms, the mixture when it helps.
 WITNESS_WEIGHTS = tuple((1.0 - mixture, mixture, place) for mixture in (0.0, 1.0) for place in (1.0, 0.0))
-# Of the context: the first that costs the best of these no more than EARNED_BY_WITNESS is taken.
-CONTEXT_WEIGHTS = (1.0, 0.5, 0.25, 0.0)
+CONTEXT_WEIGHTS = (1.0, 0.5, 0.25)  # the first of them is taken that costs little enough, or none
+MAY_COST = 5e-3  # of that mean,
+CHANCE = 2.0  # and so many of its standard errors
+RESAMPLES = 60  # of the pictures, with replacement, that the standard error is found by (bootstrap, Efron 1979)
 EARNED_BY_WITNESS = 2e-3  # mean of image AUROC and AUPRO that weights tried later must add: less is noise
 DIFFERENCE_WEIGHT = 0.5
 DIFFERENCE_WEIGHT_ALONE = 2.0  # without a teacher, where the memory and the place know no more than pixels
@@ -42,8 +46,9 @@ def fit_evidence(
     """Set how much each witness counts: all in units of their variation on held-out good images (N, H, W, 3).
 
     Memory, mixture and place get those of `WITNESS_WEIGHTS` with the largest mean of image AUROC and AUPRO on synthetic
-    defects, (N, H, W, 3) and (N, H, W). The context gets the largest weight that does not take from it: it alone knows what
-    belongs together, which synthetic defects do not show. The means are returned by the weights as text. `moved` are good
+    defects, (N, H, W, 3) and (N, H, W). The context gets the largest weight that takes little from it, and no more than
+    chance may: it alone knows what belongs together, which synthetic defects do not show. The means are returned by the
+    weights as text. `moved` are good
     images as `moved_images` moves them, and so are the defective ones: on the line a part never lies quite where it lay, and
     what cannot bear that must not decide. The weight of the difference head is fixed, since it has learnt from defects drawn
     by the same hand. Nothing to do for `paper`.
@@ -59,27 +64,40 @@ def fit_evidence(
     cells = torch.from_numpy(masks).float()[:, None]
     cell_masks = (F.avg_pool2d(cells, masks.shape[1] // both.shape[2])[:, 0] > 0.5).numpy()
     every_mask = [*cell_masks, *np.zeros_like(cell_masks, shape=(len(moved), *cell_masks.shape[1:]))]
-    labels = [True] * len(defective) + [False] * len(moved)
+    labels = np.arange(len(both)) < len(defective)
     top = max(1, round(TOP_SHARE * both[0, 0].numel()))
     difference = DIFFERENCE_WEIGHT_ALONE if model.learns_features else DIFFERENCE_WEIGHT
     head = difference if model.difference else 0.0
-    found: dict[tuple[float, ...], float] = {}
 
-    def value(known: tuple[float, ...]) -> float:
-        if known not in found:
-            weight = torch.tensor([*known, head])
-            maps = (both * weight[:, None, None]).sum(1)
-            scores = torch.topk(maps.flatten(1), top, dim=1).values.mean(1)
-            pixels = aupro(every_mask, list(maps.numpy())) or 0.0
-            found[known] = (pixels + (image_metrics(labels, scores).auroc or 0.0)) / 2
-        return found[known]
+    @cache
+    def judged(known: Known) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Maps and scores of the defective and the moved."""
+        maps = (both * torch.tensor([*known, head])[:, None, None]).sum(1)
+        return maps.numpy(), torch.topk(maps.flatten(1), top, dim=1).values.mean(1).numpy()
 
+    def value(known: Known, drawn: NDArray[np.int64]) -> float:
+        maps, scores = judged(known)
+        pixels = aupro([every_mask[i] for i in drawn], list(maps[drawn])) or 0.0
+        return (pixels + (image_metrics(labels[drawn], scores[drawn]).auroc or 0.0)) / 2
+
+    every = np.arange(len(both))
+    found: dict[Known, float] = {(*known, 0.0): value((*known, 0.0), every) for known in WITNESS_WEIGHTS}
     best = (*WITNESS_WEIGHTS[0], 0.0)
     for weights in WITNESS_WEIGHTS[1:]:
-        if value((*weights, 0.0)) > value(best) + EARNED_BY_WITNESS:
+        if found[*weights, 0.0] > found[best] + EARNED_BY_WITNESS:
             best = (*weights, 0.0)
-    enough = value(best) - EARNED_BY_WITNESS
-    chosen = next(known for w in CONTEXT_WEIGHTS if value(known := (*best[:3], w)) >= enough)
+    rng = np.random.default_rng(0)
+    again = [
+        np.concatenate([rng.choice(every[part], part.sum()) for part in (labels, ~labels)]) for _ in range(RESAMPLES)
+    ]
+    chosen = best
+    for context in CONTEXT_WEIGHTS:
+        known = (*best[:3], context)
+        found[known] = value(known, every)
+        costs = [value(best, drawn) - value(known, drawn) for drawn in again]
+        if found[best] - found[known] <= min(MAY_COST, CHANCE * float(np.std(costs))):
+            chosen = known
+            break
     model.evidence.mean.copy_(mean)
     model.evidence.weight.copy_(torch.tensor([*chosen, head]) / std)
     model.evidence.settle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,8 +126,8 @@ def test_the_map_that_sees_the_defects_gets_the_weight_when_the_other_is_noise(g
 class ScriptedWitnesses(Autoencoder):
     """The memory sees the red channel through noise, the mixture none or as well; the place sees green, the context blue."""
 
-    def __init__(self, mixture_sees: float = 0.0) -> None:
-        super().__init__(tiny())
+    def __init__(self, mixture_sees: float = 0.0, **changes: Any) -> None:
+        super().__init__(tiny(**changes))
         self.noise = torch.Generator().manual_seed(0)
         self.mixture_sees = mixture_sees
 
@@ -216,6 +217,23 @@ def test_the_context_counts_while_it_costs_nothing() -> None:
     found = fit_evidence(detector, good, moved, defective, masks, CPU)
     assert model.evidence.weight[3] > 0
     assert max(found.values()) > 0.99
+
+
+def test_a_context_that_surely_costs_does_not_count_however_little_that_is() -> None:
+    """It cries out at one cell in 576 of every picture, good or not: a small harm, and no chance."""
+    side = 192
+    rng = np.random.default_rng(11)
+    good, moved, defective = (rng.integers(90, 110, (12, side, side, 3), np.uint8) for _ in range(3))
+    masks = np.zeros((12, side, side), np.bool_)
+    masks[:, 48:72, 96:120] = True
+    defective[..., 0][masks] += 90
+    for pictures_ in (moved, defective):
+        pictures_[:, :8, :8, 2] = 250
+    detector = Detector(tiny(image_height=side, image_width=side))
+    model = detector.model = ScriptedWitnesses(image_height=side, image_width=side)
+    found = fit_evidence(detector, good, moved, defective, masks, CPU)
+    assert 0 < found["1 0 1 0"] - found["1 0 1 0.25"] < 0.005
+    assert model.evidence.weight[3] == 0
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (96, 160), (384, 384)])
