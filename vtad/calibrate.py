@@ -90,11 +90,12 @@ def fit_evidence(
     again = [
         np.concatenate([rng.choice(every[part], part.sum()) for part in (labels, ~labels)]) for _ in range(RESAMPLES)
     ]
+    without = [value(best, drawn) for drawn in again]
     chosen = best
     for context in CONTEXT_WEIGHTS:
         known = (*best[:3], context)
         found[known] = value(known, every)
-        costs = [value(best, drawn) - value(known, drawn) for drawn in again]
+        costs = [before - value(known, drawn) for before, drawn in zip(without, again, strict=True)]
         if found[best] - found[known] <= min(MAY_COST, CHANCE * float(np.std(costs))):
             chosen = known
             break

@@ -265,8 +265,8 @@ class Autoencoder(nn.Module):
         prediction = self.predict(self.context(image, y), y if "context" in counted else None)
         if isinstance(self.features, PixelFeatures):
             maps = self.features.maps(image, prediction.reconstruction)
-        elif self.difference is not None:
-            maps = self.difference.standard(maps)
+        elif self.teacher_head is not None:
+            maps = self.teacher_head.standard(maps)
         silent = torch.zeros_like(prediction.nll)
         return prediction.reconstruction, Witnesses(
             memory=self.memory(features) if "memory" in counted else silent,
