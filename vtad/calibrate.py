@@ -1,118 +1,25 @@
-"""Calibration from held-out good images only: weights of evidence, units of normal variation, fusion of the two maps.
+"""Calibration from held-out good images only: units of normal variation, fusion of the two maps.
 
-The threshold, which edge and training take by one rule, is in vtad_runtime.conformal.
+How much each witness of the density counts is in vtad.witness_weights; the threshold, which edge and training take by one
+rule, in vtad_runtime.conformal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vtad.detector import TOP_SHARE, Detector
-from vtad.metrics import aupro, image_metrics
-from vtad.model import Autoencoder
+from vtad.detector import Detector
+from vtad.metrics import aupro
 
 BATCH = 8  # images
-Known = tuple[float, ...]  # weights of memory, mixture, place and context
 EARNED = 5e-3  # AUPRO that the SSIM map must add before it counts: less is noise of the synthetic defects
 SSIM_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # shares tried; the rest is the density's
-# Of memory, mixture and place, in the order tried. Memory or mixture, never both, for each costs a quarter of the arithmetic;
-# place counts unless it harms, the mixture when it helps.
-WITNESS_WEIGHTS = tuple((1.0 - mixture, mixture, place) for mixture in (0.0, 1.0) for place in (1.0, 0.0))
-CONTEXT_WEIGHTS = (1.0, 0.5, 0.25)  # the first of them is taken that costs little enough, or none
-MAY_COST = 5e-3  # of that mean,
-CHANCE = 2.0  # and so many of its standard errors
-RESAMPLES = 60  # of the pictures, with replacement, that the standard error is found by (bootstrap, Efron 1979)
-EARNED_BY_WITNESS = 2e-3  # mean of image AUROC and AUPRO that weights tried later must add: less is noise
-DIFFERENCE_WEIGHT = 0.5
-DIFFERENCE_WEIGHT_ALONE = 2.0  # without a teacher, where the memory and the place know no more than pixels
-
-
-def fit_evidence(
-    detector: Detector,
-    good: NDArray[np.uint8],
-    moved: NDArray[np.uint8],
-    defective: NDArray[np.uint8],
-    masks: NDArray[np.bool_],
-    device: torch.device,
-) -> dict[str, float]:
-    """Set how much each witness counts: all in units of their variation on held-out good images (N, H, W, 3).
-
-    Memory, mixture and place get those of `WITNESS_WEIGHTS` with the largest mean of image AUROC and AUPRO on synthetic
-    defects, (N, H, W, 3) and (N, H, W). The context gets the largest weight that takes little from it, and no more than
-    chance may: it alone knows what belongs together, which synthetic defects do not show. The means are returned by the
-    weights as text. `moved` are good
-    images as `moved_images` moves them, and so are the defective ones: on the line a part never lies quite where it lay, and
-    what cannot bear that must not decide. The weight of the difference head is fixed, since it has learnt from defects drawn
-    by the same hand. Nothing to do for `paper`.
-    """
-    model = detector.model
-    if not isinstance(model, Autoencoder):
-        return {}
-    model.evidence.ask_all()
-    steady = _witnesses(model, good, device)
-    mean, std = steady.mean((0, 2, 3)), steady.transpose(0, 1).flatten(1).std(1).clamp_min(1e-6)
-    both = _witnesses(model, np.concatenate([defective, moved]), device)
-    both = (both - mean[:, None, None]) / std[:, None, None]
-    cells = torch.from_numpy(masks).float()[:, None]
-    cell_masks = (F.avg_pool2d(cells, masks.shape[1] // both.shape[2])[:, 0] > 0.5).numpy()
-    every_mask = [*cell_masks, *np.zeros_like(cell_masks, shape=(len(moved), *cell_masks.shape[1:]))]
-    labels = np.arange(len(both)) < len(defective)
-    top = max(1, round(TOP_SHARE * both[0, 0].numel()))
-    difference = DIFFERENCE_WEIGHT_ALONE if model.learns_features else DIFFERENCE_WEIGHT
-    head = difference if model.difference else 0.0
-
-    @cache
-    def judged(known: Known) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Maps and scores of the defective and the moved."""
-        maps = (both * torch.tensor([*known, head])[:, None, None]).sum(1)
-        return maps.numpy(), torch.topk(maps.flatten(1), top, dim=1).values.mean(1).numpy()
-
-    def value(known: Known, drawn: NDArray[np.int64]) -> float:
-        maps, scores = judged(known)
-        pixels = aupro([every_mask[i] for i in drawn], list(maps[drawn])) or 0.0
-        return (pixels + (image_metrics(labels[drawn], scores[drawn]).auroc or 0.0)) / 2
-
-    every = np.arange(len(both))
-    found: dict[Known, float] = {(*known, 0.0): value((*known, 0.0), every) for known in WITNESS_WEIGHTS}
-    best = (*WITNESS_WEIGHTS[0], 0.0)
-    for weights in WITNESS_WEIGHTS[1:]:
-        if found[*weights, 0.0] > found[best] + EARNED_BY_WITNESS:
-            best = (*weights, 0.0)
-    rng = np.random.default_rng(0)
-    again = [
-        np.concatenate([rng.choice(every[part], part.sum()) for part in (labels, ~labels)]) for _ in range(RESAMPLES)
-    ]
-    without = [value(best, drawn) for drawn in again]
-    chosen = best
-    for context in CONTEXT_WEIGHTS:
-        known = (*best[:3], context)
-        found[known] = value(known, every)
-        costs = [before - value(known, drawn) for before, drawn in zip(without, again, strict=True)]
-        if found[best] - found[known] <= min(MAY_COST, CHANCE * float(np.std(costs))):
-            chosen = known
-            break
-    model.evidence.mean.copy_(mean)
-    model.evidence.weight.copy_(torch.tensor([*chosen, head]) / std)
-    model.evidence.settle()
-    return {" ".join(f"{w:g}" for w in known): mean_value for known, mean_value in found.items()}
-
-
-def _witnesses(model: Autoencoder, images: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """What each witness says: (N, 5, rows, columns)."""
-    out = []
-    with torch.inference_mode():
-        for batch in batches(images, device):
-            _, seen = model.witnesses(batch.float() / 255)
-            out.append(torch.stack(list(seen), dim=1).cpu())
-    return torch.cat(out)
 
 
 class Maps(NamedTuple):

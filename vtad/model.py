@@ -138,7 +138,7 @@ class Witnesses(NamedTuple):
 
 
 class Evidence(nn.Module):
-    """The witnesses, each in units of its normal variation, weighted and summed. `vtad.calibrate` sets both buffers."""
+    """The witnesses, each in units of its normal variation, weighted and summed. `vtad.witness_weights` sets both buffers."""
 
     mean: Tensor
     weight: Tensor

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vtad.calibrate import Maps, fit_evidence, fit_fusion, fit_units, raw_maps, scores_and_peaks
+from vtad.calibrate import Maps, fit_fusion, fit_units, raw_maps, scores_and_peaks
 from vtad.checkpoint import save_tensors
 from vtad.config import Config
 from vtad.data import ImageCache, fingerprint, split_good
@@ -25,6 +25,7 @@ from vtad.run_folder import Run, RunError, create_run, newest_run, open_run, sha
 from vtad.sizing import with_size
 from vtad.symmetry import with_symmetries
 from vtad.vit_checkpoint import with_teacher
+from vtad.witness_weights import fit_witness_weights
 from vtad_runtime.card import Calibration
 from vtad_runtime.conformal import MIN_IMAGES, calibration
 
@@ -97,7 +98,7 @@ def _calibrate(detector: Detector, good: NDArray[np.uint8], config: Config, devi
     detector.eval()
     moved = moved_images(good, np.random.default_rng((config.seed, 5)))
     defective, masks = synthetic(moved, min(WITNESS_IMAGES, 4 * len(good)), config.seed)
-    fit_evidence(detector, good, moved, defective, masks, device)
+    fit_witness_weights(detector, good, moved, defective, masks, device)
     maps = raw_maps(detector, good, device)
     fit_units(detector, maps)
     few = slice(FUSION_IMAGES)

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from tiny_run import tiny
 from torch import Tensor
 
-from vtad.calibrate import fit_evidence, fit_fusion, fit_units, raw_maps, scores_and_peaks
+from vtad.calibrate import fit_fusion, fit_units, raw_maps, scores_and_peaks
 from vtad.detector import Detector
 from vtad.model import Autoencoder, Witnesses
 from vtad.run_folder import Run
 from vtad.trained import load_detector
+from vtad.witness_weights import fit_witness_weights
 from vtad_runtime.conformal import MARGIN, CalibrationError, calibration, conformal_threshold, images_needed, spread
 from vtad_runtime.mask import top_score
 
@@ -162,7 +163,7 @@ def test_a_witness_counts_when_it_helps_on_images_that_moved(
         defective[..., channel][masks] += 20
     detector = Detector(tiny())
     model = detector.model = ScriptedWitnesses()
-    found = fit_evidence(detector, good, good, defective, masks, CPU)
+    found = fit_witness_weights(detector, good, good, defective, masks, CPU)
     weight = model.evidence.weight
     assert place is None or bool(weight[2] > 0) == place
     assert bool(weight[3] > 0) == context
@@ -184,7 +185,7 @@ def test_the_mixture_stands_for_the_memory_where_it_sees_more(sees: float, chose
     defective[..., 0][masks] += 20
     detector = Detector(tiny())
     model = detector.model = ScriptedWitnesses(sees)
-    fit_evidence(detector, good, moved, defective, masks, CPU)
+    fit_witness_weights(detector, good, moved, defective, masks, CPU)
     assert (model.evidence.weight[:2] > 0).tolist() == [not chosen, chosen]
 
 
@@ -200,7 +201,7 @@ def test_a_place_that_cannot_bear_motion_does_not_count() -> None:
         images[:, 24:, :, 1] += 90
     detector = Detector(tiny())
     model = detector.model = ScriptedWitnesses()
-    fit_evidence(detector, good, moved, defective, masks, CPU)
+    fit_witness_weights(detector, good, moved, defective, masks, CPU)
     assert model.evidence.weight[2] == 0
 
 
@@ -214,7 +215,7 @@ def test_the_context_counts_while_it_costs_nothing() -> None:
         defective[..., channel][masks] += 90
     detector = Detector(tiny())
     model = detector.model = ScriptedWitnesses()
-    found = fit_evidence(detector, good, moved, defective, masks, CPU)
+    found = fit_witness_weights(detector, good, moved, defective, masks, CPU)
     assert model.evidence.weight[3] > 0
     assert max(found.values()) > 0.99
 
@@ -231,7 +232,7 @@ def test_a_context_that_surely_costs_does_not_count_however_little_that_is() -> 
         pictures_[:, :8, :8, 2] = 250
     detector = Detector(tiny(image_height=side, image_width=side))
     model = detector.model = ScriptedWitnesses(image_height=side, image_width=side)
-    found = fit_evidence(detector, good, moved, defective, masks, CPU)
+    found = fit_witness_weights(detector, good, moved, defective, masks, CPU)
     assert 0 < found["1 0 1 0"] - found["1 0 1 0.25"] < 0.005
     assert model.evidence.weight[3] == 0
 
