@@ -75,7 +75,11 @@ class DifferenceHead(nn.Module):
 
     def standard(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """A teacher's four maps in units of their variation over good images; of their own precision."""
-        return tuple(self._standard(i, x).to(x.dtype) for i, x in enumerate(maps))
+        known = ((getattr(self, f"mean{i}"), getattr(self, f"scale{i}")) for i in range(len(CHANNELS)))
+        return tuple(
+            ((x - mean[None, :, None, None]) * scale[None, :, None, None]).to(x.dtype)
+            for x, (mean, scale) in zip(maps, known, strict=True)
+        )
 
     def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
         """Four maps (B, C, H / stride, W / stride), a teacher's as `standard` gives them -> log-odds (B, H / 8, W / 8)."""
@@ -88,11 +92,6 @@ class DifferenceHead(nn.Module):
         x = x + F.relu(self.second(x))
         odds: Tensor = self.odds(x)
         return odds[:, 0]
-
-    def _standard(self, i: int, x: Tensor) -> Tensor:
-        mean: Tensor = getattr(self, f"mean{i}")
-        scale: Tensor = getattr(self, f"scale{i}")
-        return (x - mean[None, :, None, None]) * scale[None, :, None, None]
 
 
 class LearnedPyramid(nn.Module):

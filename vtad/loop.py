@@ -214,12 +214,12 @@ class Loop:
 
     def _recall(self) -> None:
         """What the teacher said of the last batches before a training stopped, computed again."""
-        if not isinstance(self.model, Autoencoder) or (head := self.model.teacher_head) is None:
+        if not isinstance(self.model, Autoencoder) or self.model.teacher_head is None:
             return
         for step in range(max(0, self.at.step - self.rehearsal.length), self.at.step):
             batch = self._draw(step)
             with torch.no_grad(), self._autocast():
-                maps = head.standard(self.model.features(self._pixels(batch.corrupted))[1])
+                _, maps = self.model.known(self._pixels(batch.corrupted))
             self.rehearsal.recent.append(Seen(maps, self._share(batch.damaged)))
 
     def _observed(self, batch: Batch, few: slice) -> Tensor | None:

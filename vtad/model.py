@@ -204,6 +204,11 @@ class Autoencoder(nn.Module):
         self.difference = DifferenceHead() if config.synthetic_defects else None
         self.evidence = Evidence()
 
+    def known(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(B, 3, H, W) in 0..1 -> fixed features (B, C, rows, columns), and a teacher's maps as the difference head sees them."""
+        features, maps = self.features(image)
+        return features, maps if self.teacher_head is None else self.teacher_head.standard(maps)
+
     def observe(self, image: Tensor) -> Tensor:
         """Whitened fixed features: (B, 3, H, W) in 0..1 -> (B, D, H / 8, W / 8)."""
         y: Tensor = self.whitening(self.features(image)[0])
@@ -259,14 +264,12 @@ class Autoencoder(nn.Module):
 
     def witnesses(self, image: Tensor) -> tuple[Tensor, Witnesses]:
         """(B, 3, H, W) in 0..1, its own context -> reconstruction (B, 3, H, W), and how odd each cell is."""
-        features, maps = self.features(image)
+        features, maps = self.known(image)
         y = self.whitening(features)
         counted = self.evidence.counted
         prediction = self.predict(self.context(image, y), y if "context" in counted else None)
         if isinstance(self.features, PixelFeatures):
             maps = self.features.maps(image, prediction.reconstruction)
-        elif self.teacher_head is not None:
-            maps = self.teacher_head.standard(maps)
         silent = torch.zeros_like(prediction.nll)
         return prediction.reconstruction, Witnesses(
             memory=self.memory(features) if "memory" in counted else silent,
@@ -287,9 +290,7 @@ class Autoencoder(nn.Module):
         `observed` are the clean features, if known. The log-odds are of all B.
         """
         with torch.no_grad():
-            features, maps = self.features(corrupted)  # in bfloat16 where that gains: what is learnt bears the rounding
-            if self.teacher_head is not None:
-                maps = self.teacher_head.standard(maps)
+            features, maps = self.known(corrupted)  # in bfloat16 where that gains: what is learnt bears the rounding
             with torch.autocast(clean.device.type, enabled=False):
                 seen_by_head = self.difference is not None and self.learns_features
                 few = slice(None) if seen_by_head else slice(len(clean))

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vtad.calibrate import batches
-from vtad.detector import TOP_SHARE, Detector
+from vtad.detector import Detector
+from vtad.difference import damaged_share
 from vtad.metrics import aupro, image_metrics
 from vtad.model import Autoencoder
 
@@ -55,7 +55,7 @@ def fit_witness_weights(
     seen = (_witnesses(model, np.concatenate([defective, moved]), device) - mean[:, None, None]) / std[:, None, None]
     difference = DIFFERENCE_WEIGHT_ALONE if model.learns_features else DIFFERENCE_WEIGHT
     trial = Trial(
-        seen, _cells(masks, len(moved), seen.shape[2]), len(defective), difference if model.difference else 0.0
+        seen, _cells(masks, len(moved)), len(defective), difference if model.difference else 0.0, detector.top
     )
     found: dict[Weights, float] = {}
     chosen = _choose_context(trial, _choose_known(trial, found), found)
@@ -72,12 +72,12 @@ class Trial(NamedTuple):
     masks: NDArray[np.bool_]  # (N, rows, columns)
     defective: int  # of the N
     head: float  # weight of the difference head
+    top: int  # cells whose mean is a picture's score
 
     def quality(self, weights: Weights) -> Callable[[NDArray[np.int64]], float]:
         """Mean of image AUROC and AUPRO with these weights, as a function of the pictures' indices."""
         maps = (self.seen * torch.tensor([*weights, self.head])[:, None, None]).sum(1)
-        top = max(1, round(TOP_SHARE * maps[0].numel()))
-        scores = torch.topk(maps.flatten(1), top, dim=1).values.mean(1).numpy()
+        scores = torch.topk(maps.flatten(1), self.top, dim=1).values.mean(1).numpy()
 
         def of(drawn: NDArray[np.int64]) -> float:
             pixels = aupro(list(self.masks[drawn]), list(maps.numpy()[drawn])) or 0.0
@@ -130,8 +130,7 @@ def _witnesses(model: Autoencoder, images: NDArray[np.uint8], device: torch.devi
     return torch.cat(out)
 
 
-def _cells(masks: NDArray[np.bool_], good: int, rows: int) -> NDArray[np.bool_]:
+def _cells(masks: NDArray[np.bool_], good: int) -> NDArray[np.bool_]:
     """(N, H, W) -> (N + good, rows, columns): cells of which more than half is defective; none in so many good pictures."""
-    share = F.avg_pool2d(torch.from_numpy(masks).float()[:, None], masks.shape[1] // rows)[:, 0]
-    cells = (share > 0.5).numpy()
+    cells = (damaged_share(torch.from_numpy(masks).float()) > 0.5).numpy()
     return np.concatenate([cells, np.zeros((good, *cells.shape[1:]), np.bool_)])
