@@ -16,7 +16,9 @@ ZOOM = 0.06  # pictures are shown from up to so much nearer, and off centre by a
 def moved_images(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Images (N, H, W, 3), each seen a little nearer and off centre."""
     height, width = images.shape[1:3]
-    moved = np.empty_like(images)
+    moved = np.empty(
+        images.shape, np.uint8
+    )  # row by row, however `images` lies in memory: OpenCV writes into nothing else
     for i, image in enumerate(images):
         share = 1 - ZOOM * rng.random()
         left, top = rng.random(2) * (1 - share) * (width, height)

@@ -83,7 +83,10 @@ class Views:
     def __getitem__(self, index: slice) -> RGB:
         """Views `index` of all; view i is of image i modulo their number."""
         places = range(self._length)[index]
-        return np.stack([self._transform(i)(self._images[i % len(self._images)]) for i in places])
+        views = np.empty((len(places), *self._images.shape[1:]), np.uint8)
+        for i, place in enumerate(places):
+            views[i] = self._transform(place)(self._images[place % len(self._images)])
+        return views
 
     def _transform(self, place: int) -> Callable[[RGB], RGB]:
         turn, image = divmod(place, len(self._images))
@@ -94,9 +97,10 @@ class Views:
 def vary(images: RGB, names: tuple[str, ...], rng: np.random.Generator) -> RGB:
     """Each of (B, H, W, 3) under a random one of the symmetries, or as it is."""
     chosen = rng.integers(len(names) + 1, size=len(images))
-    return np.stack(
-        [image if i == 0 else TRANSFORMS[names[i - 1]](image) for image, i in zip(images, chosen, strict=True)]
-    )
+    varied = np.empty(images.shape, np.uint8)  # row by row: np.stack of turned pictures would keep their turned layout
+    for i, (image, which) in enumerate(zip(images, chosen, strict=True)):
+        varied[i] = image if which == 0 else TRANSFORMS[names[which - 1]](image)
+    return varied
 
 
 def _oddness(model: Autoencoder, images: RGB, device: torch.device) -> NDArray[np.float32]:

@@ -1,0 +1,62 @@
+"""Symmetries from end to end: what the rule keeps, or the user names, trains, calibrates and exports with every preset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_run import tiny
+
+from vtad.config import SYMMETRIES, symmetry_names
+from vtad.motion import moved_images
+from vtad.symmetry import TRANSFORMS, vary
+from vtad.training import train
+from vtad_export import to_onnx
+from vtad_runtime import Detector, read_rgb
+
+
+def carpet(folder: Path, count: int) -> Path:
+    """A data folder with the category "carpet": woven texture that looks the same in all directions."""
+    (folder / "carpet" / "train" / "good").mkdir(parents=True)
+    for i in range(count):
+        rng = np.random.default_rng((7, i))
+        pile = np.clip(rng.normal(120, 25, (32, 32, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pile).save(folder / "carpet" / "train" / "good" / f"{i:03d}.png")
+    return folder
+
+
+@pytest.mark.parametrize("symmetry", SYMMETRIES)
+@pytest.mark.parametrize("name", ["default", "scratch", "paper"])
+def test_every_symmetry_trains_and_calibrates_with_every_preset(name: str, symmetry: str, tmp_path: Path) -> None:
+    config = tiny(
+        name,
+        "carpet",
+        data=str(carpet(tmp_path / "data", 12)),
+        out=str(tmp_path / "runs"),
+        symmetries=symmetry,
+        motion=1.0,
+        batch_size=1,  # so that whole batches are turned
+        epochs=1,
+    )
+    assert train(config).card().calibration.images == 3
+
+
+@pytest.mark.parametrize(("name", "count"), [("default", 12), ("scratch", 31), ("paper", 15)])
+def test_a_texture_that_may_be_turned_trains_and_exports(name: str, count: int, tmp_path: Path) -> None:
+    given = {"symmetries": ",".join(SYMMETRIES)} if name == "paper" else {"symmetries": "auto"}
+    data = carpet(tmp_path / "data", count)
+    run = train(tiny(name, "carpet", data=str(data), out=str(tmp_path / "runs"), motion=0.5, **given))
+    assert {"transpose", "turn270"} & set(symmetry_names(run.config().symmetries))
+    detector = Detector(to_onnx(run, tmp_path / "carpet.onnx").path)
+    assert detector(read_rgb(data / "carpet" / "train" / "good" / "000.png")).verdict in ("OK", "NG")
+
+
+@pytest.mark.parametrize("symmetry", SYMMETRIES)
+def test_turned_pictures_may_be_shifted_whatever_their_layout_in_memory(symmetry: str) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    turned = np.stack([TRANSFORMS[symmetry](image) for image in images])
+    shifted = moved_images(turned, np.random.default_rng(1))
+    np.testing.assert_array_equal(shifted, moved_images(np.ascontiguousarray(turned), np.random.default_rng(1)))
+    assert vary(images, (symmetry,), np.random.default_rng(2)).flags.c_contiguous
