@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from vtad.detector import Detector
-from vtad.model import Autoencoder
+from vtad.models.autoencoder import Autoencoder
+from vtad.models.detector import Detector
 
 
 class ContextAlone(nn.Module):

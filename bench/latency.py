@@ -15,10 +15,10 @@ from statistics import median
 import numpy as np
 import torch
 
+from vtad.models.trained import load_detector
 from vtad.run_folder import open_run
-from vtad.trained import load_detector
-from vtad_runtime.cli import newest_model
-from vtad_runtime.detector import Detector
+from vtad_runtime.commands.run import newest_model
+from vtad_runtime.verdict.detector import Detector
 
 ROUNDS = 30
 

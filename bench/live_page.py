@@ -20,14 +20,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad.demo import DEFECTS, Picture, draw
-from vtad_runtime.card import SCHEMA, Calibration, Card, Identity, Input, Output, Parity
-from vtad_runtime.detector import Detector, Result, find_regions
-from vtad_runtime.image import Box, Placement
-from vtad_runtime.judgement import Frame, Judgement
+from vtad.data.demo import DEFECTS, Picture, draw
+from vtad_runtime.contract.card import SCHEMA, Calibration, Card, Identity, Input, Output, Parity
+from vtad_runtime.contract.image import Box, Placement
 from vtad_runtime.page.server import PageServer
 from vtad_runtime.page.state import PageState
-from vtad_runtime.verdict import Verdict, decide
+from vtad_runtime.verdict.detector import Detector, Result, find_regions
+from vtad_runtime.verdict.judgement import Frame, Judgement
+from vtad_runtime.verdict.verdict import Verdict, decide
 
 SOURCE = "drawn tablets"
 SIZE = 512  # pixels of the drawn tablets

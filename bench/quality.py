@@ -21,15 +21,15 @@ from typing import Any, get_args, get_type_hints
 import click
 
 from bench.quality_table import BASELINES, Row, label, markdown
-from vtad.cli import said
+from vtad.commands.train import said
 from vtad.config import Config, ConfigError, Preset, preset
-from vtad.data import ImageCache, split_good
+from vtad.data.images import ImageCache, split_good
+from vtad.data.layout import DataError, default_data_dir, find_categories, find_category
+from vtad.data.sizing import with_size
 from vtad.inspection import input_spec
-from vtad.layout import DataError, default_data_dir, find_categories, find_category
 from vtad.run_folder import Run, RunError, append_line, make_folder, newest_run, write_text
-from vtad.sizing import with_size
-from vtad_runtime.command import Failure, no_traceback
-from vtad_runtime.stopping import stoppable
+from vtad_runtime.contract.command import Failure, no_traceback
+from vtad_runtime.contract.stopping import stoppable
 
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 METHODS = (*PRESETS, *BASELINES)
@@ -104,7 +104,7 @@ def _trained(plan: Plan, category: str, seed: int, method: Any, asked: dict[str,
     """Train a preset (or continue, or take what is complete), evaluate it."""
     from bench.baselines.baseline import gigaflop, stored_numbers
     from vtad import evaluate
-    from vtad.trained import load_detector
+    from vtad.models.trained import load_detector
 
     folder = "-".join([method, *(f"{k}{v}" for k, v in asked.items()), f"seed{seed}"])
     changes: dict[str, Any] = {"data": str(plan.data), "out": str(plan.out / "runs" / folder), "seed": seed}
@@ -150,7 +150,7 @@ def _context(plan: Plan, detector: Any, config: Config) -> Row:
     """What the transformer's density says on its own; nothing for `paper`, where it is all there is."""
     from bench.baselines.judge import judge
     from bench.context_alone import ContextAlone
-    from vtad.device import pick_device
+    from vtad.fitting.device import pick_device
 
     if config.preset == "paper":
         return {}
@@ -166,7 +166,7 @@ def _context(plan: Plan, detector: Any, config: Config) -> Row:
 
 def _train(config: Config) -> tuple[Run, float]:
     """A complete run and the seconds that it took, over all its sessions."""
-    from vtad.loop import Interrupted
+    from vtad.fitting.loop import Interrupted
     from vtad.training import train
 
     out = Path(config.out)
@@ -209,7 +209,7 @@ def _baseline(plan: Plan, category: str, seed: int, method: Any, asked: dict[str
     from bench.baselines.baseline import gigaflop, stored_numbers
     from bench.baselines.judge import judge
     from bench.baselines.plain_autoencoder import PlainAutoencoder
-    from vtad.device import pick_device
+    from vtad.fitting.device import pick_device
 
     config = _like_default(plan, category, seed)
     device = pick_device(config.device)
@@ -238,7 +238,7 @@ def _make(plan: Plan, method: Any, config: Config) -> Any:
     from bench.baselines.padim import JoinedFeatures, Padim
     from bench.baselines.patchcore import PATCHES, Patchcore
     from bench.baselines.plain_autoencoder import PlainAutoencoder
-    from vtad.model import TeacherFeatures
+    from vtad.models.autoencoder import TeacherFeatures
 
     if method in ("l1", "ssim"):
         seconds = 60 * (plan.minutes or MINUTES[method])
@@ -352,7 +352,7 @@ def quality(
     patches: int | None,
 ) -> None:
     """Train and judge the presets and the baselines on the same images, and print a table. Continues where it stopped."""
-    from vtad.device import keep_memory
+    from vtad.fitting.device import keep_memory
 
     with no_traceback(), said():
         keep_memory()

@@ -44,7 +44,7 @@ DEFECT_EVERY = 10
 # vtad-run in a process of its own, which says at its end which threads are left.
 CHILD = """
 import json, sys, threading
-from vtad_runtime.cli import run
+from vtad_runtime.commands.run import run
 before = set(threading.enumerate())
 try:
     run()

@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if TYPE_CHECKING:
     from vtad.run_folder import Run
-    from vtad_export.onnx import Export
+    from vtad_export.onnx_format.exporter import Export
 
 Pixels = NDArray[np.uint8]
 WriteImage = Callable[..., Path]
@@ -112,7 +112,7 @@ def make_category(tmp_path: Path, write_image: WriteImage) -> MakeCategory:
 @pytest.fixture(scope="session")
 def pills(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with the category "pill": demo images of 64 px, 16 to train, 4 good and 5 defective to test. Read only."""
-    from vtad.demo import write_demo
+    from vtad.data.demo import write_demo
 
     data = tmp_path_factory.mktemp("pills") / "data"
     write_demo(data / "pill", size=64, train=16, good=4, per_defect=1)

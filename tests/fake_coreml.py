@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import vtad_runtime.coreml_session
+import vtad_runtime.engine.coreml_engine
 
 Predict = Callable[[Path, np.ndarray[Any, Any]], dict[str, np.ndarray[Any, Any]]]  # package, (H, W, 3) -> outputs
 
@@ -87,7 +87,7 @@ def fake_mac(monkeypatch: pytest.MonkeyPatch, predict: Predict, tmp_path: Path) 
     monkeypatch.setattr(ct.models, "MLModel", Model)
     monkeypatch.setattr(ct.models.utils, "compile_model", compile_model)
     monkeypatch.setattr(MLComputePlan, "load_from_path", load_plan)
-    monkeypatch.setattr(vtad_runtime.coreml_session, "on_mac", lambda: True)
+    monkeypatch.setattr(vtad_runtime.engine.coreml_engine, "on_mac", lambda: True)
     return mac
 
 

@@ -11,17 +11,17 @@ import pytest
 import torch
 from tiny_run import done, flags, invoke
 
-from vtad.calibrate import batches
-from vtad.cli import data as vtad_data
-from vtad.cli import evaluate as vtad_eval
-from vtad.cli import train as vtad_train
+from vtad.calibration.map_units import batches
+from vtad.commands.train import data as vtad_data
+from vtad.commands.train import evaluate as vtad_eval
+from vtad.commands.train import train as vtad_train
 from vtad.inspection import input_spec
+from vtad.models.trained import load_detector
 from vtad.run_folder import Run, newest_run
-from vtad.trained import load_detector
-from vtad_export.cli import export as vtad_export
-from vtad_runtime.cli import run as vtad_run
-from vtad_runtime.conformal import spread
-from vtad_runtime.image import fit_image, read_rgb
+from vtad_export.commands.export import export as vtad_export
+from vtad_runtime.commands.run import run as vtad_run
+from vtad_runtime.contract.conformal import spread
+from vtad_runtime.contract.image import fit_image, read_rgb
 
 
 @pytest.fixture(scope="module")

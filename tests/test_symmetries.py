@@ -10,8 +10,8 @@ from PIL import Image
 from tiny_run import tiny
 
 from vtad.config import SYMMETRIES, symmetry_names
-from vtad.motion import moved_images
-from vtad.symmetry import TRANSFORMS, vary
+from vtad.data.augmentation import moved_images
+from vtad.fitting.symmetries import TRANSFORMS, vary
 from vtad.training import train
 from vtad_export import to_onnx
 from vtad_runtime import Detector, read_rgb

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vtad.config import Config
-    from vtad.evaluation import evaluate
+    from vtad.evaluation.evaluate import evaluate
     from vtad.training import train
 
 try:
@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:
     """`vtad.train` and its kin, imported when first asked for: torch takes seconds."""
     from importlib import import_module
 
-    homes = {"Config": "vtad.config", "evaluate": "vtad.evaluation", "train": "vtad.training"}
+    homes = {"Config": "vtad.config", "evaluate": "vtad.evaluation.evaluate", "train": "vtad.training"}
     if name not in homes:
         raise AttributeError(f"module 'vtad' has no attribute {name!r}")
     return getattr(import_module(homes[name]), name)

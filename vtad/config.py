@@ -34,15 +34,19 @@ class Config:
     seed: int = 0
     device: str = "auto"  # auto, cpu, cuda, mps
 
-    size: Literal["auto", "given"] = "auto"  # auto: of the input's size only the area holds, see vtad.sizing
+    size: Literal["auto", "given"] = "auto"  # auto: of the input's size only the area holds, see vtad.data.sizing
     image_height: int = 384  # pixels
     image_width: int = 384  # pixels
     fit: Fit = "stretch"  # how a picture of another shape is brought to that size
-    symmetries: str = "auto"  # flips and turns that leave good parts good; auto: found from good images, vtad.symmetry
+    symmetries: str = (
+        "auto"  # flips and turns that leave good parts good; auto: found from good images, vtad.fitting.symmetries
+    )
     val_split: float = 0.2  # share of good training images held out for calibration and stopping
 
     teacher: bool = True  # fixed features from a frozen network; otherwise patches of the image itself
-    teacher_file: str = ""  # weights of a Vision Transformer, see vtad.vit_checkpoint; none: EfficientNet-lite0
+    teacher_file: str = (
+        ""  # weights of a Vision Transformer, see vtad.backbones.vit_checkpoint; none: EfficientNet-lite0
+    )
     teacher_shape: str = ""  # what the network of that file is built by; training fills it in
     teacher_sha256: str = ""  # of that file; training fills it in
     feature_dim: int = 176  # whitened directions of the fixed features that the density sees
@@ -64,7 +68,9 @@ class Config:
     minutes: float | None = 10.0  # of training, unless `epochs` is given
     epochs: int | None = None  # passes over the training images; given, it decides and not `minutes`
     patience: int = 25  # validations without improvement before training stops
-    batch_size: int = 4  # pictures drawn for a step; the difference head rehearses earlier ones, see vtad.rehearsal
+    batch_size: int = (
+        4  # pictures drawn for a step; the difference head rehearses earlier ones, see vtad.fitting.replay_buffer
+    )
     optimizer: Optimizer = "adamw"
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import vtad
 from vtad.config import Config
-from vtad_runtime.card import SCHEMA, Calibration, Card, Identity, Input, Output
-from vtad_runtime.conformal import images_needed
+from vtad_runtime.contract.card import SCHEMA, Calibration, Card, Identity, Input, Output
+from vtad_runtime.contract.conformal import images_needed
 
 UNIT = "units of normal variation"
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vtad.config import Config, from_dict
-from vtad_runtime.card import Card, read_card
+from vtad_runtime.contract.card import Card, read_card
 
 
 class RunError(ValueError):

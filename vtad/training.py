@@ -9,25 +9,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vtad.calibrate import Maps, fit_fusion, fit_units, raw_maps, scores_and_peaks
-from vtad.checkpoint import save_tensors
+from vtad.backbones.backbone import teacher_weights
+from vtad.backbones.vit_checkpoint import with_teacher
+from vtad.calibration.map_units import Maps, fit_fusion, fit_units, raw_maps, scores_and_peaks
+from vtad.calibration.score_fusion import fit_witness_weights
 from vtad.config import Config
-from vtad.data import ImageCache, fingerprint, split_good
-from vtad.defects import synthetic
-from vtad.detector import Detector
-from vtad.device import pick_device
-from vtad.features import teacher_weights
+from vtad.data.augmentation import moved_images
+from vtad.data.images import ImageCache, fingerprint, split_good
+from vtad.data.layout import DataError, find_category
+from vtad.data.sizing import with_size
+from vtad.data.synthetic_defects import synthetic
+from vtad.fitting.checkpoint import save_tensors
+from vtad.fitting.device import pick_device
+from vtad.fitting.loop import Loop, Report, Reporter
+from vtad.fitting.symmetries import with_symmetries
 from vtad.inspection import input_spec, make_card
-from vtad.layout import DataError, find_category
-from vtad.loop import Loop, Report, Reporter
-from vtad.motion import moved_images
+from vtad.models.detector import Detector
 from vtad.run_folder import Run, RunError, create_run, newest_run, open_run, sha256
-from vtad.sizing import with_size
-from vtad.symmetry import with_symmetries
-from vtad.vit_checkpoint import with_teacher
-from vtad.witness_weights import fit_witness_weights
-from vtad_runtime.card import Calibration
-from vtad_runtime.conformal import MIN_IMAGES, calibration
+from vtad_runtime.contract.card import Calibration
+from vtad_runtime.contract.conformal import MIN_IMAGES, calibration
 
 WITNESS_IMAGES = 128  # synthetic defects that the weights of the witnesses are chosen on
 FUSION_IMAGES = 64  # of them, those that the weights of the two maps are chosen on

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vtad.data import ImageCache
+from vtad.data.images import ImageCache
 
 SMOOTHING = 4.0  # pixels of the model's input, standard deviation: PaDiM's and PatchCore's published value
 BATCH = 8

@@ -1,6 +1,6 @@
 """A baseline on test images, by the metrics code and at the resolution of `vtad-eval`.
 
-`vtad.evaluation` judges trained runs only; a test holds the two to the same numbers.
+`vtad.evaluation.evaluate` judges trained runs only; a test holds the two to the same numbers.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bench.baselines.baseline import BATCH
-from vtad.evaluation import LONGEST_SIDE
-from vtad.layout import GOOD, DataError, TestImage
+from vtad.data.layout import GOOD, DataError, TestImage
+from vtad.evaluation.evaluate import LONGEST_SIDE
 from vtad.metrics import PixelReport, evaluate_pixels, image_metrics
-from vtad_runtime.card import Input
-from vtad_runtime.image import ImageError, Placement, fit_image, read_mask, read_rgb, resize, unfit_map
+from vtad_runtime.contract.card import Input
+from vtad_runtime.contract.image import ImageError, Placement, fit_image, read_mask, read_rgb, resize, unfit_map
 
 
 @dataclass(frozen=True)

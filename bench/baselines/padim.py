@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.baselines.baseline import Baseline, batches, device_of, enlarge
-from vtad.data import ImageCache
+from vtad.data.images import ImageCache
 
 REGULARISATION = 0.01
 CHUNK = 256  # positions whose covariances are factored at a time

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.baselines.baseline import Baseline, batches, device_of, enlarge
-from vtad.data import ImageCache
-from vtad.memory import greedy_coreset
+from vtad.data.images import ImageCache
+from vtad.models.patch_memory import greedy_coreset
 
 PATCHES = 20_000  # stored
 CANDIDATES = 60_000  # that the coreset is chosen from

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.baselines.baseline import BATCH, Baseline, device_of, smooth
-from vtad.data import ImageCache
-from vtad.ssim import SSIM
+from vtad.data.images import ImageCache
+from vtad.models.ssim import SSIM
 
 Measure = Literal["l1", "ssim"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vtad_export.coreml import to_coreml
-    from vtad_export.onnx import to_onnx
-    from vtad_export.parity import ParityError
+    from vtad_export.coreml_format.exporter import to_coreml
+    from vtad_export.onnx_format.exporter import to_onnx
+    from vtad_export.proof.parity import ParityError
 
 __all__ = ["ParityError", "to_coreml", "to_onnx"]
 
@@ -17,9 +17,9 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     homes = {
-        "ParityError": "vtad_export.parity",
-        "to_coreml": "vtad_export.coreml",
-        "to_onnx": "vtad_export.onnx",
+        "ParityError": "vtad_export.proof.parity",
+        "to_coreml": "vtad_export.coreml_format.exporter",
+        "to_onnx": "vtad_export.onnx_format.exporter",
     }
     if name not in homes:
         raise AttributeError(f"module 'vtad_export' has no attribute {name!r}")

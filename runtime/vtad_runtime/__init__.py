@@ -7,11 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vtad_runtime.card import Card
-    from vtad_runtime.detector import Detector, Region, Result
-    from vtad_runtime.image import ImageError, read_rgb
-    from vtad_runtime.session import ModelError
-    from vtad_runtime.verdict import Verdict
+    from vtad_runtime.contract.card import Card
+    from vtad_runtime.contract.image import ImageError, read_rgb
+    from vtad_runtime.engine.onnxruntime_engine import ModelError
+    from vtad_runtime.verdict.detector import Detector, Region, Result
+    from vtad_runtime.verdict.verdict import Verdict
 
 __all__ = ["Card", "Detector", "ImageError", "ModelError", "Region", "Result", "Verdict", "read_rgb"]
 

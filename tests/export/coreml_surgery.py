@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vtad_export.mlpackage import model_file, specification, weight_file
+from vtad_export.coreml_format.mlpackage import model_file, specification, weight_file
 
 Damage = Callable[[Path], None]
 

@@ -20,16 +20,24 @@ pytest.importorskip("coreai_torch", reason="coreai-torch is not installed: pip i
 
 from tiny_run import done, error, tiny
 
-from vtad.detector import Detector, Judgement
-from vtad.model import Autoencoder
+from vtad.models.autoencoder import Autoencoder
+from vtad.models.detector import Detector, Judgement
 from vtad.run_folder import Run, RunError
-from vtad_export import coreai
-from vtad_export.cli import export as command
-from vtad_export.coreai import EXECUTED, STRUCTURE, CoreAIExport, Runtime, read_asset_card, to_coreai, verify
-from vtad_export.formats import for_one_picture
-from vtad_export.parity import TOLERANCE, Material, ParityError, load_material
-from vtad_runtime.card import CardError
-from vtad_runtime.session import Session, newest_export
+from vtad_export.commands.export import export as command
+from vtad_export.commands.formats import for_one_picture
+from vtad_export.coreai_format import exporter as coreai
+from vtad_export.coreai_format.exporter import (
+    EXECUTED,
+    STRUCTURE,
+    CoreAIExport,
+    Runtime,
+    read_asset_card,
+    to_coreai,
+    verify,
+)
+from vtad_export.proof.parity import TOLERANCE, Material, ParityError, load_material
+from vtad_runtime.contract.card import CardError
+from vtad_runtime.engine.onnxruntime_engine import Session, newest_export
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +100,7 @@ def test_the_card_is_one_string_in_the_metadata(made: CoreAIExport, trained: Run
 def test_the_certificate_is_one_screen_and_show_prints_the_card(
     run: Run, material: Material, made: CoreAIExport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vtad_export import parity
+    from vtad_export.proof import parity
 
     (run.path / "export").mkdir()
     shutil.copy2(made.twin, run.path / "export" / "pill.onnx")
@@ -156,7 +164,7 @@ def test_a_wrong_output_fails_the_proof_and_leaves_nothing(
 def test_a_twin_that_no_longer_agrees_is_named(
     trained: Run, material: Material, made: CoreAIExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vtad_export import onnx
+    from vtad_export.onnx_format import exporter as onnx
 
     shutil.copy2(made.twin, tmp_path / "pill.onnx")
     honest = onnx._run

@@ -15,9 +15,9 @@ pytest.importorskip("coremltools", reason="coremltools is not installed: pip ins
 from fake_coreml import FakeMac, fake_mac
 
 from vtad.run_folder import Run, RunError
-from vtad_export.coreml import CoreMLExport, to_coreml
-from vtad_export.device_check import COMPUTE_UNITS, RUNS, WARM_UP, DeviceReport, device_check
-from vtad_export.mil import Executor
+from vtad_export.coreml_format.device_check import COMPUTE_UNITS, RUNS, WARM_UP, DeviceReport, device_check
+from vtad_export.coreml_format.exporter import CoreMLExport, to_coreml
+from vtad_export.coreml_format.mil import Executor
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_verdicts_that_flip_fail(mac: FakeMac, made: CoreMLExport) -> None:
 
 
 def test_elsewhere_than_on_a_mac_one_line_says_so(made: CoreMLExport, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vtad_runtime.coreml_session.platform.system", lambda: "Linux")
+    monkeypatch.setattr("vtad_runtime.engine.coreml_engine.platform.system", lambda: "Linux")
     with pytest.raises(RunError) as caught:
         device_check(made.path)
     assert str(caught.value).startswith(f"{made.path}: expected a Mac to run a Core ML package, got Linux")

@@ -16,17 +16,17 @@ pytest.importorskip("coremltools", reason="coremltools is not installed: pip ins
 
 from tiny_run import done, error
 
-from vtad.detector import Judgement
+from vtad.models.detector import Judgement
+from vtad.models.trained import load_detector
 from vtad.run_folder import Run, RunError, WriteError
-from vtad.trained import load_detector
-from vtad_export import coreml
-from vtad_export.cli import export
-from vtad_export.coreml import CoreMLExport, read_package_card, replacing_folder, to_coreml
-from vtad_export.mlpackage import specification
-from vtad_export.parity import ParityError
-from vtad_export.reference import read_reference
-from vtad_runtime.card import ONNX_KEY, Card
-from vtad_runtime.session import Session
+from vtad_export.commands.export import export
+from vtad_export.coreml_format import exporter as coreml
+from vtad_export.coreml_format.exporter import CoreMLExport, read_package_card, replacing_folder, to_coreml
+from vtad_export.coreml_format.mlpackage import specification
+from vtad_export.proof.parity import ParityError
+from vtad_export.proof.reference import read_reference
+from vtad_runtime.contract.card import ONNX_KEY, Card
+from vtad_runtime.engine.onnxruntime_engine import Session
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_the_onnx_twin_of_the_same_weights_lies_beside_it(made: CoreMLExport) ->
 def test_no_path_of_this_machine_is_in_the_package_but_on_its_card(made: CoreMLExport) -> None:
     spec = specification(made.path)
     del spec.description.metadata.userDefined[ONNX_KEY]
-    source = str(Path(coreml.__file__).parents[2]).encode()
+    source = str(Path(coreml.__file__).parents[3]).encode()
     assert source not in spec.SerializeToString()
     assert sorted(p.name for p in made.path.iterdir()) == ["Data", "Manifest.json"]
 
@@ -146,8 +146,8 @@ def test_the_proof_compares_the_onnx_twin_too(made: CoreMLExport) -> None:
 
 
 def test_every_image_of_the_proof_comes_from_its_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vtad_export import parity
-    from vtad_runtime.image import read_rgb
+    from vtad_export.proof import parity
+    from vtad_runtime.contract.image import read_rgb
 
     done(export, "--run", run.path)  # the twin is there already
     monkeypatch.setattr(parity, "read_rgb", lambda path: read_rgb(path)[:, ::-1])

@@ -14,22 +14,22 @@ pytest.importorskip("coremltools", reason="coremltools is not installed: pip ins
 
 from tiny_run import tiny
 
+from vtad.backbones.backbone import Teacher
 from vtad.config import preset
-from vtad.detector import Detector, Judgement
-from vtad.difference import CHANNELS, DifferenceHead
-from vtad.features import Teacher
-from vtad.model import Autoencoder, Prediction
+from vtad.models.autoencoder import Autoencoder, Prediction
+from vtad.models.detector import Detector, Judgement
+from vtad.models.segmentation_head import CHANNELS, DifferenceHead
+from vtad.models.trained import load_detector
 from vtad.run_folder import Run
-from vtad.trained import load_detector
-from vtad_export.coreml import convert, write_package
-from vtad_export.graph import layout_of, prepared, trace
-from vtad_export.lint import REFERENCE, lint
-from vtad_export.mil import Executor
-from vtad_export.mlpackage import read_program
-from vtad_export.neural_engine import ChannelAutoencoder, EngineTeacher, FoldedDifferenceHead, Project
-from vtad_export.parity import samples
-from vtad_export.reference_proof import prove_package
-from vtad_export.same_program import difference
+from vtad_export.coreml_format.exporter import convert, write_package
+from vtad_export.coreml_format.graph import layout_of, prepared, trace
+from vtad_export.coreml_format.lint import REFERENCE, lint
+from vtad_export.coreml_format.mil import Executor
+from vtad_export.coreml_format.mlpackage import read_program
+from vtad_export.coreml_format.neural_engine import ChannelAutoencoder, EngineTeacher, FoldedDifferenceHead, Project
+from vtad_export.coreml_format.reference_proof import prove_package
+from vtad_export.coreml_format.same_program import difference
+from vtad_export.proof.parity import samples
 
 
 def unruly(**changes: Any) -> Autoencoder:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vtad_export.lint import GENERATIONS, Lint, flops, lint
-from vtad_export.mlpackage import Constant, Operation, Program, Value
+from vtad_export.coreml_format.lint import GENERATIONS, Lint, flops, lint
+from vtad_export.coreml_format.mlpackage import Constant, Operation, Program, Value
 
 CHIPS = [g.chips for g in GENERATIONS]
 HALF, FULL, INT = np.float16, np.float32, np.int32

@@ -17,21 +17,21 @@ pytest.importorskip("coremltools", reason="coremltools is not installed: pip ins
 from coreml_surgery import DAMAGES, Damage, argument, constant, operations, save
 from tiny_run import tiny
 
-from vtad.detector import Detector, Judgement
-from vtad.model import Autoencoder
+from vtad.models.autoencoder import Autoencoder
+from vtad.models.detector import Detector, Judgement
+from vtad.models.trained import load_detector
 from vtad.run_folder import Run
-from vtad.trained import load_detector
 from vtad.training import train
-from vtad_export.apple import quiet
-from vtad_export.coreml import convert, write_package
-from vtad_export.graph import Layout, prepared, trace
-from vtad_export.mil import FLOAT16_LIMIT, REFERENCE, Executor, rounded
-from vtad_export.mlpackage import PackageError, Program, read_program, specification, weight_file
-from vtad_export.parity import TOLERANCE, Limits, ParityError, Samples, accept, compare, samples
-from vtad_export.reference_proof import DRIFT, WITNESS_MODULES, ReferenceProof, prove_package
-from vtad_export.same_program import difference
-from vtad_runtime.card import Card
-from vtad_runtime.conformal import spread
+from vtad_export.coreml_format.apple import quiet
+from vtad_export.coreml_format.exporter import convert, write_package
+from vtad_export.coreml_format.graph import Layout, prepared, trace
+from vtad_export.coreml_format.mil import FLOAT16_LIMIT, REFERENCE, Executor, rounded
+from vtad_export.coreml_format.mlpackage import PackageError, Program, read_program, specification, weight_file
+from vtad_export.coreml_format.reference_proof import DRIFT, WITNESS_MODULES, ReferenceProof, prove_package
+from vtad_export.coreml_format.same_program import difference
+from vtad_export.proof.parity import TOLERANCE, Limits, ParityError, Samples, accept, compare, samples
+from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.conformal import spread
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ pytest.importorskip("coremltools", reason="coremltools is not installed: pip ins
 
 from tiny_run import tiny
 
-from vtad.detector import Detector
+from vtad.models.detector import Detector
 from vtad.run_folder import Run, RunError
-from vtad_export.coreml import Target, convert, write_package
-from vtad_export.graph import prepared, trace
-from vtad_export.mil import Executor
-from vtad_export.mlpackage import specification
+from vtad_export.coreml_format.exporter import Target, convert, write_package
+from vtad_export.coreml_format.graph import prepared, trace
+from vtad_export.coreml_format.mil import Executor
+from vtad_export.coreml_format.mlpackage import specification
 
 # specification version and operation set of Core ML, by coremltools' table
 VERSIONS = {"iOS16": (7, "CoreML6"), "iOS17": (8, "CoreML7"), "iOS18": (9, "CoreML8"), "iOS26": (10, "CoreML9")}

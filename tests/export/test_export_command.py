@@ -17,15 +17,16 @@ import pytest
 from PIL import Image
 from tiny_run import done, error, invoke
 
-import vtad_export.making as making
+import vtad_export.commands.making as making
 from vtad.run_folder import Run, RunError, WriteError
-from vtad_export import onnx, parity
-from vtad_export.cli import export
-from vtad_export.formats import FORMATS
-from vtad_export.onnx import Export
-from vtad_export.parity import Flip, FlipError, ParityError
-from vtad_export.show import card_text
-from vtad_runtime.card import Card
+from vtad_export.commands.export import export
+from vtad_export.commands.formats import FORMATS
+from vtad_export.onnx_format import exporter as onnx
+from vtad_export.onnx_format.exporter import Export
+from vtad_export.proof import parity
+from vtad_export.proof.parity import Flip, FlipError, ParityError
+from vtad_export.proof.show import card_text
+from vtad_runtime.contract.card import Card
 
 PAIRS = [(f.name, p) for f in FORMATS for p in f.precisions]
 
@@ -64,7 +65,7 @@ def test_all_makes_every_format_in_every_precision_and_prints_one_table(run: Run
 
 @pytest.mark.usefixtures("made_at_once")
 def test_after_all_the_newest_export_is_the_default_precision(run: Run) -> None:
-    from vtad_runtime.session import newest_export
+    from vtad_runtime.engine.onnxruntime_engine import newest_export
 
     done(export, "--run", run.path, "--format", "all")
     found = newest_export(run.path.parents[1])
@@ -185,7 +186,7 @@ def test_sigterm_to_the_command_is_143_and_leaves_no_draft(run: Run) -> None:
     pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
     given = ["--run", str(run.path), "--format", "coreml"]
     process = subprocess.Popen(
-        [sys.executable, "-c", "from vtad_export.cli import export; export()", *given],
+        [sys.executable, "-c", "from vtad_export.commands.export import export; export()", *given],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

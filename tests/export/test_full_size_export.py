@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vtad.config import preset
-from vtad.demo import write_demo
+from vtad.data.demo import write_demo
 from vtad.training import train
 from vtad_export import to_onnx
 from vtad_runtime import Detector

@@ -9,7 +9,7 @@ import onnx
 import torch
 from safetensors.torch import load_file
 
-from vtad.checkpoint import save_tensors
+from vtad.fitting.checkpoint import save_tensors
 from vtad.run_folder import Run, sha256
 from vtad_export import to_onnx
 

@@ -14,19 +14,19 @@ import pytest
 from numpy.typing import NDArray
 from tiny_run import done, error
 
-import vtad_export.onnx as exporter
-import vtad_export.quantize as quantize
-from vtad.layout import find_category
+import vtad_export.onnx_format.exporter as exporter
+import vtad_export.onnx_format.int8 as quantize
+from vtad.data.layout import find_category
 from vtad.run_folder import Run
 from vtad_export import to_onnx
-from vtad_export.certificate import quality_lines
-from vtad_export.cli import export as command
-from vtad_export.onnx import Export, OnnxExport
-from vtad_export.parity import Flip, Material, ParityError, allowed_flips, compare, load_material
-from vtad_export.quality import Measured, Quality, measured
-from vtad_export.quantize import INT8_DRIFT, category_tests, learned_products
-from vtad_runtime.card import Parity
-from vtad_runtime.session import OUTPUTS, Session, newest_export
+from vtad_export.commands.export import export as command
+from vtad_export.onnx_format.exporter import Export, OnnxExport
+from vtad_export.onnx_format.int8 import INT8_DRIFT, category_tests, learned_products
+from vtad_export.proof.certificate import quality_lines
+from vtad_export.proof.parity import Flip, Material, ParityError, allowed_flips, compare, load_material
+from vtad_export.proof.quality import Measured, Quality, measured
+from vtad_runtime.contract.card import Parity
+from vtad_runtime.engine.onnxruntime_engine import OUTPUTS, Session, newest_export
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_a_part_of_the_test_images_is_said_to_be_one() -> None:
 
 def test_a_flip_on_test_images_counts_for_core_ml_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
-    from vtad_export import coreml
+    from vtad_export.coreml_format import exporter as coreml
 
     def flipping(*arguments: Any) -> Quality:
         return dataclasses.replace(measured(*arguments), flipped=(Flip("dent/3.png", 2.5, 2.4),))
@@ -161,7 +161,7 @@ def test_a_model_without_weights_to_round_is_not_called_int8(
     line = error(2, command, "--run", run.path, "--format", "coreml", "--precision", "int8")
     assert "expected weights of the transformer of 1000000 numbers or more, got none: export in fp16" in line
     assert list((run.path / "export").iterdir()) == []
-    monkeypatch.setattr("vtad_export.coreml.int8_weights", lambda model: model)
+    monkeypatch.setattr("vtad_export.coreml_format.exporter.int8_weights", lambda model: model)
     with pytest.raises(ParityError, match="expected weights stored as int8, got none"):
         to_coreml(trained, tmp_path / "pill.mlpackage", precision="int8")
     assert list(tmp_path.glob("*.mlpackage")) == []
@@ -213,7 +213,7 @@ def test_core_ml_stores_the_transformers_weights_as_int8_and_the_rest_as_they_we
     run: Run, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
     pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
-    from vtad_export.mlpackage import read_program
+    from vtad_export.coreml_format.mlpackage import read_program
 
     monkeypatch.setattr(quantize, "SMALLEST", 200)  # the tiny transformer's are small
     out = done(
@@ -260,8 +260,8 @@ def test_the_python_export_of_an_int8_package_has_a_twin_of_a_true_name_too(
     run: Run, exported: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
-    from vtad_export.coreml import to_coreml
-    from vtad_runtime.session import twin_of
+    from vtad_export.coreml_format.exporter import to_coreml
+    from vtad_runtime.engine.onnxruntime_engine import twin_of
 
     monkeypatch.setattr(quantize, "SMALLEST", 200)
     folder = run.path / "export"

@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from tiny_run import disk_fills_up, done, error, tiny
 
-import vtad_export.onnx as exporter
-from vtad.calibrate import batches
+import vtad_export.onnx_format.exporter as exporter
+from vtad.calibration.map_units import batches
+from vtad.models.trained import load_detector
 from vtad.run_folder import Run, WriteError
-from vtad.trained import load_detector
 from vtad.training import train
 from vtad_export import ParityError, to_onnx
-from vtad_export.cli import export as command
-from vtad_export.onnx import Export
-from vtad_export.parity import TOLERANCE, Samples, decoded, image_files, prove, samples
-from vtad_export.quantize import learned_products
-from vtad_runtime.image import read_rgb
-from vtad_runtime.session import ModelError, Session
-from vtad_runtime.verdict import Verdict
+from vtad_export.commands.export import export as command
+from vtad_export.onnx_format.exporter import Export
+from vtad_export.onnx_format.int8 import learned_products
+from vtad_export.proof.parity import TOLERANCE, Samples, decoded, image_files, prove, samples
+from vtad_runtime.contract.image import read_rgb
+from vtad_runtime.engine.onnxruntime_engine import ModelError, Session
+from vtad_runtime.verdict.verdict import Verdict
 
 Outputs = dict[str, NDArray[np.float32]]
 
@@ -291,8 +291,8 @@ def test_every_image_of_the_proof_is_a_file_whose_pixels_are_the_trainings(train
 def test_a_runtime_that_sees_or_says_otherwise_fails_the_proof(
     run: Run, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    from vtad_export import parity
-    from vtad_runtime import detector
+    from vtad_export.proof import parity
+    from vtad_runtime.verdict import detector
 
     if fault == "pixels":
         monkeypatch.setattr(parity, "read_rgb", lambda path: read_rgb(path)[:, ::-1])

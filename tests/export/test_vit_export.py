@@ -14,15 +14,15 @@ from tiny_vit import write_vit
 
 pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
 
-from vtad.cli import train as vtad_train
+from vtad.commands.train import train as vtad_train
+from vtad.models.trained import load_detector
 from vtad.run_folder import Run
-from vtad.trained import load_detector
-from vtad_export.cli import export as vtad_export
-from vtad_export.coreml import convert, read_package_card
-from vtad_export.graph import prepared, trace
-from vtad_export.quantize import learned_products
+from vtad_export.commands.export import export as vtad_export
+from vtad_export.coreml_format.exporter import convert, read_package_card
+from vtad_export.coreml_format.graph import prepared, trace
+from vtad_export.onnx_format.int8 import learned_products
 from vtad_runtime import Detector
-from vtad_runtime.image import read_rgb
+from vtad_runtime.contract.image import read_rgb
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_both_artefacts_carry_their_proof(run: Run) -> None:
 
 def test_the_runtime_says_what_torch_says(run: Run, pills: Path) -> None:
     from vtad.inspection import input_spec
-    from vtad_runtime.image import fit_image
+    from vtad_runtime.contract.image import fit_image
 
     rgb = read_rgb(pills / "pill" / "test" / "crack" / "000.png")
     pixels = np.ascontiguousarray(fit_image(rgb, input_spec(run.config()))[0].transpose(2, 0, 1))

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vtad_runtime.capture import Shot, SourceLost
+from vtad_runtime.sources.capture import Shot, SourceLost
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 

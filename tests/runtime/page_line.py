@@ -13,9 +13,9 @@ import numpy as np
 from tiny_model import make_card, write_model
 
 from vtad_runtime import Detector, Verdict
-from vtad_runtime.judgement import Frame, Judgement
 from vtad_runtime.page.server import PageServer
 from vtad_runtime.page.state import PageState
+from vtad_runtime.verdict.judgement import Frame, Judgement
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 

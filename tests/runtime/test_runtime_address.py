@@ -7,8 +7,8 @@ from typing import Any
 import click
 import pytest
 
-from vtad_runtime.address import Address, AddressError, address, parse
-from vtad_runtime.arguments import alarm_rule, duration, names_of, picture_size, rectangle
+from vtad_runtime.commands.arguments import alarm_rule, duration, names_of, picture_size, rectangle
+from vtad_runtime.sources.address import Address, AddressError, address, parse
 
 
 @pytest.mark.parametrize(

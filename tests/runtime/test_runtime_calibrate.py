@@ -15,15 +15,15 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from tiny_model import GREY, UNIT, bad, good, make_card, write_model
 
-from vtad_runtime import calibrate_cli
-from vtad_runtime import cli as run_cli
-from vtad_runtime.calibrate import OutputExists, recalibrate
-from vtad_runtime.card import ONNX_KEY
-from vtad_runtime.conformal import MARGIN, CalibrationError, conformal_threshold, images_needed
-from vtad_runtime.detector import Detector
-from vtad_runtime.onnx_card import OnnxFileError, replace_card
+from vtad_runtime.commands import calibrate as calibrate_cli
+from vtad_runtime.commands import run as run_cli
+from vtad_runtime.contract.card import ONNX_KEY
+from vtad_runtime.contract.conformal import MARGIN, CalibrationError, conformal_threshold, images_needed
+from vtad_runtime.engine.onnx_card import OnnxFileError, replace_card
+from vtad_runtime.review.recalibration import OutputExists, recalibrate
+from vtad_runtime.verdict.detector import Detector
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(run_cli.__file__).parents[1])}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(run_cli.__file__).parents[2])}
 
 
 @pytest.fixture(autouse=True)
@@ -252,7 +252,7 @@ def test_the_rule_in_literal_numbers() -> None:
 
 def test_the_command_helps_quickly_and_works_as_a_program(model: Path) -> None:
     line(list(range(5)))
-    code = "import sys; from vtad_runtime.calibrate_cli import calibrate; calibrate(sys.argv[1:])"
+    code = "import sys; from vtad_runtime.commands.calibrate import calibrate; calibrate(sys.argv[1:])"
     done = subprocess.run(
         [sys.executable, "-c", code, "--good", "line", "--false-alarms", "0.3"],
         capture_output=True,
@@ -261,5 +261,7 @@ def test_the_command_helps_quickly_and_works_as_a_program(model: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    loaded = "import sys, vtad_runtime.calibrate_cli; assert not {'numpy', 'cv2', 'onnxruntime'} & sys.modules.keys()"
+    loaded = (
+        "import sys, vtad_runtime.commands.calibrate; assert not {'numpy', 'cv2', 'onnxruntime'} & sys.modules.keys()"
+    )
     subprocess.run([sys.executable, "-c", loaded], env=ENVIRONMENT, check=True)

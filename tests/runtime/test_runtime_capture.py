@@ -15,13 +15,13 @@ import pytest
 from fake_camera import LOST, FakeSource, eventually
 from tiny_model import bad, good
 
-from vtad_runtime import capture as capture_module
-from vtad_runtime.capture import Capture, CaptureOptions, Shot, Unusable
-from vtad_runtime.geometry import Geometry
-from vtad_runtime.image import ImageError
-from vtad_runtime.judgement import Frame
-from vtad_runtime.logs import EventLog
-from vtad_runtime.source import SourceError
+from vtad_runtime.contract.image import ImageError
+from vtad_runtime.contract.log import EventLog
+from vtad_runtime.sources import capture as capture_module
+from vtad_runtime.sources.capture import Capture, CaptureOptions, Shot, Unusable
+from vtad_runtime.sources.folder import SourceError
+from vtad_runtime.verdict.geometry import Geometry
+from vtad_runtime.verdict.judgement import Frame
 
 
 class Log(EventLog):

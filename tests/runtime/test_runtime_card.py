@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tiny_model import make_card
 
-from vtad_runtime.card import Card, CardError, read_card
+from vtad_runtime.contract.card import Card, CardError, read_card
 
 
 def test_a_card_survives_the_round_trip() -> None:

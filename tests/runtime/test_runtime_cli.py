@@ -18,10 +18,14 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from tiny_model import bad, good, make_card, write_model
 
-from vtad_runtime import cli, detector, heatmap, pipeline, sink
+from vtad_runtime.commands import run as cli
+from vtad_runtime.drawing import heatmap
+from vtad_runtime.line import pipeline
+from vtad_runtime.outputs import results_folder as sink
+from vtad_runtime.verdict import detector
 
 # Commands run elsewhere must find the package under test, also by a relative search path.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
 
 
 @pytest.fixture(autouse=True)
@@ -244,7 +248,7 @@ def test_a_signal_finishes_what_is_in_flight(number: int, code: int, monkeypatch
 def test_a_killed_run_leaves_valid_lines(model: Path) -> None:
     for i in range(200):
         save(good(400, 400), f"in/{i}.png")
-    code = "from vtad_runtime.cli import run; run()"
+    code = "from vtad_runtime.commands.run import run; run()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "--folder", "in", "--model", str(model)],
         stdout=subprocess.DEVNULL,
@@ -266,5 +270,5 @@ def test_help_names_every_exit_code_and_is_quick() -> None:
     for code in ("0 ", "1 ", "2 ", "3 ", "4 ", "70 ", "130 "):
         assert f"  {code}" in text
     heavy = "{'numpy', 'cv2', 'PIL', 'onnxruntime'}"
-    code = f"import sys, vtad_runtime.cli; assert not {heavy} & sys.modules.keys()"
+    code = f"import sys, vtad_runtime.commands.run; assert not {heavy} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, env=ENVIRONMENT)

@@ -8,7 +8,7 @@ import sys
 import click
 import pytest
 
-from vtad_runtime.command import BROKEN_PIPE, INTERNAL, Failure, no_traceback
+from vtad_runtime.contract.command import BROKEN_PIPE, INTERNAL, Failure, no_traceback
 
 
 def test_an_unforeseen_error_is_one_line_that_asks_to_be_reported() -> None:
@@ -26,7 +26,7 @@ def test_an_error_said_on_purpose_passes_as_it_is() -> None:
 
 def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
     code = (
-        "from vtad_runtime.command import no_traceback\n"
+        "from vtad_runtime.contract.command import no_traceback\n"
         "import click\n"
         "with no_traceback():\n"
         "    while True: click.echo('x' * 1000)\n"

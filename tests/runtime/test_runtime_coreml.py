@@ -18,11 +18,12 @@ pytest.importorskip("coremltools", reason="coremltools is not installed: pip ins
 
 from fake_coreml import FakeMac, fake_mac
 
-from vtad_runtime import Verdict, coreml_session
-from vtad_runtime.card import ONNX_KEY, Card
-from vtad_runtime.coreml_session import CoreMLSession
-from vtad_runtime.detector import Detector
-from vtad_runtime.session import OUTPUTS, ModelError, Outputs, Session, newest_export, open_session
+from vtad_runtime import Verdict
+from vtad_runtime.contract.card import ONNX_KEY, Card
+from vtad_runtime.engine import coreml_engine as coreml_session
+from vtad_runtime.engine.coreml_engine import CoreMLSession
+from vtad_runtime.engine.onnxruntime_engine import OUTPUTS, ModelError, Outputs, Session, newest_export, open_session
+from vtad_runtime.verdict.detector import Detector
 
 Values = dict[str, np.ndarray[Any, Any]]
 

@@ -18,7 +18,7 @@ from PIL import Image
 from tiny_model import bad, good, make_card, write_model
 
 from vtad_runtime import Detector, ImageError, ModelError, Verdict
-from vtad_runtime.verdict import decide
+from vtad_runtime.verdict.verdict import decide
 
 
 def test_a_good_part_is_ok_and_has_no_region(tmp_path: Path) -> None:
@@ -189,9 +189,9 @@ def test_a_damaged_graph_is_refused(tmp_path: Path) -> None:
 def test_importing_the_package_or_the_pixel_path_takes_no_runtime_and_no_torch() -> None:
     code = (
         "import sys, vtad_runtime; assert 'onnxruntime' not in sys.modules and 'cv2' not in sys.modules;"
-        "import vtad_runtime.card, vtad_runtime.image; assert 'onnxruntime' not in sys.modules;"
-        "import vtad_runtime.detector, vtad_runtime.pipeline, vtad_runtime.cli, vtad_runtime.live;"
+        "import vtad_runtime.contract.card, vtad_runtime.contract.image; assert 'onnxruntime' not in sys.modules;"
+        "import vtad_runtime.verdict.detector, vtad_runtime.line.pipeline, vtad_runtime.commands.run, vtad_runtime.line.live;"
         "bad = {'torch', 'onnx', 'vtad', 'scipy', 'sklearn'} & sys.modules.keys(); assert not bad, bad;"
-        "from vtad_runtime import Detector; assert Detector is vtad_runtime.detector.Detector"
+        "from vtad_runtime import Detector; assert Detector is vtad_runtime.verdict.detector.Detector"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

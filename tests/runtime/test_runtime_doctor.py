@@ -19,9 +19,10 @@ import pytest
 from click.testing import CliRunner, Result
 from tiny_model import make_card, write_model
 
-from vtad_runtime import doctor, doctor_cli
+from vtad_runtime.commands import doctor as doctor_cli
+from vtad_runtime.review import doctor
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(doctor.__file__).parents[1])}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(doctor.__file__).parents[2])}
 NAMES = [
     *("python", "vtad", "numpy", "pillow", "opencv", "onnxruntime", "providers", "ffmpeg", "gstreamer", "windows"),
     *("cameras", "extra live", "extra mqtt", "extra train", "extra export"),
@@ -163,7 +164,7 @@ def test_a_model_that_opens_and_cannot_judge_fails_the_self_test(monkeypatch: py
     def fault(*_: object, **__: object) -> None:
         raise RuntimeError("out of\nmemory")
 
-    monkeypatch.setattr("vtad_runtime.session.Session.run", fault)
+    monkeypatch.setattr("vtad_runtime.engine.onnxruntime_engine.Session.run", fault)
     failing = failures(run("--model", str(model())))
     assert list(failing) == ["self-test"]
     assert "RuntimeError: out of memory" in failing["self-test"]
@@ -219,7 +220,7 @@ def test_an_old_python_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "module"), [("numpy", "numpy"), ("pillow", "PIL.Image"), ("opencv", "cv2"), ("onnxruntime", "onnxruntime")]
 )
 def test_a_needed_package_that_is_missing_is_one_line_and_the_checks_go_on(name: str, module: str) -> None:
-    code = f"import sys; sys.modules[{module!r}] = None; from vtad_runtime.doctor_cli import doctor; doctor()"
+    code = f"import sys; sys.modules[{module!r}] = None; from vtad_runtime.commands.doctor import doctor; doctor()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
@@ -321,5 +322,5 @@ def test_usage_is_2_and_help_names_the_exit_codes_and_is_quick() -> None:
     for code in ("0 ", "1 ", "2 ", "70 "):
         assert f"  {code}" in text
     heavy = "{'numpy', 'cv2', 'PIL', 'onnxruntime'}"
-    code = f"import sys, vtad_runtime.doctor_cli; assert not {heavy} & sys.modules.keys()"
+    code = f"import sys, vtad_runtime.commands.doctor; assert not {heavy} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, env=ENVIRONMENT)

@@ -13,12 +13,12 @@ from PIL import Image
 from tiny_model import GREY, THRESHOLD, bad, good, write_model
 
 from vtad_runtime import Detector, Verdict
-from vtad_runtime.alarm import Alarm, AlarmRule
-from vtad_runtime.frame_check import FOCUS_FLOOR, FOCUS_FRAMES, FrameChecks, sharpness
-from vtad_runtime.geometry import Geometry
-from vtad_runtime.image import ImageError
-from vtad_runtime.mask import Mask, top_score
-from vtad_runtime.verdict import settle
+from vtad_runtime.contract.image import ImageError
+from vtad_runtime.verdict.alarm import Alarm, AlarmRule
+from vtad_runtime.verdict.frame_check import FOCUS_FLOOR, FOCUS_FRAMES, FrameChecks, sharpness
+from vtad_runtime.verdict.geometry import Geometry
+from vtad_runtime.verdict.mask import Mask, top_score
+from vtad_runtime.verdict.verdict import settle
 
 OK, NG, UNSURE, STALE, ERROR = Verdict.OK, Verdict.NG, Verdict.UNSURE, Verdict.STALE, Verdict.ERROR
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vtad_runtime.card import Calibration
-from vtad_runtime.drift import (
+from vtad_runtime.contract.card import Calibration
+from vtad_runtime.verdict.drift import (
     Drift,
     independent,
     ks_p_value,

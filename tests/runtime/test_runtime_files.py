@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vtad_runtime.detector import Region
-from vtad_runtime.sink import Row, Sink, SinkError
-from vtad_runtime.source import SourceError, find
-from vtad_runtime.verdict import Verdict
+from vtad_runtime.outputs.results_folder import Row, Sink, SinkError
+from vtad_runtime.sources.folder import SourceError, find
+from vtad_runtime.verdict.detector import Region
+from vtad_runtime.verdict.verdict import Verdict
 
 
 def touch(root: Path, *names: str) -> None:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from tiny_model import GREY, make_card, write_model
 
-from vtad_runtime import golden_record
-from vtad_runtime.card import Input
-from vtad_runtime.detector import Detector
-from vtad_runtime.golden import Golden, GoldenError, GoldenReport
-from vtad_runtime.view import Fitted, Limits, changes, shift
+from vtad_runtime.contract.card import Input
+from vtad_runtime.line import golden_record
+from vtad_runtime.line.golden import Golden, GoldenError, GoldenReport
+from vtad_runtime.line.view import Fitted, Limits, changes, shift
+from vtad_runtime.verdict.detector import Detector
 
 SIZE = 128
 Pixels = NDArray[np.uint8]

@@ -9,7 +9,7 @@ import pytest
 from tiny_model import GREY, UNIT, bad, good, write_model
 
 from vtad_runtime import Detector
-from vtad_runtime.heatmap import overlay, panel
+from vtad_runtime.drawing.heatmap import overlay, panel
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 from tiny_model import make_card
 
-from vtad_runtime.card import Input
-from vtad_runtime.image import (
+from vtad_runtime.contract.card import Input
+from vtad_runtime.contract.image import (
     ImageError,
     fit_image,
     fit_mask,

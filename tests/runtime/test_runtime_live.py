@@ -13,15 +13,16 @@ import pytest
 from fake_camera import LOST, FakeSource, eventually
 from tiny_model import bad, good, make_card, write_model
 
-from vtad_runtime import Detector, Verdict, live
-from vtad_runtime.alarm import Alarm, AlarmRule
-from vtad_runtime.capture import Capture, CaptureOptions, Shot
-from vtad_runtime.frame_check import FrameChecks
-from vtad_runtime.geometry import Geometry
-from vtad_runtime.judgement import Judgement
-from vtad_runtime.live import Judge, Rules, Writer, judge_source
-from vtad_runtime.logs import EventLog
-from vtad_runtime.source import SourceError
+from vtad_runtime import Detector, Verdict
+from vtad_runtime.contract.log import EventLog
+from vtad_runtime.line import live
+from vtad_runtime.line.live import Judge, Rules, Writer, judge_source
+from vtad_runtime.sources.capture import Capture, CaptureOptions, Shot
+from vtad_runtime.sources.folder import SourceError
+from vtad_runtime.verdict.alarm import Alarm, AlarmRule
+from vtad_runtime.verdict.frame_check import FrameChecks
+from vtad_runtime.verdict.geometry import Geometry
+from vtad_runtime.verdict.judgement import Judgement
 
 
 class Kept:

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 from tiny_model import bad, good
 
-from vtad_runtime import mjpeg
-from vtad_runtime.capture import SourceLost
-from vtad_runtime.devices import open_stream
-from vtad_runtime.mjpeg import Mjpeg, NotMjpegError
-from vtad_runtime.source import SourceError
+from vtad_runtime.sources import mjpeg
+from vtad_runtime.sources.capture import SourceLost
+from vtad_runtime.sources.folder import SourceError
+from vtad_runtime.sources.mjpeg import Mjpeg, NotMjpegError
+from vtad_runtime.sources.opencv_sources import open_stream
 
 MULTIPART = "multipart/x-mixed-replace; boundary=frame"
 
@@ -159,7 +159,7 @@ def test_a_password_is_answered_and_never_told() -> None:
 
 def test_what_is_no_mjpeg_goes_to_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    monkeypatch.setattr("vtad_runtime.devices.Stream", opened.append)
+    monkeypatch.setattr("vtad_runtime.sources.opencv_sources.Stream", opened.append)
     with answering(b"", kind="video/mp4") as host:
         with pytest.raises(NotMjpegError):
             Mjpeg(f"http://{host}")

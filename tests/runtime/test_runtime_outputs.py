@@ -22,16 +22,17 @@ import pytest
 from numpy.typing import NDArray
 from tiny_model import bad, good, write_model
 
-from vtad_runtime import Detector, Verdict, jsonl
-from vtad_runtime.detector import Region
-from vtad_runtime.heatmap import VERDICT_COLOURS
-from vtad_runtime.jsonl import JsonLines
-from vtad_runtime.judgement import Frame, Judgement
-from vtad_runtime.logs import EventLog
-from vtad_runtime.message import Messages
-from vtad_runtime.sink import COLUMNS, SinkError
-from vtad_runtime.video_writer import VideoError, VideoOutput, annotated
-from vtad_runtime.webhook import WebhookOutput
+from vtad_runtime import Detector, Verdict
+from vtad_runtime.contract.log import EventLog
+from vtad_runtime.drawing.heatmap import VERDICT_COLOURS
+from vtad_runtime.outputs import json_lines as jsonl
+from vtad_runtime.outputs.json_lines import JsonLines
+from vtad_runtime.outputs.message import Messages
+from vtad_runtime.outputs.results_folder import COLUMNS, SinkError
+from vtad_runtime.outputs.video import VideoError, VideoOutput, annotated
+from vtad_runtime.outputs.webhook import WebhookOutput
+from vtad_runtime.verdict.detector import Region
+from vtad_runtime.verdict.judgement import Frame, Judgement
 
 DOCS = Path(__file__).parents[2] / "docs"
 GONE = Judgement("camera 0", 7, 1.7e9, Verdict.ERROR, "camera lost: no frames", None, 2.0, None, None)
@@ -290,7 +291,7 @@ def test_a_video_that_cannot_be_written_is_one_clear_error_at_the_start(
         with pytest.raises(VideoError, match=message) as caught:
             VideoOutput(tmp_path / name)
         assert "\n" not in str(caught.value)
-    monkeypatch.setattr("vtad_runtime.video_writer.CODEC", "????")
+    monkeypatch.setattr("vtad_runtime.outputs.video.CODEC", "????")
     with pytest.raises(VideoError, match="got no encoder"):
         VideoOutput(tmp_path / "out.mp4")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "there.mp4"]
@@ -302,9 +303,9 @@ def test_a_video_that_the_disk_did_not_take_is_told_and_not_named(tmp_path: Path
         "import resource, sys\n"
         "from pathlib import Path\n"
         "import numpy as np\n"
-        "from vtad_runtime.judgement import Frame, Judgement\n"
-        "from vtad_runtime.verdict import Verdict\n"
-        "from vtad_runtime.video_writer import VideoError, VideoOutput\n"
+        "from vtad_runtime.verdict.judgement import Frame, Judgement\n"
+        "from vtad_runtime.verdict.verdict import Verdict\n"
+        "from vtad_runtime.outputs.video import VideoError, VideoOutput\n"
         "output = VideoOutput(Path(sys.argv[1]))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"  # writes beyond fail, as on a full disk
         "noise = np.random.default_rng(0)\n"
@@ -365,8 +366,8 @@ def test_the_documented_fields_are_those_that_are_written(detector: Detector, tm
 def test_the_documented_fields_of_the_results_folder_of_a_live_run_are_those_that_are_written(
     detector: Detector, tmp_path: Path
 ) -> None:
-    from vtad_runtime.pictures import PictureWriter
-    from vtad_runtime.records import Records
+    from vtad_runtime.outputs.pictures import PictureWriter
+    from vtad_runtime.outputs.records import Records
 
     records = Records(tmp_path, PictureWriter(tmp_path, "all", "overlay", ".jpg", None, originals=True))
     judgement = judged(detector, bad())
@@ -381,7 +382,7 @@ def test_the_documented_fields_of_the_results_folder_of_a_live_run_are_those_tha
 def test_the_documented_fields_of_the_summaries_are_those_that_are_written(tmp_path: Path) -> None:
     from click.testing import CliRunner
 
-    from vtad_runtime.cli import run
+    from vtad_runtime.commands.run import run
 
     cv2.imwrite(str(tmp_path / "good.png"), good())
     video = cv2.VideoWriter(str(tmp_path / "in.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 64))
@@ -422,7 +423,7 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
 
 
 def test_the_options_in_the_unit_are_options_of_the_command() -> None:
-    from vtad_runtime.cli import run
+    from vtad_runtime.commands.run import run
 
     text = (DOCS / "vtad-run.service").read_text(encoding="utf-8")
     command = re.search(r"^ExecStart=(.*)$", text, re.M)

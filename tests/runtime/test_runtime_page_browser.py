@@ -184,7 +184,7 @@ def test_the_end_stays_said_when_the_server_ends_with_the_run(line: Line, page: 
 def test_a_camera_from_frame_to_page(tmp_path: Path, page: Any) -> None:
     """The whole way: a camera on loopback, vtad-run in a process of its own, the page in the browser."""
     model = write_model(tmp_path / "tiny.onnx", make_card(64, 64))
-    code = "from vtad_runtime.cli import run; run()"
+    code = "from vtad_runtime.commands.run import run; run()"
     with mjpeg_camera(good(128, 128)) as camera:
         command = [sys.executable, "-c", code, "--stream", camera.url, "--model", str(model), "--live", "127.0.0.1:0"]
         process = subprocess.Popen([*command, "--save", "none"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)

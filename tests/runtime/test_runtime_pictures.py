@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 from tiny_model import THRESHOLD, bad, good, write_model
 
-from vtad_runtime import Detector, Result, heatmap, pictures, read_rgb
-from vtad_runtime.image import image_size
-from vtad_runtime.judgement import Frame, Judgement
-from vtad_runtime.pictures import PictureWriter
-from vtad_runtime.retention import Retention, parse_size
-from vtad_runtime.verdict import Verdict
+from vtad_runtime import Detector, Result, read_rgb
+from vtad_runtime.contract.image import image_size
+from vtad_runtime.drawing import heatmap
+from vtad_runtime.outputs import pictures
+from vtad_runtime.outputs.pictures import PictureWriter
+from vtad_runtime.outputs.retention import Retention, parse_size
+from vtad_runtime.verdict.judgement import Frame, Judgement
+from vtad_runtime.verdict.verdict import Verdict
 
 Usage = namedtuple("Usage", "total used free")
 MOMENT = 1795509000.123  # 2026-11-24T08:30:00.123Z

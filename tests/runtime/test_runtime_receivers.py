@@ -20,12 +20,12 @@ from typing import Any
 import pytest
 from tiny_model import make_card
 
-from vtad_runtime.judgement import Judgement
-from vtad_runtime.logs import EventLog
-from vtad_runtime.message import OutputError
-from vtad_runtime.mqtt import MqttOutput, parse_url
-from vtad_runtime.verdict import Verdict
-from vtad_runtime.webhook import WebhookOutput
+from vtad_runtime.contract.log import EventLog
+from vtad_runtime.outputs.message import OutputError
+from vtad_runtime.outputs.mqtt import MqttOutput, parse_url
+from vtad_runtime.outputs.webhook import WebhookOutput
+from vtad_runtime.verdict.judgement import Judgement
+from vtad_runtime.verdict.verdict import Verdict
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 PASSWORDS = shutil.which("mosquitto_passwd")
@@ -191,7 +191,7 @@ def test_a_killed_program_is_offline_by_its_last_will(broker: Broker, listener: 
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from vtad_runtime.mqtt import MqttOutput\n"
+        "from vtad_runtime.outputs.mqtt import MqttOutput\n"
         "MqttOutput(sys.argv[1], Path(sys.argv[2]))\n"
         "time.sleep(60)\n"
     )

@@ -22,14 +22,16 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from tiny_model import THRESHOLD, bad, good, make_card, write_model
 
-from vtad_runtime import Detector, cli, read_rgb, replay_cli
-from vtad_runtime.image import image_size
-from vtad_runtime.judgement import Frame, Judgement
-from vtad_runtime.pictures import PictureWriter
-from vtad_runtime.sort import Sorter
-from vtad_runtime.verdict import Verdict
+from vtad_runtime import Detector, read_rgb
+from vtad_runtime.commands import replay as replay_cli
+from vtad_runtime.commands import run as cli
+from vtad_runtime.contract.image import image_size
+from vtad_runtime.outputs.pictures import PictureWriter
+from vtad_runtime.sources.sorting import Sorter
+from vtad_runtime.verdict.judgement import Frame, Judgement
+from vtad_runtime.verdict.verdict import Verdict
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
 
 
 @pytest.fixture(autouse=True)
@@ -458,5 +460,5 @@ def test_help_names_every_exit_code_and_is_quick() -> None:
     text = replay(0, "--help").stdout
     for code in ("0 ", "1 ", "2 ", "3 ", "4 ", "70 ", "130 "):
         assert f"  {code}" in text
-    code = "import sys, vtad_runtime.replay_cli; assert not {'numpy', 'cv2', 'PIL', 'onnxruntime'} & sys.modules.keys()"
+    code = "import sys, vtad_runtime.commands.replay; assert not {'numpy', 'cv2', 'PIL', 'onnxruntime'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, env=ENVIRONMENT)

@@ -24,12 +24,13 @@ from fake_camera import MjpegCamera, eventually, mjpeg_camera, write_video
 from PIL import Image
 from tiny_model import bad, good, make_card, write_model
 
-from vtad_runtime import cli, devices
-from vtad_runtime.calibrate_cli import calibrate
-from vtad_runtime.source import SourceError
+from vtad_runtime.commands import run as cli
+from vtad_runtime.commands.calibrate import calibrate
+from vtad_runtime.sources import opencv_sources as devices
+from vtad_runtime.sources.folder import SourceError
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-COMMAND = (sys.executable, "-c", "from vtad_runtime.cli import run; run()")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+COMMAND = (sys.executable, "-c", "from vtad_runtime.commands.run import run; run()")
 
 
 @pytest.fixture(autouse=True)
@@ -386,7 +387,7 @@ class LineCamera:
 
 def test_a_camera_is_set_up_read_as_rgb_and_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", LineCamera)
-    monkeypatch.setattr("vtad_runtime.capture.FIRST_WAIT_S", 0.4)  # what was read before is judged by then
+    monkeypatch.setattr("vtad_runtime.sources.capture.FIRST_WAIT_S", 0.4)  # what was read before is judged by then
     result = run("--camera", "0", "--resolution", "1280x720", "--fps", "30", "--max-frames", "6", "--drop", "none")
     assert result.exit_code == 3  # it was gone for a while
     assert verdicts() == ["NG"] * 3 + ["ERROR"] + ["NG"] * 3

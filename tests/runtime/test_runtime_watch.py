@@ -19,12 +19,12 @@ from pathlib import Path
 import pytest
 
 import vtad_runtime
-from vtad_runtime import journal as journal_module
-from vtad_runtime.journal import Journal, JournalError, Stamp
-from vtad_runtime.sort import Sorter, SortError
-from vtad_runtime.source import SourceError
-from vtad_runtime.verdict import Verdict
-from vtad_runtime.watch import HotFolder
+from vtad_runtime.sources import journal as journal_module
+from vtad_runtime.sources.folder import SourceError
+from vtad_runtime.sources.hot_folder import HotFolder
+from vtad_runtime.sources.journal import Journal, JournalError, Stamp
+from vtad_runtime.sources.sorting import Sorter, SortError
+from vtad_runtime.verdict.verdict import Verdict
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(vtad_runtime.__file__).parents[1])}
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX permissions and signals")
@@ -238,7 +238,7 @@ def test_a_journal_in_use_is_refused(tmp_path: Path, journal: Journal) -> None:
 @posix
 def test_a_journal_in_use_by_another_process_is_refused_until_that_ends(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    code = "import sys; from pathlib import Path; from vtad_runtime.journal import Journal\n"
+    code = "import sys; from pathlib import Path; from vtad_runtime.sources.journal import Journal\n"
     code += "journal = Journal(Path(sys.argv[1])); print('open', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT
@@ -336,9 +336,9 @@ def test_a_full_disk_leaves_whole_lines_and_says_so(tmp_path: Path, monkeypatch:
 WORKER = """
 import json, os, signal, sys
 from pathlib import Path
-from vtad_runtime.journal import Journal
-from vtad_runtime.sort import Sorter
-from vtad_runtime.watch import HotFolder
+from vtad_runtime.sources.journal import Journal
+from vtad_runtime.sources.sorting import Sorter
+from vtad_runtime.sources.hot_folder import HotFolder
 
 folder, journal, results, to, step, count, total = sys.argv[1:]
 seen = 0

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from vtad_runtime.card import ONNX_KEY, SCHEMA, Calibration, Card, Identity, Input, Output, Parity
+from vtad_runtime.contract.card import ONNX_KEY, SCHEMA, Calibration, Card, Identity, Input, Output, Parity
 
 GREY = 100  # the good surface
 UNIT = 25.0  # grey levels per unit of normal variation

@@ -12,10 +12,10 @@ import pytest
 import torch
 from tiny_run import tiny
 
-from vtad.device import pick_device
-from vtad.evaluation import evaluate
-from vtad.loop import Interrupted
-from vtad.trained import load_detector
+from vtad.evaluation.evaluate import evaluate
+from vtad.fitting.device import pick_device
+from vtad.fitting.loop import Interrupted
+from vtad.models.trained import load_detector
 from vtad.training import train
 
 DEVICE = pick_device("auto")

@@ -23,15 +23,15 @@ from bench.baselines.patchcore import NEIGHBOURS, Patchcore, squared_distances
 from bench.baselines.plain_autoencoder import Measure, PlainAutoencoder
 from bench.quality import Plan, fill, quality, read_rows
 from bench.quality_table import markdown
-from vtad import evaluation
-from vtad.data import ImageCache
-from vtad.evaluation import evaluate
+from vtad.data.images import ImageCache
+from vtad.data.layout import find_category
+from vtad.evaluation.evaluate import evaluate
+from vtad.evaluation.evaluate import evaluate as evaluation
 from vtad.inspection import input_spec
-from vtad.layout import find_category
-from vtad.memory import greedy_coreset
+from vtad.models.patch_memory import greedy_coreset
+from vtad.models.trained import load_detector
 from vtad.run_folder import Run, RunError
-from vtad.trained import load_detector
-from vtad_runtime.card import Input
+from vtad_runtime.contract.card import Input
 
 SIDE = 64  # pixels
 CHANNELS = 24

@@ -12,14 +12,21 @@ from numpy.typing import NDArray
 from tiny_run import tiny
 from torch import Tensor
 
-from vtad.calibrate import fit_fusion, fit_units, raw_maps, scores_and_peaks
-from vtad.detector import Detector
-from vtad.model import Autoencoder, Witnesses
+from vtad.calibration.map_units import fit_fusion, fit_units, raw_maps, scores_and_peaks
+from vtad.calibration.score_fusion import fit_witness_weights
+from vtad.models.autoencoder import Autoencoder, Witnesses
+from vtad.models.detector import Detector
+from vtad.models.trained import load_detector
 from vtad.run_folder import Run
-from vtad.trained import load_detector
-from vtad.witness_weights import fit_witness_weights
-from vtad_runtime.conformal import MARGIN, CalibrationError, calibration, conformal_threshold, images_needed, spread
-from vtad_runtime.mask import top_score
+from vtad_runtime.contract.conformal import (
+    MARGIN,
+    CalibrationError,
+    calibration,
+    conformal_threshold,
+    images_needed,
+    spread,
+)
+from vtad_runtime.verdict.mask import top_score
 
 CPU = torch.device("cpu")
 

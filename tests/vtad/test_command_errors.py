@@ -15,13 +15,13 @@ import pytest
 from numpy.typing import NDArray
 from tiny_run import done, error, flags, invoke
 
-import vtad.loop
-from vtad.cli import data as vtad_data
-from vtad.cli import evaluate as vtad_eval
-from vtad.cli import said
-from vtad.cli import train as vtad_train
+import vtad.fitting.loop
+from vtad.commands.train import data as vtad_data
+from vtad.commands.train import evaluate as vtad_eval
+from vtad.commands.train import said
+from vtad.commands.train import train as vtad_train
 from vtad.run_folder import Run
-from vtad_export.cli import export as vtad_export
+from vtad_export.commands.export import export as vtad_export
 
 MakeCategory = Callable[..., Path]
 WriteImage = Callable[..., Path]
@@ -129,7 +129,9 @@ def test_pretrained_weights_that_are_not_there_name_what_to_do(
     assert "--preset scratch" in line
 
 
-@pytest.mark.parametrize("command", ["vtad.cli:train", "vtad.cli:evaluate", "vtad_export.cli:export"])
+@pytest.mark.parametrize(
+    "command", ["vtad.commands.train:train", "vtad.commands.train:evaluate", "vtad_export.commands.export:export"]
+)
 def test_without_torch_a_command_names_the_extra(run: Run, command: str) -> None:
     module, name = command.split(":")
     code = f"import sys; sys.modules['torch'] = None; from {module} import {name}; {name}()"
@@ -262,7 +264,7 @@ def test_a_fault_of_ours_is_one_line_and_70(make_category: MakeCategory, monkeyp
     def fault(*_: object) -> NDArray[np.uint8]:
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr(vtad.loop, "corrupt_batch", fault)
+    monkeypatch.setattr(vtad.fitting.loop, "corrupt_batch", fault)
     line = error(70, vtad_train, "--category", "part", *flags())
     assert line == "Error: internal error: ZeroDivisionError: a fault; please report it"
 

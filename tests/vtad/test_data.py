@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vtad.data import ImageCache, fingerprint, split_good
-from vtad.layout import MVTEC_CATEGORIES, DataError, find_categories, find_category
-from vtad_runtime.card import Input
-from vtad_runtime.image import fit_image, read_rgb
+from vtad.data.images import ImageCache, fingerprint, split_good
+from vtad.data.layout import MVTEC_CATEGORIES, DataError, find_categories, find_category
+from vtad_runtime.contract.card import Input
+from vtad_runtime.contract.image import fit_image, read_rgb
 
 MakeCategory = Callable[..., Path]
 WriteImage = Callable[..., Path]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vtad.data_check import CheckReport, check_category
-from vtad.layout import find_category
+from vtad.data.check import CheckReport, check_category
+from vtad.data.layout import find_category
 
 MakeCategory = Callable[..., Path]
 WriteImage = Callable[..., Path]

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 from tiny_run import small_disk
 
-from vtad.data_cli import data as command
-from vtad.layout import MVTEC_CATEGORIES
+from vtad.commands.data import data as command
+from vtad.data.layout import MVTEC_CATEGORIES
 
 MakeCategory = Callable[..., Path]
 FEW = ["--size", "64", "--train", "4", "--good", "1", "--defects", "1"]

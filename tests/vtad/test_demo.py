@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vtad.demo import DEFECTS, DemoError, draw, write_demo
-from vtad.layout import find_category
-from vtad_runtime.image import read_mask, read_rgb
+from vtad.data.demo import DEFECTS, DemoError, draw, write_demo
+from vtad.data.layout import find_category
+from vtad_runtime.contract.image import read_mask, read_rgb
 
 SMALL = {"size": 96, "train": 4, "good": 2, "per_defect": 2}
 

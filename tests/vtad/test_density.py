@@ -12,7 +12,13 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 from torch import Tensor
 
-from vtad.density import LOG_SIGMA_FLOOR, MixtureHead, floor_log_sigma, mixture_nll, published_mixture_term
+from vtad.models.context_density import (
+    LOG_SIGMA_FLOOR,
+    MixtureHead,
+    floor_log_sigma,
+    mixture_nll,
+    published_mixture_term,
+)
 
 
 def mixture(components: int, dim: int, cells: int = 7) -> tuple[Tensor, Tensor, Tensor, Tensor]:

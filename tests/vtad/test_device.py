@@ -10,15 +10,15 @@ import time
 import pytest
 import torch
 
-from vtad import device
-from vtad.device import bfloat16_gains
+from vtad.fitting import device
+from vtad.fitting.device import bfloat16_gains
 
 CPU = torch.device("cpu")
 
 LOOP = """
 import resource, sys
 import numpy as np
-from vtad.device import keep_memory
+from vtad.fitting.device import keep_memory
 if sys.argv[1] == "keep":
     assert keep_memory()
     assert keep_memory()  # once more does no harm

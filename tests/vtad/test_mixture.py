@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vtad.mixture import SharedMixture
+from vtad.models.feature_gmm import SharedMixture
 
 
 def fitted(components: int = 2, rank: int = 3) -> tuple[SharedMixture, torch.Tensor]:

@@ -10,12 +10,12 @@ import torch
 from tiny_run import tiny
 from torch import Tensor
 
+from vtad.backbones.layers import Registers, to_pixels, to_tokens
 from vtad.config import Config, preset
-from vtad.detector import Detector, Judgement
-from vtad.difference import DifferenceHead
-from vtad.layers import Registers, to_pixels, to_tokens
-from vtad.model import Autoencoder, TeacherFeatures
-from vtad.statistics import fit_statistics
+from vtad.fitting.feature_statistics import fit_statistics
+from vtad.models.autoencoder import Autoencoder, TeacherFeatures
+from vtad.models.detector import Detector, Judgement
+from vtad.models.segmentation_head import DifferenceHead
 
 CPU = torch.device("cpu")
 

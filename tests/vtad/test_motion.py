@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vtad.motion import ZOOM, moved_images
+from vtad.data.augmentation import ZOOM, moved_images
 
 
 def test_moved_images_show_the_same_a_little_nearer_and_off_centre() -> None:

@@ -12,9 +12,9 @@ import torch
 from tiny_run import tiny
 
 from vtad.config import Config
-from vtad.evaluation import evaluate
-from vtad.paper import PaperAutoencoder
-from vtad.report import table
+from vtad.evaluation.evaluate import evaluate
+from vtad.evaluation.report import table
+from vtad.models.paper import PaperAutoencoder
 from vtad.training import train
 
 

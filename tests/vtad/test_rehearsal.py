@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vtad.rehearsal import PICTURES, RECENT, REHEARSALS, Rehearsal, Seen
+from vtad.fitting.replay_buffer import PICTURES, RECENT, REHEARSALS, Rehearsal, Seen
 
 BATCH = 3
 

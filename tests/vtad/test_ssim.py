@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 
-from vtad.ssim import SSIM, Blur, gaussian_matrix
+from vtad.models.ssim import SSIM, Blur, gaussian_matrix
 
 Float = NDArray[np.float64]
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from tiny_run import error, flags, tiny
 
-from vtad.cli import train as command
+from vtad.commands.train import train as command
 from vtad.config import SYMMETRIES, ConfigError, symmetry_names
-from vtad.data import ImageCache
+from vtad.data.images import ImageCache
+from vtad.fitting.symmetries import TRANSFORMS, Views, vary, with_symmetries
 from vtad.inspection import input_spec
-from vtad.symmetry import TRANSFORMS, Views, vary, with_symmetries
 from vtad.training import train
 
 Pixels = NDArray[np.uint8]

@@ -19,17 +19,20 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import disk_fills_up, done, error, flags, tiny
 
-from vtad import loop, rehearsal, statistics, training
-from vtad.cli import train as command
+from vtad import training
+from vtad.commands.train import train as command
 from vtad.config import Config, ConfigError, Optimizer
-from vtad.data import split_good
+from vtad.data.images import split_good
+from vtad.data.layout import find_category
+from vtad.fitting import feature_statistics as statistics
+from vtad.fitting import loop
+from vtad.fitting import replay_buffer as rehearsal
+from vtad.fitting.loop import Interrupted, Loop, Report, TrainingError
 from vtad.inspection import advice
-from vtad.layout import find_category
-from vtad.loop import Interrupted, Loop, Report, TrainingError
-from vtad.losses import Loss
+from vtad.models.losses import Loss
 from vtad.run_folder import Run, RunError, WriteError, append_line
 from vtad.training import train, unfinished_run
-from vtad_runtime.conformal import calibration
+from vtad_runtime.contract.conformal import calibration
 
 STEPS = 6  # of a tiny training: 12 pictures, 4 a step, 2 epochs
 
@@ -441,7 +444,7 @@ def test_a_signal_during_calibration_completes_the_run_and_starts_no_other(
 def test_sigterm_to_the_command_is_143_and_one_line(pills: Path, tmp_path: Path) -> None:
     arguments = ["--category", "pill", "--data", str(pills), "--out", str(tmp_path), *flags(epochs=5000)]
     process = subprocess.Popen(
-        [sys.executable, "-c", "from vtad.cli import train; train()", *arguments],
+        [sys.executable, "-c", "from vtad.commands.train import train; train()", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

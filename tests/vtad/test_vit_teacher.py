@@ -16,17 +16,17 @@ from tiny_run import done, error, flags, tiny
 from tiny_vit import DIM, State, random_vit, write_vit
 from torch import Tensor
 
-from vtad import loop
-from vtad.cli import train as command
+from vtad.backbones.backbone import TeacherError
+from vtad.backbones.vit_backbone import VitTeacher, at_grid, projection
+from vtad.backbones.vit_checkpoint import VitShape, read_checkpoint, with_teacher
+from vtad.commands.train import train as command
 from vtad.config import Config, ConfigError, preset
-from vtad.detector import Detector
-from vtad.features import TeacherError
-from vtad.loop import Interrupted
+from vtad.fitting import loop
+from vtad.fitting.loop import Interrupted
+from vtad.models.detector import Detector
+from vtad.models.trained import load_detector
 from vtad.run_folder import Run, sha256
-from vtad.trained import load_detector
 from vtad.training import train
-from vtad.vit_checkpoint import VitShape, read_checkpoint, with_teacher
-from vtad.vit_teacher import VitTeacher, at_grid, projection
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
@@ -374,7 +374,7 @@ def test_a_detector_cannot_be_built_before_the_shape_is_known(configured: Callab
 
 
 def test_a_damaged_shape_in_a_run_is_one_line(configured: Callable[..., Config], tmp_path: Path) -> None:
-    from vtad.cli import evaluate
+    from vtad.commands.train import evaluate
 
     run: Run = train(configured())
     text = (run.path / "config.json").read_text()

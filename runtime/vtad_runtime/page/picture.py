@@ -1,7 +1,7 @@
 """Pictures for the browser. RGB arrays in, JPEG or PNG bytes out.
 
 The picture and its heatmap travel as one JPEG, the plain picture above the tinted one, so the two can never belong to
-different frames; the browser blends the halves. Colours and boxes are those of `vtad_runtime.heatmap`.
+different frames; the browser blends the halves. Colours and boxes are those of `vtad_runtime.drawing.heatmap`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vtad_runtime import heatmap
-from vtad_runtime.detector import Region, Result
-from vtad_runtime.heatmap import RGB
-from vtad_runtime.image import Box, Placement, resize
-from vtad_runtime.judgement import Judgement
+from vtad_runtime.contract.image import Box, Placement, resize
+from vtad_runtime.drawing import heatmap
+from vtad_runtime.drawing.heatmap import RGB
+from vtad_runtime.verdict.detector import Region, Result
+from vtad_runtime.verdict.judgement import Judgement
 
 LONGEST = 800  # pixels, the longer side of what is sent and kept
 THUMB = 320  # pixels, the same of a thumbnail

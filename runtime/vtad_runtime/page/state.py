@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from vtad_runtime.card import Card
-from vtad_runtime.detector import Result
-from vtad_runtime.heatmap import RGB
-from vtad_runtime.judgement import Judgement, finite
+from vtad_runtime.contract.card import Card
+from vtad_runtime.drawing.heatmap import RGB
 from vtad_runtime.page.picture import LONGEST, shrink
-from vtad_runtime.verdict import Verdict
+from vtad_runtime.verdict.detector import Result
+from vtad_runtime.verdict.judgement import Judgement, finite
+from vtad_runtime.verdict.verdict import Verdict
 
 POINTS = 600  # scores kept for the chart
 LAST_NG = 12  # NG pictures kept, at most 800 pixels a side: 2.2 MB each

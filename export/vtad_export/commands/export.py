@@ -1,0 +1,224 @@
+"""The command vtad-export: a run becomes artefacts for the edge, each with its proof."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vtad.commands.train import CONTEXT, choose_run, run_options, said
+from vtad_export.commands.formats import FORMATS, card_of, format_named, listing
+from vtad_runtime.contract.command import FAILED, USAGE, Failure, no_traceback
+from vtad_runtime.contract.stopping import interruptible
+
+if TYPE_CHECKING:
+    from vtad.run_folder import Run
+
+NOT_MADE = 3
+
+_CODES = """\b
+Exit codes:
+  0    exported and proven; --device-check: the device agrees
+  1    an artefact does not agree with torch; nothing of it is left behind
+  2    usage: no such run, no images to prove it on, a folder that cannot be made
+  3    --format all: a format cannot be made here, and every other is proven
+  4    a file could not be written, e.g. the disk is full
+  70   internal error
+  130  stopped by Ctrl-C, 143 by SIGTERM; nothing half written is left
+"""
+_TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26", "macOS13", "macOS14", "macOS15", "macOS26")
+
+
+def _errors(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
+    """score=0.2 as the name of an output and the largest error of it."""
+    found = {}
+    for text in given:
+        name, _, number = text.partition("=")
+        try:
+            error = float(number)
+        except ValueError:
+            error = math.nan
+        if not 0 < error < math.inf:
+            raise click.BadParameter(f"expected OUTPUT=ERROR with an error above 0, such as score=0.2, got {text!r}")
+        found[name] = error
+    return found
+
+
+@click.command(context_settings=CONTEXT, epilog=_CODES)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice([*(f.name for f in FORMATS), "all"]),
+    default="onnx",
+    show_default=True,
+    help="Artefact; all: each format in each precision. Core ML and Core AI come with an ONNX twin.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="[default: onnx fp32, coreml fp16, coreai fp32]",
+)
+@click.option(
+    "--target",
+    type=click.Choice(_TARGETS),
+    default="iOS16",
+    show_default=True,
+    help="coreml: oldest system it runs on.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["ane", "standard"]),
+    default="ane",
+    show_default=True,
+    help="coreml: the transformer as the Neural Engine likes it, or as it was trained.",
+)
+@run_options
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Images of the proof.  [default: the run's]")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the artefact.  [default: export/ in the run]")
+@click.option(
+    "--tolerance",
+    callback=_errors,
+    metavar="OUTPUT=ERROR",
+    multiple=True,
+    help="Largest error allowed, e.g. score=0.2; may be given again. Units as on the certificate.",
+)
+@click.option(
+    "--max-flips",
+    type=click.IntRange(0),
+    help="Verdicts that may differ from torch's.  [default: 0; int8: 1 % of the images, rounded up]",
+)
+@click.option("--list", "list_formats", is_flag=True, help="Print the formats, where each runs and how it is proven.")
+@click.option("--show", type=click.Path(path_type=Path), help="Print the card of an artefact and leave.")
+@click.option("--json", "as_json", is_flag=True, help="--show: the card as JSON.")
+@click.option(
+    "--device-check",
+    type=click.Path(path_type=Path),
+    help="On a Mac: check an .mlpackage on its chips against torch's stored outputs, and leave.",
+)
+@click.version_option(package_name="vtad", prog_name="vtad-export")
+def export(
+    run_path: Path | None,
+    runs: Path,
+    category: str | None,
+    list_formats: bool,
+    show: Path | None,
+    as_json: bool,
+    device_check: Path | None,
+    **options: Any,
+) -> None:
+    """Export a run and prove on real good images and synthetic defects that the artefact judges as torch does."""
+    if list_formats:
+        click.echo(listing())
+        return
+    with no_traceback(), said(), _failed_proofs(), _stopped():
+        if show is not None:
+            from vtad_export.proof.show import card_text
+
+            card = card_of(show)
+            click.echo(card.to_json() if as_json else card_text(show, card))
+            return
+        if device_check is not None:
+            _check_device(device_check)
+            return
+        _export(choose_run(run_path, runs, category), **options)
+
+
+def _export(
+    run: Run,
+    *,
+    kind: str,
+    precision: str | None,
+    data_dir: Path | None,
+    out: Path | None,
+    tolerance: dict[str, float],
+    max_flips: int | None,
+    target: Any,
+    layout: Any,
+) -> None:
+    wanted = FORMATS if kind == "all" else (format_named(kind),)
+    pairs = [(f, p) for f in wanted for p in f.precisions if precision in (None, p)]
+    if not pairs:
+        precisions = " or ".join(wanted[0].precisions)
+        raise Failure(f"--precision {precision}: {kind} artefacts are {precisions}; see --list", USAGE)
+    from vtad_export.commands.making import Options, make_all
+    from vtad_export.proof.parity import TOLERANCE, load_material
+
+    if unknown := tolerance.keys() - TOLERANCE.keys():
+        raise Failure(f"--tolerance {unknown.pop()}: expected one of the outputs {', '.join(TOLERANCE)}", USAGE)
+    options = Options(out or run.path / "export", target, layout, tolerance, max_flips)
+    material = load_material(run, data_dir)
+    if kind != "all":
+        click.echo(_one(pairs, precision, material, options).certificate)
+        return
+    from vtad_export.proof.table import table
+
+    rows = make_all(pairs, material, options, lambda text: click.echo(text, err=True))
+    click.echo(table(rows, options.folder))
+    if material.sample.note:
+        click.echo(f"  note: {material.sample.note}")
+    if any(row.status == "failed" for row in rows):
+        sys.exit(FAILED)
+    if any(row.status == "not made" for row in rows):
+        sys.exit(NOT_MADE)
+
+
+def _one(pairs: Any, precision: str | None, material: Any, options: Any) -> Any:
+    """The artefact asked for. Where no precision was, and rounding to the format's first one flips a verdict, in float32."""
+    from vtad_export.commands.making import make
+    from vtad_export.proof.parity import FlipError
+
+    format, first = pairs[0]
+    try:
+        return make(format, first, material, options)
+    except FlipError as e:
+        if precision is not None or first == "fp32" or "fp32" not in format.precisions:
+            raise
+        click.echo(f"{first}: {e}; exporting in float32 instead", err=True)
+        return make(format, "fp32", material, options)
+
+
+def _check_device(model: Path) -> None:
+    from vtad_export.coreml_format.device_check import device_check
+
+    report = device_check(model)
+    click.echo("\n".join(report.lines()))
+    if not report.ok:
+        sys.exit(FAILED)
+
+
+@contextmanager
+def _stopped() -> Iterator[None]:
+    """A signal as one line and its exit code. What was half written went on the way here, as at any failure."""
+    with interruptible() as stop:
+        try:
+            yield
+        except BaseException as e:  # also what a library made of the interruption
+            if stop.signal is None:
+                raise
+            raise Failure("stopped; nothing half written is left", 128 + stop.signal) from e
+        if stop.signal is not None:  # it was lost in a library
+            raise Failure("stopped; what was asked for is complete", 128 + stop.signal)
+
+
+@contextmanager
+def _failed_proofs() -> Iterator[None]:
+    """Errors of the proofs, as one line and their exit code."""
+    try:
+        yield
+    except RuntimeError as e:
+        from vtad_export.proof.parity import ParityError
+
+        if isinstance(e, ParityError):
+            raise Failure(e, FAILED) from e
+        raise
+    except ValueError as e:
+        from vtad_export.coreml_format.mlpackage import PackageError
+
+        if isinstance(e, PackageError):
+            raise Failure(e, USAGE) from e
+        raise

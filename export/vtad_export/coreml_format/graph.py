@@ -1,0 +1,123 @@
+"""The detector as an exported program for Core ML: batch 1, static shapes, every operation marked with its precision.
+
+Float16 where the arithmetic is (teacher, transformer, heads), float32 where float16 would cancel or overflow: scale of the
+pixels, likelihood, SSIM, calibration, heatmap and score. The mark is the module that an operation is written in.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from vtad.backbones.backbone import Teacher
+from vtad.models.autoencoder import Autoencoder, Evidence, PixelFeatures, Whitening
+from vtad.models.context_density import MixtureHead
+from vtad.models.detector import Detector
+from vtad.models.feature_gmm import SharedMixture
+from vtad.models.paper import PaperAutoencoder
+from vtad.models.patch_memory import PatchMemory
+from vtad.models.position_gaussian import Place
+from vtad.models.segmentation_head import DifferenceHead
+from vtad.models.ssim import SSIM, Blur
+from vtad_export.coreml_format.apple import quiet
+from vtad_export.coreml_format.convolution_maps import ConvolutionBlur
+from vtad_export.coreml_format.neural_engine import ChannelAutoencoder, EngineTeacher, FoldedDifferenceHead
+
+FLOAT32, FLOAT16 = "float32", "float16"
+Layout = Literal["ane", "standard"]
+
+
+class FoldedWhitening(nn.Module):
+    """`Whitening` with its mean folded into a bias: coremltools does not convert the product of a matrix and a vector."""
+
+    matrix: Tensor
+    bias: Tensor
+    context_scale: Tensor
+
+    def __init__(self, whitening: Whitening) -> None:
+        super().__init__()
+        self.register_buffer("matrix", whitening.matrix[:, :, None, None].clone())
+        self.register_buffer("bias", -(whitening.matrix @ whitening.mean))
+        self.register_buffer("context_scale", whitening.context_scale.clone())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, rows, columns) -> (B, D, rows, columns)."""
+        return F.conv2d(features, self.matrix, self.bias)
+
+    def attenuated(self, y: Tensor) -> Tensor:
+        """As `Whitening.attenuated`."""
+        return y * self.context_scale
+
+
+# What they do themselves, not what the layers in them do.
+FLOAT32_MODULES: tuple[type[nn.Module], ...] = (
+    Detector,
+    SSIM,
+    ConvolutionBlur,
+    MixtureHead,
+    PatchMemory,
+    SharedMixture,
+    Place,
+    Evidence,
+    PaperAutoencoder,
+)
+# Whitening magnifies the rounding of what varies little. Pixels are exact, so there float32 keeps it out of the density
+# (drift of the score 0.002 of the spread instead of 0.07); a teacher's features are float16 anyway, and nothing is gained.
+EXACT_FEATURES: tuple[type[nn.Module], ...] = (PixelFeatures, FoldedWhitening)
+
+
+def prepared(detector: Detector, layout: Layout = "standard") -> Detector:
+    """A copy of the detector, in evaluation mode on the CPU, whose every part converts, in the layout asked for.
+
+    The preset `paper` has the standard layout only.
+    """
+    twin = copy.deepcopy(detector).cpu().eval()
+    if layout == "ane" and isinstance(twin.model, Autoencoder):
+        twin.model = ChannelAutoencoder(twin.model).eval()
+    for parent in list(twin.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, Whitening):
+                setattr(parent, name, FoldedWhitening(child))
+            elif isinstance(child, Blur):
+                setattr(parent, name, ConvolutionBlur(child, channels=3 if isinstance(parent, SSIM) else 1))
+            elif isinstance(child, Teacher) and layout == "ane":
+                setattr(parent, name, EngineTeacher(child))
+            elif isinstance(child, DifferenceHead) and layout == "ane":
+                setattr(parent, name, FoldedDifferenceHead(child))
+    return twin
+
+
+def layout_of(detector: Detector) -> Layout:
+    """The layout that a prepared detector has."""
+    return "ane" if isinstance(detector.model, ChannelAutoencoder) else "standard"
+
+
+def trace(detector: Detector) -> ExportedProgram:
+    """The exported program of a prepared detector; input float32 (1, 3, H, W) with values 0..255.
+
+    Each node's stack trace is replaced by its precision: coremltools carries it along as the scope of what it makes of the
+    node, and no path of this machine reaches the artefact.
+    """
+    example = torch.zeros(1, 3, *detector.size)
+    with quiet(), torch.no_grad():
+        program: ExportedProgram = torch.export.export(detector, (example,)).run_decompositions({})
+    exact = any(isinstance(m, PixelFeatures) for m in detector.modules())
+    kinds = (*FLOAT32_MODULES, *EXACT_FEATURES) if exact else FLOAT32_MODULES
+    names = {_name(type(m)) for m in detector.modules() if isinstance(m, kinds)}
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten.alias.default:  # coremltools knows none, and it does nothing
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
+            continue
+        inside = [kind for _, kind in (node.meta.get("nn_module_stack") or {}).values()]
+        node.meta["stack_trace"] = FLOAT32 if inside and _name(inside[-1]) in names else FLOAT16
+    return program
+
+
+def _name(kind: object) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}" if isinstance(kind, type) else str(kind)

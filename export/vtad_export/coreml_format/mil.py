@@ -1,0 +1,160 @@
+"""Reference execution of a saved Core ML package, off a Mac: every operation in numpy, every declared shape checked.
+
+It is no device proof: it says that the program in the file computes what torch computes, not how a chip rounds. A value
+declared float16 is rounded to float16 where the operation gives it; inside an operation sums are kept in float32 (so does
+the Neural Engine, as far as is known). Elementwise float16 arithmetic is thereby exactly that of IEEE 754.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vtad_export.coreml_format.mil_ops import OPERATIONS, Unsupported
+from vtad_export.coreml_format.mlpackage import Constant, Operation, PackageError, Program, read_program
+
+REFERENCE = "reference execution, not device proof"
+FLOAT16_LIMIT = 65504.0
+
+
+_HELD: dict[type[np.generic], type[np.generic]] = {np.float16: np.float32}  # float16 values are held in float32
+
+
+def rounded(x: NDArray[Any]) -> NDArray[np.float32]:
+    """Values rounded to the nearest float16 (ties to even, overflow to infinity), held in float32."""
+    wide = torch.from_numpy(np.require(x, np.float32, requirements=("C", "W")))
+    return wide.half().float().numpy()  # as numpy's astype(float16), ten times faster
+
+
+@dataclass
+class Peak:
+    """The largest float16 activation seen, against FLOAT16_LIMIT."""
+
+    value: float = 0.0
+    name: str = ""
+    _changing: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def see(self, name: str, x: NDArray[Any]) -> None:
+        """Take note of a value; infinity and NaN count as infinity."""
+        largest = max(float(x.max()), -float(x.min())) if x.size else 0.0
+        largest = largest if np.isfinite(largest) else float("inf")
+        with self._changing:
+            if largest > self.value:
+                self.value, self.name = largest, name
+
+
+@dataclass
+class Executor:
+    """A package read back from disk. `wide` computes float16 values in float32: what rounding the constants alone does."""
+
+    program: Program
+    wide: bool = False
+    peak: Peak = field(default_factory=Peak)
+
+    @staticmethod
+    def load(path: Path, wide: bool = False) -> Executor:
+        """Read a package and check that every operation is known. Raises PackageError."""
+        program = read_program(path)
+        if unknown := sorted({op.kind for op in program.operations} - OPERATIONS.keys()):
+            raise PackageError(f"{path}: the reference executor does not know the operation {', '.join(unknown)}")
+        _check_precisions(program)
+        return Executor(program, wide)
+
+    def __post_init__(self) -> None:
+        self._constants = {name: self._widened(value) for name, value in self.program.constants.items()}
+        self._last_use: dict[str, int] = {}
+        for number, op in enumerate(self.program.operations):
+            for names in op.arguments.values():
+                self._last_use.update(dict.fromkeys(names, number))
+        self._last_use.update(dict.fromkeys(self.program.outputs, len(self.program.operations)))
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """(B, 3, H, W) uint8 -> outputs by name, joined along the first axis; the package runs one image at a time."""
+        # The operations are small: a thread an image, not threads that wait for each other within one operation.
+        workers = min(len(pixels), os.cpu_count() or 1)
+        threads = torch.get_num_threads()
+        try:
+            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                runs = list(pool.map(self.run, pixels[:, None].astype(np.float32)))
+        finally:
+            torch.set_num_threads(threads)
+        return {name: np.concatenate([r[name] for r in runs]) for name in runs[0]}
+
+    def run(self, image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """One image (1, 3, H, W), 0..255. Raises PackageError where a value is not as declared."""
+        (given,) = self.program.inputs
+        if image.shape != given.shape:
+            raise PackageError(f"input {given.name}: expected shape {given.shape}, got {image.shape}")
+        values: dict[str, Any] = {given.name: rounded(image) if given.dtype is np.float16 else image}
+        with np.errstate(all="ignore"):  # what is not finite reaches the outputs or the peak
+            for number, op in enumerate(self.program.operations):
+                self._execute(op, values)
+                for names in op.arguments.values():
+                    for name in names:
+                        if self._last_use[name] == number:
+                            values.pop(name, None)
+        return {name: values[name] for name in self.program.outputs}
+
+    def _execute(self, op: Operation, values: dict[str, Any]) -> None:
+        label = f"{op.kind} {op.outputs[0].name}"
+
+        def fetch(name: str) -> Any:
+            if name in self._constants:
+                return self._constants[name]
+            if name not in values:
+                raise PackageError(f"{label}: takes {name}, which nothing before it gives")
+            return values[name]
+
+        given: dict[str, Any] = {}
+        for key, names in op.arguments.items():
+            many = key == "values"  # the one input of MIL that is a list, that of concat
+            given[key] = [fetch(n) for n in names] if many else fetch(names[0])
+        try:
+            results = OPERATIONS[op.kind](**given)
+        except (TypeError, ValueError, RuntimeError, IndexError) as e:
+            what = f"input that is not implemented: {e}" if isinstance(e, Unsupported) else f"{type(e).__name__}: {e}"
+            raise PackageError(f"{label}: {what}") from e
+        results = results if isinstance(results, tuple) else (results,)
+        if len(results) != len(op.outputs):
+            raise PackageError(f"{label}: declared {len(op.outputs)} outputs, computed {len(results)}")
+        for declared, result in zip(op.outputs, results, strict=True):
+            if result.shape != declared.shape:
+                raise PackageError(f"{label}: declared shape {declared.shape}, computed {result.shape}")
+            if np.issubdtype(result.dtype, np.floating) != np.issubdtype(declared.dtype, np.floating):
+                raise PackageError(f"{label}: declared {declared.dtype.__name__}, computed {result.dtype}")
+            half = declared.dtype is np.float16
+            if half:
+                self.peak.see(declared.name, result)
+            values[declared.name] = (
+                rounded(result) if half and not self.wide else result.astype(_HELD.get(declared.dtype, declared.dtype))
+            )
+
+    @staticmethod
+    def _widened(value: Constant) -> Constant:
+        if isinstance(value, str) or value.dtype != np.float16:
+            return value
+        return value.astype(np.float32)
+
+
+def _check_precisions(program: Program) -> None:
+    """MIL changes precision by casts only: what an operation computes from is of the type that it declares."""
+    dtypes = {name: value.dtype for name, value in program.declared().items()}
+    for op in program.operations:
+        made = op.outputs[0].dtype
+        if op.kind == "cast" or not np.issubdtype(made, np.floating):
+            continue
+        for names in op.arguments.values():
+            for name in names:
+                taken = dtypes.get(name, made)
+                if np.issubdtype(taken, np.floating) and taken is not made:
+                    raise PackageError(
+                        f"{op.kind} {op.outputs[0].name}: declared {made.__name__}, takes {taken.__name__} {name}"
+                    )

@@ -1,0 +1,173 @@
+"""The proof of a Core ML package: read back from disk, executed operation by operation, against torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vtad.models.autoencoder import Autoencoder
+from vtad.models.detector import Detector
+from vtad_export.coreml_format.mil import FLOAT16_LIMIT, REFERENCE, Executor
+from vtad_export.coreml_format.mlpackage import Program
+from vtad_export.coreml_format.same_program import difference
+from vtad_export.proof.parity import (
+    TOLERANCE,
+    Execute,
+    Flip,
+    Limits,
+    ParityError,
+    Samples,
+    TwinComparison,
+    accept,
+    allowed_flips,
+    compare,
+)
+from vtad_export.proof.quality import Quality
+from vtad_runtime.contract.card import Calibration, Parity
+from vtad_runtime.contract.conformal import MARGIN
+
+Precision = Literal["fp16", "fp32", "int8"]
+
+# What float16 may drift. The teacher's rounding is magnified by the whitening, where features vary little, and reaches the
+# score through the density, the reconstruction through the transformer. Measured, default preset: MVTec AD bottle, two
+# trainings: reconstruction 0.0016, ssim_map 0.035, nll_map and heatmap 0.10, score 0.026 of the spread; the demo's
+# tablets: reconstruction 0.009, ssim_map 0.15. The maps share one budget; verdicts are held by the score's.
+DRIFT = {
+    "reconstruction": 2e-2,  # intensity: five of 255 levels, in a picture that is only looked at
+    "ssim_map": 0.5,  # units of normal variation
+    "nll_map": 0.5,
+    "heatmap": 0.5,
+    "score": MARGIN,  # of the calibration spread: the threshold lies that far above the calibration scores
+}
+
+WITNESS_MODULES = {  # of an Autoencoder, by the witness whose own they are
+    "memory": "memory",
+    "mixture": "mixture",
+    "place": "place",
+    "context": "density",
+    "odds": "difference",
+}
+FULL_IMAGES = 8  # of each kind: what the float32 program behind a float16 package is held to torch on
+
+
+@dataclass(frozen=True)
+class ReferenceProof:
+    """What was shown, and how."""
+
+    parity: Parity
+    method: str
+    near: int  # images nearer to the threshold than the score may drift
+    flipped: tuple[Flip, ...]  # images judged otherwise than by torch, test images among them
+    constants_equal: int  # tensors of the checkpoint that the float32 program holds bit for bit, float16 rounded
+    constants_derived: tuple[str, ...]  # those that the converter folded into others: compared by execution only
+    largest_float16: float  # activation, against FLOAT16_LIMIT
+    largest_float16_at: str  # its name in the program
+    against_twin: TwinComparison | None  # the ONNX twin on the same images, where the samples have one
+    quality: Quality | None  # on test images, where it was asked for
+
+
+def prove_package(
+    path: Path,
+    full: Path,
+    detector: Detector,
+    sample: Samples,
+    calibration: Calibration,
+    arranged: Detector | None = None,
+    *,
+    precision: Literal["fp16", "int8"] = "fp16",
+    tolerance: dict[str, float] | None = None,
+    judge: Callable[[Execute], Quality] | None = None,
+) -> ReferenceProof:
+    """Execute a saved package against the detector in torch. Raises ParityError or PackageError.
+
+    `full` is the same detector in a float32 package, and `path` itself for one: it is held to torch's last digits. A package
+    of lower `precision` must be that program rounded, and may drift by `tolerance`. `tolerance`: `TOLERANCE` or `DRIFT` and
+    as many flips as `allowed_flips` says, by default. `judge`: measures the package on test images, whose flips count.
+    `arranged`: the detector as it was converted, whose tensors the package's constants must be; `detector` by default.
+    """
+    if tolerance is None:
+        images = len(sample.good) + len(sample.defective)
+        tolerance = TOLERANCE if path == full else Limits(DRIFT, allowed_flips(precision, None, images))
+    reference = Executor.load(full)
+    equal, derived = compare_constants(reference.program, arranged or detector)
+    if path == full:
+        found = compare(detector, reference, sample, calibration, tolerance)
+        parity = accept(found, sample, format="coreml", precision="fp32", tolerance=tolerance)
+        return ReferenceProof(parity, REFERENCE, found.near, found.flipped, equal, derived, 0.0, "", found.twin, None)
+    few = dataclasses.replace(sample.first(FULL_IMAGES), twin=None)
+    found = compare(detector, reference, few, calibration, TOLERANCE)
+    accept(found, few, format="coreml", precision="fp32", tolerance=TOLERANCE)
+    executor = Executor.load(path)
+    if precision == "int8" and not executor.program.steps:
+        raise ParityError("the coreml artefact: expected weights stored as int8, got none; nothing was kept")
+    if where := difference(executor.program, reference.program):
+        raise ParityError(f"the coreml artefact is not the float32 program rounded: {where}; nothing was kept")
+    found = compare(detector, executor, sample, calibration, tolerance)
+    peak = executor.peak
+    if peak.value > FLOAT16_LIMIT:
+        raise ParityError(f"the coreml artefact: float16 overflows at {peak.name}; export with --precision fp32")
+    quality = judge(executor) if judge else None
+    if quality:
+        found = dataclasses.replace(found, flipped=found.flipped + quality.flipped)
+    tests = quality.images if quality else 0
+    try:
+        parity = accept(found, sample, format="coreml", precision=precision, tolerance=tolerance, tests=tests)
+    except ParityError as e:
+        finer = "fp32" if precision == "fp16" else "fp16"
+        raise ParityError(f"{e}; {precision} rounds too coarsely for this run: export with --precision {finer}") from e
+    return ReferenceProof(
+        parity,
+        REFERENCE,
+        found.near,
+        found.flipped,
+        equal,
+        derived,
+        peak.value,
+        peak.name,
+        found.twin,
+        quality,
+    )
+
+
+def compare_constants(program: Program, detector: Detector) -> tuple[int, tuple[str, ...]]:
+    """Tensors of the detector that a float32 program holds under their own name, bit for bit; and the names of the rest.
+
+    Those of a witness that does not count are not in the program and not named. Raises ParityError where one of the same name
+    differs.
+    """
+    tensors = dict(detector.named_parameters()) | dict(detector.named_buffers())
+    silent = _not_exported(detector)
+    equal, derived = 0, []
+    for name, tensor in tensors.items():
+        expected = tensor.detach().cpu().numpy()
+        held = [v for v in map(program.constants.get, _constant_names(name)) if isinstance(v, np.ndarray)]
+        for value in held:
+            if value.size != expected.size or value.tobytes() != expected.tobytes():
+                raise ParityError(f"the coreml artefact: the constant {name} is not the checkpoint's; nothing was kept")
+        if held:
+            equal += 1
+        elif expected.dtype == np.float32 and not name.startswith(silent):
+            derived.append(name)
+    return equal, tuple(derived)
+
+
+def _not_exported(detector: Detector) -> tuple[str, ...]:
+    """How the names of tensors begin that only witnesses without a weight use."""
+    if not isinstance(detector.model, Autoencoder):
+        return ()
+    counted = detector.model.evidence.counted
+    silent = [module for witness, module in WITNESS_MODULES.items() if witness not in counted]
+    return tuple(
+        f"{parent}.{module}." for parent in ("model", "model.channels") for module in silent
+    )  # `ChannelAutoencoder`
+
+
+def _constant_names(name: str) -> list[str]:
+    """How torch.export and coremltools call a parameter (p_) or buffer (b_)."""
+    flat = name.replace(".", "_")
+    return [f"{kind}_{flat}" for kind in "pb"]

@@ -1,0 +1,96 @@
+"""Whether a program is a float32 program rounded: the same operations on the same values, constants but for rounding.
+
+The float32 package is proven to the last digits; a float16 or int8 one can only be held to its drift, which would hide a
+wrong epsilon. This comparison carries the tight proof over.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtad_export.coreml_format.mlpackage import Operation, Program
+
+FREE = "output_indices_dtype"  # of topk: its indices are not used, and their integer type follows the precision
+
+Place = tuple[Operation, int]  # an operation and which of its outputs
+
+
+def difference(half: Program, full: Program) -> str | None:
+    """Where the programs part, in one line; None when `half` is `full` with casts and constants rounded.
+
+    Walks both from their outputs to the input, casts of precision skipped.
+    """
+    if len(half.outputs) != len(full.outputs):
+        return f"{len(half.outputs)} outputs instead of {len(full.outputs)}"
+    made_half, made_full = _made(half), _made(full)
+    pending = list(zip(half.outputs, full.outputs, strict=True))
+    seen: set[tuple[str, str]] = set()
+    while pending:
+        a, b = (_uncast(name, made) for name, made in zip(pending.pop(), (made_half, made_full), strict=True))
+        if (a, b) in seen:
+            continue
+        seen.add((a, b))
+        if a not in made_half or b not in made_full:
+            if not _same_given(a, b, half, full):
+                return f"{a} is not {b} of the float32 program"
+            continue
+        (op_a, place_a), (op_b, place_b) = made_half[a], made_full[b]
+        arguments = [{k: len(v) for k, v in op.arguments.items() if k != FREE} for op in (op_a, op_b)]
+        if (op_a.kind, place_a) != (op_b.kind, place_b) or arguments[0] != arguments[1]:
+            return f"{op_a.kind} {a} is not {op_b.kind} {b} of the float32 program"
+        for key, names in op_a.arguments.items():
+            if key == FREE or (key == "perm" and _same_order(names[0], op_b.arguments[key][0], half, full)):
+                continue
+            pending += zip(names, op_b.arguments[key], strict=True)
+    return None
+
+
+def _made(program: Program) -> dict[str, Place]:
+    return {v.name: (op, i) for op in program.operations for i, v in enumerate(op.outputs)}
+
+
+def _uncast(name: str, made: dict[str, Place]) -> str:
+    """The value that a chain of casts between floating types starts from."""
+    while name in made and made[name][0].kind == "cast" and np.issubdtype(made[name][0].outputs[0].dtype, np.floating):
+        name = made[name][0].arguments["x"][0]
+    return name
+
+
+def _same_order(a: str, b: str, half: Program, full: Program) -> bool:
+    """The same order of axes, which are counted from the front (0, 1) or from the back (-2, -1)."""
+    x, y = half.constants.get(a), full.constants.get(b)
+    return (
+        isinstance(x, np.ndarray)
+        and isinstance(y, np.ndarray)
+        and x.shape == y.shape
+        and bool((x % x.size == y % x.size).all())
+    )
+
+
+def _same_given(a: str, b: str, half: Program, full: Program) -> bool:
+    """The same input, or constants that are equal after rounding."""
+    x, y = half.constants.get(a), full.constants.get(b)
+    if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
+        if a in half.steps:  # int8 rounds to the nearest step
+            step = half.steps[a]
+            of_step, of_largest = (np.spacing(v.astype(x.dtype)).astype(np.float32) for v in (step, 127 * step))
+            rounding = (127 * of_step + 2 * of_largest) / 2  # of the step, of the constant before, of their product
+            return x.shape == y.shape and bool((np.abs(x - y) <= 0.5 * step + rounding).all())
+        return x.shape == y.shape and x.tobytes() == _rounded(y, x).tobytes()
+    if x is None and y is None:
+        return a == b and a in {v.name for v in half.inputs}
+    return isinstance(x, str) and x == y
+
+
+def _rounded(y: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
+    """`y` in the type of `like`. coremltools lets no number of a short constant vanish: it writes the least one of its sign."""
+    with np.errstate(over="ignore"):
+        rounded = y.astype(like.dtype)
+    if like.dtype != np.float16:
+        return rounded
+    least = np.nextafter(np.float16(0), np.float16(1))
+    kept = (y != 0) & (np.abs(rounded) <= least) & (np.abs(like) == least)
+    return np.where(kept, np.copysign(least, y).astype(np.float16), rounded)

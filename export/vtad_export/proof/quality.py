@@ -1,0 +1,91 @@
+"""What rounding costs on the category's own test images: image AUROC and AUPRO, of torch and of the artefact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vtad.data.layout import GOOD, DataError, TestImage
+from vtad.metrics import evaluate_pixels, image_metrics
+from vtad.models.detector import Detector
+from vtad_export.proof.parity import Execute, Flip
+from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.image import ImageError, fit_image, fit_mask, read_mask, read_rgb
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one program; None where undefined."""
+
+    image_auroc: float | None
+    aupro: float | None  # at the model's resolution, up to a false-positive rate of 0.3
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Both programs on the same test images."""
+
+    images: int
+    of: int  # test images there are
+    before: Measured  # torch
+    after: Measured  # the artefact
+    flipped: tuple[Flip, ...]  # images judged otherwise, by file
+
+
+def measured(
+    tests: Sequence[TestImage], card: Card, detector: Detector, execute: Execute, of: int | None = None
+) -> Quality:
+    """Judge test images by both; `of`: how many there are. Raises DataError for one that cannot be read, as does `execute`."""
+    scores: tuple[list[float], list[float]] = [], []
+    maps: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = [], []
+    masks: list[NDArray[np.bool_] | None] = []
+    for test in tests:
+        pixels, mask = _read(test, card)
+        with torch.inference_mode():
+            judged = detector(torch.from_numpy(pixels))
+        here = execute(pixels)
+        masks.append(mask)
+        both = ((judged.score.numpy(), judged.heatmap.numpy()), (here["score"], here["heatmap"]))
+        for i, (score, heatmap) in enumerate(both):
+            scores[i].append(float(score[0]))
+            maps[i].append(heatmap[0])
+    defective = [test.kind != GOOD for test in tests]
+    threshold = card.calibration.threshold
+    return Quality(
+        images=len(tests),
+        of=of or len(tests),
+        before=_measured(defective, scores[0], masks, maps[0]),
+        after=_measured(defective, scores[1], masks, maps[1]),
+        flipped=tuple(
+            Flip(f"{test.kind}/{test.path.name}", expected, got)
+            for test, expected, got in zip(tests, *scores, strict=True)
+            if (expected > threshold) != (got > threshold)
+        ),
+    )
+
+
+def _measured(
+    defective: list[bool],
+    scores: list[float],
+    masks: list[NDArray[np.bool_] | None],
+    maps: list[NDArray[np.float32]],
+) -> Measured:
+    marked = [(mask, heat) for mask, heat in zip(masks, maps, strict=True) if mask is not None]
+    pixels = evaluate_pixels([mask for mask, _ in marked], [heat for _, heat in marked])
+    return Measured(image_metrics(defective, scores).auroc, pixels.aupro)
+
+
+def _read(test: TestImage, card: Card) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+    """Pixels (1, 3, H, W), and the mask (H, W): empty for a good image, None for a defect that nobody marked."""
+    try:
+        fitted, _ = fit_image(read_rgb(test.path), card.input)
+        mask = np.zeros(fitted.shape[:2], np.bool_) if test.kind == GOOD else None
+        if test.mask is not None:
+            mask = fit_mask(read_mask(test.mask), card.input)
+    except ImageError as e:
+        raise DataError(f"{e}; vtad-data check finds every such file") from e
+    return np.ascontiguousarray(fitted.transpose(2, 0, 1)[None]), mask

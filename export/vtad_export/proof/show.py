@@ -1,0 +1,72 @@
+"""An inspection card on one screen."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from vtad_runtime.contract.card import Card, Parity
+
+UNITS = {"reconstruction": "of full intensity", "score": "of the calibration spread"}  # of errors; the rest are maps
+MAPS = "units of normal variation"
+
+
+def card_text(path: Path, card: Card) -> str:
+    """What the card of `path` says, for people."""
+    who, given, c = card.identity, card.input, card.calibration
+    commit = f", commit {who.git_commit[:12]}" if who.git_commit else ""
+    region = f"region x, y, width, height {given.roi}" if given.roi else "whole picture"
+    outputs = [f"{o.name} {'x'.join(map(str, o.shape))}, {o.unit}" for o in card.outputs]
+    rows = [
+        ("category", who.category),
+        ("created", f"{who.created}, vtad {who.vtad_version}{commit}, preset {who.config.get('preset', 'unknown')}"),
+        ("weights", f"sha256 {card.weights_sha256[:16]}…; training images sha256 {who.data_fingerprint[:16]}…"),
+        ("input", f"{given.name}: {given.width}x{given.height} {given.colour}, uint8, {given.fit}, {region}"),
+        *(("outputs" if i == 0 else "", text) for i, text in enumerate(outputs)),
+        ("threshold", f"NG above {c.threshold:.4g}; regions above {c.pixel_threshold:.4g} {MAPS}"),
+        (
+            "calibration",
+            f"{c.images} held-out good images, scores {c.scores[0]:.4g} to {c.scores[-1]:.4g}, "
+            f"median {statistics.median(c.scores):.4g}"
+            if c.scores
+            else "none",
+        ),
+        ("", f"false alarms: budget {c.false_alarms:.2%}, these images can vouch for {c.achievable:.2%}"),
+        ("evaluated", _results(card.results)),
+        *(("proof" if i == 0 else "", line) for i, line in enumerate(_proof(card.parity))),
+    ]
+    return "\n".join([str(path), *(f"  {name:<12} {text}" for name, text in rows)])
+
+
+def error_lines(parity: Parity) -> list[str]:
+    """One line an output, and one for the verdicts."""
+    lines = [
+        f"{name:<15} largest error {error:.1e}, allowed {parity.tolerance[name]:.0e} {UNITS.get(name, MAPS)}"
+        for name, error in parity.max_error.items()
+    ]
+    return [*lines, f"verdict flips   {parity.verdict_flips} of {parity.images_good + parity.images_defective}"]
+
+
+def _proof(parity: Parity | None) -> list[str]:
+    if parity is None:
+        return ["none: this is not an export"]
+    head = (
+        f"{parity.format} {parity.precision} against torch on {parity.images_good} good images and "
+        f"{parity.images_defective} synthetic defects"
+    )
+    return [head, *(f"  {line}" for line in error_lines(parity))]
+
+
+def _results(results: dict[str, Any] | None) -> str:
+    """The headline of an evaluation; its structure is that of vtad.evaluation.evaluate, which later versions may extend."""
+    if results is None:
+        return "not yet: vtad-eval"
+    found = []
+    for label, keys in (("image AUROC", ("scores", "image", "auroc")), ("AUPRO", ("heatmap", "aupro"))):
+        value: Any = results
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, int | float):
+            found.append(f"{label} {value:.3f}")
+    return ", ".join(found) or "yes, without AUROC and AUPRO"

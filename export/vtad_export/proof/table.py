@@ -1,0 +1,54 @@
+"""The table of vtad-export --format all: a row for each format and precision, made or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vtad_export.proof.certificate import proof_of, size
+
+if TYPE_CHECKING:
+    from vtad_export.onnx_format.exporter import Export
+
+Status = Literal["proven", "structure only", "failed", "not made"]
+_HEAD = ("format", "precision", "MB", "operations", "score", "heatmap", "ssim", "nll", "recon.", "flips", "s", "status")
+_MAPS = ("score", "heatmap", "ssim_map", "nll_map", "reconstruction")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One artefact."""
+
+    format: str
+    precision: str
+    seconds: float  # with proof
+    status: Status
+    made: Export | None = None
+    reason: str = ""  # why it failed or was not made, or which images it judges otherwise than torch
+
+    def cells(self) -> tuple[str, ...]:
+        """As many as the table has columns."""
+        if self.made is None:
+            return (self.format, self.precision, *["-"] * 8, f"{self.seconds:.0f}", self.status)
+        parity = proof_of(self.made.card)
+        return (
+            self.format,
+            self.precision,
+            f"{size(self.made.path) / 1e6:.1f}",
+            str(self.made.operations),
+            *(f"{parity.max_error[name]:.1e}" for name in _MAPS),
+            str(parity.verdict_flips),
+            f"{self.seconds:.0f}",
+            self.status,
+        )
+
+
+def table(rows: Sequence[Row], folder: Path) -> str:
+    """The table, and below it what is to be said of a row."""
+    cells = [_HEAD, *(row.cells() for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(_HEAD))]
+    lines = ["  " + "  ".join(f"{v:<{w}}" for v, w in zip(line, widths, strict=True)).rstrip() for line in cells]
+    reasons = [f"  {row.format} {row.precision}: {row.reason}" for row in rows if row.reason]
+    return "\n".join([f"{folder}: largest errors, in the units of the certificates", *lines, *reasons])

@@ -1,0 +1,65 @@
+"""What options of the command line take besides plain text and numbers: text in, a value out, or one line of an error."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import click
+
+UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def duration(text: str) -> float:
+    """Seconds of a time with its unit: 200ms, 2s, 30m, 1h. Raises BadParameter."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)", text, re.ASCII)
+    if match is None or float(match[1]) == 0:
+        raise click.BadParameter(f"expected a time above 0 with its unit, such as 200ms, 2s, 30m or 1h, got {text!r}")
+    return float(match[1]) * UNITS_S[match[2]]
+
+
+def rectangle(text: str) -> tuple[int, int, int, int]:
+    """(x, y, width, height) of "x,y,w,h" in pixels. Raises BadParameter."""
+    match = re.fullmatch(r"(\d+),(\d+),([1-9]\d*),([1-9]\d*)", text, re.ASCII)
+    if match is None:
+        raise click.BadParameter(f"expected x,y,width,height in whole pixels, such as 100,50,640,480, got {text!r}")
+    x, y, width, height = (int(part) for part in match.groups())
+    return x, y, width, height
+
+
+def picture_size(text: str) -> tuple[int, int]:
+    """(width, height) of "1920x1080". Raises BadParameter."""
+    match = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text, re.ASCII)
+    if match is None:
+        raise click.BadParameter(f"expected WIDTHxHEIGHT such as 1920x1080, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def alarm_rule(text: str) -> tuple[int, int]:
+    """(N, M) of "N/M": at least N of the last M. Raises BadParameter."""
+    match = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", text, re.ASCII)
+    if match is None or int(match[1]) > int(match[2]):
+        raise click.BadParameter(f"expected N/M such as 3/5, at least N NG of the last M, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def size_in_bytes(text: str) -> int:
+    """Bytes of "10GB". Raises BadParameter."""
+    from vtad_runtime.outputs.retention import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as e:
+        raise click.BadParameter(str(e)) from e
+
+
+def names_of(*names: str) -> Callable[[str], frozenset[str]]:
+    """A reader of some of these names, separated by commas, or "none" of them."""
+
+    def read(text: str) -> frozenset[str]:
+        given = frozenset() if text == "none" else frozenset(part.strip() for part in text.split(","))
+        if not given <= frozenset(names):
+            raise click.BadParameter(f"expected some of {','.join(names)}, or none, got {text!r}")
+        return given
+
+    return read

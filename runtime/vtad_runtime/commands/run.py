@@ -1,0 +1,275 @@
+"""`vtad-run`: judges a camera, a stream, a video, a folder or a hot folder. Options and dispatch; the work is elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from vtad_runtime.commands.arguments import alarm_rule, duration, names_of, picture_size, rectangle, size_in_bytes
+from vtad_runtime.contract.command import no_traceback
+from vtad_runtime.contract.sections import SectionCommand, SectionOption
+from vtad_runtime.line.options import RunOptions
+from vtad_runtime.line.wiring import newest_model
+from vtad_runtime.sources.address import AddressError, address
+
+__all__ = ["newest_model", "run"]
+
+EXIT_CODES = """\b
+Exit codes:
+  0    everything was judged OK; or a signal ended a camera, a stream or --watch
+  1    something is not OK (NG, UNSURE or STALE)
+  2    usage: bad arguments, no model or a wrong one, nothing to judge, a source
+       that does not open, a folder that cannot be read or written to
+  3    something could not be judged (wins over 1), or the model failed
+  4    results could not be written, e.g. the disk is full
+  5    --strict, or --golden alone: golden samples are not judged as they were
+  70   internal error
+  130  --folder or --video stopped by Ctrl-C, 143 by SIGTERM; what was begun is
+       written
+"""
+F = TypeVar("F", bound=Callable[..., Any])
+
+NOT_FOLDER = ("camera", "stream", "video", "watch")
+GOLDEN_ALONE = "golden alone"
+APPLIES = {  # options that only some sources have
+    "batch": ("folder",),
+    "every": ("camera", "stream", "video", GOLDEN_ALONE),
+    "drop": ("camera", "stream", "video"),
+    "max_age": ("camera", "stream", "video"),
+    "resolution": ("camera",),
+    "fps": ("camera",),
+    "sort_to": ("watch",),
+    "alarm": NOT_FOLDER,
+    "frame_check": NOT_FOLDER,
+    "golden_every": NOT_FOLDER,
+    "golden_frame": ("camera", "stream"),
+    "save_originals": NOT_FOLDER,
+    "live": NOT_FOLDER,
+    "show": NOT_FOLDER,
+}
+
+
+def _option(section: str, *names: str, **settings: Any) -> Callable[[F], F]:
+    return click.option(*names, cls=SectionOption, section=section, **settings)
+
+
+def _list_cameras(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted:
+        return
+    from vtad_runtime.sources.opencv_sources import list_cameras
+
+    with no_traceback():
+        for line in list_cameras() or ["no camera found"]:
+            click.echo(line)
+    ctx.exit()
+
+
+FILE = click.Path(path_type=Path)
+SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
+    "Source (one of them)",
+    "Frames",
+    "Verdict",
+    "Results",
+    "To others",
+    "Other",
+)
+
+
+@click.command(
+    cls=SectionCommand,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EXIT_CODES,
+)
+@_option(SOURCE, "--camera", type=click.IntRange(0), help="A camera of this machine, by number.")
+@_option(SOURCE, "--video", metavar="FILE", help="A video file.")
+@_option(SOURCE, "--stream", metavar="URL", help="rtsp://... or http://..., such as an MJPEG stream.")
+@_option(SOURCE, "--folder", metavar="DIR|GLOB|FILE", help="A folder and all below it, a glob in quotes, or a file.")
+@_option(SOURCE, "--watch", metavar="DIR", help="A hot folder: every new picture is judged once.")
+@_option(
+    SOURCE, "--source", metavar="X", help="Any of them: 0, camera:0, a URL, a video file, watch:DIR, DIR|GLOB|FILE."
+)
+@_option(
+    SOURCE,
+    "--list-cameras",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_cameras,
+    help="Say which cameras open, and exit.",
+)
+@_option(FRAMES, "--every", type=duration, metavar="TIME", help="Judge at most one frame in this time, e.g. 200ms.")
+@_option(FRAMES, "--max-frames", type=click.IntRange(1), help="Stop after so many.")
+@_option(FRAMES, "--roi", type=rectangle, metavar="X,Y,W,H", help="Judge this part only, in pixels of the source.")
+@_option(
+    FRAMES, "--roi-mask", type=FILE, metavar="PNG", help="What is black in it raises no alarm; size of the frames."
+)
+@_option(FRAMES, "--rotate", type=click.Choice(["90", "180", "270"]), help="Turn clockwise, after --roi.")
+@_option(FRAMES, "--flip", type=click.Choice(["h", "v"]), help="h: left and right change sides. After --rotate.")
+@_option(FRAMES, "--resolution", type=picture_size, metavar="WxH", help="Ask the camera for this size.")
+@_option(FRAMES, "--fps", type=click.FloatRange(0, min_open=True), help="Ask the camera for this rate.")
+@_option(
+    FRAMES,
+    "--drop",
+    type=click.Choice(["oldest", "newest", "none"]),
+    help="What goes when frames come too fast.  [default: oldest; none of a video]",
+)
+@_option(
+    FRAMES,
+    "--max-age",
+    type=duration,
+    metavar="TIME",
+    help="A frame judged later is STALE.  [default: 2s; none for a video]",
+)
+@_option(VERDICT, "--unsure-from", type=float, metavar="SCORE", help="From this score up to the threshold: UNSURE.")
+@_option(
+    VERDICT, "--alarm", type=alarm_rule, metavar="N/M", help="Alarm on: at least N of the last M are NG, e.g. 3/5."
+)
+@_option(
+    VERDICT,
+    "--alarm-off",
+    type=float,
+    metavar="SCORE",
+    help="Alarm off: fewer than N of the last M are above this.  [default: the threshold]",
+)
+@_option(
+    VERDICT,
+    "--frame-check",
+    type=names_of("frozen", "black", "saturated", "focus"),
+    metavar="NAMES",
+    default="frozen,black,saturated,focus",
+    show_default=True,
+    help="What makes a frame UNSURE; or none.",
+)
+@_option(VERDICT, "--golden", type=FILE, metavar="DIR", help="Check known parts in good/ and bad/ at the start.")
+@_option(VERDICT, "--golden-every", type=duration, metavar="TIME", help="Check them again and again, e.g. 30m.")
+@_option(
+    VERDICT,
+    "--golden-frame",
+    is_flag=True,
+    help="A known good part is before the camera at the start: has the camera changed?",
+)
+@_option(VERDICT, "--strict", is_flag=True, help="Do not start when they are not judged as they were.")
+@_option(
+    SAVED,
+    "--out",
+    type=FILE,
+    default=Path("results"),
+    show_default=True,
+    help="Where results go; each run makes the next folder 0001, 0002, ... in it.",
+)
+@_option(
+    SAVED,
+    "--save",
+    type=click.Choice(["all", "ng", "none"]),
+    help="Which heatmaps to save; ng: of everything that is not OK.  [default: all of a folder, else ng]",
+)
+@_option(
+    SAVED,
+    "--view",
+    type=click.Choice(["overlay", "panel"]),
+    default="overlay",
+    show_default=True,
+    help="overlay: the heatmap over the picture. panel: input, heatmap, SSIM, density, reconstruction.",
+)
+@_option(
+    SAVED, "--image", type=click.Choice(["jpg", "png"]), default="jpg", show_default=True, help="Format of heatmaps."
+)
+@_option(
+    SAVED,
+    "--keep",
+    type=size_in_bytes,
+    metavar="SIZE",
+    help="Room for saved pictures, e.g. 10GB; the oldest are deleted.",
+)
+@_option(SAVED, "--save-originals", is_flag=True, help="Also save the frame itself, for vtad-replay.")
+@_option(SAVED, "--sort-to", type=FILE, metavar="DIR", help="Move judged files to DIR/OK, DIR/NG, ... (--watch).")
+@_option(OTHERS, "--json", metavar="FILE|-", help="JSON Lines, one object per verdict; -: to stdout.")
+@_option(OTHERS, "--write-video", type=FILE, metavar="MP4", help="Annotated video.")
+@_option(OTHERS, "--mqtt", metavar="URL", help="Publish to mqtt://[user:password@]host[:port]/topic (extra mqtt).")
+@_option(OTHERS, "--post", metavar="URL", help="POST each verdict to a web server.")
+@_option(
+    OTHERS,
+    "--live",
+    is_flag=False,
+    flag_value="8000",
+    metavar="[PORT|HOST:PORT]",
+    help="A page to watch in a browser, on port 8000 of this machine if not said otherwise (extra live).",
+)
+@_option(OTHERS, "--show", is_flag=True, help="A window, where OpenCV has one.")
+@_option(OTHERS, "--log-json", is_flag=True, help="Events on stderr as JSON Lines; no line per frame.")
+@_option(OTHER, "--model", type=FILE, help="Exported .onnx.  [default: the newest below ./runs]")
+@_option(OTHER, "--threads", type=click.IntRange(1), help="CPU threads of the model.  [default: onnxruntime decides]")
+@_option(
+    OTHER,
+    "--batch",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="Pictures per run of the model (--folder).",
+)
+@click.version_option(package_name="vtad", prog_name="vtad-run")
+@click.pass_context
+def run(
+    ctx: click.Context,
+    /,
+    camera: int | None,
+    video: str | None,
+    stream: str | None,
+    folder: str | None,
+    watch: str | None,
+    source: str | None,
+    rotate: str | None,
+    **given: Any,
+) -> None:
+    """Judge pictures by an exported detector: verdicts, scores and heatmaps.
+
+    Needs one source; with --golden alone it checks the golden samples, once or --every TIME. A picture is NG if and only
+    if its score is above the threshold on the model's card. Nothing leaves this machine unless an option under "To
+    others" sends it.
+    """
+    sources = {"camera": camera, "video": video, "stream": stream, "folder": folder, "watch": watch}
+    only_golden = given["golden"] is not None and source is None and not any(v is not None for v in sources.values())
+    try:
+        where = None if only_golden else address(source, **sources)
+    except AddressError as e:
+        raise click.UsageError(str(e)) from e
+    _check(ctx, where.kind if where else GOLDEN_ALONE, given)
+    options = RunOptions(where, rotate=int(rotate or 0), **given)  # type: ignore[arg-type]  # click checked the choice
+    with no_traceback():
+        code = _dispatch(options)
+    sys.exit(code)
+
+
+def _dispatch(options: RunOptions) -> int:
+    if options.address is None:
+        from vtad_runtime.line.golden_run import check_alone
+
+        return check_alone(options)
+    if options.address.kind == "folder":
+        from vtad_runtime.line.folder_run import run_folder
+
+        return run_folder(options)
+    from vtad_runtime.line.live_run import run_live
+
+    return run_live(options)
+
+
+def _check(ctx: click.Context, kind: str, given: dict[str, Any]) -> None:
+    """Refuse options that would do nothing: silence would be a promise."""
+    for name, kinds in APPLIES.items():
+        by_user = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if by_user and kind not in kinds:
+            allowed = ", ".join(f"--{k}" for k in kinds)
+            raise click.UsageError(f"--{name.replace('_', '-')}: expected only with {allowed}, got it with --{kind}")
+    for name, needed in (
+        ("alarm_off", "alarm"),
+        ("golden_every", "golden"),
+        ("golden_frame", "golden"),
+        ("strict", "golden"),
+    ):
+        if given[name] and given[needed] is None:
+            raise click.UsageError(f"--{name.replace('_', '-')}: expected together with --{needed}, got it alone")

@@ -1,0 +1,64 @@
+"""The threshold rule: scores of good pictures and a false-alarm budget in, a decision out. Numpy only.
+
+The threshold is conformal (Vovk et al., Algorithmic Learning in a Random World): with n held-out good pictures and a budget a,
+at most k = floor(a (n + 1)) of n + 1 exchangeable good pictures score above the k-th largest calibration score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from vtad_runtime.contract.card import Calibration
+
+MARGIN = 0.05  # of the calibration spread, at most: more than float16 drifts
+LEAST_MARGIN = 1e-3  # of the calibration spread; ten times what float32 exports may drift
+MIN_IMAGES = 3
+
+
+class CalibrationError(ValueError):
+    """Too few good pictures, or scores that are not numbers. The message is one line."""
+
+
+def images_needed(false_alarms: float) -> int:
+    """Good pictures from which on a budget can be kept: the smallest n with 1 / (n + 1) <= budget."""
+    return math.ceil(1 / false_alarms - 1 - 1e-9)
+
+
+def conformal_threshold(scores: Sequence[float], false_alarms: float) -> float:
+    """The level above which at most the budget's share of good pictures lies, plus a margin.
+
+    The margin goes halfway to the next larger score, but no farther than MARGIN: no rounding of an export flips the picture that
+    gave the level. With too few pictures for the budget, that is the oddest one. Raises CalibrationError.
+    """
+    ordered = sorted(scores)
+    if len(ordered) < MIN_IMAGES:
+        raise CalibrationError(
+            f"expected at least {MIN_IMAGES} held-out good images to calibrate, got {len(ordered)}: add good images"
+        )
+    if not all(math.isfinite(s) for s in ordered):
+        raise CalibrationError("a held-out good image has a score that is not a number: the training diverged")
+    k = max(1, math.floor(false_alarms * (len(ordered) + 1) + 1e-9))
+    level, unit = ordered[-k], spread(ordered)
+    gap = min((s for s in ordered if s > level), default=float("inf")) - level
+    return level + max(LEAST_MARGIN * unit, min(MARGIN * unit, gap / 2))
+
+
+def spread(scores: Sequence[float]) -> float:
+    """Standard deviation of the scores, never zero, also of none."""
+    return max(float(np.std(np.asarray(scores, dtype=np.float64))) if len(scores) else 0.0, 1e-6)
+
+
+def calibration(scores: Sequence[float], peaks: Sequence[float], false_alarms: float) -> Calibration:
+    """The card's entry from good pictures' scores and heatmap maxima (at model resolution). Raises CalibrationError."""
+    n = len(scores)
+    return Calibration(
+        scores=tuple(sorted(scores)),
+        false_alarms=false_alarms,
+        achievable=max(false_alarms, 1 / (n + 1)),
+        threshold=conformal_threshold(scores, false_alarms),
+        pixel_threshold=conformal_threshold(peaks, false_alarms),
+        images=n,
+    )

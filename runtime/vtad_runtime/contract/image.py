@@ -1,0 +1,242 @@
+"""The one pixel path: files to RGB, RGB to the input of a model, maps back to the source. Training uses it too.
+
+Decoding is Pillow's, which reports truncated files (OpenCV returns grey pixels for the missing part without a word).
+Resizing is OpenCV's: INTER_AREA when an axis shrinks, INTER_LINEAR when it grows. Other resizers differ by up to 12 of
+255 levels on fine texture, so nothing else in this repository may decode or resize a picture that a model sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vtad_runtime.contract.card import Input
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow's names; the rest of its decoders stays shut
+ORIENTATION = 0x0112  # EXIF; 5..8 swap width and height
+_SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})  # Pillow's modes of one 16-bit channel
+
+Level = TypeVar("Level", np.uint8, np.float32)
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used. One line: expected, got, where, what to do."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of whole pixels."""
+
+    x: int  # pixels from the left edge
+    y: int  # pixels from the top edge
+    width: int
+    height: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns, to index an (H, W, ...) array."""
+        return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the pixels of a source picture went: the box `used` of the source fills the box `inside` of the input."""
+
+    source_width: int
+    source_height: int
+    used: Box  # in source pixels: the region of interest, less what a centre crop cuts off
+    inside: Box  # in input pixels: everything but the padding of a letterbox
+
+
+def is_image(path: Path) -> bool:
+    """Whether the file name ends like a picture (any case). Does not open the file; dot files are not pictures."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """Decode a picture file to RGB, (H, W, 3) uint8, EXIF orientation applied.
+
+    Grey, 1-bit and palette pictures become RGB; transparency is composited over black; CMYK is converted without a
+    colour profile; 16-bit grey becomes value / 257 rounded (65535 -> 255), 16-bit colour the high byte (at most one
+    level off that). Of several pages or frames the first counts. Raises ImageError: missing, empty, damaged or
+    truncated file, another format, 32-bit or floating-point pixels, or more pixels than Pillow's limit for
+    decompression bombs.
+    """
+    with _open(path) as image:
+        return _to_rgb(image, path)
+
+
+def from_bgr(bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A frame as cameras give it through OpenCV, (H, W, 3) uint8 BGR, to RGB."""
+    return np.ascontiguousarray(bgr[:, :, ::-1])
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) in pixels after EXIF orientation, from the header alone. Raises ImageError."""
+    with _open(path) as image:
+        width, height = image.size
+        if image.format == "TIFF":  # some Pillow versions swap `size` before loading, some after: the tags do not move
+            tags: Any = image.tag_v2  # type: ignore[attr-defined]
+            width, height = int(tags[256]), int(tags[257])
+        swapped = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    return (height, width) if swapped else (width, height)
+
+
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """Decode a defect mask to (H, W) bool: any non-zero pixel is defect, whatever its colour. Raises ImageError."""
+    with _open(path) as image:
+        if image.mode in _SIXTEEN_BIT or image.mode in ("I", "F"):  # a label of 1 must not round to 0
+            return np.asarray(np.asarray(_upright(image)) != 0)
+        return np.asarray(_to_rgb(image, path).any(axis=2))
+
+
+def resize(array: NDArray[Level], width: int, height: int) -> NDArray[Level]:
+    """Resize (H, W) or (H, W, C), uint8 or float32, to (height, width, ...) of the same kind.
+
+    INTER_AREA when shrinking, INTER_LINEAR when growing; if one axis shrinks and the other grows, the shrinking one
+    goes first. Raises ValueError for another dtype, rank or an empty size.
+    """
+    if array.dtype not in (np.uint8, np.float32) or array.ndim not in (2, 3) or 0 in array.shape:
+        raise ValueError(f"resize: expected (H, W) or (H, W, C) of uint8 or float32, got {array.shape} {array.dtype}")
+    if width < 1 or height < 1:
+        raise ValueError(f"resize: expected a size of at least 1x1 pixels, got {width}x{height}")
+    shape = (height, width, *array.shape[2:])
+    result: NDArray[Any] = array
+    for (w, h), shrinks in _passes(array.shape[1], array.shape[0], width, height):
+        result = cv2.resize(np.ascontiguousarray(result), (w, h), interpolation=_interpolation(shrinks))
+    return np.array(result).reshape(shape)  # OpenCV drops a last axis of 1
+
+
+def fit_image(rgb: NDArray[np.uint8], spec: Input) -> tuple[NDArray[np.uint8], Placement]:
+    """Cut the region of interest out of (H, W, 3) uint8 and fit it to (spec.height, spec.width, 3) uint8.
+
+    stretch: both axes to size. letterbox: aspect kept, centred on black. centre_crop: the largest centred part of the
+    right aspect. Raises ImageError when the region of interest is not inside the picture.
+    """
+    placement = place(rgb.shape[1], rgb.shape[0], spec)
+    inside = placement.inside
+    fitted = np.zeros((spec.height, spec.width, 3), np.uint8)
+    fitted[inside.slices] = resize(rgb[placement.used.slices], inside.width, inside.height)
+    return fitted, placement
+
+
+def fit_mask(mask: NDArray[np.bool_], spec: Input) -> NDArray[np.bool_]:
+    """Fit a defect mask (H, W) bool the way `fit_image` fits its picture: (spec.height, spec.width) bool.
+
+    Shrinking keeps every input pixel that a defect touches, so small defects do not vanish; growing takes the nearest.
+    """
+    placement = place(mask.shape[1], mask.shape[0], spec)
+    inside, cut = placement.inside, mask[placement.used.slices]
+    for (w, h), shrinks in _passes(cut.shape[1], cut.shape[0], inside.width, inside.height):
+        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST_EXACT
+        cut = cv2.resize(cut.astype(np.float32), (w, h), interpolation=interpolation) > 0
+    fitted = np.zeros((spec.height, spec.width), np.bool_)
+    fitted[inside.slices] = cut
+    return fitted
+
+
+def unfit_map(values: NDArray[np.float32], placement: Placement) -> NDArray[np.float32]:
+    """Bring a map of the model, (height, width) float32, back to the source, (H, W) float32; 0 where it saw nothing."""
+    used = placement.used
+    source = np.zeros((placement.source_height, placement.source_width), np.float32)
+    source[used.slices] = resize(values[placement.inside.slices], used.width, used.height)
+    return source
+
+
+def place(source_width: int, source_height: int, spec: Input) -> Placement:
+    """Where a picture of this size lands in the input. Raises ImageError: region of interest not inside the picture."""
+    roi = Box(*spec.roi) if spec.roi is not None else Box(0, 0, source_width, source_height)
+    fits = roi.x >= 0 and roi.y >= 0 and roi.x + roi.width <= source_width and roi.y + roi.height <= source_height
+    if not fits or roi.width < 1 or roi.height < 1:
+        raise ImageError(
+            f"region of interest {roi.width}x{roi.height} at ({roi.x}, {roi.y}): expected it inside the picture, "
+            f"got a picture of {source_width}x{source_height}; use pictures of the size the model was trained for"
+        )
+    used, inside = roi, Box(0, 0, spec.width, spec.height)
+    if spec.fit == "letterbox":
+        scale = min(spec.width / roi.width, spec.height / roi.height)
+        inside = _centred(inside, round(roi.width * scale), round(roi.height * scale))
+    elif spec.fit == "centre_crop":
+        scale = max(spec.width / roi.width, spec.height / roi.height)
+        used = _centred(roi, round(spec.width / scale), round(spec.height / scale))
+    return Placement(source_width, source_height, used, inside)
+
+
+def _centred(outer: Box, width: int, height: int) -> Box:
+    """The box of this size in the middle of `outer`, at least one pixel and never larger than `outer`."""
+    width, height = min(max(width, 1), outer.width), min(max(height, 1), outer.height)
+    return Box(outer.x + (outer.width - width) // 2, outer.y + (outer.height - height) // 2, width, height)
+
+
+def _passes(source_width: int, source_height: int, width: int, height: int) -> Iterator[tuple[tuple[int, int], bool]]:
+    """The resizes from one size to another: ((width, height), shrinks). None, one, or shrink first and then grow."""
+    smaller = (min(source_width, width), min(source_height, height))
+    if smaller != (source_width, source_height):
+        yield smaller, True
+    if smaller != (width, height):
+        yield (width, height), False
+
+
+def _interpolation(shrinks: bool) -> int:
+    return cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Image.Image]:
+    """The opened picture file; whatever goes wrong with it inside the block becomes an ImageError."""
+    path = Path(path)
+    if not path.is_file():
+        raise ImageError(f"{path}: expected a picture file, got {'a folder' if path.is_dir() else 'nothing there'}")
+    try:
+        if path.stat().st_size == 0:
+            raise ImageError(f"{path}: expected a picture file, got an empty file; copy it again")
+        # Given a path, Pillow maps uncompressed TIFF files into memory and then scrambles those with orientation 5..8.
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            yield image
+    except ImageError:
+        raise
+    except MemoryError as e:
+        raise ImageError(f"{path}: expected a picture that fits into memory, got a larger one; shrink it") from e
+    except UnidentifiedImageError as e:
+        raise ImageError(f"{path}: expected PNG, JPEG, BMP, TIFF or WebP, got another or a damaged file") from e
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ImageError(f"{path}: expected at most {limit} pixels, got more; crop or shrink the picture") from e
+    except Exception as e:  # Pillow's decoders raise almost anything on damaged bytes: SyntaxError, struct.error, ...
+        reason = " ".join(str(e).split()) or type(e).__name__
+        if isinstance(e, OSError) and e.errno is not None:
+            raise ImageError(f"{path}: expected a readable file, got {e.strerror}; check its permissions") from e
+        raise ImageError(f"{path}: expected a whole picture, got a damaged file ({reason}); copy it again") from e
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """All pixels decoded, EXIF orientation applied."""
+    image.load()
+    return ImageOps.exif_transpose(image)
+
+
+def _to_rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    """An opened picture of any 8-bit or 16-bit kind as upright (H, W, 3) uint8."""
+    # Pillow before 11 reads 16-bit grey PNG as "I"; from any other format "I" is 32 bits without a known range.
+    if image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format == "PNG"):
+        grey = np.rint(np.asarray(_upright(image), dtype=np.float32) / 257).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F", "LAB", "HSV"):
+        raise ImageError(
+            f"{path}: expected pixels of 8 or 16 bits, got Pillow mode {image.mode!r} (floating point, 32-bit or Lab); "
+            "save it as 8-bit or 16-bit PNG"
+        )
+    upright = _upright(image)
+    if upright.has_transparency_data:
+        rgba = np.asarray(upright.convert("RGBA"), dtype=np.uint16)  # (H, W, 4)
+        return ((rgba[:, :, :3] * rgba[:, :, 3:] + 127) // 255).astype(np.uint8)
+    return np.array(upright.convert("RGB"))

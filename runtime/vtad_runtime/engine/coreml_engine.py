@@ -1,0 +1,108 @@
+"""Opens an .mlpackage on a Mac through coremltools (extra `apple`), reads the card inside it, and runs pictures one by one.
+
+Not tested on hardware: no Mac was at hand. What is tested is every call to coremltools, against a stand-in that answers by
+its documented signatures, and that every other machine is told in one line what to run instead.
+"""
+
+from __future__ import annotations
+
+import platform
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtad_runtime.contract.card import ONNX_KEY, Card, CardError
+from vtad_runtime.engine.onnxruntime_engine import OUTPUTS, ModelError, Outputs, checked, one_line, twin_of
+
+DEFAULT_UNITS = "CPU_AND_NE"
+
+
+def on_mac() -> bool:
+    """Whether this machine has the Core ML framework."""
+    return platform.system() == "Darwin"
+
+
+def runs_packages() -> bool:
+    """Whether this machine can run an .mlpackage: a Mac with coremltools."""
+    return on_mac() and find_spec("coremltools") is not None
+
+
+class CoreMLSession:
+    """One opened package. `card` is the card it carries; `compute_units` are what it runs on."""
+
+    def __init__(self, path: Path | str, compute_units: str | None = None) -> None:
+        """Open `path` on `compute_units` (None: as its card says, else CPU_AND_NE). Raises ModelError."""
+        self.path = Path(path)
+        ct = _coremltools(self.path)
+        if not (self.path / "Manifest.json").is_file():
+            raise ModelError(f"{self.path}: expected a Core ML package (a folder with a Manifest.json), got none")
+        try:  # the card first: it names the compute units, and a package that is not ours is not worth compiling
+            self.card = _card(ct.models.MLModel(str(self.path), skip_model_load=True), self.path)
+            self.compute_units = compute_units or self.card.compute_units or DEFAULT_UNITS
+            self._model = ct.models.MLModel(str(self.path), compute_units=ct.ComputeUnit[self.compute_units])
+        except ModelError:
+            raise
+        except Exception as e:  # coremltools' errors share no base class
+            raise ModelError(
+                f"{self.path}: expected a Core ML package, got one that Core ML refuses ({one_line(e)})"
+            ) from e
+        self._running = threading.Lock()  # nothing says that a prediction may overlap with another
+
+    def run(self, batch: NDArray[np.uint8]) -> Outputs:
+        """Run (n, 3, height, width) uint8 RGB, one prediction each. Raises ModelError."""
+        from PIL import Image
+
+        found = []
+        for pixels in batch:
+            image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))  # (height, width, 3)
+            try:
+                with self._running:
+                    found.append(self._model.predict({self.card.input.name: image}))
+            except Exception as e:  # coremltools' errors share no base class
+                raise ModelError(f"{self.path}: expected a prediction by Core ML, got {one_line(e)}") from e
+        if missing := sorted({name for values in found for name in OUTPUTS if name not in values}):
+            raise ModelError(f"{self.path}: expected outputs {', '.join(OUTPUTS)}, got none of {', '.join(missing)}")
+        joined = {n: np.concatenate([np.asarray(v[n], np.float32) for v in found]) for n in OUTPUTS}
+        return checked(joined, len(batch), self.card, self.path)
+
+
+def _coremltools(path: Path) -> Any:
+    """The package coremltools. Raises ModelError where this machine cannot run Core ML, naming what it can."""
+    twin = twin_of(path)
+    instead = (
+        f"run its ONNX twin {twin}" if twin.is_file() else "vtad-export --format onnx makes a model that runs here"
+    )
+    if not on_mac():
+        raise ModelError(f"{path}: expected a Mac to run a Core ML package, got {platform.system()}; {instead}")
+    try:
+        import coremltools
+    except ImportError as e:
+        raise ModelError(
+            f"{path}: expected coremltools to run a Core ML package, got none ({one_line(e)}): "
+            f"pip install 'vtad[apple]', or {instead}"
+        ) from e
+    return coremltools
+
+
+def _card(model: Any, path: Path) -> Card:
+    """The card of a package that takes what the card says. Raises ModelError."""
+    description = model.get_spec().description
+    text = dict(description.metadata.userDefined).get(ONNX_KEY)
+    if text is None:
+        raise ModelError(f"{path}: expected a package of vtad-export with its inspection card, got one without")
+    try:
+        card = Card.from_json(text, str(path))
+    except CardError as e:
+        raise ModelError(str(e)) from e
+    inputs = [(i.name, i.type.imageType.width, i.type.imageType.height) for i in description.input]
+    expected = (card.input.name, card.input.width, card.input.height)
+    if inputs != [expected]:
+        raise ModelError(f"{path}: expected one image {expected} as on its card, got {inputs}; export the run again")
+    outputs = [o.name for o in description.output]
+    if not set(OUTPUTS) <= set(outputs):
+        raise ModelError(f"{path}: expected outputs {', '.join(OUTPUTS)}, got {outputs}; export the run again")
+    return card

@@ -1,0 +1,166 @@
+"""Builds what a run needs from its options: the detector, the mask, the outputs. Extras are imported only when asked for."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+from vtad_runtime.contract.command import NOT_WRITTEN, USAGE, Failure, printable
+from vtad_runtime.line.options import RunOptions
+
+if TYPE_CHECKING:
+    from vtad_runtime.contract.card import Card
+    from vtad_runtime.contract.log import EventLog
+    from vtad_runtime.verdict.detector import Detector
+    from vtad_runtime.verdict.geometry import Geometry
+    from vtad_runtime.verdict.judgement import Output
+    from vtad_runtime.verdict.mask import Mask
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def newest_model(runs: Path = Path("runs")) -> Path:
+    """The export last written in `runs/<category>/<number>/export/`. Raises Failure when there is none."""
+    from vtad_runtime.engine.onnxruntime_engine import newest_export
+
+    newest = newest_export(runs)
+    if newest is None:
+        raise Failure(
+            f"no exported model in {runs}/*/*/export: run vtad-train, then vtad-export, or name one by --model", USAGE
+        )
+    return newest
+
+
+class Said:
+    """What is told to people: on stdout, on stderr when stdout carries JSON Lines, as events with --log-json."""
+
+    def __init__(self, options: RunOptions, log: EventLog) -> None:
+        self._log = log if options.log_json else None
+        self._to_stderr = options.json == "-"
+
+    def __call__(self, line: str) -> None:
+        """Tell one line, or several."""
+        if self._log is not None:
+            self._log.event("note", line)
+        else:
+            click.echo(printable(line), err=self._to_stderr)
+
+
+def open_detector(options: RunOptions, say: Callable[[str], None]) -> Detector:
+    """The named model or the newest export, and a line about it. Raises Failure."""
+    path = options.model or newest_model()
+    from vtad_runtime.engine.onnxruntime_engine import ModelError
+    from vtad_runtime.verdict.detector import Detector
+
+    try:
+        detector = Detector(path, options.threads)
+    except ModelError as e:
+        raise Failure(e, USAGE) from e
+    card = detector.card
+    which = "" if options.model else ", the newest export"
+    say(
+        f"model: {path}{which}; {card.identity.category}, {card.identity.created}, "
+        f"threshold {card.calibration.threshold:.4g}, {card.input.width}x{card.input.height}"
+    )
+    _check_thresholds(options, card)
+    return detector
+
+
+def geometry_of(options: RunOptions) -> Geometry:
+    """What is done to each frame first."""
+    from vtad_runtime.verdict.geometry import Geometry
+
+    return Geometry(options.roi, options.rotate, options.flip)
+
+
+def mask_of(options: RunOptions, card: Card) -> Mask | None:
+    """The mask of --roi-mask. Raises Failure."""
+    if options.roi_mask is None:
+        return None
+    from vtad_runtime.contract.image import ImageError
+    from vtad_runtime.verdict.mask import Mask
+
+    try:
+        return Mask(options.roi_mask, geometry_of(options), card)
+    except ImageError as e:
+        raise Failure(e, USAGE) from e
+
+
+def shared_outputs(options: RunOptions, card: Card, source: str, log: EventLog, fps: float) -> list[Output]:
+    """The outputs that any source can have: JSON Lines, video, broker, webhook. Raises Failure; what was begun is closed."""
+    from vtad_runtime.outputs.message import OutputError
+    from vtad_runtime.outputs.results_folder import SinkError
+
+    outputs: list[Output] = []
+    try:
+        for make in _wanted(options, card, source, log, fps):
+            outputs.append(make())
+    except (OutputError, SinkError) as e:
+        for output in outputs:
+            output.close()
+        raise Failure(e, NOT_WRITTEN if disk_full(e) else USAGE) from e
+    return outputs
+
+
+def states(outputs: list[Output]) -> list[dict[str, Any]]:
+    """How the outputs to others are doing, of those that can say."""
+    return [output.state() for output in outputs if hasattr(output, "state")]
+
+
+def disk_full(error: Exception) -> bool:
+    """Whether an error comes from a full disk: not the user's choice of a folder, but its state."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in FULL
+
+
+def short_hash(text: str) -> str:
+    """Eight characters to tell names apart."""
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+
+
+def _wanted(options: RunOptions, card: Card, source: str, log: EventLog, fps: float) -> list[Callable[[], Output]]:
+    """A maker for each output asked for."""
+
+    def spool(kind: str, url: str) -> Path:
+        return options.out / "spool" / f"{kind}-{short_hash(f'{url} {source}')}"  # of this source and receiver, kept
+
+    def json_lines() -> Output:
+        from vtad_runtime.outputs.json_lines import JsonLines
+
+        target: Path | TextIO = sys.stdout if options.json == "-" else Path(options.json or "")
+        return JsonLines(target)
+
+    def video() -> Output:
+        from vtad_runtime.outputs.video import VideoOutput
+
+        return VideoOutput(options.write_video or Path(), fps)
+
+    def mqtt() -> Output:
+        from vtad_runtime.outputs.mqtt import MqttOutput
+
+        url = options.mqtt or ""
+        return MqttOutput(url, spool("mqtt", url), card=card, log=log)
+
+    def webhook() -> Output:
+        from vtad_runtime.outputs.webhook import WebhookOutput
+
+        url = options.post or ""
+        return WebhookOutput(url, spool("webhook", url), card=card, log=log)
+
+    asked = [(options.json, json_lines), (options.write_video, video), (options.mqtt, mqtt), (options.post, webhook)]
+    return [make for wanted, make in asked if wanted]
+
+
+def _check_thresholds(options: RunOptions, card: Card) -> None:
+    threshold = card.calibration.threshold
+    for name, value in (("--unsure-from", options.unsure_from), ("--alarm-off", options.alarm_off)):
+        if value is not None and not value <= threshold:
+            raise Failure(
+                f"{name}: expected a score up to the threshold {threshold:.4g} on the card, got {value:g}", USAGE
+            )

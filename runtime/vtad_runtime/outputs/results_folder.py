@@ -1,0 +1,223 @@
+"""Where results go: a new numbered folder per run with results.jsonl, results.csv, summary.json and heatmaps/.
+
+Rows are flushed one by one, so a run that is killed leaves whole lines. Nothing is ever mixed with an earlier run.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vtad_runtime.sources.folder import RESULTS_FILE
+from vtad_runtime.verdict.detector import Region
+from vtad_runtime.verdict.verdict import Verdict
+
+if TYPE_CHECKING:
+    from vtad_runtime.outputs.retention import Retention
+
+JPEG_QUALITY = 92
+COLUMNS = (
+    "file",
+    "verdict",
+    "score",
+    "p_value",
+    "threshold",
+    "regions",
+    "decode_ms",
+    "infer_ms",
+    "write_ms",
+    "heatmap",
+    "error",
+)
+
+
+class SinkError(OSError):
+    """Results that cannot be written. One line."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One judged file, as it is written. Times are of this file alone; infer_ms is its share of the batch."""
+
+    file: str  # as found: the source's path and the name below it
+    group: str  # its folder below the source, "" for the source itself; not written
+    verdict: Verdict
+    score: float  # NaN when not judged
+    p_value: float
+    threshold: float
+    regions: tuple[Region, ...]
+    decode_ms: float
+    infer_ms: float
+    write_ms: float
+    heatmap: str | None  # below the output folder; None when not saved
+    error: str | None  # why ERROR or UNSURE
+
+
+class Sink:
+    """An output folder of its own for one run. Use as a context manager."""
+
+    def __init__(self, parent: Path, suffix: Literal[".jpg", ".png"] = ".jpg", keep_bytes: int | None = None) -> None:
+        """Make the next free folder 0001, 0002, ... in `parent`. Raises SinkError when that cannot be written to.
+
+        Heatmaps get this suffix; those of this and earlier ended runs take `keep_bytes` at most, where given.
+        """
+        self._suffix = suffix
+        self._retention: Retention | None = None
+        try:
+            self.folder = next_folder(parent)
+            self._jsonl = Lines(self.folder / RESULTS_FILE)
+            self._csv = Lines(self.folder / "results.csv")
+            self._csv.write(csv_line(COLUMNS))
+            if keep_bytes is not None:
+                from vtad_runtime.outputs.retention import Retention
+
+                self._retention = Retention(self.folder, keep_bytes)
+        except OSError as e:
+            raise unwritable(parent, e) from e
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._jsonl.close()
+        self._csv.close()
+        if self._retention is not None:
+            self._retention.close()
+
+    def write_row(self, row: Row) -> None:
+        """Append one row to both files, whole or not at all in each. Raises SinkError."""
+        values = {name: _plain(getattr(row, name)) for name in COLUMNS}
+        line = json.dumps({**values, "regions": [_rounded(r) for r in row.regions]}, allow_nan=False) + "\n"
+        try:
+            self._jsonl.write(line)
+            self._csv.write(csv_line([{**values, "regions": len(row.regions)}[name] for name in COLUMNS]))
+        except OSError as e:
+            raise failed(self.folder, e) from e
+
+    def write_picture(self, relative: Path, rgb: NDArray[np.uint8]) -> str | None:
+        """Save heatmaps/<relative>.jpg, (H, W, 3) RGB, whole or not at all. Returns its path below the folder.
+
+        The source's suffix stays in the name (part.png.jpg), so part.png and part.jpg do not collide. None where the
+        retention has no room for it. Raises SinkError.
+        """
+        name = Path("heatmaps", *(p for p in relative.parts if p not in ("..", relative.anchor)))
+        name = name.with_name(name.name + self._suffix)
+        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if self._suffix == ".jpg" else []
+        _, data = cv2.imencode(self._suffix, np.ascontiguousarray(rgb[:, :, ::-1]), quality)
+        if self._retention is not None and not self._retention.room_for(data.nbytes):
+            return None
+        self._write_whole(self.folder / name, data.tobytes())
+        if self._retention is not None:
+            self._retention.added(self.folder / name)
+        return name.as_posix()
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Save summary.json. Raises SinkError."""
+        self._write_whole(self.folder / "summary.json", summary_text(summary))
+
+    def _write_whole(self, path: Path, data: bytes) -> None:
+        try:
+            write_whole(path, data)
+        except OSError as e:
+            raise failed(self.folder, e) from e
+
+
+class Lines:
+    """A text file that grows by whole lines."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("xb", buffering=0)
+        self._end = 0  # bytes, after the last whole line
+
+    def write(self, line: str) -> None:
+        """One write call per line; where the disk takes only part of it, the part is cut off again."""
+        data = line.encode("utf-8", "backslashreplace")  # file names need not be valid text
+        try:
+            written = 0
+            while written < len(data):
+                written += self._file.write(data[written:])
+        except OSError:
+            with suppress(OSError):  # the first error is the one to tell
+                self._file.truncate(self._end)
+            raise
+        self._end += len(data)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file beside its name, then rename: whole or not at all. Raises OSError."""
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def summary_text(summary: dict[str, Any]) -> bytes:
+    """What summary.json holds."""
+    return (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode()
+
+
+def unwritable(parent: Path, error: OSError) -> SinkError:
+    """The error of a folder in which no results folder can be made."""
+    got = "a file" if parent.is_file() else error.strerror or error
+    return SinkError(f"{parent}: expected a folder to write results to, got {got}; choose another by --out")
+
+
+def failed(folder: Path, error: OSError) -> SinkError:
+    """The error of a results folder that takes no more."""
+    return SinkError(f"{folder}: cannot write results: {error.strerror or error}; rows written so far are whole")
+
+
+def next_folder(parent: Path) -> Path:
+    """Make and return the folder after the highest numbered one. Raises OSError."""
+    parent.mkdir(parents=True, exist_ok=True)
+    number = max((int(name) for name in os.listdir(parent) if name.isdecimal()), default=0)
+    while True:
+        number += 1
+        folder = parent / f"{number:04d}"
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another run was faster
+            continue
+        return folder
+
+
+def _rounded(region: Region) -> dict[str, Any]:
+    return {k: _plain(v) for k, v in dataclasses.asdict(region).items()}
+
+
+def _plain(value: Any) -> Any:
+    """A value for JSON and CSV: floats to six significant digits, None where not finite."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def csv_line(values: Sequence[Any]) -> str:
+    """One line of CSV, with its end."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()

@@ -1,0 +1,135 @@
+"""Judgements to a web server: one POST of one JSON object each, through a spool on disk.
+
+2xx is a confirmation. 4xx other than 408 and 429 is a refusal for good: the message is dropped and counted. Everything else
+(no connection, time-out, 5xx, a redirect) is tried again, in order. Redirects are never followed: to follow a POST would mean
+to send judgements to an address that nobody named.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from http.client import HTTPException
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.log import EventLog
+from vtad_runtime.outputs.message import Messages, OutputError
+from vtad_runtime.outputs.spool import NotDelivered, Rejected, Spool
+from vtad_runtime.verdict.judgement import Judgement
+
+if TYPE_CHECKING:
+    from urllib.request import OpenerDirector
+
+RETRIED = frozenset({408, 429})  # of the 4xx: too slow, too many
+
+
+class WebhookOutput:
+    """Posts one JSON object per judgement. Nothing here waits for the server but its own thread."""
+
+    def __init__(
+        self,
+        url: str,
+        spool: Path,
+        max_bytes: int = 64 * 2**20,
+        *,
+        card: Card | None = None,
+        log: EventLog | None = None,
+        timeout_s: float = 10.0,
+        waits_s: tuple[float, float] = (0.5, 30.0),
+    ) -> None:
+        """Post to `url`, http[s]://[user:password@]host[:port]/path; proxies as the environment says (HTTPS_PROXY, ...).
+
+        What waits is kept in the folder `spool`, `max_bytes` at most. `card` names the model in the messages; `log` hears of
+        the server being lost and back (None: stderr); `timeout_s` bounds each step of a request; `waits_s` is the shortest
+        and longest wait between attempts. Raises OutputError: a wrong address, the spool is in use.
+        """
+        self._url, self._shown, self._headers = _parse_url(url)
+        self._opener = _opener()
+        self._timeout_s = timeout_s
+        self._messages = Messages(card)
+        log = log or EventLog(json_lines=False)
+        self._spool = Spool(spool, self._deliver, max_bytes, "webhook", log, waits_s=waits_s)
+
+    def write(self, judgement: Judgement) -> None:
+        """Queue the judgement; never waits for the server, never raises for it."""
+        self._spool.put(self._messages.of(judgement))
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Deliver what waits within `timeout` seconds. The rest stays on disk."""
+        self._spool.close(timeout)
+
+    def state(self) -> dict[str, Any]:
+        """name, address, waiting, delivered, dropped, rejected, connected, last_error."""
+        return {"name": "webhook", "address": self._shown, **self._spool.state()}
+
+    def _deliver(self, batch: Sequence[bytes]) -> None:
+        """Post each message. Raises NotDelivered, Rejected."""
+        for done, message in enumerate(batch):
+            self._post(message, done)
+
+    def _post(self, message: bytes, done: int) -> None:
+        from urllib.error import HTTPError, URLError
+        from urllib.request import Request
+
+        headers = {**self._headers, "Idempotency-Key": str(json.loads(message)["id"])}
+        request = Request(self._url, data=message, headers=headers, method="POST")
+        try:
+            with self._opener.open(request, timeout=self._timeout_s):
+                return
+        except HTTPError as e:
+            e.close()
+            reason = f"{self._shown}: HTTP {e.code}"
+            if 300 <= e.code < 400:
+                raise NotDelivered(f"{reason}, a redirect, which is not followed; name the final address", done) from e
+            if 400 <= e.code < 500 and e.code not in RETRIED:
+                raise Rejected(f"{reason}, refused for good", done) from e
+            raise NotDelivered(reason, done) from e
+        except (OSError, HTTPException) as e:
+            cause = e.reason if isinstance(e, URLError) else e
+            text = (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or type(cause).__name__
+            raise NotDelivered(f"{self._shown}: {text}", done) from e
+
+
+def _opener() -> OpenerDirector:
+    from urllib.request import HTTPRedirectHandler, build_opener
+
+    class NoRedirect(HTTPRedirectHandler):
+        def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
+            return None
+
+    return build_opener(NoRedirect)
+
+
+def _parse_url(url: str) -> tuple[str, str, dict[str, str]]:
+    """The address to call, the address to show, and the headers. Raises OutputError.
+
+    Only scheme, host and port are shown: many services keep their secret in the path or the query.
+    """
+    wrong = "--post: expected http://[USER:PASSWORD@]HOST[:PORT]/PATH or https://..."
+    try:
+        parts = urlsplit(url)
+        port, host = parts.port, parts.hostname
+    except ValueError as e:
+        raise OutputError(f"{wrong}, got an address that does not parse") from e
+    if parts.scheme not in ("http", "https") or not host:
+        raise OutputError(f"{wrong}, got {'scheme ' + parts.scheme if parts.scheme else 'no scheme'}")
+    if not url.isascii() or any(c.isspace() or not c.isprintable() for c in url):
+        raise OutputError(f"{wrong} in ASCII without spaces; percent-encode the rest")
+    place = f"[{host}]" if ":" in host else host
+    place += f":{port}" if port else ""
+    hidden = "/..." if parts.path.strip("/") or parts.query else ""
+    try:
+        agent = f"vtad/{version('vtad')}"
+    except PackageNotFoundError:  # run from the sources
+        agent = "vtad"
+    headers = {"Content-Type": "application/json", "User-Agent": agent}
+    if parts.username is not None:
+        credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["Authorization"] = "Basic " + base64.b64encode(credentials.encode()).decode()
+    address = urlunsplit((parts.scheme, place, parts.path or "/", parts.query, ""))
+    return address, f"{parts.scheme}://{place}{hidden}", headers

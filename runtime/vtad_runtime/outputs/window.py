@@ -1,0 +1,67 @@
+"""`--show`: the newest judged frame in a window, where the OpenCV build has windows."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+from vtad_runtime.outputs.video import annotated
+from vtad_runtime.page.picture import shrink
+from vtad_runtime.verdict.judgement import Judgement
+
+TITLE = "vtad-run (q or Esc: stop)"
+LONGEST = 1280  # pixels; a larger picture is shrunk
+CLOSING_KEYS = (ord("q"), 27)
+
+
+class WindowError(RuntimeError):
+    """No window can be shown. One line."""
+
+
+class Window:
+    """An output that keeps the newest judgement; `draw` shows it, in the main thread, as macOS demands of windows."""
+
+    def __init__(self) -> None:
+        """Open the window. Raises WindowError where the OpenCV build or the screen has none."""
+        try:
+            cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL)
+        except cv2.error as e:
+            raise WindowError(
+                "--show: expected an OpenCV with windows and a screen, got none (opencv-python-headless has no windows); "
+                "use --live to watch in a browser"
+            ) from e
+        self._newest: Judgement | None = None
+        self.closed = False  # whether its user asked to stop
+
+    def write(self, judgement: Judgement) -> None:
+        """Keep it for `draw`."""
+        self._newest = judgement
+
+    def draw(self) -> None:
+        """Show the newest judgement and answer keys."""
+        newest, self._newest = self._newest, None
+        if newest is not None:
+            cv2.imshow(TITLE, np.ascontiguousarray(annotated(_small(newest))[:, :, ::-1]))
+        self.closed = self.closed or (cv2.waitKey(1) & 0xFF) in CLOSING_KEYS or self._shut()
+
+    def close(self) -> None:
+        """The main thread closes it: `end`."""
+
+    def end(self) -> None:
+        """Close the window; in the main thread."""
+        cv2.destroyAllWindows()
+
+    @staticmethod
+    def _shut() -> bool:
+        """Whether its user closed the window by the mouse."""
+        return bool(cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) < 1)
+
+
+def _small(judgement: Judgement) -> Judgement:
+    """The same with a smaller picture: drawing waits for nobody, and inference waits for drawing."""
+    if judgement.frame is None:
+        return judgement
+    rgb, result = shrink(judgement.frame.rgb, judgement.result, LONGEST)
+    return dataclasses.replace(judgement, frame=dataclasses.replace(judgement.frame, rgb=rgb), result=result)

@@ -1,0 +1,181 @@
+"""Re-calibrates an exported model on good pictures of the line it runs at: a new file with a new card, the same weights.
+
+Held-out pictures of the training set say how odd good parts look there; under the line's own light and camera they look
+otherwise. The rule that makes a threshold of their scores is the one of the training (`conformal.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vtad_runtime.contract.card import Calibration, Card
+from vtad_runtime.contract.conformal import CalibrationError, calibration, conformal_threshold, images_needed
+from vtad_runtime.contract.image import ImageError
+from vtad_runtime.engine.onnx_card import replace_card
+from vtad_runtime.engine.onnxruntime_engine import ModelError
+from vtad_runtime.sources.folder import find
+from vtad_runtime.verdict.detector import Detector
+
+FENCE = 3.0  # interquartile ranges above the third quartile: Tukey's outer fence, beyond which a good picture is odd
+
+Progress = Callable[[int, int], None]  # pictures done, of how many
+
+
+class OutputExists(ValueError):
+    """The file to write is there already. One line."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One good picture as the model sees it."""
+
+    file: Path
+    score: float
+    peak: float  # maximum of the heatmap at model resolution, in units of normal variation
+
+
+@dataclass(frozen=True)
+class GoodPictures:
+    """What a folder of good pictures gave."""
+
+    judged: tuple[Judged, ...]  # in the order of the files
+    unreadable: tuple[str, ...]  # why, one line a file
+    copies: tuple[Path, ...]  # files whose bytes are those of an earlier one; they are counted once
+
+
+def recalibrate(
+    model: Path, good: Path, false_alarms: float, out: Path, *, progress: Progress = lambda done, total: None
+) -> Card:
+    """Judge the pictures in `good`, write `model` with the card that follows as `out`; the new card is returned.
+
+    Raises ModelError, SourceError (no pictures), CalibrationError (too few), OutputExists or OSError; `out` is whole or absent.
+    """
+    refuse_existing(out)
+    detector = Detector(model)
+    card = new_card(detector.card, judge_good(detector, good, progress).judged, false_alarms)
+    write_recalibrated(detector, card, out)
+    return card
+
+
+def judge_good(detector: Detector, good: Path, progress: Progress = lambda done, total: None) -> GoodPictures:
+    """Judge every picture of a folder (with all below it). Raises SourceError, ModelError.
+
+    A picture whose file is a byte-for-byte copy of another is counted once: copies would vouch for a budget they cannot keep.
+    """
+    files = find(good).files
+    judged, unreadable, copies = [], [], []
+    seen: set[bytes] = set()
+    for done, file in enumerate(files):
+        progress(done, len(files))
+        try:
+            digest = hashlib.sha256(file.read_bytes()).digest()
+            if digest in seen:
+                copies.append(file)
+                continue
+            result = detector.file(file)
+        except (ImageError, OSError) as e:
+            unreadable.append(str(e))
+            continue
+        seen.add(digest)
+        judged.append(Judged(file, result.score, float(result.model_heatmap.max())))
+    progress(len(files), len(files))
+    return GoodPictures(tuple(judged), tuple(unreadable), tuple(copies))
+
+
+def new_card(card: Card, judged: Sequence[Judged], false_alarms: float) -> Card:
+    """The card with the calibration that these pictures give. Raises CalibrationError.
+
+    `results` become None: they were measured at the old threshold. `parity` stays: the graph is the one that was proven.
+    """
+    for picture in judged:
+        if not (math.isfinite(picture.score) and math.isfinite(picture.peak)):
+            raise CalibrationError(
+                f"{picture.file}: expected a finite score, got {picture.score}; export the run again"
+            )
+    found = calibration([j.score for j in judged], [j.peak for j in judged], false_alarms)
+    return dataclasses.replace(card, calibration=found, results=None)
+
+
+def write_recalibrated(detector: Detector, card: Card, out: Path) -> None:
+    """Write the detector's file with another card as `out`, and open it before it takes its name.
+
+    Raises OutputExists, OnnxFileError, ModelError, OSError; nothing is left then.
+    """
+    refuse_existing(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        replace_card(detector.path, card.to_json(), beside)
+        _prove(detector, card, beside)
+        refuse_existing(out)  # another program may have made it meanwhile
+        os.replace(beside, out)
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise OutputExists: a calibrated file is never written over another."""
+    if out.exists() or out.is_symlink():
+        raise OutputExists(f"{out}: expected a new file to write to, got one that exists; name another by --out")
+
+
+def odd_pictures(judged: Sequence[Judged]) -> list[Judged]:
+    """Pictures whose score lies beyond Tukey's outer fence, largest first: possibly bad parts among the good."""
+    scores = np.array([j.score for j in judged])
+    lower, upper = np.quantile(scores, (0.25, 0.75))
+    fence = upper + FENCE * max(upper - lower, 1e-6)
+    return sorted((j for j in judged if j.score > fence), key=lambda j: -j.score)
+
+
+def threshold_without(judged: Sequence[Judged], odd: Sequence[Judged], false_alarms: float) -> float | None:
+    """The threshold if `odd` were not among the pictures; None with too few left."""
+    files = {j.file for j in odd}
+    try:
+        return conformal_threshold([j.score for j in judged if j.file not in files], false_alarms)
+    except CalibrationError:
+        return None
+
+
+def budget_lines(c: Calibration) -> list[str]:
+    """What the pictures can vouch for, and how many more a budget not reached, or a smaller one, needs."""
+    lines = []
+    needed = images_needed(c.false_alarms)
+    if c.images < needed:
+        lines.append(
+            f"{c.images} good pictures vouch for {percent(c.achievable)} false alarms at best; "
+            f"{percent(c.false_alarms)} needs {needed}, {needed - c.images} more"
+        )
+    else:
+        lines.append(f"{c.images} good pictures vouch for the {percent(c.false_alarms)} asked for")
+    for smaller in (c.false_alarms / 2, c.false_alarms / 5):
+        more = images_needed(smaller) - c.images
+        if more > 0:
+            lines.append(f"a budget of {percent(smaller)} needs {images_needed(smaller)}, {more} more")
+    return lines
+
+
+def percent(share: float) -> str:
+    """A share in per cent, to three digits."""
+    return f"{100 * share:.3g} %"
+
+
+def _prove(detector: Detector, card: Card, path: Path) -> None:
+    """Raise ModelError unless the file carries the card and judges a picture bit for bit as the one it was made of."""
+    written = Detector(path)
+    spec = card.input
+    shape = (spec.height, spec.width, 3)
+    picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    (before,), (after,) = detector.batch([picture]), written.batch([picture])
+    same = before.score == after.score and np.array_equal(before.model_heatmap, after.model_heatmap, equal_nan=True)
+    if written.card != card or not same:
+        raise ModelError(f"{path}: expected the graph of {detector.path} with its new card, got another; report it")

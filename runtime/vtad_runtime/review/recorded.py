@@ -1,0 +1,200 @@
+"""Reads back what vtad-run wrote: the rows of a results.jsonl, and where the picture of each row is now.
+
+Rows of --folder runs and of live runs are both understood. The pixels that were judged are, in this order: the saved
+`original` of the row, the `file` where it was sorted to (moves.jsonl), the `file` where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from vtad_runtime.sources.folder import RESULTS_FILE
+from vtad_runtime.verdict.geometry import Geometry
+from vtad_runtime.verdict.verdict import Verdict
+
+MOVES_FILE = "moves.jsonl"  # beside the results: where --sort-to moved the files
+CLOCK_S = 2.0  # file systems round times of change, some to two seconds
+
+Gone = Literal["not saved", "missing"]
+
+
+class RecordedError(ValueError):
+    """Results that cannot be read. One line."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One row, as far as replay needs it."""
+
+    name: str  # the file, or the source and its frame number
+    captured_at: str | None  # ISO 8601, UTC; None in --folder runs
+    verdict: Verdict
+    score: float  # NaN when it was not judged
+    threshold: float  # NaN when the row has none
+    picture: Path | None  # whose pixels were judged
+    whole: bool  # whether that is the source's file, before --roi, --rotate and --flip
+    gone: Gone | None  # why there is none: none was ever kept, or it is not there any more
+    why: str  # one line on `gone`
+    heatmap: Path | None  # the picture saved with the row, if it is still there
+
+
+@dataclass(frozen=True)
+class Run:
+    """The rows of one results file."""
+
+    file: Path
+    rows: tuple[Recorded, ...]
+    summary: dict[str, Any]  # of summary.json beside it; empty when there is none
+    geometry: Geometry  # what was done to each frame
+    mask: Path | None  # of --roi-mask
+    torn: bool  # whether the last line is not whole: the run was killed
+
+
+def read_run(path: Path) -> Run:
+    """Read a results.jsonl, or that of a results folder. Raises RecordedError: none there, or lines that are no rows."""
+    file = path / RESULTS_FILE if path.is_dir() else path
+    rows, torn = _read_rows(file)
+    if not rows:
+        raise RecordedError(f"{file}: expected rows of vtad-run, got none")
+    places = _Places(file.parent, rows)
+    recorded = tuple(_recorded(row, f"{file}, line {i}", places) for i, row in enumerate(rows, 1))
+    summary = _summary(file.parent)
+    mask = summary.get("roi_mask")
+    return Run(file, recorded, summary, _geometry(summary, file), Path(mask) if mask else None, torn)
+
+
+class _Places:
+    """Finds pictures again. Files are asked for in the order of the rows."""
+
+    def __init__(self, folder: Path, rows: list[dict[str, Any]]) -> None:
+        self._folder = folder
+        self._later = Counter(str(row.get("file")) for row in rows)  # how many rows with this file are still to come
+        self._moves: dict[str, list[str | None]] = {}
+        for move in _objects(folder / MOVES_FILE):
+            self._moves.setdefault(str(move.get("file")), []).append(move.get("to"))
+
+    def saved(self, name: Any) -> Path | None:
+        """A picture below the results folder, if the row names one and it is there."""
+        path = self._folder / str(name) if name else None
+        return path if path is not None and path.is_file() else None
+
+    def original(self, row: dict[str, Any]) -> tuple[Path | None, Gone | None, str]:
+        """The pixels that a row was judged by, or why they are not at hand."""
+        file = str(row.get("file"))
+        self._later[file] -= 1
+        moves = self._moves.get(file)
+        moved = moves.pop(0) if moves else None
+        if row.get("original"):
+            saved = self.saved(row["original"])
+            return (saved, None, "") if saved else (None, "missing", f"{row['original']} is gone")
+        if not row.get("file"):
+            return None, "not saved", "the frame was not saved"
+        path = Path(moved or file)
+        if not path.is_file():
+            return None, "missing", f"{path} is not there"
+        if moved is None and self._later[file]:
+            return None, "missing", f"{path} was replaced by a file of the same name"
+        if moved is None and _changed_since(path, row.get("captured_at")):
+            return None, "missing", f"{path} was changed after it was judged"
+        return path, None, ""
+
+
+def _recorded(row: dict[str, Any], where: str, places: _Places) -> Recorded:
+    try:
+        verdict = Verdict(row["verdict"])
+        score, threshold = _number(row["score"]), _number(row.get("threshold"))
+    except (KeyError, ValueError, TypeError) as e:
+        raise RecordedError(f"{where}: expected a row of vtad-run with verdict and score, got {row!s:.80}") from e
+    name = row.get("file") or f"{row.get('source', 'frame')}, frame {row.get('frame', '?')}"
+    picture, gone, why = places.original(row)
+    return Recorded(
+        name=str(name),
+        captured_at=row.get("captured_at"),
+        verdict=verdict,
+        score=score,
+        threshold=threshold,
+        picture=picture,
+        whole=not row.get("original"),
+        gone=gone,
+        why=why,
+        heatmap=places.saved(row.get("heatmap")),
+    )
+
+
+def _read_rows(file: Path) -> tuple[list[dict[str, Any]], bool]:
+    """All rows, and whether the last line is torn."""
+    try:
+        lines = file.read_bytes().splitlines(keepends=True)
+    except OSError as e:
+        got = "nothing there" if isinstance(e, FileNotFoundError) else e.strerror or e
+        raise RecordedError(f"{file}: expected a results.jsonl of vtad-run, got {got}; check the path") from e
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError as e:
+            if number == len(lines) and not line.endswith(b"\n"):
+                return rows, True
+            raise RecordedError(f"{file}, line {number}: expected a JSON object, got {line[:60]!r}") from e
+        if not isinstance(row, dict):
+            raise RecordedError(f"{file}, line {number}: expected a JSON object, got {line[:60]!r}")
+        rows.append(row)
+    return rows, False
+
+
+def _objects(file: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON Lines file that may be absent or torn."""
+    try:
+        lines = file.read_bytes().splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            yield value
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    try:
+        summary = json.loads((folder / "summary.json").read_bytes())
+    except (OSError, ValueError):  # a run that was killed leaves none
+        return {}
+    return summary if isinstance(summary, dict) else {}
+
+
+def _geometry(summary: dict[str, Any], file: Path) -> Geometry:
+    rotate: Any = summary.get("rotate") or 0
+    roi, flip = summary.get("roi"), summary.get("flip")
+    try:
+        x, y, width, height = (0, 0, 0, 0) if roi is None else (int(v) for v in roi)
+        if rotate not in (0, 90, 180, 270) or flip not in (None, "h", "v"):
+            raise ValueError
+    except (TypeError, ValueError) as e:
+        raise RecordedError(
+            f"{file.with_name('summary.json')}: expected roi, rotate and flip as vtad-run writes them, "
+            f"got {roi}, {rotate}, {flip}"
+        ) from e
+    return Geometry(None if roi is None else (x, y, width, height), rotate, flip)
+
+
+def _changed_since(path: Path, captured_at: Any) -> bool:
+    """Whether the file is younger than its row; rows of --folder runs do not say."""
+    try:
+        then = datetime.fromisoformat(str(captured_at)).timestamp()
+    except ValueError:
+        return False
+    return path.stat().st_mtime > then + CLOCK_S
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)

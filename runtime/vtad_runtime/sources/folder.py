@@ -1,0 +1,98 @@
+"""Which files to judge: a folder with all below it, a glob, or one file; in natural order (2.png before 10.png)."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from vtad_runtime.contract.image import SUFFIXES, is_image
+
+RESULTS_FILE = "results.jsonl"  # a folder that holds this one is an output of vtad-run, not a source
+
+
+class SourceError(ValueError):
+    """A source that cannot be read or holds no picture. One line."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files to judge, in order."""
+
+    root: Path  # the folder that names are relative to
+    files: tuple[Path, ...]
+    skipped: tuple[Path, ...]  # folders left out: masks of a ground truth, earlier results
+
+    def relative(self, file: Path) -> Path:
+        """The path below the root."""
+        return file.relative_to(self.root)
+
+
+def find(source: str | Path) -> Source:
+    """The pictures of a folder (recursive), a glob such as "line1/*.png", or a single file.
+
+    In a folder, `ground_truth` next to `test` (masks, not parts) and folders of earlier results are left out. Raises
+    SourceError: nothing there, unreadable, or no picture in it.
+    """
+    path = Path(source)
+    if path.is_file():
+        return Source(path.parent, (path,), ())
+    if path.is_dir():
+        files, skipped = _walk(path)
+        root, what = path, f"folder {path}"
+    elif glob.has_magic(str(source)):
+        matches = (Path(m) for m in glob.glob(str(source), recursive=True))
+        files, skipped = [m for m in matches if m.is_file() and is_image(m)], []
+        root, what = _fixed_part(path), f"glob {source}"
+    else:
+        raise SourceError(f"{path}: expected a folder, a glob or a file, got nothing there; check the path")
+    if not files:
+        left_out = (
+            f" beside {', '.join(str(s) for s in skipped)}, which holds masks or earlier results" if skipped else ""
+        )
+        raise SourceError(f"{what}: expected pictures ({' '.join(sorted(SUFFIXES))}), got none{left_out}")
+    return Source(root, tuple(sorted(files, key=lambda f: _natural(f.relative_to(root)))), tuple(skipped))
+
+
+def _walk(root: Path) -> tuple[list[Path], list[Path]]:
+    """All pictures below `root`, and the folders left out. Follows links, each folder once."""
+    files: list[Path] = []
+    skipped: list[Path] = []
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_refuse):
+        real = os.path.realpath(folder)
+        here = Path(folder)
+        masks = here.name == "ground_truth" and (here.parent / "test").is_dir()
+        if real in seen or masks or RESULTS_FILE in names:
+            subfolders.clear()
+            if real not in seen:
+                skipped.append(here)
+            continue
+        seen.add(real)
+        subfolders[:] = [s for s in subfolders if not s.startswith(".")]
+        files += [here / name for name in names if is_image(here / name)]
+    return files, skipped
+
+
+def _refuse(error: OSError) -> None:
+    raise SourceError(f"{error.filename}: expected a readable folder, got {error.strerror}") from error
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folder before the first part with a wildcard."""
+    fixed: list[str] = []
+    for part in pattern.parts[:-1]:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    return Path(*fixed)
+
+
+def _natural(path: Path) -> tuple[tuple[tuple[bool, int, str], ...], ...]:
+    """A sort key by which runs of digits compare as numbers, folder by folder."""
+    return tuple(
+        tuple((not run.isdecimal(), int(run) if run.isdecimal() else 0, run) for run in re.findall(r"\d+|\D+", part))
+        for part in path.parts
+    )

@@ -1,0 +1,245 @@
+"""A hot folder: every picture that is put into it, or into a folder below it, is handed on once.
+
+The folder is looked through again and again, which works on every file system, shares included. A picture is handed on
+when its size and time of change have stayed the same for `settle_s`; an empty one waits ten times as long. The
+order is that of arrival: by time of change, then by name. Names of files that are still being written are left out
+until they are renamed: .name, ~name, name.part, name.tmp and the like, with or without a suffix of pictures after it.
+Also left out are folders of results, sorted files and hidden folders.
+
+A writer that pauses for longer than `settle_s` is read too early: its file is judged as it is then (ERROR when it is
+not whole), and again when it has changed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vtad_runtime.contract.image import is_image
+from vtad_runtime.contract.warn import Warn, to_stderr
+from vtad_runtime.sources.folder import RESULTS_FILE, SourceError
+from vtad_runtime.sources.journal import Journal, JournalError, Stamp
+from vtad_runtime.sources.sorting import MARK, Sorter, SortError
+from vtad_runtime.verdict.verdict import Verdict
+
+TEMPORARY = frozenset({".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart", ".download"})
+EMPTY_SETTLES = 10  # times settle_s for an empty file: some writers make it long before they fill it
+BEGUN_AT_ONCE = 32  # files noted in the journal by one write
+MIN_WAIT_S, MAX_WAIT_S = 0.02, 0.5  # between two looks
+BUSY_SHARE = 4  # a look that took long is followed by a rest this many times as long
+
+
+@dataclass(frozen=True)
+class _Picture:
+    path: Path
+    name: str  # below the folder, with forward slashes
+    stamp: Stamp
+
+
+class HotFolder:
+    """Hands on pictures by `files` and hears by `done` that they were judged; these may run in two threads."""
+
+    def __init__(
+        self,
+        folder: Path,
+        journal: Journal,
+        settle_s: float = 0.5,
+        sorter: Sorter | None = None,
+        warn: Warn = to_stderr,
+    ) -> None:
+        """Watch `folder`. With a `sorter`, `done` also moves the file. Raises SourceError: no folder, or of results."""
+        if not folder.is_dir():
+            got = "a file" if folder.exists() else "nothing there"
+            raise SourceError(f"{folder}: expected a folder to watch, got {got}; check the path")
+        if any((folder / name).exists() for name in (RESULTS_FILE, MARK)):
+            raise SourceError(f"{folder}: expected a folder of new pictures, got one of results or of sorted files")
+        self._folder = folder
+        self._journal = journal
+        self._settle_s = settle_s
+        self._sorter = sorter
+        self._warn = warn
+        self._mutex = threading.Lock()
+        self._in_flight: dict[Path, _Picture] = {}
+        self._waiting: dict[str, tuple[Stamp, float]] = {}  # by name: the stamp and since when it has been so
+        self._unreadable: dict[str, str] = {}  # folder: reason, as it was said
+        self._journal_error = ""  # the last one that was said
+        self._to_sort: list[tuple[_Picture, str]] = []  # judged; moved when that is on disk
+        self._ended = False  # no further file is handed on
+        self._left_over = sorter is not None  # files that an earlier run judged and did not get to sort
+
+    def files(self, stop: Callable[[], bool]) -> Iterator[Path]:
+        """Each new picture when it is whole, until `stop()`. Raises JournalError.
+
+        A picture that was handed on is not handed on again before `done` was called on it.
+        """
+        try:
+            yield from self._files(stop)
+        finally:
+            self._ended = True
+            self._commit(at_once=True)
+
+    def done(self, file: Path, verdict: str) -> None:
+        """Note that a picture handed on by `files` was judged; call it when its row is written.
+
+        With a sorter the file is moved once that is on disk, unless it has changed since it was handed on. Raises
+        JournalError, and KeyError for a file that is not being judged.
+        """
+        picture = self._in_flight[file]
+        self._journal.done(picture.name, picture.stamp, verdict)
+        with self._mutex:
+            self._to_sort.append((picture, verdict))
+            del self._in_flight[file]
+        self._commit(at_once=self._ended)
+
+    def _files(self, stop: Callable[[], bool]) -> Iterator[Path]:
+        self._ended = False
+        while not stop():
+            start = time.monotonic()
+            ready = self._look(start)
+            self._commit(at_once=False)
+            for first in range(0, len(ready), BEGUN_AT_ONCE):
+                begun = ready[first : first + BEGUN_AT_ONCE]
+                self._journal.begin([(p.name, p.stamp, str(p.path)) for p in begun])
+                for picture in begun:
+                    if stop():
+                        return
+                    if _stamp(picture.path) != picture.stamp:
+                        continue  # gone, or being written again
+                    with self._mutex:
+                        self._in_flight[picture.path] = picture
+                    yield picture.path
+            if not ready:
+                took_s = time.monotonic() - start
+                wait_s = min(max(self._settle_s / 2, MIN_WAIT_S), MAX_WAIT_S)
+                _sleep(max(wait_s, BUSY_SHARE * took_s), stop)
+
+    def _commit(self, at_once: bool) -> None:
+        """Bring what was judged to disk if that is due, then move those files."""
+        with self._mutex:  # so that nothing is added to the list that this commit does not cover
+            if not self._journal.commit(at_once):
+                return
+            to_sort, self._to_sort = self._to_sort, []
+        for picture, verdict in to_sort:
+            self._sort(picture, verdict)
+
+    def _look(self, now: float) -> list[_Picture]:
+        """Look through the folder once; the pictures that are new and whole, in order of arrival."""
+        waiting: dict[str, tuple[Stamp, float]] = {}
+        names: set[str] = set()
+        ready: list[_Picture] = []
+        for picture in self._pictures():
+            name, stamp = picture.name, picture.stamp
+            names.add(name)
+            with self._mutex:  # asked before the journal: `done` writes there before it gives the file free
+                in_flight = picture.path in self._in_flight
+            verdict = self._journal.verdict(name, stamp)
+            if verdict is not None and self._left_over and not in_flight:
+                self._sort(picture, verdict)
+            if in_flight or verdict is not None:
+                continue
+            earlier, since = self._waiting.get(name, (None, now))
+            since = since if earlier == stamp else now
+            waiting[name] = stamp, since
+            if now - since >= self._settle_s * (1 if stamp.size else EMPTY_SETTLES):
+                ready.append(picture)
+        self._left_over = False
+        self._waiting = waiting
+        if not self._unreadable:  # else `names` may lack some
+            self._shorten(names)
+        return sorted(ready, key=lambda p: (p.stamp.mtime_ns, p.name))
+
+    def _pictures(self) -> Iterator[_Picture]:
+        """Every picture in the folder and below, each folder once however it is linked."""
+        seen: set[str] = set()
+        unreadable: dict[str, str] = {}
+        folders = [(str(self._folder), "")]
+        while folders:
+            folder, below = folders.pop()
+            real = os.path.realpath(folder)
+            if real in seen:
+                continue
+            seen.add(real)
+            try:
+                with os.scandir(folder) as listing:
+                    entries = list(listing)
+            except FileNotFoundError as e:
+                if below:
+                    continue  # a subfolder that was just removed
+                unreadable[folder] = e.strerror or str(e)
+                continue
+            except OSError as e:
+                unreadable[folder] = e.strerror or str(e)
+                continue
+            if any(entry.name in (RESULTS_FILE, MARK) for entry in entries):
+                if not below:
+                    unreadable[folder] = "it holds results or sorted files"
+                continue
+            for entry in entries:
+                if entry.name.startswith((".", "~")):
+                    continue
+                name = f"{below}{entry.name}"
+                if is_image(Path(entry.name)):
+                    stamp = None if _is_temporary(entry.name) else _stamp(entry)
+                    if stamp is not None:
+                        yield _Picture(self._folder / name, name, stamp)
+                elif _is_folder(entry):
+                    folders.append((entry.path, f"{name}/"))
+        self._report(unreadable)
+
+    def _report(self, unreadable: dict[str, str]) -> None:
+        """Say which folders became unreadable, and which are readable again; once each."""
+        for folder, reason in unreadable.items():
+            if self._unreadable.get(folder) != reason:
+                self._warn(f"{folder}: expected a readable folder, got {reason}; it is tried again")
+        for folder in self._unreadable.keys() - unreadable.keys():
+            self._warn(f"{folder}: readable again")
+        self._unreadable = unreadable
+
+    def _sort(self, picture: _Picture, verdict: str) -> None:
+        if self._sorter is None or _stamp(picture.path) != picture.stamp:
+            return
+        try:
+            self._sorter.move(picture.path, Verdict(verdict))
+        except SortError as e:
+            self._warn(str(e))
+
+    def _shorten(self, names: set[str]) -> None:
+        try:
+            self._journal.shorten(names)
+        except JournalError as e:
+            if str(e) != self._journal_error:
+                self._warn(str(e))
+            self._journal_error = str(e)
+
+
+def _stamp(file: Path | os.DirEntry[str]) -> Stamp | None:
+    """Size and time of change; None when there is no such regular file (any more)."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return Stamp(status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_temporary(name: str) -> bool:
+    """Whether one of the suffixes is that of a file still being written: a.part.png. (a.png.part is no picture.)"""
+    return not TEMPORARY.isdisjoint(Path(name.lower()).suffixes)
+
+
+def _sleep(seconds: float, stop: Callable[[], bool]) -> None:
+    """Sleep, but answer `stop()` soon."""
+    until = time.monotonic() + seconds
+    while not stop() and (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, 0.1))

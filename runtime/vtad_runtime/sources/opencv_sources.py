@@ -1,0 +1,229 @@
+"""What frames come from: a camera, a video file and a network stream through OpenCV, and a hot folder."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from vtad_runtime.contract.image import ImageError, read_rgb
+from vtad_runtime.sources.address import without_password
+from vtad_runtime.sources.capture import FrameSource, Shot, SourceLost
+from vtad_runtime.sources.folder import SourceError
+from vtad_runtime.sources.mjpeg import Mjpeg, NotMjpegError
+
+OPEN_TIMEOUT_MS, READ_TIMEOUT_MS = 5000, 3000  # of a stream; FFmpeg's own is 30 s, for which nothing could be stopped
+CAMERAS = 10  # numbers that are tried
+WHOLE = 0.9  # share of the frames a video's header promises; the promise is an estimate in some containers
+
+
+@dataclass(frozen=True)
+class CameraMode:
+    """What is asked of a camera; it may give something else."""
+
+    size: tuple[int, int] | None = None  # width, height in pixels
+    fps: float | None = None
+
+
+class Camera:
+    """A camera of this machine."""
+
+    def __init__(self, index: int, mode: CameraMode | None = None) -> None:
+        """Open camera `index`. Raises SourceError when it does not open."""
+        _be_quiet()
+        self._capture = cv2.VideoCapture(index)
+        if not self._capture.isOpened():
+            self._capture.release()
+            raise SourceError(
+                f"camera {index}: expected a camera that opens, got none; check its number and permissions; "
+                "--list-cameras says which open"
+            )
+        mode = mode or CameraMode()
+        if mode.size is not None:
+            self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, mode.size[0])
+            self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, mode.size[1])
+        if mode.fps is not None:
+            self._capture.set(cv2.CAP_PROP_FPS, mode.fps)
+        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # frames that wait in the driver only grow old
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels that the camera gives."""
+        return _size(self._capture)
+
+    def read(self, stop: Callable[[], bool]) -> Shot | None:
+        """The next frame. Raises SourceLost when there is none."""
+        shot = _grabbed(self._capture)
+        if shot is None:
+            raise SourceLost("no further frame")
+        return shot
+
+    def close(self) -> None:
+        """Let go of the camera."""
+        self._capture.release()
+
+
+def open_stream(url: str) -> FrameSource:
+    """A network stream: MJPEG over HTTP by our own reader, RTSP and whatever else by OpenCV. Raises SourceError."""
+    if url.lower().startswith("http"):
+        with suppress(NotMjpegError):
+            return Mjpeg(url)
+    return Stream(url)
+
+
+class Stream:
+    """A network stream through OpenCV. A picture whose size changes is scaled by it to the size of the first one."""
+
+    def __init__(self, url: str) -> None:
+        """Connect. Raises SourceError when nothing answers within five seconds."""
+        _be_quiet()
+        timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS]
+        self._capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, timeouts)
+        if not self._capture.isOpened():
+            self._capture.release()
+            raise SourceError(
+                f"{without_password(url)}: expected a stream that opens, got none within "
+                f"{OPEN_TIMEOUT_MS / 1000:.0f} s; check the address, the password and the network"
+            )
+
+    def read(self, stop: Callable[[], bool]) -> Shot | None:
+        """The next frame. Raises SourceLost when there is none for three seconds, or the other side hung up."""
+        shot = _grabbed(self._capture)
+        if shot is None:
+            raise SourceLost("the stream broke off")
+        return shot
+
+    def close(self) -> None:
+        """Hang up."""
+        self._capture.release()
+
+
+class Video:
+    """A video file, each frame once, as fast as they are taken."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file. Raises SourceError: absent, or no video."""
+        _be_quiet()
+        if not path.is_file():
+            got = "a folder" if path.is_dir() else "nothing there"
+            raise SourceError(f"{path}: expected a video file, got {got}; check the path")
+        self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        if not self._capture.isOpened():
+            self._capture.release()
+            raise SourceError(f"{path}: expected a video that OpenCV reads (MP4, AVI, MKV, ...), got another file")
+        self._path = path
+        self._frames = 0
+        self._promised = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self._ended = False
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of the recording; 0 when it does not say."""
+        fps = float(self._capture.get(cv2.CAP_PROP_FPS))
+        return fps if 0 < fps < 1000 else 0.0
+
+    def read(self, stop: Callable[[], bool]) -> Shot | None:
+        """The next frame; one with an error where the file breaks off before its end; None after the last."""
+        if self._ended:
+            return None
+        media_s = self._frames / self.fps if self.fps else None
+        start = time.monotonic()
+        ok, bgr = self._capture.read()
+        if ok:
+            self._frames += 1
+            return Shot(_rgb(bgr), captured=start, media_s=media_s)
+        self._ended = True
+        if self._frames < WHOLE * self._promised:
+            got = f"expected {self._promised} frames, the video ends after {self._frames}; it is damaged or cut off"
+            return Shot(None, captured=start, error=f"{self._path}: {got}")
+        return None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._capture.release()
+
+
+class Waiting(Protocol):
+    """What is needed of a hot folder."""
+
+    def files(self, stop: Callable[[], bool]) -> Iterator[Path]:
+        """Each new picture once; endless until `stop()`."""
+
+
+class WatchedFolder:
+    """New pictures of a hot folder."""
+
+    def __init__(self, folder: Waiting) -> None:
+        self._folder = folder
+        self._files: Iterator[Path] | None = None
+
+    def read(self, stop: Callable[[], bool]) -> Shot | None:
+        """Wait for the next picture, whatever it takes; None when `stop()`. An unreadable one has an error."""
+        if self._files is None:
+            self._files = self._folder.files(stop)
+        path = next(self._files, None)
+        if path is None:
+            return None
+        start = time.monotonic()
+        try:
+            return Shot(read_rgb(path), str(path), start)
+        except ImageError as e:
+            return Shot(None, str(path), start, error=str(e))
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def list_cameras() -> list[str]:
+    """A line for each camera that opens, with the size it gives and, on Linux, its name."""
+    _be_quiet()
+    found = []
+    for index in range(CAMERAS):
+        capture = cv2.VideoCapture(index)
+        if capture.isOpened():
+            width, height = _size(capture)
+            found.append(f"camera {index}: {width}x{height}{_device_name(index)}")
+        capture.release()
+    return found
+
+
+def _device_name(index: int) -> str:
+    """What Linux calls the device, as ", name"; nothing elsewhere."""
+    try:
+        return f", {Path(f'/sys/class/video4linux/video{index}/name').read_text(encoding='utf-8').strip()}"
+    except OSError:
+        return ""
+
+
+def _grabbed(capture: Any) -> Shot | None:
+    """The next frame with the moment it was there; None when there is none."""
+    if not capture.grab():
+        return None
+    captured = time.monotonic()  # before decoding
+    ok, bgr = capture.retrieve()
+    if not ok or bgr is None:
+        return Shot(None, captured=captured, error="expected a frame, got one that cannot be decoded")
+    return Shot(_rgb(bgr), captured=captured)
+
+
+def _rgb(bgr: Any) -> Any:
+    """OpenCV's order of colours to RGB; what is no colour picture is passed on to be refused or widened."""
+    colour = isinstance(bgr, np.ndarray) and bgr.ndim == 3 and bgr.shape[2] == 3
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB) if colour else bgr
+
+
+def _size(capture: Any) -> tuple[int, int]:
+    return int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+
+
+def _be_quiet() -> None:
+    """A device that does not open is reported once, by our own error."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

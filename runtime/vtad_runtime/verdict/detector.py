@@ -1,0 +1,181 @@
+"""The detector as a Python user sees it: RGB in, score, verdict, maps and regions out.
+
+detector = Detector("pill.onnx")
+result = detector(rgb)            # or detector.file("part.png"), or detector.batch([rgb, rgb])
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vtad_runtime.contract.image import Placement, fit_image, read_rgb, unfit_map
+from vtad_runtime.engine.onnxruntime_engine import MAX_BATCH, Outputs, open_session
+from vtad_runtime.verdict.verdict import Verdict, decide
+
+SeenBy = Literal["ssim", "density", "both"]
+
+
+@dataclass(frozen=True)
+class Region:
+    """One connected part of the heatmap above the pixel threshold."""
+
+    x: int  # source pixels, left edge
+    y: int  # source pixels, top edge
+    width: int
+    height: int
+    area: int  # source pixels
+    peak: float  # the heatmap's maximum, in units of normal variation
+    seen_by: SeenBy  # the map with the larger mean in the region; both if the smaller mean is at least half of it
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What the detector says about one picture.
+
+    Maps are kept at the model's resolution and brought to that of the source when asked for: at 12 megapixels the three
+    maps of one picture would hold 144 MB.
+    """
+
+    score: float
+    p_value: float  # conformal: the share of good pictures that look this odd; NaN when the score is not finite
+    verdict: Verdict
+    threshold: float  # NG if and only if score > threshold
+    pixel_threshold: float  # in units of normal variation, as are the maps
+    regions: tuple[Region, ...]  # largest peak first
+    reconstruction: NDArray[np.uint8]  # (height, width, 3) RGB, model resolution
+    model_heatmap: NDArray[np.float32]  # (height, width)
+    model_ssim_map: NDArray[np.float32]  # (height, width)
+    model_nll_map: NDArray[np.float32]  # (height, width)
+    placement: Placement  # where the picture lies in the model's input
+    error: str | None  # why the verdict is ERROR
+
+    @property
+    def heatmap(self) -> NDArray[np.float32]:
+        """The combined map at source resolution, (H, W). Made anew at each access."""
+        return unfit_map(self.model_heatmap, self.placement)
+
+    @property
+    def ssim_map(self) -> NDArray[np.float32]:
+        """How unlike the reconstruction, at source resolution, (H, W). Made anew at each access."""
+        return unfit_map(self.model_ssim_map, self.placement)
+
+    @property
+    def nll_map(self) -> NDArray[np.float32]:
+        """How unlikely the features, at source resolution, (H, W). Made anew at each access."""
+        return unfit_map(self.model_nll_map, self.placement)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A picture fitted to the model's input, ready for a batch."""
+
+    pixels: NDArray[np.uint8]  # (3, height, width)
+    placement: Placement
+
+
+class Detector:
+    """An exported detector. Safe to use from several threads."""
+
+    def __init__(self, path: Path | str, threads: int | None = None) -> None:
+        """Open a model of vtad-export with `threads` CPU threads (None: onnxruntime decides). Raises ModelError.
+
+        An .onnx anywhere; an .mlpackage on a Mac with the extra `apple`.
+        """
+        self._session = open_session(path, threads)
+        self.path = self._session.path
+        self.card = self._session.card
+
+    def __call__(self, rgb: NDArray[np.uint8]) -> Result:
+        """Judge one picture, (H, W, 3) uint8 RGB of any size. Raises ValueError, ImageError, ModelError."""
+        return self.batch([rgb])[0]
+
+    def file(self, path: Path | str) -> Result:
+        """Judge one picture file, decoded like those of the training. Raises ImageError, ModelError."""
+        return self(read_rgb(Path(path)))
+
+    def batch(self, pictures: list[NDArray[np.uint8]]) -> list[Result]:
+        """Judge several pictures, each (H, W, 3) uint8 RGB of any size. Raises ValueError, ImageError, ModelError."""
+        return self.judge([self.prepare(rgb) for rgb in pictures])
+
+    def prepare(self, rgb: NDArray[np.uint8]) -> Prepared:
+        """Fit one picture to the input. Raises ValueError: not (H, W, 3) uint8; ImageError: see `fit_image`."""
+        array = isinstance(rgb, np.ndarray)
+        if not array or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
+            got = f"{rgb.shape} {rgb.dtype}" if array else type(rgb).__name__
+            raise ValueError(f"picture: expected an RGB array (H, W, 3) of uint8, got {got}; read files with read_rgb")
+        fitted, placement = fit_image(rgb, self.card.input)
+        return Prepared(np.ascontiguousarray(fitted.transpose(2, 0, 1)), placement)  # (3, height, width)
+
+    def judge(self, prepared: list[Prepared]) -> list[Result]:
+        """Run prepared pictures, in batches of at most 64. Raises ModelError."""
+        results: list[Result] = []
+        for start in range(0, len(prepared), MAX_BATCH):
+            part = prepared[start : start + MAX_BATCH]
+            outputs = self._session.run(np.stack([p.pixels for p in part]))
+            results += [self._result(outputs, i, p.placement) for i, p in enumerate(part)]
+        return results
+
+    def _result(self, outputs: Outputs, i: int, placement: Placement) -> Result:
+        calibration, score, error = self.card.calibration, float(outputs.score[i]), None
+        heatmap, ssim_map, nll_map = outputs.heatmap[i], outputs.ssim_map[i], outputs.nll_map[i]
+        verdict = decide(calibration, score)
+        if verdict is Verdict.ERROR:
+            error = f"expected a finite score, got {score}"
+        elif not all(np.isfinite(values).all() for values in (heatmap, ssim_map, nll_map)):
+            verdict, error = Verdict.ERROR, f"expected finite maps, got NaN or infinity (score {score:.4g})"
+        levels = np.clip(np.nan_to_num(outputs.reconstruction[i].transpose(1, 2, 0)), 0, 1) * 255  # (height, width, 3)
+        return Result(
+            score=score,
+            p_value=calibration.p_value(score) if math.isfinite(score) else math.nan,
+            verdict=verdict,
+            threshold=calibration.threshold,
+            pixel_threshold=calibration.pixel_threshold,
+            regions=find_regions(heatmap, ssim_map, nll_map, placement, calibration.pixel_threshold),
+            reconstruction=np.rint(levels).astype(np.uint8),
+            model_heatmap=heatmap,
+            model_ssim_map=ssim_map,
+            model_nll_map=nll_map,
+            placement=placement,
+            error=error,
+        )
+
+
+def find_regions(
+    heatmap: NDArray[np.float32],
+    ssim_map: NDArray[np.float32],
+    nll_map: NDArray[np.float32],
+    placement: Placement,
+    pixel_threshold: float,
+) -> tuple[Region, ...]:
+    """The 8-connected parts of the source-resolution heatmap above the threshold, largest peak first.
+
+    The three maps are (height, width) at model resolution, in units of normal variation.
+    """
+    if not heatmap.max() > pixel_threshold:  # bilinear and area resizing never exceed the maximum
+        return ()
+    heat = unfit_map(heatmap, placement)
+    ssim, nll = unfit_map(ssim_map, placement), unfit_map(nll_map, placement)
+    above = (heat > pixel_threshold).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+    regions = []
+    for label in range(1, count):  # 0 is the background
+        x, y, width, height, area = (int(v) for v in stats[label])
+        box = slice(y, y + height), slice(x, x + width)
+        inside = labels[box] == label
+        seen_by = _seen_by(float(ssim[box][inside].mean()), float(nll[box][inside].mean()))
+        regions.append(Region(x, y, width, height, area, float(heat[box][inside].max()), seen_by))
+    return tuple(sorted(regions, key=lambda r: -r.peak))
+
+
+def _seen_by(ssim: float, density: float) -> SeenBy:
+    """Which map carries a region, from the maps' means inside it."""
+    if min(ssim, density) >= max(ssim, density) / 2:
+        return "both"
+    return "ssim" if ssim > density else "density"

@@ -1,0 +1,103 @@
+"""Calibration from held-out good images only: units of normal variation, fusion of the two maps.
+
+How much each witness of the density counts is in vtad.calibration.score_fusion; the threshold, which edge and training
+take by one rule, in vtad_runtime.contract.conformal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vtad.metrics import aupro
+from vtad.models.detector import Detector
+
+BATCH = 8  # images
+EARNED = 5e-3  # AUPRO that the SSIM map must add before it counts: less is noise of the synthetic defects
+SSIM_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # shares tried; the rest is the density's
+
+
+class Maps(NamedTuple):
+    """What `Detector.raw_maps` gives of N images, on the CPU: computed once, used for units, fusion and scores."""
+
+    nll: Tensor  # (N, H, W), nats a cell
+    unlike: Tensor  # (N, H, W), 1 - SSIM
+
+
+def raw_maps(detector: Detector, images: NDArray[np.uint8], device: torch.device) -> Maps:
+    """Of images (N, H, W, 3)."""
+    with torch.inference_mode():
+        maps = [detector.raw_maps(batch)[:2] for batch in batches(images, device)]
+    return Maps(torch.cat([m[0].cpu() for m in maps]), torch.cat([m[1].cpu() for m in maps]))
+
+
+def fit_units(detector: Detector, good: Maps) -> None:
+    """Set the mean and standard deviation of both maps from held-out good images."""
+    detector.nll_mean.copy_(good.nll.mean())
+    detector.nll_std.copy_(good.nll.std().clamp_min(1e-6))
+    # A position's own statistics rest on few images: shrink its variance halfway towards that of all positions.
+    mean = _smooth(detector, good.unlike.mean(0))
+    variance = (good.unlike - mean).square().mean(0)
+    detector.ssim_mean.copy_(mean)
+    detector.ssim_std.copy_((0.5 * _smooth(detector, variance) + 0.5 * variance.mean()).sqrt().clamp_min(1e-6))
+
+
+def fit_fusion(
+    detector: Detector, good: Maps, moved: Maps, defective: Maps, masks: NDArray[np.bool_]
+) -> dict[str, float]:
+    """Choose the maps' weights by AUPRO on synthetic defects with masks (N, H, W); AUPRO by SSIM share is returned.
+
+    `moved` are of good images as `moved_images` moves them, and so are the defective ones; `good`, as they are, set the unit.
+    """
+    found: dict[str, float] = {}
+    known, others, damaged = (_units(detector, maps) for maps in (good, moved, defective))
+    shown = Maps(*(torch.cat(pair) for pair in zip(damaged, others, strict=True)))
+    every_mask = [*masks, *np.zeros_like(masks, shape=(len(others.nll), *masks.shape[1:]))]
+    best = -1.0
+    for share in SSIM_WEIGHTS:
+        scale = (share * known.unlike + (1 - share) * known.nll).std().clamp_min(1e-6)
+        weights = share / scale, (1 - share) / scale
+        value = aupro(every_mask, list((weights[0] * shown.unlike + weights[1] * shown.nll).numpy())) or 0.0
+        found[f"{share:g}"] = value
+        if value > best + EARNED:
+            best = value
+            detector.ssim_weight.copy_(weights[0])
+            detector.nll_weight.copy_(weights[1])
+    return found
+
+
+def scores_and_peaks(detector: Detector, maps: Maps) -> tuple[list[float], list[float]]:
+    """The images' scores and the maxima of their heatmaps, as `Detector.forward` has them."""
+    scores: list[float] = []
+    peaks: list[float] = []
+    device = detector.nll_mean.device
+    with torch.inference_mode():
+        for i in range(0, len(maps.nll), BATCH):
+            part = slice(i, i + BATCH)
+            nll_map, ssim_map = detector.in_units(maps.nll[part].to(device), maps.unlike[part].to(device))
+            heatmap = detector.heatmap(ssim_map, nll_map)
+            scores += detector.score(heatmap).tolist()
+            peaks += heatmap.flatten(1).amax(dim=1).tolist()
+    return scores, peaks
+
+
+def batches(images: NDArray[np.uint8], device: torch.device, size: int = BATCH) -> Iterator[Tensor]:
+    """(N, H, W, 3) uint8 -> tensors (B, 3, H, W) on the device."""
+    for i in range(0, len(images), size):
+        yield torch.from_numpy(np.ascontiguousarray(images[i : i + size])).permute(0, 3, 1, 2).to(device)
+
+
+def _units(detector: Detector, maps: Maps) -> Maps:
+    device = detector.nll_mean.device
+    return Maps(*(m.cpu() for m in detector.in_units(maps.nll.to(device), maps.unlike.to(device))))
+
+
+def _smooth(detector: Detector, x: Tensor) -> Tensor:
+    """A wide blur of a map of statistics (H, W)."""
+    smoothed: Tensor = detector.smooth(detector.smooth(x.to(detector.nll_mean.device)))
+    return smoothed.cpu()

@@ -1,0 +1,136 @@
+"""How much each witness counts, from held-out good images and synthetic defects alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vtad.calibration.map_units import batches
+from vtad.metrics import aupro, image_metrics
+from vtad.models.autoencoder import Autoencoder
+from vtad.models.detector import Detector
+from vtad.models.segmentation_head import damaged_share
+
+Weights = tuple[float, ...]  # of memory, mixture, place and context
+# Of memory, mixture and place, in the order tried. Memory or mixture, never both, for each costs a quarter of the arithmetic;
+# place counts unless it harms, the mixture when it helps.
+KNOWN_WEIGHTS = tuple((1.0 - mixture, mixture, place, 0.0) for mixture in (0.0, 1.0) for place in (1.0, 0.0))
+EARNED = 2e-3  # mean of image AUROC and AUPRO that weights tried later must add: less is noise
+CONTEXT_WEIGHTS = (1.0, 0.5, 0.25)  # the first of them is taken that costs little enough, or none
+MAY_COST = 5e-3  # of that mean,
+CHANCE = 2.0  # and so many of its standard errors
+RESAMPLES = 60  # of the pictures, with replacement, that the standard error is found by (bootstrap, Efron 1979)
+DIFFERENCE_WEIGHT = 0.5
+DIFFERENCE_WEIGHT_ALONE = 2.0  # without a teacher, where the memory and the place know no more than pixels
+
+
+def fit_witness_weights(
+    detector: Detector,
+    good: NDArray[np.uint8],
+    moved: NDArray[np.uint8],
+    defective: NDArray[np.uint8],
+    masks: NDArray[np.bool_],
+    device: torch.device,
+) -> dict[str, float]:
+    """Set how much each witness counts: all in units of their variation on held-out good images (N, H, W, 3).
+
+    Memory, mixture and place get those of `KNOWN_WEIGHTS` with the largest mean of image AUROC and AUPRO on synthetic
+    defects, (N, H, W, 3) and (N, H, W). The context gets the largest weight that takes little from it, and no more than
+    chance may: it alone knows what belongs together, which synthetic defects do not show. The means are returned by the
+    weights as text. `moved` are good images as `moved_images` moves them, and so are the defective ones: on the line a part
+    never lies quite where it lay, and what cannot bear that must not decide. The weight of the difference head is fixed,
+    since it has learnt from defects drawn by the same hand. Nothing to do for `paper`.
+    """
+    model = detector.model
+    if not isinstance(model, Autoencoder):
+        return {}
+    model.evidence.ask_all()
+    steady = _witnesses(model, good, device)
+    mean, std = steady.mean((0, 2, 3)), steady.transpose(0, 1).flatten(1).std(1).clamp_min(1e-6)
+    seen = (_witnesses(model, np.concatenate([defective, moved]), device) - mean[:, None, None]) / std[:, None, None]
+    difference = DIFFERENCE_WEIGHT_ALONE if model.learns_features else DIFFERENCE_WEIGHT
+    trial = Trial(
+        seen, _cells(masks, len(moved)), len(defective), difference if model.difference else 0.0, detector.top
+    )
+    found: dict[Weights, float] = {}
+    chosen = _choose_context(trial, _choose_known(trial, found), found)
+    model.evidence.mean.copy_(mean)
+    model.evidence.weight.copy_(torch.tensor([*chosen, trial.head]) / std)
+    model.evidence.settle()
+    return {" ".join(f"{w:g}" for w in weights): quality for weights, quality in found.items()}
+
+
+class Trial(NamedTuple):
+    """Defective pictures, then good ones that moved, as the witnesses see them."""
+
+    seen: Tensor  # (N, 5, rows, columns), in units of variation on good images
+    masks: NDArray[np.bool_]  # (N, rows, columns)
+    defective: int  # of the N
+    head: float  # weight of the difference head
+    top: int  # cells whose mean is a picture's score
+
+    def quality(self, weights: Weights) -> Callable[[NDArray[np.int64]], float]:
+        """Mean of image AUROC and AUPRO with these weights, as a function of the pictures' indices."""
+        maps = (self.seen * torch.tensor([*weights, self.head])[:, None, None]).sum(1)
+        scores = torch.topk(maps.flatten(1), self.top, dim=1).values.mean(1).numpy()
+
+        def of(drawn: NDArray[np.int64]) -> float:
+            pixels = aupro(list(self.masks[drawn]), list(maps.numpy()[drawn])) or 0.0
+            return (pixels + (image_metrics(drawn < self.defective, scores[drawn]).auroc or 0.0)) / 2
+
+        return of
+
+    def every(self) -> NDArray[np.int64]:
+        """All indices."""
+        return np.arange(len(self.seen))
+
+    def resampled(self) -> list[NDArray[np.int64]]:
+        """Indices drawn with replacement, as many of defective and of good pictures as there are."""
+        rng = np.random.default_rng(0)
+        parts = np.split(self.every(), [self.defective])
+        return [np.concatenate([rng.choice(part, len(part)) for part in parts]) for _ in range(RESAMPLES)]
+
+
+def _choose_known(trial: Trial, found: dict[Weights, float]) -> Weights:
+    """Of `KNOWN_WEIGHTS`; what each is worth is noted in `found`."""
+    best = KNOWN_WEIGHTS[0]
+    for weights in KNOWN_WEIGHTS:
+        found[weights] = trial.quality(weights)(trial.every())
+        if found[weights] > found[best] + EARNED:
+            best = weights
+    return best
+
+
+def _choose_context(trial: Trial, known: Weights, found: dict[Weights, float]) -> Weights:
+    """These weights, with the context's; what each tried is worth is noted in `found`."""
+    resampled = trial.resampled()
+    without = [trial.quality(known)(drawn) for drawn in resampled]
+    for context in CONTEXT_WEIGHTS:
+        weights = (*known[:3], context)
+        quality = trial.quality(weights)
+        found[weights] = quality(trial.every())
+        costs = [before - quality(drawn) for before, drawn in zip(without, resampled, strict=True)]
+        if found[known] - found[weights] <= min(MAY_COST, CHANCE * float(np.std(costs))):
+            return weights
+    return known
+
+
+def _witnesses(model: Autoencoder, images: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """What each witness says: (N, 5, rows, columns)."""
+    out = []
+    with torch.inference_mode():
+        for batch in batches(images, device):
+            _, seen = model.witnesses(batch.float() / 255)
+            out.append(torch.stack(list(seen), dim=1).cpu())
+    return torch.cat(out)
+
+
+def _cells(masks: NDArray[np.bool_], good: int) -> NDArray[np.bool_]:
+    """(N, H, W) -> (N + good, rows, columns): cells of which more than half is defective; none in so many good pictures."""
+    cells = (damaged_share(torch.from_numpy(masks).float()) > 0.5).numpy()
+    return np.concatenate([cells, np.zeros((good, *cells.shape[1:]), np.bool_)])

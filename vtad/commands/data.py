@@ -1,0 +1,99 @@
+"""The command vtad-data: make demo images, and check pictures before training."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import click
+
+from vtad.data.layout import (
+    MVTEC_CATEGORIES,
+    DataError,
+    default_data_dir,
+    find_categories,
+    find_category,
+    require_folder_name,
+)
+from vtad_runtime.contract.command import NOT_WRITTEN, USAGE, Failure, no_traceback
+
+ALL = "all"
+NAMES_HELP = f"The fifteen of MVTec AD are {', '.join(MVTEC_CATEGORIES)}; any other folder name works too."
+
+
+data_option = click.option(
+    "--data",
+    "data_dir",
+    type=click.Path(path_type=Path),
+    default=default_data_dir,
+    show_default="$VTAD_DATA, or ./data",
+    help="Folder that holds one folder per category.",
+)
+
+
+_CODES = """\b
+Exit codes:
+  0    written, or checked and nothing found
+  1    the check found something to put right
+  2    usage: no such category, a folder in use, a folder that cannot be read or made
+  4    a picture could not be written, e.g. the disk is full
+  70   internal error
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_CODES)
+def data() -> None:
+    """Demo images, and a check of pictures before training. Nothing here uses the network."""
+
+
+@data.command(context_settings={"show_default": True})
+@click.option("--category", required=True, help=f"Name of the new folder, which must be absent or empty. {NAMES_HELP}")
+@data_option
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="The same seed gives the same pictures.")
+@click.option("--size", type=click.IntRange(64, 2048), default=512, help="Width and height of each picture, pixels.")
+@click.option("--train", type=click.IntRange(4), default=220, help="Good pictures to train from.")
+@click.option("--good", type=click.IntRange(0), default=40, help="Good pictures to test with.")
+@click.option("--defects", type=click.IntRange(0), default=20, help="Pictures of each of the five defect types.")
+def demo(*, category: str, data_dir: Path, seed: int, size: int, train: int, good: int, defects: int) -> None:
+    """Draw tablets, good and defective, with exact masks, in the layout of MVTec AD."""
+    from vtad.data.demo import DemoError, write_demo
+
+    with no_traceback():
+        try:
+            require_folder_name(category)
+            counts = write_demo(data_dir / category, seed, size=size, train=train, good=good, per_defect=defects)
+        except DataError as e:
+            raise Failure(e, USAGE) from e
+        except DemoError as e:
+            full = isinstance(e.__cause__, OSError) and e.__cause__.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            raise Failure(e, NOT_WRITTEN if full else USAGE) from e
+    kinds = ", ".join(f"{n} {kind}" for kind, n in counts.defects.items())
+    click.echo(f"{data_dir / category}: {counts.train_good} good to train, {counts.test_good} good to test, {kinds}")
+
+
+@data.command()
+@click.option("--category", required=True, help=f"Folder to check, or `{ALL}` for each one found. {NAMES_HELP}")
+@data_option
+@click.pass_context
+def check(ctx: click.Context, category: str, data_dir: Path) -> None:
+    """Decode every picture and mask and report what is wrong. Exit code 1 when something is, else 0."""
+    from vtad.data.check import check_category
+
+    good = True
+    with no_traceback():
+        try:
+            names = find_categories(data_dir) if category == ALL else (category,)
+            if not names:
+                raise DataError(
+                    f"{data_dir}: expected folders in the MVTec AD layout, got none; "
+                    "point --data at them, or make demo images: vtad-data demo --category pill"
+                )
+            for name in names:
+                report = check_category(find_category(data_dir, name))
+                click.echo(report.to_text())
+                good = good and report.ok
+        except DataError as e:
+            raise Failure(e, USAGE) from e
+        except OSError as e:
+            raise Failure(f"{e.filename or data_dir}: expected a readable folder, got {e.strerror or e}", USAGE) from e
+    ctx.exit(0 if good else 1)

@@ -1,0 +1,186 @@
+"""What is wrong with the pictures of a category: found before a night of training, not after."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from vtad.data.images import FEWEST
+from vtad.data.layout import GOOD, CategoryFiles, pictures_below
+from vtad_runtime.contract.image import ImageError, read_mask, read_rgb
+
+SHOWN = 5  # files named per finding in the text
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Width and height over all readable pictures, pixels."""
+
+    smallest: tuple[int, int]  # by area
+    largest: tuple[int, int]
+    most_common: tuple[int, int]
+    distinct: int
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The findings of `check_category`; files are named relative to the folder of the category."""
+
+    category: str
+    train_good: int  # pictures
+    test: dict[str, int]  # pictures by kind
+    masks: int  # that belong to a picture
+    sizes: Sizes | None  # None when no picture is readable
+    unreadable: tuple[str, ...]  # "file: reason", pictures and masks
+    missing_masks: tuple[str, ...]  # defective pictures without a mask, although others of their kind have one
+    unmasked_kinds: tuple[str, ...]  # defect types without any mask: allowed, but no pixel metrics
+    wrong_size_masks: tuple[str, ...]
+    empty_masks: tuple[str, ...]
+    stray_masks: tuple[str, ...]  # without a picture
+    leaked: tuple[tuple[str, ...], ...]  # groups of the same pixels in both train and test
+    repeated: tuple[tuple[str, ...], ...]  # groups of the same pixels within train
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing has to be put right. Defect types without any mask do not count."""
+        return not self._problems()
+
+    def _problems(self) -> list[tuple[str, list[str]]]:
+        few = ["add more; some dozens make a usable detector"] if self.train_good < FEWEST else []
+        found = [
+            (f"fewer than {FEWEST} good pictures to train from", few),
+            ("unreadable files", list(self.unreadable)),
+            ("defective pictures without a mask", list(self.missing_masks)),
+            ("masks of another size than their picture", list(self.wrong_size_masks)),
+            ("masks without a single defective pixel", list(self.empty_masks)),
+            ("masks without a picture", list(self.stray_masks)),
+            ("the same picture in train and test", [" = ".join(group) for group in self.leaked]),
+            ("the same picture more than once in train", [" = ".join(group) for group in self.repeated]),
+        ]
+        return [(what, files) for what, files in found if files]
+
+    def to_text(self) -> str:
+        """A table and the findings, for people. At most five files are named per finding."""
+        rows = [("train/good", self.train_good), *((f"test/{kind}", n) for kind, n in self.test.items())]
+        rows.append(("masks", self.masks))
+        width = max(len(name) for name, _ in rows)
+        lines = [self.category, *(f"  {name:<{width}}  {count:>6}" for name, count in rows)]
+        if self.sizes is not None:
+            s = self.sizes
+            small, large, usual = (f"{w}x{h}" for w, h in (s.smallest, s.largest, s.most_common))
+            lines.append(f"  sizes: {usual}" if s.distinct == 1 else f"  sizes: {small} to {large}, mostly {usual}")
+        if self.unmasked_kinds:
+            lines.append(f"  note: no masks for {', '.join(self.unmasked_kinds)}; no pixel metrics from these")
+        for what, files in self._problems():
+            lines.append(f"  problem: {what}: {len(files)}")
+            lines += [f"    {file}" for file in files[:SHOWN]]
+            lines += [f"    and {len(files) - SHOWN} more"] if len(files) > SHOWN else []
+        return "\n".join([*lines, f"  {'ok' if self.ok else 'not ok'}"])
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One decoded picture."""
+
+    size: tuple[int, int] | None  # width, height; None when unreadable
+    pixels: bytes  # sha256 of size and RGB
+    error: str
+
+
+def check_category(files: CategoryFiles, workers: int | None = None) -> CheckReport:
+    """Decode every picture and mask of a category and report what is wrong. Duplicates are found by decoded pixels."""
+    pictures = [*files.train_good, *(image.path for image in files.test)]
+    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+        seen = dict(zip(pictures, pool.map(_look, pictures), strict=True))
+    unreadable = [f"{_name(path, files)}: {s.error}" for path, s in seen.items() if s.size is None]
+    wrong_size, empty = [], []
+    for image in files.test:
+        if image.mask is None:
+            continue
+        try:
+            mask = read_mask(image.mask)
+        except ImageError as e:
+            unreadable.append(f"{_name(image.mask, files)}: {_reason(e, image.mask)}")
+            continue
+        size, expected = (mask.shape[1], mask.shape[0]), seen[image.path].size
+        if expected is not None and size != expected:
+            wrong_size.append(f"{_name(image.mask, files)}: {size[0]}x{size[1]}, picture {expected[0]}x{expected[1]}")
+        if not mask.any():
+            empty.append(_name(image.mask, files))
+    masked = Counter(image.kind for image in files.test if image.mask is not None)
+    unmasked = [image for image in files.test if image.mask is None and image.kind != GOOD]
+    leaked, repeated = _duplicates(files, seen)
+    return CheckReport(
+        category=files.name,
+        train_good=len(files.train_good),
+        test=dict(Counter(image.kind for image in files.test)),
+        masks=masked.total(),
+        sizes=_sizes([s.size for s in seen.values() if s.size is not None]),
+        unreadable=tuple(unreadable),
+        missing_masks=tuple(_name(image.path, files) for image in unmasked if masked[image.kind]),
+        unmasked_kinds=tuple(sorted({image.kind for image in unmasked if not masked[image.kind]})),
+        wrong_size_masks=tuple(wrong_size),
+        empty_masks=tuple(empty),
+        stray_masks=_stray_masks(files),
+        leaked=leaked,
+        repeated=repeated,
+    )
+
+
+def _look(path: Path) -> _Seen:
+    try:
+        rgb = read_rgb(path)
+    except ImageError as e:
+        return _Seen(None, b"", _reason(e, path))
+    digest = hashlib.sha256(repr(rgb.shape).encode())
+    digest.update(rgb.tobytes())
+    return _Seen((rgb.shape[1], rgb.shape[0]), digest.digest(), "")
+
+
+def _reason(error: ImageError, path: Path) -> str:
+    return str(error).removeprefix(f"{path}: ")
+
+
+def _name(path: Path, files: CategoryFiles) -> str:
+    return path.relative_to(files.root).as_posix()
+
+
+def _sizes(sizes: list[tuple[int, int]]) -> Sizes | None:
+    if not sizes:
+        return None
+    ranked = sorted(set(sizes), key=lambda size: (size[0] * size[1], size))
+    return Sizes(ranked[0], ranked[-1], Counter(sizes).most_common(1)[0][0], len(ranked))
+
+
+def _stray_masks(files: CategoryFiles) -> tuple[str, ...]:
+    folder = files.root / "ground_truth"
+    if not folder.is_dir():
+        return ()
+    used = {image.mask for image in files.test}
+    return tuple(_name(mask, files) for mask in pictures_below(folder) if mask not in used)
+
+
+def _duplicates(
+    files: CategoryFiles, seen: dict[Path, _Seen]
+) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]:
+    """Groups of pictures with the same pixels: those in both train and test, and those within train."""
+    train = _by_pixels(files.train_good, seen)
+    test = _by_pixels((image.path for image in files.test), seen)
+    leaked = tuple(
+        tuple(_name(p, files) for p in [*group, *test[pixels]]) for pixels, group in train.items() if pixels in test
+    )
+    repeated = tuple(tuple(_name(p, files) for p in group) for group in train.values() if len(group) > 1)
+    return leaked, repeated
+
+
+def _by_pixels(paths: Iterable[Path], seen: dict[Path, _Seen]) -> dict[bytes, list[Path]]:
+    groups: dict[bytes, list[Path]] = {}
+    for path in paths:
+        if seen[path].size is not None:
+            groups.setdefault(seen[path].pixels, []).append(path)
+    return groups

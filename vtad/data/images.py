@@ -1,0 +1,180 @@
+"""Training pictures: a reproducible split of good ones, their fingerprint, and a cache that decodes each file once."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtad.data.layout import DataError
+from vtad_runtime.contract.card import Input
+from vtad_runtime.contract.image import ImageError, fit_image, read_rgb
+
+FEWEST = 4  # good pictures to train and calibrate from
+MEMORY = 2 << 30  # bytes of pictures kept in memory by default
+
+
+def split_good(
+    files: Sequence[Path], val_split: float = 0.2, seed: int = 0
+) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Good pictures as (training, held out), the share `val_split` held out, rounded, at least one picture each.
+
+    Which file goes where depends on `seed` and on the names below the common folder of all files only, not on the
+    order on disk or on where that folder is. Raises DataError below four pictures and for a share outside 0..1.
+    """
+    if not 0 < val_split < 1:
+        raise DataError(f"val_split: expected a share between 0 and 1, got {val_split}")
+    names = relative_names(files)
+    if len(files) < FEWEST:
+        where = files[0].parent if files else "train/good"
+        raise DataError(
+            f"{where}: expected at least {FEWEST} good pictures, got {len(files)}; "
+            "add more (some dozens make a usable detector)"
+        )
+    ranked = sorted(files, key=lambda file: hashlib.sha256(f"{seed}\0{names[file]}".encode()).digest())
+    held_out = min(max(1, math.floor(len(files) * val_split + 0.5)), len(files) - 1)
+    train, val = ranked[held_out:], ranked[:held_out]
+    return tuple(sorted(train, key=names.__getitem__)), tuple(sorted(val, key=names.__getitem__))
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """sha256, in hex, over the sha256 of each file's bytes, in the order of the relative names.
+
+    Raises DataError, naming the file, where one cannot be read.
+    """
+    names = relative_names(files)
+    total = hashlib.sha256()
+    for file in sorted(files, key=names.__getitem__):
+        try:
+            with file.open("rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as e:
+            raise DataError(f"{file}: expected a readable file, got {e.strerror or e}") from e
+    return total.hexdigest()
+
+
+def relative_names(files: Sequence[Path]) -> dict[Path, str]:
+    """Each file's name below the deepest folder that holds them all, with forward slashes."""
+    if not files:
+        return {}
+    top = Path(os.path.commonpath([file.parent for file in files]))
+    return {file: file.relative_to(top).as_posix() for file in files}
+
+
+class ImageCache:
+    """Pictures decoded and fitted once: `cache[i]` is (H, W, 3) uint8 RGB, `cache[[3, 1]]` is (2, H, W, 3), a copy.
+
+    Decoding runs in threads. Up to `memory` bytes the pictures are kept in memory; beyond that they go to a temporary
+    file, which is removed by `close`, at the end of a `with` block, when the cache is dropped, and at exit.
+    Raises DataError, naming the first file in order that cannot be used.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        spec: Input,
+        *,
+        memory: int = MEMORY,
+        workers: int | None = None,
+        temporary: Path | None = None,
+    ) -> None:
+        self.files = tuple(files)
+        shape = (len(self.files), spec.height, spec.width, 3)
+        self._spill: Path | None = None
+        self._array: NDArray[np.uint8]
+        if math.prod(shape) <= memory:
+            self._array = np.empty(shape, np.uint8)
+        else:
+            self._array, self._spill = _mapped(shape, temporary)
+        self._remove = weakref.finalize(self, _remove, self._spill)
+        try:
+            self._fill(spec, workers or min(8, os.cpu_count() or 1))
+        except BaseException:
+            self.close()
+            raise
+
+    def _fill(self, spec: Input, workers: int) -> None:
+        array = self._array
+
+        def decode(i: int) -> None:
+            try:
+                array[i], _ = fit_image(read_rgb(self.files[i]), spec)
+            except ImageError as e:
+                where = "" if str(e).startswith(str(self.files[i])) else f"{self.files[i]}: "
+                raise DataError(f"{where}{e}") from e
+
+        with ThreadPoolExecutor(workers) as pool:
+            jobs = [pool.submit(decode, i) for i in range(len(self.files))]
+            try:
+                for job in jobs:
+                    job.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, H, W, 3)."""
+        n, h, w, c = self._array.shape
+        return n, h, w, c
+
+    @property
+    def spilled(self) -> Path | None:
+        """The temporary file that holds the pictures; None when they are in memory or the cache is closed."""
+        return self._spill
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, index: int | slice | Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
+        """One picture (H, W, 3), or several (n, H, W, 3); copies, so that no caller can change the cache."""
+        return np.array(self._array[index])
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        return (self[i] for i in range(len(self)))
+
+    def __enter__(self) -> ImageCache:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the pictures and remove the temporary file. Safe to call again; the cache is empty afterwards."""
+        self._array = np.empty((0, *self._array.shape[1:]), np.uint8)
+        self._spill = None
+        self._remove()
+
+
+def _mapped(shape: tuple[int, ...], folder: Path | None) -> tuple[NDArray[np.uint8], Path]:
+    """A zero-filled array in a new temporary file. Raises DataError when there is no room for it."""
+    path: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix="vtad-images-", suffix=".bin", dir=folder)
+        path = Path(name)
+        with os.fdopen(handle, "r+b") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, math.prod(shape))  # a full disk shows here, not as a crash later
+            return np.memmap(file, np.uint8, "r+", shape=shape), path
+    except OSError as e:
+        if path is not None:
+            _remove(path)
+        need = math.prod(shape) / (1 << 30)
+        where = folder or tempfile.gettempdir()
+        raise DataError(f"{where}: expected room for {need:.1f} GiB of decoded pictures, got {e.strerror or e}") from e
+
+
+def _remove(path: Path | None) -> None:
+    if path is not None:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,170 @@
+"""Evaluation of a run on its category's test images: metrics.json, and the results on the card.
+
+Maps and masks meet at the size of the source pictures, as a user sees them; pictures with a side over 1024 px are compared
+at 1024, where a pixel of the mask is defective if any of the pixels in it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vtad.calibration.map_units import batches
+from vtad.data.images import fingerprint
+from vtad.data.layout import GOOD, DataError, TestImage, find_category
+from vtad.fitting.device import pick_device
+from vtad.inspection import input_spec
+from vtad.metrics import PixelReport, ScoreReport, evaluate_pixels, evaluate_scores
+from vtad.models.detector import Detector
+from vtad.models.trained import load_detector
+from vtad.run_folder import Run, write_text
+from vtad_runtime.contract.card import Input
+from vtad_runtime.contract.image import ImageError, Placement, fit_image, read_mask, read_rgb, resize, unfit_map
+
+LONGEST_SIDE = 1024  # pixels
+BATCH = 8
+
+Map = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the test images say of a detector."""
+
+    category: str
+    scores: ScoreReport
+    heatmap: PixelReport
+    ssim_map: PixelReport  # the SSIM map alone
+    nll_map: PixelReport  # the density map alone
+    without_mask: int  # defective pictures that only count as pictures
+    good_with_region: float | None  # share of good pictures on which a region would be drawn
+    data_fingerprint: str
+    paper_pro: float | None  # preset `paper`: what VT-ADL calls PRO, which is the pixel AUROC
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, ready for JSON."""
+        values = dataclasses.asdict(self)
+        if self.paper_pro is None:
+            del values["paper_pro"]
+        return values
+
+
+@dataclass(frozen=True)
+class _Maps:
+    heatmap: Map  # (H, W)
+    ssim_map: Map
+    nll_map: Map
+    mask: Mask | None  # (H, W); None: defective, but nobody marked where
+
+
+def evaluate(
+    run: Run,
+    *,
+    data: Path | str | None = None,
+    device: str = "auto",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Judge the test images of a run's category, write metrics.json and the card's results, return them.
+
+    `data`: the folder of categories, by default the one it was trained from. Raises RunError, CardError, DataError.
+    """
+    config, card = run.config(), run.card()
+    files = find_category(Path(data or config.data), config.category)
+    if not files.test:
+        raise DataError(
+            f"{files.root / 'test'}: expected test images in folders good/ and one for each defect type, got none"
+        )
+    where = pick_device(device)
+    detector = load_detector(run, where)
+    scores: list[float] = []
+    maps: list[_Maps] = []
+    for score, found in _judged(detector, files.test, input_spec(config), where):
+        scores.append(score)
+        maps.append(found)
+        progress(len(scores), len(files.test))
+    kinds = [t.kind for t in files.test]
+    heatmap, ssim_map, nll_map = _pixel_reports(maps, density_decides=detector.ssim_weight.item() == 0)
+    good_peaks = [float(m.heatmap.max()) for m, kind in zip(maps, kinds, strict=True) if kind == GOOD]
+    evaluation = Evaluation(
+        category=config.category,
+        scores=evaluate_scores([k != GOOD for k in kinds], scores, kinds, card.calibration.threshold),
+        heatmap=heatmap,
+        ssim_map=ssim_map,
+        nll_map=nll_map,
+        without_mask=sum(m.mask is None for m in maps),
+        good_with_region=float(np.mean([p > card.calibration.pixel_threshold for p in good_peaks]))
+        if good_peaks
+        else None,
+        data_fingerprint=fingerprint([t.path for t in files.test]),
+        paper_pro=nll_map.auroc if config.preset == "paper" else None,
+    )
+    write_text(run.path / "metrics.json", json.dumps(evaluation.to_dict(), indent=2, allow_nan=False) + "\n")
+    run.write_card(dataclasses.replace(card, results=evaluation.to_dict()))
+    return evaluation
+
+
+def _pixel_reports(maps: list[_Maps], density_decides: bool) -> tuple[PixelReport, PixelReport, PixelReport]:
+    """Of heatmap, SSIM map and density map. Where the density alone decides, the first ranks pixels as the last does."""
+    marked = [m for m in maps if m.mask is not None]
+    masks = [m.mask for m in marked if m.mask is not None]
+    nll_map = evaluate_pixels(masks, [m.nll_map for m in marked])
+    heatmap = nll_map if density_decides else evaluate_pixels(masks, [m.heatmap for m in marked])
+    return heatmap, evaluate_pixels(masks, [m.ssim_map for m in marked]), nll_map
+
+
+def _judged(
+    detector: Detector, images: tuple[TestImage, ...], spec: Input, device: torch.device
+) -> Iterator[tuple[float, _Maps]]:
+    for i in range(0, len(images), BATCH):
+        part = images[i : i + BATCH]
+        fitted = [_read(image, spec) for image in part]
+        with torch.inference_mode():
+            judgement = detector(next(batches(np.stack([pixels for pixels, _ in fitted]), device, BATCH)))
+        heat, ssim, nll = (m.float().cpu().numpy() for m in judgement[1:4])
+        for j, (image, (_, placement)) in enumerate(zip(part, fitted, strict=True)):
+            yield judgement.score[j].item(), _at_source(image, placement, heat[j], ssim[j], nll[j])
+
+
+def _read(image: TestImage, spec: Input) -> tuple[NDArray[np.uint8], Placement]:
+    try:
+        return fit_image(read_rgb(image.path), spec)
+    except ImageError as e:
+        raise DataError(f"{e}; vtad-data check finds every such file") from e
+
+
+def _at_source(image: TestImage, placement: Placement, *maps: Map) -> _Maps:
+    height, width = placement.source_height, placement.source_width
+    mask: Mask | None = np.zeros((height, width), np.bool_)
+    if image.kind != GOOD:
+        mask = _mask(image, width, height) if image.mask is not None else None
+    shrink = min(1.0, LONGEST_SIDE / max(height, width))
+    at_source = [unfit_map(m, placement) for m in maps]
+    if shrink < 1:
+        size = max(1, round(width * shrink)), max(1, round(height * shrink))
+        at_source = [resize(m, *size) for m in at_source]
+        mask = None if mask is None else resize(mask.astype(np.float32), *size) > 0
+    heatmap, ssim_map, nll_map = at_source
+    return _Maps(heatmap, ssim_map, nll_map, mask)
+
+
+def _mask(image: TestImage, width: int, height: int) -> Mask:
+    assert image.mask is not None
+    try:
+        mask = read_mask(image.mask)
+    except ImageError as e:
+        raise DataError(str(e)) from e
+    if mask.shape != (height, width):
+        raise DataError(
+            f"{image.mask}: expected a mask of {width}x{height} pixels like {image.path.name}, "
+            f"got {mask.shape[1]}x{mask.shape[0]}"
+        )
+    return mask

@@ -1,0 +1,109 @@
+"""What the density knows before learning: whitening, and mean and spread of the fixed features at each position."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vtad.calibration.map_units import BATCH, batches
+from vtad.config import CELL
+from vtad.models.autoencoder import Autoencoder, PixelFeatures
+
+SAMPLES = 60_000  # cells that the memory's patches are chosen from and the mixture is fitted on
+PLACE_IMAGES = 400  # at most so many images say how features vary at their place
+MAX_CACHED = 1 << 30  # bytes of observed features kept in memory during training; more are computed when needed
+
+
+class Moments:
+    """Mean and covariance of samples that come in parts."""
+
+    def __init__(self, channels: int) -> None:
+        self.count = 0
+        self.total = torch.zeros(channels).double()
+        self.second = torch.zeros(channels, channels).double()
+
+    def add(self, samples: Tensor) -> None:
+        """Samples (N, C)."""
+        x = samples.double()
+        self.count += len(x)
+        self.total += x.sum(0)
+        self.second += x.T @ x
+
+    def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
+        """(C,) float32 and (C, C) float64."""
+        mean = self.total / self.count
+        return mean.float(), self.second / self.count - torch.outer(mean, mean)
+
+
+@torch.no_grad()
+def fit_statistics(
+    model: Autoencoder, images: NDArray[np.uint8], device: torch.device, mixture_and_place: bool = True
+) -> None:
+    """Set what is known without learning from training images (N, H, W, 3), in two passes that keep samples only.
+
+    The whitening, the memory, the mean image, the base of the context's density, the difference head's input scale, and,
+    which take the longest, the mixture and what varies at each place.
+    """
+    channels = model.features.channels
+    moments_of_features, moments_of_pixels = Moments(channels), Moments(PixelFeatures.channels)
+    generator = torch.Generator().manual_seed(0)
+    samples: list[Tensor] = []
+    moments: list[list[Tensor]] = []  # of each batch, of each map: means and mean squares (2, C)
+    for batch in batches(images, device):
+        features, maps = model.features(batch.float() / 255)
+        f = features.permute(0, 2, 3, 1).reshape(-1, channels).cpu()
+        moments_of_features.add(f)
+        if model.detail is not None:
+            pixels = F.pixel_unshuffle(batch.float() / 255, CELL)
+            moments_of_pixels.add(pixels.permute(0, 2, 3, 1).reshape(-1, PixelFeatures.channels).cpu())
+        share = min(1.0, SAMPLES * len(batch) / (len(images) * len(f)))
+        samples.append(f[torch.rand(len(f), generator=generator) < share])
+        moments.append([torch.stack([m.mean((0, 2, 3)), m.square().mean((0, 2, 3))]).cpu() for m in maps])
+    cells = torch.cat(samples)
+    model.memory.fit(cells)
+    if mixture_and_place:
+        model.mixture.fit(cells)
+    if model.teacher_head is not None:
+        each = [torch.stack(m).mean(0) for m in zip(*moments, strict=True)]  # (2, C) of each map
+        model.teacher_head.fit([m[0] for m in each], [(m[1] - m[0].square()).clamp_min(0).sqrt() for m in each])
+    model.whitening.fit(*moments_of_features.mean_and_covariance())
+    if model.detail is not None:
+        model.detail.fit(*moments_of_pixels.mean_and_covariance())
+    first = torch.zeros_like(model.density.base_location)
+    square = torch.zeros_like(first)
+    pixels = torch.zeros_like(model.base_image)
+    kept: list[Tensor] = []
+    every = -(-len(images) // PLACE_IMAGES)
+    for i, batch in enumerate(batches(images, device)):
+        y = model.observe(batch.float() / 255)
+        if mixture_and_place:
+            kept.append(y[-i * BATCH % every :: every].half().cpu())
+        pixels += batch.float().sum(0, keepdim=True)
+        first += y.sum(0, keepdim=True)
+        square += y.square().sum(0, keepdim=True)
+    model.base_image.copy_(pixels / (255 * len(images)))
+    location = first / len(images)
+    variance = square / len(images) - location.square()
+    # Neighbouring positions share their statistics: few images give noisy ones.
+    blurred = _neighbours(location)
+    spread = _neighbours(variance + (location - blurred).square()).clamp_min(0) + 1e-2
+    model.density.base_location.copy_(blurred)
+    model.density.base_log_sigma.copy_(0.5 * spread.log())
+    if mixture_and_place:
+        model.place.fit(blurred, torch.cat(kept))
+
+
+@torch.no_grad()
+def observed_features(model: Autoencoder, images: NDArray[np.uint8], device: torch.device) -> Tensor | None:
+    """Whitened features of all images (N, D, rows, columns) in CPU memory, or None when they take too much of it."""
+    size = model.density.base_location.numel() * 4 * len(images)
+    if size > MAX_CACHED:
+        return None
+    return torch.cat([model.observe(batch.float() / 255).cpu() for batch in batches(images, device)])
+
+
+def _neighbours(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)

@@ -1,0 +1,129 @@
+"""Which flips and quarter turns leave a good part good: found from good images alone, so that no category is tuned by hand.
+
+The rule: what good parts look like is learnt from some training images as they are; held-out good images are then asked about as
+they are and transformed. A symmetry is kept when the transformed ones cannot be told from the others (AUROC <= ALIKE), neither
+by features that are not seen anywhere (the memory) nor by features that are not seen at that place (mean and spread at each
+position). So a mirrored label or an upside-down bottle is not taught as good, while a turned washer or a piece of texture is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vtad.calibration.map_units import batches
+from vtad.config import SQUARE_ONLY, Config
+from vtad.data.images import ImageCache
+from vtad.fitting.feature_statistics import fit_statistics
+from vtad.metrics import image_metrics
+from vtad.models.autoencoder import Autoencoder, TeacherFeatures
+
+RGB = NDArray[np.uint8]  # (..., H, W, 3)
+
+ALIKE = (
+    0.65  # AUROC of transformed against untransformed good images that counts as alike: chance and two standard errors
+)
+LEARNT_FROM = 64  # training images at most
+ASKED = 32  # held-out images at most
+PATCHES = 512  # stored; fewer than the detector's, for the time they take
+TOP_SHARE = 0.03  # of the cells: those whose mean says how odd an image is
+
+TRANSFORMS: dict[str, Callable[[RGB], RGB]] = {
+    "mirror": lambda x: x[..., :, ::-1, :],
+    "flip": lambda x: x[..., ::-1, :, :],
+    "turn180": lambda x: x[..., ::-1, ::-1, :],
+    "turn90": lambda x: x.swapaxes(-3, -2)[..., :, ::-1, :],
+    "turn270": lambda x: x.swapaxes(-3, -2)[..., ::-1, :, :],
+    "transpose": lambda x: x.swapaxes(-3, -2),
+    "transverse": lambda x: x.swapaxes(-3, -2)[..., ::-1, ::-1, :],
+}
+
+
+def with_symmetries(config: Config, images: ImageCache, held_out: ImageCache, device: torch.device) -> Config:
+    """The configuration with its symmetries settled; itself when they are given."""
+    if config.symmetries != "auto":
+        return config
+    kept = [name for name, auroc in told_apart(config, images, held_out, device).items() if auroc <= ALIKE]
+    return dataclasses.replace(config, symmetries=",".join(kept) or "none")
+
+
+@torch.no_grad()
+def told_apart(config: Config, images: ImageCache, held_out: ImageCache, device: torch.device) -> dict[str, float]:
+    """For each symmetry, how well transformed held-out images can be told from the others: the larger AUROC of two."""
+    model = Autoencoder(dataclasses.replace(config, patches=min(PATCHES, config.patches))).to(device).eval()
+    if isinstance(model.features, TeacherFeatures):
+        model.features.load_pretrained(config)
+    fit_statistics(model, images[_spread(len(images), LEARNT_FROM)], device, mixture_and_place=False)
+    asked = held_out[_spread(len(held_out), ASKED)]
+    plain = _oddness(model, asked, device)
+    square = config.image_height == config.image_width
+    found = {}
+    for name, transform in TRANSFORMS.items():
+        if square or name not in SQUARE_ONLY:
+            other = _oddness(model, transform(asked), device)
+            found[name] = max(_auroc(plain[:, i], other[:, i]) for i in range(plain.shape[1]))
+    return found
+
+
+class Views:
+    """Images as they are, then under their symmetries: (N * (1 + symmetries), H, W, 3), at most `most` or all N as they are."""
+
+    def __init__(self, images: ImageCache, names: tuple[str, ...], most: int) -> None:
+        self._images = images
+        self._transforms: list[Callable[[RGB], RGB]] = [lambda x: x, *(TRANSFORMS[name] for name in names)]
+        self._length = min(len(images) * len(self._transforms), max(len(images), most))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: slice) -> RGB:
+        """Views `index` of all; view i is of image i modulo their number."""
+        places = range(self._length)[index]
+        views = np.empty((len(places), *self._images.shape[1:]), np.uint8)
+        for i, place in enumerate(places):
+            views[i] = self._transform(place)(self._images[place % len(self._images)])
+        return views
+
+    def _transform(self, place: int) -> Callable[[RGB], RGB]:
+        turn, image = divmod(place, len(self._images))
+        # Shifted by the image, so that a cut at `most` leaves out all symmetries alike.
+        return self._transforms[0 if turn == 0 else 1 + (turn - 1 + image) % (len(self._transforms) - 1)]
+
+
+def vary(images: RGB, names: tuple[str, ...], rng: np.random.Generator) -> RGB:
+    """Each of (B, H, W, 3) under a random one of the symmetries, or as it is."""
+    chosen = rng.integers(len(names) + 1, size=len(images))
+    varied = np.empty(images.shape, np.uint8)  # row by row: np.stack of turned pictures would keep their turned layout
+    for i, (image, which) in enumerate(zip(images, chosen, strict=True)):
+        varied[i] = image if which == 0 else TRANSFORMS[names[which - 1]](image)
+    return varied
+
+
+def _oddness(model: Autoencoder, images: RGB, device: torch.device) -> NDArray[np.float32]:
+    """Mean over the oddest cells of the distance to the memory and of the squared distance at each position, (N, 2)."""
+    out = []
+    for batch in batches(images, device):
+        features = model.features(batch.float() / 255)[0]
+        off = (model.whitening(features) - model.density.base_location) * torch.exp(-model.density.base_log_sigma)
+        maps = torch.stack([model.memory(features), off.square().sum(1)], dim=1).flatten(2)  # (B, 2, cells)
+        top = max(1, round(TOP_SHARE * maps.shape[2]))
+        out.append(torch.topk(maps, top, dim=2).values.mean(2).cpu())
+    odd: NDArray[np.float32] = torch.cat(out).numpy()
+    return odd
+
+
+def _auroc(plain: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    labels = [False] * len(plain) + [True] * len(other)
+    value = image_metrics(labels, [*plain.tolist(), *other.tolist()]).auroc
+    assert value is not None  # both kinds are there
+    return value
+
+
+def _spread(count: int, most: int) -> NDArray[np.int64]:
+    """Indices of at most `most` of `count` things, evenly spread."""
+    few = min(count, most)
+    return np.arange(few) * count // few

@@ -1,0 +1,332 @@
+"""The register-token Vision Transformer autoencoder with a mixture density head (presets `default` and `scratch`).
+
+After VT-ADL (Mishra et al., arXiv 2104.10036) and "Vision Transformers Need Registers" (Darcet et al., arXiv 2309.16588).
+Two things differ from VT-ADL on purpose: what the density describes are fixed features, which training cannot collapse, and
+training corrupts the input but asks for the clean image and its features, so copying is never the answer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vtad.backbones.backbone import CHANNELS, Teacher
+from vtad.backbones.layers import Block, Registers, to_pixels, to_tokens
+from vtad.backbones.vit_backbone import VitTeacher
+from vtad.backbones.vit_checkpoint import VitShape
+from vtad.config import CELL, Config
+from vtad.models.context_density import MixtureHead
+from vtad.models.feature_gmm import SharedMixture
+from vtad.models.patch_memory import PatchMemory
+from vtad.models.position_gaussian import Place
+from vtad.models.segmentation_head import DifferenceHead, LearnedPyramid
+
+
+class Prediction(NamedTuple):
+    """What a model says of a batch."""
+
+    reconstruction: Tensor  # (B, 3, H, W), about 0..1
+    nll: Tensor  # (B, rows, columns): in training the context's, in nats a cell; else all evidence, see `Evidence`
+    odds: Tensor | None = None  # (B, rows, columns), log-odds of a defect; in training, with a difference head
+    maps: tuple[Tensor, ...] = ()  # in training, a teacher's maps as the difference head sees them
+
+
+class PixelFeatures(nn.Module):
+    """Without a teacher the image itself is the feature: each cell's pixels, in order; the deeper maps are learned.
+
+    They are of the image beside its reconstruction, as DRAEM's discriminator sees it (arXiv 2108.07610).
+    """
+
+    channels = 3 * CELL * CELL
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pyramid = LearnedPyramid()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(B, 3, H, W) -> (B, 192, H / 8, W / 8), and no maps: those need the reconstruction."""
+        return F.pixel_unshuffle(image, CELL), ()
+
+    def maps(self, image: Tensor, reconstruction: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) in 0..1 twice -> maps at strides 2, 4, 8 and 8."""
+        maps: tuple[Tensor, ...] = self.pyramid(torch.cat([image, reconstruction], dim=1))
+        return maps
+
+
+class TeacherFeatures(nn.Module):
+    """The teacher's maps, averaged over 3 x 3 cells so that a shift of a few pixels changes little."""
+
+    channels = CHANNELS
+
+    def __init__(self, config: Config | None = None) -> None:
+        """The teacher of a configuration; EfficientNet-lite0 without one."""
+        super().__init__()
+        self.teacher: Teacher | VitTeacher
+        if config is None or not config.teacher_file:
+            self.teacher = Teacher()
+        else:
+            shape = VitShape.from_text(config.teacher_shape)
+            self.teacher = VitTeacher(shape, config.image_height, config.image_width)
+
+    def load_pretrained(self, config: Config) -> None:
+        """Fill in the teacher's weights. Raises TeacherError."""
+        if isinstance(self.teacher, VitTeacher):
+            self.teacher.load_pretrained(Path(config.teacher_file), config.teacher_sha256)
+        else:
+            self.teacher.load_pretrained()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(B, 3, H, W) in 0..1 -> (B, 176, H / 8, W / 8), and the teacher's maps one by one, not averaged."""
+        joined, maps = self.teacher(image)
+        return F.avg_pool2d(joined, 3, stride=1, padding=1, count_include_pad=False), maps
+
+
+DETAIL = 96  # whitened directions of a cell's pixels that the transformer sees beside a teacher's features
+CONTEXT_FLOOR = 1e-2  # of the largest variance: directions below it hardly reach the transformer
+
+
+class Whitening(nn.Module):
+    """Fixed features turned into uncorrelated ones of variance 1 over the training images (PCA whitening).
+
+    The density is asked about all of them. The transformer sees those of small variance attenuated: they are mostly
+    noise, would carry float32 rounding errors into the reconstruction, and invite copying.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+    context_scale: Tensor
+
+    def __init__(self, channels: int, feature_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("matrix", torch.zeros(feature_dim, channels))
+        self.register_buffer("context_scale", torch.ones(1, feature_dim, 1, 1))
+
+    def fit(self, mean: Tensor, covariance: Tensor, floor: float = 1e-6) -> None:
+        """From the features' mean (C,) and covariance (C, C). `floor` bounds a variance from below, as a share of the largest."""
+        variance, directions = torch.linalg.eigh(covariance.double())
+        variance, directions = variance.flip(0), directions.flip(1)
+        dim = self.matrix.shape[0]
+        scale = torch.rsqrt(variance[:dim].clamp_min(0) + floor * variance[0] + 1e-12)
+        self.matrix.copy_((directions[:, :dim] * scale).T)
+        self.mean.copy_(mean)
+        share = variance[:dim].clamp_min(0) / variance[0]
+        self.context_scale.copy_((share / (share + CONTEXT_FLOOR)).sqrt()[None, :, None, None])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, rows, columns) -> (B, D, rows, columns)."""
+        bias = -(self.matrix @ self.mean)
+        return F.conv2d(features, self.matrix[:, :, None, None], bias)
+
+    def attenuated(self, y: Tensor) -> Tensor:
+        """Whitened features (B, D, rows, columns) as the transformer sees them."""
+        return y * self.context_scale
+
+
+class Witnesses(NamedTuple):
+    """How odd each cell of a batch is, by five standards: (B, rows, columns) each; zeros of one that is not asked."""
+
+    memory: Tensor  # distance to the nearest stored patch of a good part: are these features seen on good parts at all
+    mixture: Tensor  # NLL of the mixture: likewise, in the directions in which good parts vary little too
+    place: Tensor  # distance from what this position shows: do they belong here
+    context: Tensor  # NLL in nats: are they what this place, in this picture, should hold
+    odds: Tensor  # log-odds of a defect: do they look like damage; zeros too without a difference head
+
+
+class Evidence(nn.Module):
+    """The witnesses, each in units of its normal variation, weighted and summed.
+
+    `vtad.calibration.score_fusion` sets both buffers.
+    """
+
+    mean: Tensor
+    weight: Tensor
+    counted: tuple[str, ...]  # witnesses that are summed
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(len(Witnesses._fields)))
+        self.register_buffer("weight", torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0]))
+        self.ask_all()
+
+    def ask_all(self) -> None:
+        """Weights are to be found: every witness is asked."""
+        self.counted = Witnesses._fields
+
+    def settle(self) -> None:
+        """Weights are final: a witness that weighs 0 is asked no more, so an export neither stores nor computes it."""
+        self.counted = tuple(name for name, weight in zip(Witnesses._fields, self.weight, strict=True) if weight != 0)
+
+    def forward(self, seen: Witnesses) -> Tensor:
+        """-> (B, rows, columns)."""
+        counted = [i for i, name in enumerate(Witnesses._fields) if name in self.counted]
+        first, *others = (self.weight[i] * (seen[i] - self.mean[i]) for i in counted)
+        return sum(others, start=first)
+
+
+class Autoencoder(nn.Module):
+    """Fixed features -> tokens + registers -> encoder -> noisy bottleneck -> decoder -> pixels and density.
+
+    Both heads start from what is known without learning: the mean image, and the features' statistics at each position.
+    Beside them stand a memory and a mixture of what the features are anywhere, and, with synthetic defects, the difference
+    head.
+    """
+
+    base_image: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        dim, patch = config.embed_dim, config.patch_size
+        self.grid = (config.image_height // patch, config.image_width // patch)
+        self.patch = patch
+        self.cells = patch // CELL  # a token covers cells x cells of the density's cells
+        self.features: TeacherFeatures | PixelFeatures = TeacherFeatures(config) if config.teacher else PixelFeatures()
+        feature_dim = min(config.feature_dim, self.features.channels)
+        self.whitening = Whitening(self.features.channels, feature_dim)
+        self.detail = Whitening(PixelFeatures.channels, DETAIL) if config.teacher else None
+        self.embed = nn.Linear((feature_dim + (DETAIL if self.detail else 0)) * self.cells**2, dim)
+        self.position = nn.Parameter(0.02 * torch.randn(1, self.grid[0] * self.grid[1], dim))
+        self.registers = Registers(config.registers, dim)
+        self.encoder = nn.ModuleList(Block(dim, config.heads, config.mlp_dim) for _ in range(config.depth))
+        self.bottleneck = nn.Dropout(config.noise)
+        self.decoder = nn.ModuleList(Block(dim, config.heads, config.mlp_dim) for _ in range(config.decoder_depth))
+        self.norm = nn.LayerNorm(dim)
+        self.pixels = nn.Linear(dim, 3 * patch * patch)
+        nn.init.zeros_(self.pixels.weight)
+        nn.init.zeros_(self.pixels.bias)
+        self.register_buffer("base_image", torch.zeros(1, 3, config.image_height, config.image_width))
+        self.density_dim = feature_dim
+        self.density = MixtureHead(dim, feature_dim, config.mixture_size, self.grid, self.cells)
+        self.memory = PatchMemory(self.features.channels, config.patches)
+        self.mixture = SharedMixture(self.features.channels, config.components)
+        self.place = Place(feature_dim, self.grid[0] * self.cells, self.grid[1] * self.cells)
+        self.difference = DifferenceHead() if config.synthetic_defects else None
+        self.evidence = Evidence()
+
+    def known(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(B, 3, H, W) in 0..1 -> fixed features (B, C, rows, columns), and a teacher's maps as the difference head sees them."""
+        features, maps = self.features(image)
+        return features, maps if self.teacher_head is None else self.teacher_head.standard(maps)
+
+    def observe(self, image: Tensor) -> Tensor:
+        """Whitened fixed features: (B, 3, H, W) in 0..1 -> (B, D, H / 8, W / 8)."""
+        y: Tensor = self.whitening(self.features(image)[0])
+        return y
+
+    def context(self, image: Tensor, y: Tensor) -> Tensor:
+        """What the transformer sees of images (B, 3, H, W) in 0..1 with whitened features y (B, D, rows, columns).
+
+        Beside a teacher's features it sees pixels: from the features alone it could not draw fine detail.
+        """
+        seen = self.whitening.attenuated(y)
+        if self.detail is None:
+            return seen
+        return torch.cat([seen, self.detail.attenuated(self.detail(F.pixel_unshuffle(image, CELL)))], dim=1)
+
+    def encode(self, context: Tensor) -> Tensor:
+        """(B, D', rows, columns), see `context` -> tokens and registers (B, N + R, E) after the encoder."""
+        x: Tensor = self.embed(self.bottleneck(to_tokens(context, self.cells))) + self.position
+        x = self.registers.append(x)
+        for block in self.encoder:
+            x = block(x)
+        return x
+
+    def predict(self, context: Tensor, observed: Tensor | None) -> Prediction:
+        """What the transformer sees, (B, D', rows, columns), and features the density is asked about, (B, D, rows, columns).
+
+        Asked about none, its NLL is zeros.
+        """
+        x = self._decode(context)
+        nll = torch.zeros_like(context[:, 0]) if observed is None else self.density(x.float(), observed.float())
+        return Prediction(self._to_image(x), nll)
+
+    @torch.no_grad()
+    def restore(self, context: Tensor) -> Tensor:
+        """(B, D', rows, columns), see `context` -> reconstruction (B, 3, H, W), without noise and without gradients."""
+        noisy = self.bottleneck.training
+        self.bottleneck.eval()
+        reconstruction = self._to_image(self._decode(context))
+        self.bottleneck.train(noisy)
+        return reconstruction
+
+    def _decode(self, context: Tensor) -> Tensor:
+        """(B, D', rows, columns) -> tokens (B, N, E)."""
+        x = self.bottleneck(self.encode(context))
+        for block in self.decoder:
+            x = block(x)
+        out: Tensor = self.norm(self.registers.drop(x))
+        return out
+
+    def _to_image(self, tokens: Tensor) -> Tensor:
+        out: Tensor = self.base_image + to_pixels(self.pixels(tokens).float(), self.grid, self.patch)
+        return out
+
+    def witnesses(self, image: Tensor) -> tuple[Tensor, Witnesses]:
+        """(B, 3, H, W) in 0..1, its own context -> reconstruction (B, 3, H, W), and how odd each cell is."""
+        features, maps = self.known(image)
+        y = self.whitening(features)
+        counted = self.evidence.counted
+        prediction = self.predict(self.context(image, y), y if "context" in counted else None)
+        if isinstance(self.features, PixelFeatures):
+            maps = self.features.maps(image, prediction.reconstruction)
+        silent = torch.zeros_like(prediction.nll)
+        return prediction.reconstruction, Witnesses(
+            memory=self.memory(features) if "memory" in counted else silent,
+            mixture=self.mixture(features) if "mixture" in counted else silent,
+            place=self.place(y) if "place" in counted else silent,
+            context=prediction.nll,
+            odds=self.difference(maps) if self.difference and "odds" in counted else silent,
+        )
+
+    def forward(self, image: Tensor) -> Prediction:
+        """(B, 3, H, W) in 0..1."""
+        reconstruction, seen = self.witnesses(image)
+        return Prediction(reconstruction, self.evidence(seen))
+
+    def denoise(self, corrupted: Tensor, clean: Tensor, observed: Tensor | None = None) -> Prediction:
+        """What corrupted images (B, 3, H, W) say of the clean ones (A, 3, H, W) of the first A <= B of them.
+
+        `observed` are the clean features, if known. The log-odds are of all B.
+        """
+        with torch.no_grad():
+            features, maps = self.known(corrupted)  # in bfloat16 where that gains: what is learnt bears the rounding
+            with torch.autocast(clean.device.type, enabled=False):
+                seen_by_head = self.difference is not None and self.learns_features
+                few = slice(None) if seen_by_head else slice(len(clean))
+                context = self.context(corrupted[few], self.whitening(features[few].float()))
+                target = self.observe(clean) if observed is None else observed
+        seen = self.predict(context[: len(clean)], target)
+        if self.difference is None:
+            return seen
+        if isinstance(self.features, PixelFeatures):
+            return seen._replace(odds=self.difference(self.features.maps(corrupted, self.restore(context))).float())
+        return seen._replace(odds=self.difference(maps).float(), maps=maps)
+
+    @property
+    def learns_features(self) -> bool:
+        """Whether the maps that the difference head sees are learned, not a teacher's."""
+        return isinstance(self.features, PixelFeatures)
+
+    @property
+    def teacher_head(self) -> DifferenceHead | None:
+        """The difference head where it sees a teacher's maps, which training does not change."""
+        return None if self.learns_features else self.difference
+
+    @torch.no_grad()
+    def token_norms(self, image: Tensor) -> dict[str, float]:
+        """Euclidean norms of the tokens after the encoder: outliers among the patches are what registers should absorb."""
+        x = self.encode(self.context(image, self.observe(image))).float()
+        norms = x.norm(dim=-1)
+        patches = self.registers.drop(x).norm(dim=-1)
+        registers = norms[:, patches.shape[1] :]
+        out = {
+            "token_norm_patch_median": patches.median().item(),
+            "token_norm_patch_max": patches.max().item(),
+        }
+        if registers.numel():
+            out["token_norm_register_mean"] = registers.mean().item()
+        return out

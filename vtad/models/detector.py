@@ -1,0 +1,112 @@
+"""The whole detector as one torch module: uint8 pixels in; score, maps and reconstruction out. This is what is exported.
+
+Both maps are put in units of normal variation, from held-out good images: the density map by one mean and one standard
+deviation over all cells (the density knows its place already), the SSIM map by those of each position (edges are always
+reconstructed worst). The heatmap is their weighted sum, again in units of normal variation; the score is the mean of its
+highest cells.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vtad.config import CELL, Config
+from vtad.models.autoencoder import Autoencoder, Prediction
+from vtad.models.paper import PaperAutoencoder
+from vtad.models.ssim import SSIM, Blur, gaussian_matrix
+
+SMOOTHING = 4.0  # pixels, standard deviation: of the upsampled density map, as in VT-ADL
+SSIM_SMOOTHING = 2.0  # pixels
+SSIM_WINDOW = 2 * int(4 * SSIM_SMOOTHING + 0.5) + 1  # pixels
+TOP_SHARE = 0.01  # of the cells: those whose mean is the score
+
+
+class Model(Protocol):
+    """What the detector needs of an autoencoder."""
+
+    def __call__(self, image: Tensor) -> Prediction:
+        """(B, 3, H, W) in 0..1."""
+        ...
+
+
+class Judgement(NamedTuple):
+    """The detector's outputs, in the order of the exported graph."""
+
+    score: Tensor  # (B,) units of normal variation
+    heatmap: Tensor  # (B, H, W) units of normal variation
+    ssim_map: Tensor  # (B, H, W) units of normal variation
+    nll_map: Tensor  # (B, H, W) units of normal variation
+    reconstruction: Tensor  # (B, 3, H, W), about 0..1
+
+
+def upsampling_matrix(cells: int, size: int, sigma: float) -> Tensor:
+    """(size, cells): bilinear upsampling (pixel centres aligned) and a Gaussian blur of `sigma` pixels, as one product."""
+    identity = torch.eye(cells)[None]  # one signal a cell
+    bilinear = F.interpolate(identity, size=size, mode="linear", align_corners=False)[0].T  # (size, cells)
+    window = 2 * int(4 * sigma + 0.5) + 1
+    return gaussian_matrix(size, sigma, window) @ bilinear
+
+
+class Detector(nn.Module):
+    """An autoencoder with its calibration."""
+
+    nll_mean: Tensor
+    nll_std: Tensor
+    ssim_mean: Tensor
+    ssim_std: Tensor
+    nll_weight: Tensor
+    ssim_weight: Tensor
+    up_rows: Tensor
+    up_columns: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        height, width = config.image_height, config.image_width
+        self.size = (height, width)
+        cell = config.patch_size if config.preset == "paper" else CELL
+        self.rows, self.columns = height // cell, width // cell
+        self.model: nn.Module = PaperAutoencoder(config) if config.preset == "paper" else Autoencoder(config)
+        self.ssim = SSIM(height, width)
+        self.score_cells = (height // CELL) * (width // CELL)
+        self.top = max(1, round(TOP_SHARE * self.score_cells))
+        self.register_buffer("up_rows", upsampling_matrix(self.rows, height, SMOOTHING), persistent=False)
+        self.register_buffer(
+            "up_columns", upsampling_matrix(self.columns, width, SMOOTHING).T.contiguous(), persistent=False
+        )
+        self.smooth = Blur(height, width, SSIM_SMOOTHING, SSIM_WINDOW)
+        for name, value in (("nll_mean", 0.0), ("nll_std", 1.0), ("nll_weight", 1.0), ("ssim_weight", 0.0)):
+            self.register_buffer(name, torch.tensor(value))
+        self.register_buffer("ssim_mean", torch.zeros(height, width))
+        self.register_buffer("ssim_std", torch.ones(height, width))
+
+    def raw_maps(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 (B, 3, H, W) -> nll (B, H, W) in nats a cell, 1 - SSIM (B, H, W), reconstruction (B, 3, H, W)."""
+        x = image.float() / 255
+        prediction = cast(Model, self.model)(x)
+        nll = self.up_rows @ prediction.nll @ self.up_columns
+        unlike = self.ssim.dissimilarity(x, prediction.reconstruction).mean(dim=1, keepdim=True)
+        return nll, self.smooth(unlike)[:, 0], prediction.reconstruction
+
+    def in_units(self, nll: Tensor, unlike: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw maps (B, H, W) each -> density map and SSIM map in units of normal variation."""
+        return (nll - self.nll_mean) / self.nll_std, (unlike - self.ssim_mean) / self.ssim_std
+
+    def heatmap(self, ssim_map: Tensor, nll_map: Tensor) -> Tensor:
+        """Both maps in units of normal variation, (B, H, W) each -> their weighted sum."""
+        return self.ssim_weight * ssim_map + self.nll_weight * nll_map
+
+    def score(self, heatmap: Tensor) -> Tensor:
+        """(B, H, W) -> (B,): the mean of the highest cells."""
+        cells = F.avg_pool2d(heatmap[:, None], CELL).flatten(1)
+        return torch.topk(cells, self.top, dim=1).values.mean(dim=1)
+
+    def forward(self, image: Tensor) -> Judgement:
+        """Uint8 RGB (B, 3, H, W)."""
+        nll, unlike, reconstruction = self.raw_maps(image)
+        nll_map, ssim_map = self.in_units(nll, unlike)
+        heatmap = self.heatmap(ssim_map, nll_map)
+        return Judgement(self.score(heatmap), heatmap, ssim_map, nll_map, reconstruction)

@@ -1,0 +1,30 @@
+"""A trained detector, loaded back from its run folder."""
+
+from __future__ import annotations
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from vtad.models.autoencoder import Autoencoder
+from vtad.models.detector import Detector
+from vtad.run_folder import Run, RunError, sha256
+
+
+def load_detector(run: Run, device: torch.device | None = None) -> Detector:
+    """The trained detector of a complete run, in evaluation mode. Raises RunError."""
+    card = run.card()
+    detector = Detector(run.config())
+    try:
+        if sha256(run.weights) != card.weights_sha256:
+            raise RunError(
+                f"{run.weights}: the weights are not those that {run.path / 'card.json'} describes: train again"
+            )
+        detector.load_state_dict(load_file(run.weights))
+    except (OSError, SafetensorError, RuntimeError) as e:
+        if isinstance(e, RunError):
+            raise
+        raise RunError(f"{run.weights}: expected the weights of this run, got {e}".splitlines()[0]) from e
+    if isinstance(detector.model, Autoencoder):
+        detector.model.evidence.settle()
+    return detector.to(device or torch.device("cpu")).eval()
