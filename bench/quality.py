@@ -28,7 +28,8 @@ from vtad.data.layout import DataError, default_data_dir, find_categories, find_
 from vtad.data.sizing import with_size
 from vtad.inspection import input_spec
 from vtad.run_folder import Run, RunError, append_line, make_folder, newest_run, write_text
-from vtad_runtime.contract.command import Failure, no_traceback
+from vtad_runtime.contract.command import no_traceback
+from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.stopping import stoppable
 
 PRESETS: tuple[Preset, ...] = get_args(Preset)
@@ -182,7 +183,7 @@ def _train(config: Config) -> tuple[Run, float]:
                 config, resume=resume, stop=stop, report=lambda r: click.echo(f"  {r.text}") if r.lasting else None
             )
         except Interrupted as e:
-            raise Failure("stopped; the same command continues", 128 + (stop.signal or 0)) from e
+            raise VtadError("stopped; the same command continues", 128 + (stop.signal or 0)) from e
     return run, before + time.perf_counter() - start
 
 

@@ -9,6 +9,8 @@ import types
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from vtad_runtime.contract.errors import VtadError
+
 Optimizer = Literal["adam", "adamw", "adadelta", "adagrad", "sgd", "rmsprop"]
 Fit = Literal["stretch", "letterbox", "centre_crop"]
 Preset = Literal["default", "scratch", "paper"]
@@ -19,7 +21,7 @@ SQUARE_ONLY = SYMMETRIES[3:]  # these exchange rows and columns
 CELL = 8  # pixels a side of one cell of the density map, in the presets default and scratch
 
 
-class ConfigError(ValueError):
+class ConfigError(VtadError):
     """Options that contradict each other. The message is one line."""
 
 

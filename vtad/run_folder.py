@@ -15,22 +15,25 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vtad.config import Config, from_dict
+from vtad.config import Config, ConfigError, from_dict
+from vtad_runtime.contract import files
 from vtad_runtime.contract.card import Card, read_card
+from vtad_runtime.contract.errors import NOT_WRITTEN, VtadError
 
 
-class RunError(ValueError):
+class RunError(VtadError):
     """A run folder that is absent, incomplete or not writable. The message is one line."""
 
 
 class WriteError(RunError):
     """A file of a run could not be written, for want of space or permission. The message is one line."""
+
+    exit_code = NOT_WRITTEN
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Run:
         where = self.path / "config.json"
         try:
             return from_dict(json.loads(where.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as e:  # ConfigError and JSONDecodeError are ValueErrors
+        except (OSError, ValueError, ConfigError) as e:
             raise RunError(f"{where}: expected the configuration of a run, got {type(e).__name__}: {e}") from e
 
     def card(self) -> Card:
@@ -133,15 +136,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises WriteError for an OSError inside the block.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield beside
-        os.replace(beside, path)
+        with files.replacing(path) as beside:
+            yield beside
     except OSError as e:
         raise not_written(path, e) from e
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -152,13 +151,10 @@ def write_text(path: Path, text: str) -> None:
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
     """Add a row to a JSON Lines file, whole or not at all. Raises WriteError."""
-    before = path.stat().st_size if path.is_file() else 0
     try:
-        with path.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(row) + "\n")
+        with contextlib.closing(files.Lines(path, new=False)) as lines:
+            lines.write(json.dumps(row) + "\n")
     except OSError as e:
-        with contextlib.suppress(OSError):
-            os.truncate(path, before)
         raise not_written(path, e) from e
 
 

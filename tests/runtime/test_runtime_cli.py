@@ -19,6 +19,7 @@ from PIL import Image
 from tiny_model import bad, good, make_card, write_model
 
 from vtad_runtime.commands import run as cli
+from vtad_runtime.contract import files
 from vtad_runtime.drawing import heatmap
 from vtad_runtime.line import pipeline
 from vtad_runtime.outputs import results_folder as sink
@@ -193,16 +194,16 @@ def test_an_output_that_is_no_folder_is_a_usage_error() -> None:
 def test_a_full_disk_ends_the_run_with_4_and_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(20):
         save(good(), f"in/{i}.png")
-    write, count = sink.Lines.write, 0
+    write, count = files.Lines.write, 0
 
-    def fills_up(self: sink.Lines, line: str) -> None:
+    def fills_up(self: files.Lines, line: str) -> None:
         nonlocal count
         count += 1
         if count > 9:
             raise OSError(28, "No space left on device")
         write(self, line)
 
-    monkeypatch.setattr(sink.Lines, "write", fills_up)
+    monkeypatch.setattr(files.Lines, "write", fills_up)
     assert "cannot write results: No space left on device" in failed(4, "--folder", "in")
     assert [Path(r["file"]).stem for r in rows()] == ["0", "1", "2", "3"]
 

@@ -8,15 +8,28 @@ import sys
 import click
 import pytest
 
-from vtad_runtime.contract.command import BROKEN_PIPE, INTERNAL, Failure, no_traceback
+from vtad_runtime.contract.command import no_traceback
+from vtad_runtime.contract.errors import BROKEN_PIPE, INTERNAL, NOT_JUDGED, USAGE, VtadError
 
 
 def test_an_unforeseen_error_is_one_line_that_asks_to_be_reported() -> None:
-    with pytest.raises(Failure) as caught, no_traceback():
+    with pytest.raises(click.ClickException) as caught, no_traceback():
         raise RuntimeError("first line\nsecond line")
     assert caught.value.exit_code == INTERNAL
     assert "\n" not in caught.value.message
     assert "please report" in caught.value.message
+
+
+def test_what_a_user_can_cause_is_its_one_line_with_the_exit_code_of_its_kind_or_its_own() -> None:
+    class Worn(VtadError):
+        exit_code = NOT_JUDGED
+
+    for error, code in ((Worn("expected\nmore"), NOT_JUDGED), (Worn("x", USAGE), USAGE), (VtadError("x"), USAGE)):
+        with pytest.raises(click.ClickException) as caught, no_traceback():
+            raise error
+        assert caught.value.exit_code == code
+        assert caught.value.message == str(error)
+    assert str(Worn("expected\nmore")) == "expected more"
 
 
 def test_an_error_said_on_purpose_passes_as_it_is() -> None:

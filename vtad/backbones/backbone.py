@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtad.run_folder import sha256
+from vtad_runtime.contract.errors import VtadError
 
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 BATCH_NORM_EPS = 1e-3
@@ -37,7 +38,7 @@ STRIDE = 8  # pixels a cell of the joined map
 CHANNELS = 24 + 40 + 112  # of the joined map: all but that of block 0
 
 
-class TeacherError(RuntimeError):
+class TeacherError(VtadError):
     """The pretrained weights are absent or not the ones expected. The message is one line."""
 
 

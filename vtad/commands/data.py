@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 
 import click
@@ -15,7 +14,8 @@ from vtad.data.layout import (
     find_category,
     require_folder_name,
 )
-from vtad_runtime.contract.command import NOT_WRITTEN, USAGE, Failure, no_traceback
+from vtad_runtime.contract.command import no_traceback
+from vtad_runtime.contract.errors import VtadError
 
 ALL = "all"
 NAMES_HELP = f"The fifteen of MVTec AD are {', '.join(MVTEC_CATEGORIES)}; any other folder name works too."
@@ -56,17 +56,11 @@ def data() -> None:
 @click.option("--defects", type=click.IntRange(0), default=20, help="Pictures of each of the five defect types.")
 def demo(*, category: str, data_dir: Path, seed: int, size: int, train: int, good: int, defects: int) -> None:
     """Draw tablets, good and defective, with exact masks, in the layout of MVTec AD."""
-    from vtad.data.demo import DemoError, write_demo
+    from vtad.data.demo import write_demo
 
     with no_traceback():
-        try:
-            require_folder_name(category)
-            counts = write_demo(data_dir / category, seed, size=size, train=train, good=good, per_defect=defects)
-        except DataError as e:
-            raise Failure(e, USAGE) from e
-        except DemoError as e:
-            full = isinstance(e.__cause__, OSError) and e.__cause__.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-            raise Failure(e, NOT_WRITTEN if full else USAGE) from e
+        require_folder_name(category)
+        counts = write_demo(data_dir / category, seed, size=size, train=train, good=good, per_defect=defects)
     kinds = ", ".join(f"{n} {kind}" for kind, n in counts.defects.items())
     click.echo(f"{data_dir / category}: {counts.train_good} good to train, {counts.test_good} good to test, {kinds}")
 
@@ -92,8 +86,6 @@ def check(ctx: click.Context, category: str, data_dir: Path) -> None:
                 report = check_category(find_category(data_dir, name))
                 click.echo(report.to_text())
                 good = good and report.ok
-        except DataError as e:
-            raise Failure(e, USAGE) from e
         except OSError as e:
-            raise Failure(f"{e.filename or data_dir}: expected a readable folder, got {e.strerror or e}", USAGE) from e
+            raise VtadError(f"{e.filename or data_dir}: expected a readable folder, got {e.strerror or e}") from e
     ctx.exit(0 if good else 1)

@@ -15,9 +15,9 @@ from click.core import ParameterSource
 from vtad.commands.data import ALL, NAMES_HELP, data, data_option
 from vtad.config import PRESETS, Config, ConfigError, Fit, Optimizer, preset
 from vtad.data.layout import DataError, find_categories
-from vtad.run_folder import Run, RunError, WriteError, newest_run, open_run
-from vtad_runtime.contract.card import CardError
-from vtad_runtime.contract.command import FAILED, NOT_WRITTEN, USAGE, Failure, no_traceback
+from vtad.run_folder import Run, newest_run, open_run
+from vtad_runtime.contract.command import no_traceback
+from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.stopping import stoppable
 
 __all__ = ["data", "evaluate", "train"]
@@ -182,7 +182,7 @@ def _train(config: Config, resume: Run | None) -> None:
         try:
             run = train_model(config, resume=resume, report=report, stop=stop)
         except Interrupted as e:
-            raise Failure(e, 128 + (stop.signal or 0)) from e
+            raise VtadError(e, 128 + (stop.signal or 0)) from e
     card = run.card()
     click.echo(
         f"{run.path}: threshold {card.calibration.threshold:.3f} from {card.calibration.images} held-out good images"
@@ -190,7 +190,7 @@ def _train(config: Config, resume: Run | None) -> None:
     if line := advice(card):
         click.echo(f"note: {line}")
     if stop.signal is not None:  # it came during calibration
-        raise Failure(f"stopped; {run.path} is complete", 128 + stop.signal)
+        raise VtadError(f"stopped; {run.path} is complete", 128 + stop.signal)
 
 
 @contextmanager
@@ -250,31 +250,12 @@ def choose_run(path: Path | None, runs: Path, category: str | None) -> Run:
 
 @contextmanager
 def said() -> Iterator[None]:
-    """Errors that vtad raises on purpose, as one line and their exit code."""
+    """What a library raises for a file or a package that is not there, as an error that a user understands."""
     try:
         yield
-    except WriteError as e:
-        raise Failure(e, NOT_WRITTEN) from e
-    except (ConfigError, DataError, RunError, CardError) as e:
-        raise Failure(e, USAGE) from e
     except BrokenPipeError:
         raise  # the reader of the output went away: `no_traceback` knows what to do
     except OSError as e:
-        raise Failure(f"{e.filename or 'a file'}: expected to read it, got {e.strerror or e}", USAGE) from e
+        raise VtadError(f"{e.filename or 'a file'}: expected to read it, got {e.strerror or e}") from e
     except ImportError as e:
-        raise Failure(f"this command needs {e.name}, which is not installed: pip install 'vtad[export]'", USAGE) from e
-    except RuntimeError as e:
-        from vtad.backbones.backbone import TeacherError
-        from vtad.fitting.loop import TrainingError
-
-        if isinstance(e, TeacherError):
-            raise Failure(e, USAGE) from e
-        if isinstance(e, TrainingError):
-            raise Failure(e, FAILED) from e
-        raise
-    except ValueError as e:
-        from vtad_runtime.contract.conformal import CalibrationError
-
-        if isinstance(e, CalibrationError):
-            raise Failure(e, FAILED) from e
-        raise
+        raise VtadError(f"this command needs {e.name}, which is not installed: pip install 'vtad[export]'") from e

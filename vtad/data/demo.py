@@ -25,6 +25,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full
+
 Float = NDArray[np.float32]
 
 LAMP = np.array([-0.50, -0.62, 0.60], np.float32)  # towards the lamp: left, up, out of the picture
@@ -35,7 +37,7 @@ HALF_WIDTH, HALF_HEIGHT = 0.70, 0.47  # of the tablet, in half picture widths
 CHANGED = 2.0 / 255  # a pixel belongs to the mask when the defect moves a channel by more than this
 
 
-class DemoError(ValueError):
+class DemoError(VtadError):
     """Demo images that cannot be written. The message is one line."""
 
 
@@ -119,7 +121,10 @@ def write_demo(
             folder.rmdir()
         root.rename(folder)
     except OSError as e:
-        raise DemoError(f"{folder}: expected to write demo images here, got {e.strerror or e}") from e
+        raise DemoError(
+            f"{folder}: expected to write demo images here, got {e.strerror or e}",
+            NOT_WRITTEN if disk_full(e) else USAGE,
+        ) from e
     finally:
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)

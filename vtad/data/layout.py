@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.image import is_image
 
 GOOD = "good"
@@ -33,7 +34,7 @@ MVTEC_CATEGORIES = (
 )
 
 
-class DataError(ValueError):
+class DataError(VtadError):
     """Pictures that are missing or cannot be used. One line: expected, got, where, what to do."""
 
 

@@ -33,6 +33,7 @@ from vtad.models.losses import Loss, objective
 from vtad.models.paper import PaperAutoencoder
 from vtad.models.segmentation_head import damaged_share, odds_loss
 from vtad.run_folder import Run, RunError, append_line, replacing
+from vtad_runtime.contract.errors import FAILED, VtadError
 
 VALIDATION_STEPS = 120  # at least so many steps lie between two validations
 VALIDATION_IMAGES = 64  # at most so many held-out images decide about stopping
@@ -42,11 +43,13 @@ AUTOENCODER_IMAGES = 2  # of a batch go through the transformer, whose step cost
 STATISTICS_VIEWS = 400  # images under their symmetries that statistics are taken from, unless there are more images
 
 
-class TrainingError(RuntimeError):
+class TrainingError(VtadError):
     """The training diverged. The message is one line."""
 
+    exit_code = FAILED
 
-class Interrupted(RuntimeError):
+
+class Interrupted(VtadError):
     """The training was asked to stop; its checkpoint is written."""
 
     def __init__(self, run: Run) -> None:

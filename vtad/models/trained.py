@@ -22,8 +22,6 @@ def load_detector(run: Run, device: torch.device | None = None) -> Detector:
             )
         detector.load_state_dict(load_file(run.weights))
     except (OSError, SafetensorError, RuntimeError) as e:
-        if isinstance(e, RunError):
-            raise
         raise RunError(f"{run.weights}: expected the weights of this run, got {e}".splitlines()[0]) from e
     if isinstance(detector.model, Autoencoder):
         detector.model.evidence.settle()

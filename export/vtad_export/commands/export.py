@@ -13,7 +13,8 @@ import click
 
 from vtad.commands.train import CONTEXT, choose_run, run_options, said
 from vtad_export.commands.formats import FORMATS, card_of, format_named, listing
-from vtad_runtime.contract.command import FAILED, USAGE, Failure, no_traceback
+from vtad_runtime.contract.command import no_traceback
+from vtad_runtime.contract.errors import FAILED, USAGE, VtadError
 from vtad_runtime.contract.stopping import interruptible
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def export(
     if list_formats:
         click.echo(listing())
         return
-    with no_traceback(), said(), _failed_proofs(), _stopped():
+    with no_traceback(), said(), _stopped():
         if show is not None:
             from vtad_export.proof.show import card_text
 
@@ -144,12 +145,12 @@ def _export(
     pairs = [(f, p) for f in wanted for p in f.precisions if precision in (None, p)]
     if not pairs:
         precisions = " or ".join(wanted[0].precisions)
-        raise Failure(f"--precision {precision}: {kind} artefacts are {precisions}; see --list", USAGE)
+        raise VtadError(f"--precision {precision}: {kind} artefacts are {precisions}; see --list", USAGE)
     from vtad_export.commands.making import Options, make_all
     from vtad_export.proof.parity import TOLERANCE, load_material
 
     if unknown := tolerance.keys() - TOLERANCE.keys():
-        raise Failure(f"--tolerance {unknown.pop()}: expected one of the outputs {', '.join(TOLERANCE)}", USAGE)
+        raise VtadError(f"--tolerance {unknown.pop()}: expected one of the outputs {', '.join(TOLERANCE)}", USAGE)
     options = Options(out or run.path / "export", target, layout, tolerance, max_flips)
     material = load_material(run, data_dir)
     if kind != "all":
@@ -200,25 +201,6 @@ def _stopped() -> Iterator[None]:
         except BaseException as e:  # also what a library made of the interruption
             if stop.signal is None:
                 raise
-            raise Failure("stopped; nothing half written is left", 128 + stop.signal) from e
+            raise VtadError("stopped; nothing half written is left", 128 + stop.signal) from e
         if stop.signal is not None:  # it was lost in a library
-            raise Failure("stopped; what was asked for is complete", 128 + stop.signal)
-
-
-@contextmanager
-def _failed_proofs() -> Iterator[None]:
-    """Errors of the proofs, as one line and their exit code."""
-    try:
-        yield
-    except RuntimeError as e:
-        from vtad_export.proof.parity import ParityError
-
-        if isinstance(e, ParityError):
-            raise Failure(e, FAILED) from e
-        raise
-    except ValueError as e:
-        from vtad_export.coreml_format.mlpackage import PackageError
-
-        if isinstance(e, PackageError):
-            raise Failure(e, USAGE) from e
-        raise
+            raise VtadError("stopped; what was asked for is complete", 128 + stop.signal)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad_export.coreml_format.apple import coremltools
+from vtad_runtime.contract.errors import VtadError
 
 SENTINEL = 0xDEADBEEF
 STRING = 2
@@ -46,7 +47,7 @@ BLOB_DTYPES: dict[int, type[np.generic]] = {
 Constant = NDArray[Any] | str
 
 
-class PackageError(ValueError):
+class PackageError(VtadError):
     """A package that cannot be read, or holds what the reference executor does not know. One line, naming it."""
 
 

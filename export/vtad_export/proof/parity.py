@@ -31,6 +31,7 @@ from vtad.models.trained import load_detector
 from vtad.run_folder import Run
 from vtad_runtime.contract.card import Calibration, Card, Input, Parity
 from vtad_runtime.contract.conformal import spread
+from vtad_runtime.contract.errors import FAILED, VtadError
 from vtad_runtime.contract.image import ImageError, fit_image, read_rgb
 
 GOOD_IMAGES = 32
@@ -50,8 +51,10 @@ Values = dict[str, NDArray[np.float32]]
 Execute = Callable[[Pixels], Values]  # (B, 3, H, W) -> outputs by name
 
 
-class ParityError(RuntimeError):
+class ParityError(VtadError):
     """The artefact does not run or does not agree with torch. The message is one line: where and by how much."""
+
+    exit_code = FAILED
 
 
 class FlipError(ParityError):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vtad_runtime.contract.command import NOT_WRITTEN, USAGE, Failure, no_traceback, printable
+from vtad_runtime.contract.command import no_traceback, printable
+from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError
 
 if TYPE_CHECKING:
     from vtad_runtime.review.recalibration import GoodPictures, Judged
@@ -57,7 +58,7 @@ def calibrate(model: Path | None, good: Path, false_alarms: float, out: Path | N
         try:
             _calibrate(model, good, false_alarms, out)
         except KeyboardInterrupt as e:
-            raise Failure("stopped; nothing is written", STOPPED) from e
+            raise VtadError("stopped; nothing is written", STOPPED) from e
 
 
 def _calibrate(model: Path | None, good: Path, false_alarms: float, out: Path | None) -> None:
@@ -80,17 +81,17 @@ def _calibrate(model: Path | None, good: Path, false_alarms: float, out: Path | 
     try:
         detector = _open(path, "" if model else ", the newest export")
         if target.suffix.lower() != ".onnx":
-            raise Failure(f"{target}: expected a file name that ends with .onnx; name one by --out", USAGE)
+            raise VtadError(f"{target}: expected a file name that ends with .onnx; name one by --out", USAGE)
         refuse_existing(target)
         found = judge_good(detector, good, _draw)
         _tell_left_out(found)
         card = new_card(detector.card, found.judged, false_alarms)
         write_recalibrated(detector, card, target)
     except (CalibrationError, ModelError, OnnxFileError, OutputExists, SourceError) as e:
-        raise Failure(e, USAGE) from e
+        raise VtadError(e, USAGE) from e
     except OSError as e:
         full = ", the disk is full" if e.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise Failure(
+        raise VtadError(
             f"{target}: could not be written: {e.strerror or e}{full}; name another by --out", NOT_WRITTEN
         ) from e
 
@@ -109,13 +110,13 @@ def _calibrate(model: Path | None, good: Path, false_alarms: float, out: Path | 
 
 
 def _open(path: Path, which: str) -> Detector:
-    """The model to calibrate. Raises Failure, ModelError."""
+    """The model to calibrate. Raises VtadError, ModelError."""
     from vtad_runtime.engine.onnxruntime_engine import twin_of
     from vtad_runtime.verdict.detector import Detector
 
     if path.suffix.lower() == ".mlpackage":
         twin = twin_of(path)
-        raise Failure(
+        raise VtadError(
             f"{path}: expected an .onnx model, got a Core ML package: calibrate its ONNX twin "
             f"(--model {twin if twin.exists() else 'the .onnx that vtad-export wrote with it'})",
             USAGE,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from vtad_runtime.contract.command import FAILED, no_traceback, printable
+from vtad_runtime.contract.command import no_traceback, printable
+from vtad_runtime.contract.errors import FAILED
 
 WORDS = {True: "ok", None: "--", False: "FAIL"}
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vtad_runtime.contract.command import NOT_WRITTEN, USAGE, Failure, no_traceback, printable
+from vtad_runtime.contract.command import no_traceback, printable
+from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError
 
 if TYPE_CHECKING:
     from vtad_runtime.review.recorded import Run
@@ -96,7 +97,7 @@ def _replay(
     try:
         run = read_run(runs)
     except RecordedError as e:
-        raise Failure(e, USAGE) from e
+        raise VtadError(e, USAGE) from e
     if run.torn:
         click.echo(f"{printable(str(run.file))}: its last line is torn and left out", err=True)
     judge = _judge(model, threads, run, threshold) if model else None
@@ -108,12 +109,12 @@ def _replay(
             shown = [] if stop() else _shown(comparison, judge, max_pictures)
     except ModelError as e:
         folder.rmdir()
-        raise Failure(e, NOT_JUDGED) from e
+        raise VtadError(e, NOT_JUDGED) from e
     facts = _facts(run, judge, threshold, stopped_after=len(rows) if stop() else None)
     try:
         _write(folder, facts, comparison, shown)
     except OSError as e:
-        raise Failure(f"{folder}: cannot write the report: {e.strerror or e}", NOT_WRITTEN) from e
+        raise VtadError(f"{folder}: cannot write the report: {e.strerror or e}", NOT_WRITTEN) from e
     _say(comparison, folder)
     if stop.signal is not None:
         return 128 + stop.signal
@@ -123,7 +124,7 @@ def _replay(
 
 
 def _judge(model: Path, threads: int | None, run: Run, threshold: float | None) -> Judge:
-    """The new model, seeing what the recorded one saw of each picture. Raises Failure."""
+    """The new model, seeing what the recorded one saw of each picture. Raises VtadError."""
     from vtad_runtime.contract.image import ImageError
     from vtad_runtime.engine.onnxruntime_engine import ModelError
     from vtad_runtime.review.replay import Judge
@@ -134,7 +135,7 @@ def _judge(model: Path, threads: int | None, run: Run, threshold: float | None) 
         detector = Detector(model, threads)
         mask = Mask(run.mask, run.geometry, detector.card) if run.mask else None
     except (ModelError, ImageError) as e:
-        raise Failure(e, USAGE) from e
+        raise VtadError(e, USAGE) from e
     category = run.summary.get("category")
     if category not in (None, detector.card.identity.category):
         click.echo(
@@ -202,7 +203,7 @@ def _facts(run: Run, judge: Judge | None, threshold: float | None, stopped_after
 
 
 def _write(folder: Path, facts: dict[str, str], comparison: Comparison, shown: list[ShownFlip]) -> None:
-    from vtad_runtime.outputs.results_folder import write_whole
+    from vtad_runtime.contract.files import write_whole
     from vtad_runtime.review.replay_page import page
 
     document = json.dumps({"facts": facts, **comparison.to_dict()}, indent=2, allow_nan=False) + "\n"
@@ -266,13 +267,13 @@ def _say(comparison: Comparison, folder: Path) -> None:
 
 
 def _new_folder(parent: Path) -> Path:
-    """The next numbered folder. Raises Failure."""
+    """The next numbered folder. Raises VtadError."""
     from vtad_runtime.outputs.results_folder import next_folder
 
     try:
         return next_folder(parent)
     except OSError as e:
         got = "a file" if parent.is_file() else e.strerror or e
-        raise Failure(
+        raise VtadError(
             f"{parent}: expected a folder to write the report to, got {got}; choose another by --out", USAGE
         ) from e

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from vtad_runtime.contract.errors import VtadError
+
 # A card of an older vtad has every field that has no default; one with a default may be added under the same number.
 SCHEMA = 1
 ONNX_KEY = "vtad.card"  # the name of the card in ONNX metadata_props, and in a Core ML package's user-defined metadata
@@ -22,7 +24,7 @@ ONNX_KEY = "vtad.card"  # the name of the card in ONNX metadata_props, and in a 
 ComputeUnits = Literal["CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY", "ALL"]  # of Core ML, by coremltools' names
 
 
-class CardError(ValueError):
+class CardError(VtadError):
     """A card that is missing, damaged, incomplete or of another schema. The message is one line."""
 
 

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 import click
 
-FAILED, USAGE, NOT_WRITTEN, INTERNAL, BROKEN_PIPE = 1, 2, 4, 70, 141
+from vtad_runtime.contract.errors import BROKEN_PIPE, INTERNAL, VtadError
 
 
-class Failure(click.ClickException):
-    """One line on stderr and an exit code."""
+class _OneLine(click.ClickException):
+    """What click prints as "Error: ..." before it exits with the code."""
 
     def __init__(self, message: object, exit_code: int) -> None:
         super().__init__(printable(" ".join(str(message).split())))
@@ -27,16 +27,18 @@ class Failure(click.ClickException):
 
 @contextmanager
 def no_traceback() -> Iterator[None]:
-    """Turn whatever is not a said error into one line that asks to be reported, exit code 70."""
+    """Turn a VtadError into its line and exit code, and whatever else into a line that asks to be reported, exit code 70."""
     try:
         yield
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
+    except VtadError as e:
+        raise _OneLine(e, e.exit_code) from e
     except BrokenPipeError:  # the reader of the output went away: `vtad-run ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that flushing at exit has somewhere to go
         sys.exit(BROKEN_PIPE)
     except Exception as e:
-        raise Failure(f"internal error: {type(e).__name__}: {e}; please report it", INTERNAL) from e
+        raise _OneLine(f"internal error: {type(e).__name__}: {e}; please report it", INTERNAL) from e
 
 
 def printable(text: str) -> str:

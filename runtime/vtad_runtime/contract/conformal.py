@@ -12,14 +12,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from vtad_runtime.contract.card import Calibration
+from vtad_runtime.contract.errors import FAILED, VtadError
 
 MARGIN = 0.05  # of the calibration spread, at most: more than float16 drifts
 LEAST_MARGIN = 1e-3  # of the calibration spread; ten times what float32 exports may drift
 MIN_IMAGES = 3
 
 
-class CalibrationError(ValueError):
+class CalibrationError(VtadError):
     """Too few good pictures, or scores that are not numbers. The message is one line."""
+
+    exit_code = FAILED
 
 
 def images_needed(false_alarms: float) -> int:

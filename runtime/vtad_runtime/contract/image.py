@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vtad_runtime.contract.card import Input
+from vtad_runtime.contract.errors import VtadError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow's names; the rest of its decoders stays shut
@@ -28,7 +29,7 @@ _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})  # Pillow's modes 
 Level = TypeVar("Level", np.uint8, np.float32)
 
 
-class ImageError(ValueError):
+class ImageError(VtadError):
     """A picture that cannot be used. One line: expected, got, where, what to do."""
 
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 from vtad_runtime.contract.command import printable
-from vtad_runtime.verdict.judgement import finite, iso_utc
+from vtad_runtime.contract.json_values import finite, iso_utc
 
 
 class EventLog:

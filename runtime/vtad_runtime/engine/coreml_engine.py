@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad_runtime.contract.card import ONNX_KEY, Card, CardError
-from vtad_runtime.engine.onnxruntime_engine import OUTPUTS, ModelError, Outputs, checked, one_line, twin_of
+from vtad_runtime.contract.errors import NOT_JUDGED, one_line
+from vtad_runtime.engine.onnxruntime_engine import OUTPUTS, ModelError, Outputs, checked, twin_of
 
 DEFAULT_UNITS = "CPU_AND_NE"
 
@@ -63,7 +64,7 @@ class CoreMLSession:
                 with self._running:
                     found.append(self._model.predict({self.card.input.name: image}))
             except Exception as e:  # coremltools' errors share no base class
-                raise ModelError(f"{self.path}: expected a prediction by Core ML, got {one_line(e)}") from e
+                raise ModelError(f"{self.path}: expected a prediction by Core ML, got {one_line(e)}", NOT_JUDGED) from e
         if missing := sorted({name for values in found for name in OUTPUTS if name not in values}):
             raise ModelError(f"{self.path}: expected outputs {', '.join(OUTPUTS)}, got none of {', '.join(missing)}")
         joined = {n: np.concatenate([np.asarray(v[n], np.float32) for v in found]) for n in OUTPUTS}

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vtad_runtime.contract.card import ONNX_KEY
+from vtad_runtime.contract.errors import VtadError
 
 METADATA_PROPS, KEY, VALUE = 14, 1, 2  # field numbers
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types; 3 and 4, groups, are not used by ONNX
 MAX_VARINT = 10  # bytes
 
 
-class OnnxFileError(ValueError):
+class OnnxFileError(VtadError):
     """A file that is not one protobuf message with one card in it. One line."""
 
 

@@ -17,13 +17,14 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from vtad_runtime.contract.card import ONNX_KEY, Card, CardError
+from vtad_runtime.contract.errors import NOT_JUDGED, VtadError, one_line
 
 MAX_BATCH = 64  # the export's upper bound of the free axis
 MAPS = ("heatmap", "ssim_map", "nll_map")
 OUTPUTS = ("score", *MAPS, "reconstruction")
 
 
-class ModelError(ValueError):
+class ModelError(VtadError):
     """A model file that cannot be used, or a run of it that failed. One line: expected, got, where, what to do."""
 
 
@@ -115,7 +116,9 @@ class Session:
         try:
             values = self._session.run(list(OUTPUTS), {self.card.input.name: batch})
         except Exception as e:  # onnxruntime's errors share no base class
-            raise ModelError(f"{self.path}: expected a run on a batch of {len(batch)}, got {one_line(e)}") from e
+            raise ModelError(
+                f"{self.path}: expected a run on a batch of {len(batch)}, got {one_line(e)}", NOT_JUDGED
+            ) from e
         return checked(dict(zip(OUTPUTS, values, strict=True)), len(batch), self.card, self.path)
 
 
@@ -130,7 +133,9 @@ def checked(values: dict[str, NDArray[np.float32]], n: int, card: Card, path: Pa
     expected = {"score": (n,), **dict.fromkeys(MAPS, (n, *plane)), "reconstruction": (n, 3, *plane)}
     for name in OUTPUTS:
         if values[name].shape != expected[name]:
-            raise ModelError(f"{path}: output {name}: expected shape {expected[name]}, got {values[name].shape}")
+            raise ModelError(
+                f"{path}: output {name}: expected shape {expected[name]}, got {values[name].shape}", NOT_JUDGED
+            )
     return Outputs(**{name: values[name] for name in OUTPUTS})
 
 
@@ -195,8 +200,3 @@ def _takes_one(card: Card) -> bool:
 def _fixed(batch: int | str | None) -> int | None:
     """The size of an axis; None where it is free."""
     return batch if isinstance(batch, int) else None
-
-
-def one_line(error: Exception) -> str:
-    """The message of a library as one short line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__

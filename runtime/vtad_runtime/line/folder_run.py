@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vtad_runtime.contract.command import NOT_WRITTEN, USAGE, Failure, printable
+from vtad_runtime.contract.command import printable
+from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full
 from vtad_runtime.line import golden_run, wiring
 from vtad_runtime.line.options import RunOptions
 
@@ -24,7 +25,7 @@ SHOWN_ERRORS = 10
 
 
 def run_folder(options: RunOptions) -> int:
-    """Judge a folder, a glob or a file; the exit code. Raises Failure."""
+    """Judge a folder, a glob or a file; the exit code. Raises VtadError."""
     from vtad_runtime.contract.log import EventLog
     from vtad_runtime.contract.stopping import stoppable
     from vtad_runtime.engine.onnxruntime_engine import ModelError
@@ -38,7 +39,7 @@ def run_folder(options: RunOptions) -> int:
     try:
         source = find(options.address.where)
     except SourceError as e:
-        raise Failure(e, USAGE) from e
+        raise VtadError(e, USAGE) from e
     source = dataclasses.replace(source, files=source.files[: options.max_frames])
     if source.skipped:
         names = ", ".join(str(s) for s in source.skipped[:3]) + (", ..." if len(source.skipped) > 3 else "")
@@ -64,19 +65,19 @@ def run_folder(options: RunOptions) -> int:
             stop = stack.enter_context(stoppable())
             return _judge(Job(source, detector, sink, how, tuple(outputs)), stop, say)
     except SinkError as e:
-        raise Failure(e, NOT_WRITTEN) from e
+        raise VtadError(e, NOT_WRITTEN) from e
     except ModelError as e:
-        raise Failure(e, NOT_JUDGED) from e
+        raise VtadError(e, NOT_JUDGED) from e
 
 
 def _open_sink(options: RunOptions) -> Sink:
-    """A results folder of its own. Raises Failure."""
+    """A results folder of its own. Raises VtadError."""
     from vtad_runtime.outputs.results_folder import Sink, SinkError
 
     try:
         return Sink(options.out, ".png" if options.image == "png" else ".jpg", options.keep)
     except SinkError as e:
-        raise Failure(e, NOT_WRITTEN if wiring.disk_full(e) else USAGE) from e
+        raise VtadError(e, NOT_WRITTEN if disk_full(e) else USAGE) from e
 
 
 def _judge(job: Job, stop: Stop, say: wiring.Said) -> int:

@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 
 from vtad_runtime.contract.conformal import LEAST_MARGIN, spread
 from vtad_runtime.contract.image import ImageError, is_image, read_rgb
+from vtad_runtime.contract.json_values import iso_utc
 from vtad_runtime.line.golden_record import GoldenError, Model, Part, Record, sha256, software
 from vtad_runtime.line.view import ALIKE, FLAT, Fitted, Limits, Shift, changes, shift
 from vtad_runtime.verdict.detector import Detector, Result
-from vtad_runtime.verdict.judgement import iso_utc
 from vtad_runtime.verdict.verdict import Verdict
 
 __all__ = ["Golden", "GoldenError", "GoldenReport"]

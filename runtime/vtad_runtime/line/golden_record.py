@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import platform
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,13 +13,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.files import write_whole
 from vtad_runtime.line.view import View
 
 SCHEMA = 1
 SOFTWARE = ("vtad", "onnxruntime", "opencv-python-headless", "opencv-python", "pillow", "numpy")
 
 
-class GoldenError(ValueError):
+class GoldenError(VtadError):
     """Golden samples that cannot be used. One line: expected, got, where, what to do."""
 
 
@@ -58,17 +59,12 @@ class Record:
     def write(self, path: Path) -> None:
         """Save, whole or not at all. Raises GoldenError."""
         text = json.dumps({"schema": SCHEMA, **dataclasses.asdict(self)}, indent=2, allow_nan=False) + "\n"
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            beside.write_text(text, encoding="utf-8")
-            os.replace(beside, path)
+            write_whole(path, text.encode())
         except (OSError, UnicodeEncodeError) as e:
             raise GoldenError(
                 f"{path}: could not be written: {getattr(e, 'strerror', None) or e}; the first check records the scores there"
             ) from e
-        finally:
-            with suppress(OSError):
-                beside.unlink(missing_ok=True)
 
     @staticmethod
     def read(path: Path) -> Record:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from vtad_runtime.contract.command import USAGE, Failure
+from vtad_runtime.contract.errors import USAGE, VtadError
 from vtad_runtime.line import wiring
 from vtad_runtime.line.options import RunOptions
 
@@ -32,7 +32,7 @@ def checked(
 ) -> Checked | None:
     """The golden samples of --golden and their check, said as events; None without them.
 
-    `frame`, (H, W, 3), shows a known good part before the camera. Raises Failure: unusable; or shifted, and --strict.
+    `frame`, (H, W, 3), shows a known good part before the camera. Raises VtadError: unusable; or shifted, and --strict.
     """
     if options.golden is None:
         return None
@@ -43,19 +43,19 @@ def checked(
         golden = Golden(options.golden, detector)
         report = golden.check(frame)
     except GoldenError as e:
-        raise Failure(e, USAGE) from e
+        raise VtadError(e, USAGE) from e
     except ModelError as e:
-        raise Failure(e, NOT_JUDGED) from e
+        raise VtadError(e, NOT_JUDGED) from e
     tell(report, log)
     if options.strict and not report.ok:
-        raise Failure(
+        raise VtadError(
             f"{options.golden}: golden samples are not judged as they were (--strict): {report.lines[0]}", SHIFTED
         )
     return golden, report
 
 
 def check_alone(options: RunOptions) -> int:
-    """Without a source: once, or every so often until a signal. 0 when all is as recorded, else 5. Raises Failure.
+    """Without a source: once, or every so often until a signal. 0 when all is as recorded, else 5. Raises VtadError.
 
     The model is opened anew for each check, so a file that was replaced is noticed.
     """
@@ -82,7 +82,7 @@ def part_before(
 ) -> NDArray[np.uint8] | None:
     """The frame that a camera or stream gives after it had a second to settle; `apply` cuts and turns it. None on `stop`.
 
-    Raises Failure: no usable frame, or one that --roi does not fit.
+    Raises VtadError: no usable frame, or one that --roi does not fit.
     """
     from vtad_runtime.contract.image import ImageError
 
@@ -98,12 +98,12 @@ def part_before(
             if time.monotonic() - first >= SETTLE_S:
                 return apply(shot.rgb)
     except ImageError as e:
-        raise Failure(e, USAGE) from e
+        raise VtadError(e, USAGE) from e
     except Exception as e:  # a driver may raise anything
-        raise Failure(f"--golden-frame: expected a frame, got {e}", USAGE) from e
+        raise VtadError(f"--golden-frame: expected a frame, got {e}", USAGE) from e
     if stop():
         return None
-    raise Failure(f"--golden-frame: expected a frame of a golden part, got none within {MOST_S:.0f} s", USAGE)
+    raise VtadError(f"--golden-frame: expected a frame of a golden part, got none within {MOST_S:.0f} s", USAGE)
 
 
 class GoldenTurn:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtad_runtime.contract.command import NOT_WRITTEN, USAGE, Failure
+from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full
 from vtad_runtime.line import golden_run, wiring
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.sources.address import Address
@@ -56,7 +56,7 @@ class _Run:
 
 
 def run_live(options: RunOptions) -> int:
-    """Judge until the source ends, a signal or --max-frames; the exit code. Raises Failure."""
+    """Judge until the source ends, a signal or --max-frames; the exit code. Raises VtadError."""
     from vtad_runtime.contract.log import EventLog
     from vtad_runtime.contract.stopping import stoppable
     from vtad_runtime.engine.onnxruntime_engine import ModelError
@@ -83,11 +83,11 @@ def run_live(options: RunOptions) -> int:
                 raise SourceError(f"{address.name}: expected frames, got none")
             run.records.write_summary(_summary(options, detector, run, stop))
     except SourceError as e:
-        raise Failure(e, USAGE) from e
+        raise VtadError(e, USAGE) from e
     except (SinkError, JournalError) as e:
-        raise Failure(e, NOT_WRITTEN) from e
+        raise VtadError(e, NOT_WRITTEN) from e
     except ModelError as e:
-        raise Failure(e, NOT_JUDGED) from e
+        raise VtadError(e, NOT_JUDGED) from e
     log.event("stopped", run.summary.line(), **run.summary.to_dict())
     say(f"results: {run.records.folder}")
     return _exit_code(address, run.summary, stop)
@@ -109,7 +109,7 @@ def _build(
     if source is not None:
         guard.callback(source.close)
     elif not Path(address.where).is_dir():
-        raise Failure(f"{address.where}: expected a folder to watch, got none there; check the path", USAGE)
+        raise VtadError(f"{address.where}: expected a folder to watch, got none there; check the path", USAGE)
     fps = getattr(source, "fps", 0.0) or (1 / options.every if options.every else VIDEO_FPS)
     page = _page(options, detector, stack, say)
     window = _window(options, stack)
@@ -173,7 +173,7 @@ def _open(address: Address, options: RunOptions) -> FrameSource:
 
 
 def _golden_frame(options: RunOptions, stop: Stop) -> NDArray[np.uint8] | None:
-    """The frame that --golden-frame asks for. Raises Failure, SourceError."""
+    """The frame that --golden-frame asks for. Raises VtadError, SourceError."""
     if not options.golden_frame:
         return None
     source = _open(_address(options), options)
@@ -198,7 +198,7 @@ def _capture_options(options: RunOptions) -> CaptureOptions:
 
 
 def _rules(options: RunOptions, detector: Detector) -> Rules:
-    """What verdicts rest on. Raises Failure."""
+    """What verdicts rest on. Raises VtadError."""
     from vtad_runtime.line.live import Rules
     from vtad_runtime.verdict.alarm import Alarm, AlarmRule
     from vtad_runtime.verdict.frame_check import FrameChecks
@@ -222,7 +222,7 @@ def _rules(options: RunOptions, detector: Detector) -> Rules:
 
 
 def _page(options: RunOptions, detector: Detector, stack: ExitStack, say: Callable[[str], None]) -> PageState | None:
-    """Serve the live page. Raises Failure."""
+    """Serve the live page. Raises VtadError."""
     if options.live is None:
         return None
     from vtad_runtime.page.server import PageError, PageServer
@@ -235,14 +235,14 @@ def _page(options: RunOptions, detector: Detector, stack: ExitStack, say: Callab
         server = PageServer(page, options.live)
         server.start()
     except PageError as e:
-        raise Failure(e, USAGE) from e
+        raise VtadError(e, USAGE) from e
     stack.callback(server.close)
     say(f"live page: {server.url}")
     return page
 
 
 def _window(options: RunOptions, stack: ExitStack) -> Window | None:
-    """Open the window of --show. Raises Failure."""
+    """Open the window of --show. Raises VtadError."""
     if not options.show:
         return None
     from vtad_runtime.outputs.window import Window, WindowError
@@ -250,19 +250,19 @@ def _window(options: RunOptions, stack: ExitStack) -> Window | None:
     try:
         window = Window()
     except WindowError as e:
-        raise Failure(e, USAGE) from e
+        raise VtadError(e, USAGE) from e
     stack.callback(window.end)
     return window
 
 
 def _new_folder(options: RunOptions) -> Path:
-    """A results folder of its own. Raises Failure."""
+    """A results folder of its own. Raises VtadError."""
     from vtad_runtime.outputs.results_folder import next_folder, unwritable
 
     try:
         return next_folder(options.out)
     except OSError as e:
-        raise Failure(unwritable(options.out, e), NOT_WRITTEN if e.errno in wiring.FULL else USAGE) from e
+        raise VtadError(unwritable(options.out, e), NOT_WRITTEN if disk_full(e) else USAGE) from e
 
 
 def _records(options: RunOptions, folder: Path, log: EventLog) -> Records:
@@ -283,7 +283,7 @@ def _records(options: RunOptions, folder: Path, log: EventLog) -> Records:
 
 
 def _hot_folder(options: RunOptions, folder: Path, log: EventLog, stack: ExitStack) -> HotFolder:
-    """The watched folder with its journal, kept in --out under a name of its own. Raises Failure, SourceError."""
+    """The watched folder with its journal, kept in --out under a name of its own. Raises VtadError, SourceError."""
     from vtad_runtime.sources.folder import RESULTS_FILE
     from vtad_runtime.sources.hot_folder import HotFolder
     from vtad_runtime.sources.journal import Journal, JournalError
@@ -295,7 +295,7 @@ def _hot_folder(options: RunOptions, folder: Path, log: EventLog, stack: ExitSta
         sorter = Sorter(options.sort_to, watched, folder / "moves.jsonl") if options.sort_to else None
         journal = Journal(options.out / name, folder / RESULTS_FILE, warn)
     except (JournalError, SortError) as e:
-        raise Failure(e, USAGE) from e
+        raise VtadError(e, USAGE) from e
     stack.callback(journal.close)
     return HotFolder(watched, journal, sorter=sorter, warn=warn)
 
@@ -330,7 +330,7 @@ def _nothing(_: str | None) -> None:
 
 def _summary(options: RunOptions, detector: Detector, run: _Run, stop: Stop) -> dict[str, Any]:
     """summary.json."""
-    from vtad_runtime.verdict.judgement import finite
+    from vtad_runtime.contract.json_values import finite
 
     card = detector.card
     return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import sys
 from collections.abc import Callable
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from vtad_runtime.contract.command import NOT_WRITTEN, USAGE, Failure, printable
+from vtad_runtime.contract.command import printable
+from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full
 from vtad_runtime.line.options import RunOptions
 
 if TYPE_CHECKING:
@@ -22,16 +22,14 @@ if TYPE_CHECKING:
     from vtad_runtime.verdict.judgement import Output
     from vtad_runtime.verdict.mask import Mask
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-
 
 def newest_model(runs: Path = Path("runs")) -> Path:
-    """The export last written in `runs/<category>/<number>/export/`. Raises Failure when there is none."""
+    """The export last written in `runs/<category>/<number>/export/`. Raises VtadError when there is none."""
     from vtad_runtime.engine.onnxruntime_engine import newest_export
 
     newest = newest_export(runs)
     if newest is None:
-        raise Failure(
+        raise VtadError(
             f"no exported model in {runs}/*/*/export: run vtad-train, then vtad-export, or name one by --model", USAGE
         )
     return newest
@@ -53,7 +51,7 @@ class Said:
 
 
 def open_detector(options: RunOptions, say: Callable[[str], None]) -> Detector:
-    """The named model or the newest export, and a line about it. Raises Failure."""
+    """The named model or the newest export, and a line about it. Raises VtadError."""
     path = options.model or newest_model()
     from vtad_runtime.engine.onnxruntime_engine import ModelError
     from vtad_runtime.verdict.detector import Detector
@@ -61,7 +59,7 @@ def open_detector(options: RunOptions, say: Callable[[str], None]) -> Detector:
     try:
         detector = Detector(path, options.threads)
     except ModelError as e:
-        raise Failure(e, USAGE) from e
+        raise VtadError(e, USAGE) from e
     card = detector.card
     which = "" if options.model else ", the newest export"
     say(
@@ -80,7 +78,7 @@ def geometry_of(options: RunOptions) -> Geometry:
 
 
 def mask_of(options: RunOptions, card: Card) -> Mask | None:
-    """The mask of --roi-mask. Raises Failure."""
+    """The mask of --roi-mask. Raises VtadError."""
     if options.roi_mask is None:
         return None
     from vtad_runtime.contract.image import ImageError
@@ -89,11 +87,11 @@ def mask_of(options: RunOptions, card: Card) -> Mask | None:
     try:
         return Mask(options.roi_mask, geometry_of(options), card)
     except ImageError as e:
-        raise Failure(e, USAGE) from e
+        raise VtadError(e, USAGE) from e
 
 
 def shared_outputs(options: RunOptions, card: Card, source: str, log: EventLog, fps: float) -> list[Output]:
-    """The outputs that any source can have: JSON Lines, video, broker, webhook. Raises Failure; what was begun is closed."""
+    """The outputs that any source can have: JSON Lines, video, broker, webhook. Raises VtadError; what was begun is closed."""
     from vtad_runtime.outputs.message import OutputError
     from vtad_runtime.outputs.results_folder import SinkError
 
@@ -104,19 +102,13 @@ def shared_outputs(options: RunOptions, card: Card, source: str, log: EventLog, 
     except (OutputError, SinkError) as e:
         for output in outputs:
             output.close()
-        raise Failure(e, NOT_WRITTEN if disk_full(e) else USAGE) from e
+        raise VtadError(e, NOT_WRITTEN if disk_full(e) else USAGE) from e
     return outputs
 
 
 def states(outputs: list[Output]) -> list[dict[str, Any]]:
     """How the outputs to others are doing, of those that can say."""
     return [output.state() for output in outputs if hasattr(output, "state")]
-
-
-def disk_full(error: Exception) -> bool:
-    """Whether an error comes from a full disk: not the user's choice of a folder, but its state."""
-    cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno in FULL
 
 
 def short_hash(text: str) -> str:
@@ -161,6 +153,6 @@ def _check_thresholds(options: RunOptions, card: Card) -> None:
     threshold = card.calibration.threshold
     for name, value in (("--unsure-from", options.unsure_from), ("--alarm-off", options.alarm_off)):
         if value is not None and not value <= threshold:
-            raise Failure(
+            raise VtadError(
                 f"{name}: expected a score up to the threshold {threshold:.4g} on the card, got {value:g}", USAGE
             )

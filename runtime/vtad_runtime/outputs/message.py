@@ -8,10 +8,11 @@ import uuid
 from typing import Any
 
 from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.verdict.judgement import Judgement
 
 
-class OutputError(ValueError):
+class OutputError(VtadError):
     """An output that cannot be begun: a wrong address, an extra that is not installed, a spool in use. One line."""
 
 

@@ -15,12 +15,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vtad_runtime.contract.files import write_whole
+from vtad_runtime.contract.json_values import iso_utc
 from vtad_runtime.contract.warn import Warn, to_stderr
 from vtad_runtime.drawing import heatmap
-from vtad_runtime.outputs.results_folder import JPEG_QUALITY, write_whole
+from vtad_runtime.outputs.results_folder import JPEG_QUALITY
 from vtad_runtime.outputs.retention import Retention
 from vtad_runtime.verdict.detector import Result
-from vtad_runtime.verdict.judgement import Judgement, iso_utc
+from vtad_runtime.verdict.judgement import Judgement
 from vtad_runtime.verdict.verdict import Verdict
 
 RETRY_S = 30.0  # after a picture could not be written, the next try comes this much later

@@ -12,11 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from vtad_runtime.contract.files import Lines, write_whole
+from vtad_runtime.contract.json_values import finite
 from vtad_runtime.outputs.pictures import PictureWriter
-from vtad_runtime.outputs.results_folder import Lines, csv_line, failed, summary_text, write_whole
+from vtad_runtime.outputs.results_folder import csv_line, failed, summary_text
 from vtad_runtime.outputs.retention import LOCK_FILE
 from vtad_runtime.sources.folder import RESULTS_FILE
-from vtad_runtime.verdict.judgement import Judgement, finite
+from vtad_runtime.verdict.judgement import Judgement
 
 
 class Records:

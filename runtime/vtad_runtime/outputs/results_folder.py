@@ -9,10 +9,8 @@ import csv
 import dataclasses
 import io
 import json
-import math
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +20,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vtad_runtime.contract.errors import NOT_WRITTEN, VtadError
+from vtad_runtime.contract.files import Lines, write_whole
+from vtad_runtime.contract.json_values import finite
 from vtad_runtime.sources.folder import RESULTS_FILE
 from vtad_runtime.verdict.detector import Region
 from vtad_runtime.verdict.verdict import Verdict
@@ -45,8 +46,10 @@ COLUMNS = (
 )
 
 
-class SinkError(OSError):
+class SinkError(VtadError):
     """Results that cannot be written. One line."""
+
+    exit_code = NOT_WRITTEN
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Sink:
 
     def write_row(self, row: Row) -> None:
         """Append one row to both files, whole or not at all in each. Raises SinkError."""
-        values = {name: _plain(getattr(row, name)) for name in COLUMNS}
+        values = {name: finite(getattr(row, name)) for name in COLUMNS}
         line = json.dumps({**values, "regions": [_rounded(r) for r in row.regions]}, allow_nan=False) + "\n"
         try:
             self._jsonl.write(line)
@@ -138,43 +141,6 @@ class Sink:
             raise failed(self.folder, e) from e
 
 
-class Lines:
-    """A text file that grows by whole lines."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("xb", buffering=0)
-        self._end = 0  # bytes, after the last whole line
-
-    def write(self, line: str) -> None:
-        """One write call per line; where the disk takes only part of it, the part is cut off again."""
-        data = line.encode("utf-8", "backslashreplace")  # file names need not be valid text
-        try:
-            written = 0
-            while written < len(data):
-                written += self._file.write(data[written:])
-        except OSError:
-            with suppress(OSError):  # the first error is the one to tell
-                self._file.truncate(self._end)
-            raise
-        self._end += len(data)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file beside its name, then rename: whole or not at all. Raises OSError."""
-    part = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-
-
 def summary_text(summary: dict[str, Any]) -> bytes:
     """What summary.json holds."""
     return (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode()
@@ -206,14 +172,7 @@ def next_folder(parent: Path) -> Path:
 
 
 def _rounded(region: Region) -> dict[str, Any]:
-    return {k: _plain(v) for k, v in dataclasses.asdict(region).items()}
-
-
-def _plain(value: Any) -> Any:
-    """A value for JSON and CSV: floats to six significant digits, None where not finite."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
+    return {k: finite(v) for k, v in dataclasses.asdict(region).items()}
 
 
 def csv_line(values: Sequence[Any]) -> str:

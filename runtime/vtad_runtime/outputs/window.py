@@ -7,6 +7,7 @@ import dataclasses
 import cv2
 import numpy as np
 
+from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.outputs.video import annotated
 from vtad_runtime.page.picture import shrink
 from vtad_runtime.verdict.judgement import Judgement
@@ -16,7 +17,7 @@ LONGEST = 1280  # pixels; a larger picture is shrunk
 CLOSING_KEYS = (ord("q"), 27)
 
 
-class WindowError(RuntimeError):
+class WindowError(VtadError):
     """No window can be shown. One line."""
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.page.access import Access, by_token, loopback
 from vtad_runtime.page.state import PageState
 
@@ -22,7 +23,7 @@ SEND_BUFFER = 256 * 1024  # bytes: what a slow viewer lags behind is what is alr
 START_S, STOP_S = 5.0, 2.0
 
 
-class PageError(RuntimeError):
+class PageError(VtadError):
     """A page that cannot be served. One line."""
 
 

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.json_values import finite
 from vtad_runtime.drawing.heatmap import RGB
 from vtad_runtime.page.picture import LONGEST, shrink
 from vtad_runtime.verdict.detector import Result
-from vtad_runtime.verdict.judgement import Judgement, finite
+from vtad_runtime.verdict.judgement import Judgement
 from vtad_runtime.verdict.verdict import Verdict
 
 POINTS = 600  # scores kept for the chart

@@ -218,9 +218,9 @@ def _model(model: Path | None, runs: Path) -> Iterator[Check]:
     """The model's card, and a picture judged by it."""
     try:
         with _silent():
-            from vtad_runtime.commands.run import newest_model
-            from vtad_runtime.contract.command import Failure
+            from vtad_runtime.contract.errors import VtadError
             from vtad_runtime.engine.onnxruntime_engine import ModelError
+            from vtad_runtime.line.wiring import newest_model
             from vtad_runtime.verdict.detector import Detector
     except Exception as e:
         yield Check("self-test", False, f"expected the runtime to be importable, got {_said(e)}: {AGAIN}")
@@ -229,8 +229,8 @@ def _model(model: Path | None, runs: Path) -> Iterator[Check]:
     if model is None:
         try:
             model = newest_model(runs)
-        except Failure as e:
-            yield Check("model", None, e.message)
+        except VtadError as e:
+            yield Check("model", None, str(e))
             yield Check("self-test", None, "no model to run")
             return
         except OSError as e:  # a link to a file that is gone

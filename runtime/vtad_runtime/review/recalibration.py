@@ -9,9 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import numpy as np
 
 from vtad_runtime.contract.card import Calibration, Card
 from vtad_runtime.contract.conformal import CalibrationError, calibration, conformal_threshold, images_needed
+from vtad_runtime.contract.files import replacing
 from vtad_runtime.contract.image import ImageError
 from vtad_runtime.engine.onnx_card import replace_card
 from vtad_runtime.engine.onnxruntime_engine import ModelError
@@ -111,16 +110,10 @@ def write_recalibrated(detector: Detector, card: Card, out: Path) -> None:
     Raises OutputExists, OnnxFileError, ModelError, OSError; nothing is left then.
     """
     refuse_existing(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
+    with replacing(out) as beside:
         replace_card(detector.path, card.to_json(), beside)
         _prove(detector, card, beside)
         refuse_existing(out)  # another program may have made it meanwhile
-        os.replace(beside, out)
-    finally:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
 
 
 def refuse_existing(out: Path) -> None:

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.sources.folder import RESULTS_FILE
 from vtad_runtime.verdict.geometry import Geometry
 from vtad_runtime.verdict.verdict import Verdict
@@ -25,7 +26,7 @@ CLOCK_S = 2.0  # file systems round times of change, some to two seconds
 Gone = Literal["not saved", "missing"]
 
 
-class RecordedError(ValueError):
+class RecordedError(VtadError):
     """Results that cannot be read. One line."""
 
 

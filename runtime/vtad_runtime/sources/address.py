@@ -12,6 +12,8 @@ from pathlib import PurePath
 from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
+from vtad_runtime.contract.errors import VtadError
+
 Kind = Literal["camera", "video", "stream", "folder", "watch"]
 
 KINDS: tuple[Kind, ...] = ("camera", "video", "stream", "folder", "watch")
@@ -20,7 +22,7 @@ SCHEMES = ("rtsp", "rtsps", "http", "https")
 OPTIONS = "--camera N, --video FILE, --stream URL, --folder DIR|GLOB|FILE, --watch DIR or --source X"
 
 
-class AddressError(ValueError):
+class AddressError(VtadError):
     """A source that is not well said. One line."""
 
 

@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.image import ImageError
 from vtad_runtime.contract.log import EventLog
 from vtad_runtime.sources.folder import SourceError
@@ -31,7 +32,7 @@ FIRST_FRAME_S = 10.0  # cameras take longer to give the first one
 JOIN_S = 12.0  # a driver may hang in a read; then its thread is left behind
 
 
-class SourceLost(RuntimeError):
+class SourceLost(VtadError):
     """A live source that gives no further frame. One line."""
 
 

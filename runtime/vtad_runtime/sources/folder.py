@@ -8,12 +8,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.image import SUFFIXES, is_image
 
 RESULTS_FILE = "results.jsonl"  # a folder that holds this one is an output of vtad-run, not a source
 
 
-class SourceError(ValueError):
+class SourceError(VtadError):
     """A source that cannot be read or holds no picture. One line."""
 
 

@@ -29,6 +29,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vtad_runtime.contract.errors import NOT_WRITTEN, VtadError
 from vtad_runtime.contract.lock import Lock, Locked
 from vtad_runtime.contract.warn import Warn, to_stderr
 
@@ -38,8 +39,10 @@ MAX_DELAY_S = 1.0
 KEEP_GONE_S = 7 * 86400.0  # a file that is gone is remembered this long: its share may be unmounted
 
 
-class JournalError(OSError):
+class JournalError(VtadError):
     """A journal that cannot be used or written. One line."""
+
+    exit_code = NOT_WRITTEN
 
 
 class Stamp(NamedTuple):

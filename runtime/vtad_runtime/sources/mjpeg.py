@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import numpy as np
 from PIL import Image
 
+from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.sources.address import without_password
 from vtad_runtime.sources.capture import Shot, SourceLost
 from vtad_runtime.sources.folder import SourceError
@@ -25,7 +26,7 @@ MAX_BYTES = 64 * 2**20  # of one picture
 MAX_LINE, MAX_HEADERS = 2**16, 50
 
 
-class NotMjpegError(Exception):
+class NotMjpegError(VtadError):
     """The address answers with something else."""
 
 

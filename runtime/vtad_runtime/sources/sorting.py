@@ -10,12 +10,13 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
+from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.verdict.verdict import Verdict
 
 MARK = ".vtad-sorted"  # a folder that holds this file is one of sorted files: a hot folder leaves it out
 
 
-class SortError(OSError):
+class SortError(VtadError):
     """A file that could not be moved; it is where it was. One line."""
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vtad_runtime.contract.json_values import finite, iso_utc
 from vtad_runtime.verdict.detector import Result
 from vtad_runtime.verdict.verdict import Verdict
 
@@ -87,15 +87,3 @@ class Output(Protocol):
 
     def close(self) -> None:
         """Write what is still held and free everything."""
-
-
-def iso_utc(seconds: float) -> str:
-    """Seconds since the epoch as ISO 8601 UTC with milliseconds, e.g. 2026-11-24T08:30:00.123Z."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def finite(value: Any) -> Any:
-    """A value for JSON: floats to six significant digits, None where not finite."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value

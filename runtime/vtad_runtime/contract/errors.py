@@ -1,0 +1,35 @@
+"""What a user can cause: one kind of error, one line, one exit code. Every command's exit codes are these."""
+
+from __future__ import annotations
+
+import errno
+
+FAILED, USAGE, NOT_JUDGED, NOT_WRITTEN, INTERNAL, BROKEN_PIPE = 1, 2, 3, 4, 70, 141
+LONGEST = 300  # characters of a library's message
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class VtadError(Exception):
+    """An error that a user can cause or mend. Its text is one line: expected, got, where, what to do.
+
+    `exit_code` is what a command ends with; a class names the usual one, a `raise` may name another.
+    """
+
+    exit_code = USAGE
+
+    def __init__(self, message: object, exit_code: int | None = None) -> None:
+        super().__init__(" ".join(str(message).split()))
+        if exit_code is not None:
+            self.exit_code = exit_code
+
+
+def one_line(error: BaseException) -> str:
+    """The message of a library's error as one short line; the name of its kind where it has none."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:LONGEST] or type(error).__name__
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether an error comes from a full disk: not the user's choice of a folder, only its state."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(cause, OSError) and cause.errno in FULL
