@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 __all__ = ["Card", "Detector", "ImageError", "ModelError", "Region", "Result", "Verdict", "read_rgb"]
 
 _HOME = {
-    "Card": "card",
-    "Detector": "detector",
-    "ImageError": "image",
-    "ModelError": "session",
-    "Region": "detector",
-    "Result": "detector",
-    "Verdict": "verdict",
-    "read_rgb": "image",
+    "Card": "contract.card",
+    "Detector": "verdict.detector",
+    "ImageError": "contract.image",
+    "ModelError": "engine.onnxruntime_engine",
+    "Region": "verdict.detector",
+    "Result": "verdict.detector",
+    "Verdict": "verdict.verdict",
+    "read_rgb": "contract.image",
 }
 
 
