@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,6 +108,24 @@ def make_category(tmp_path: Path, write_image: WriteImage) -> MakeCategory:
         return data
 
     return make
+
+
+@pytest.fixture
+def messages() -> Iterator[list[str]]:
+    """What is said beside the judging while the test runs, one entry an event."""
+    heard: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(record.getMessage())
+
+    logger, listener = logging.getLogger("vtad"), Listener()
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(listener)
+    yield heard
+    logger.removeHandler(listener)
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

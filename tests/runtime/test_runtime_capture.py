@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +14,6 @@ from fake_camera import LOST, FakeSource, eventually
 from tiny_model import bad, good
 
 from vtad_runtime.contract.image import ImageError
-from vtad_runtime.contract.log import EventLog
 from vtad_runtime.sources import capture as capture_module
 from vtad_runtime.sources.capture import Capture, CaptureOptions, Shot, Unusable
 from vtad_runtime.sources.folder import SourceError
@@ -24,24 +21,29 @@ from vtad_runtime.verdict.geometry import Geometry
 from vtad_runtime.verdict.judgement import Frame
 
 
-class Log(EventLog):
-    """Keeps what it says."""
+class Log:
+    """Keeps what is said."""
 
-    def __init__(self) -> None:
-        self.text = io.StringIO()
-        super().__init__(True, self.text)
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("INFO", "vtad")
+        self._caplog = caplog
 
     @property
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.text.getvalue().splitlines()]
+    def events(self) -> list[Any]:
+        return self._caplog.records
 
     def named(self, name: str) -> list[dict[str, Any]]:
-        return [event for event in self.events if event["event"] == name]
+        return [record.fields for record in self.events if record.event == name]
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Log:
+    return Log(caplog)
 
 
 @contextmanager
-def capturing(source: FakeSource, reopen: Any = None, log: Log | None = None, **options: Any) -> Iterator[Capture]:
-    with Capture("camera 0", source, CaptureOptions(**options), log or Log(), reopen) as capture:
+def capturing(source: FakeSource, reopen: Any = None, **options: Any) -> Iterator[Capture]:
+    with Capture("camera 0", source, CaptureOptions(**options), reopen) as capture:
         yield capture
     assert not [t for t in threading.enumerate() if t.name == "vtad-capture"]
 
@@ -125,13 +127,13 @@ def test_every_hands_on_at_most_one_frame_in_its_time_and_skips_without_counting
     assert numbers == list(range(1, 51, 5))
 
 
-def test_a_lost_source_is_reported_opened_again_and_reported_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_source_is_reported_opened_again_and_reported_back(monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
     monkeypatch.setattr(capture_module, "FIRST_WAIT_S", 0.01)
-    log, first, second = Log(), FakeSource(good(), LOST), FakeSource()
-    with capturing(first, lambda: second, log) as capture:
+    first, second = FakeSource(good(), LOST), FakeSource()
+    with capturing(first, lambda: second) as capture:
         assert take(capture).number == 1
         assert eventually(capture.gone) == "no further frame"
-        assert [e["reason"] for e in log.named("source_lost")] == ["no further frame"]
+        assert [e["reason"] for e in eventually(lambda: log.named("source_lost"))] == ["no further frame"]
         assert first.closed.is_set()
         eventually(lambda: second.reads)
         assert capture.gone()  # an opened source is not yet one that gives frames
@@ -181,15 +183,15 @@ def test_a_driver_that_raises_anything_is_a_lost_source(monkeypatch: pytest.Monk
         assert take(capture).number == 1
 
 
-def test_a_source_that_stalls_is_gone_until_it_gives_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_stalls_is_gone_until_it_gives_a_frame(monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
     monkeypatch.setattr(capture_module, "SILENT_S", 0.05)
-    log, source = Log(), FakeSource(good())
-    with capturing(source, FakeSource, log) as capture:
+    source = FakeSource(good())
+    with capturing(source, FakeSource) as capture:
         take(capture)
         assert "no frame for" in eventually(capture.gone)
         source.put(good())
         take(capture)
-        assert [e["event"] for e in log.events] == ["source_lost", "source_back"]
+        assert [e.event for e in log.events] == ["source_lost", "source_back"]
 
 
 def test_a_finite_source_is_never_gone(monkeypatch: pytest.MonkeyPatch) -> None:

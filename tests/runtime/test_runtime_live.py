@@ -14,7 +14,6 @@ from fake_camera import LOST, FakeSource, eventually
 from tiny_model import bad, good, make_card, write_model
 
 from vtad_runtime import Detector, Verdict
-from vtad_runtime.contract.log import EventLog
 from vtad_runtime.line import live
 from vtad_runtime.line.live import Judge, Rules, Writer, judge_source
 from vtad_runtime.sources.capture import Capture, CaptureOptions, Shot
@@ -74,7 +73,7 @@ def running(
         try:
             with (
                 Writer(outputs) as writer,
-                Capture(name, source, capture_options, EventLog(True), reopen) as capture,
+                Capture(name, source, capture_options, reopen) as capture,
             ):
                 judge_source(capture, Judge(name, detector, rules or Rules()), writer, stop.is_set, **options)
         except Exception as e:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tiny_model import bad, good, write_model
 
 from vtad_runtime import Detector, Verdict
-from vtad_runtime.contract.log import EventLog
+from vtad_runtime.contract.log import event, logging_to, note, warning
 from vtad_runtime.drawing.heatmap import VERDICT_COLOURS
 from vtad_runtime.outputs import json_lines as jsonl
 from vtad_runtime.outputs.json_lines import JsonLines
@@ -145,12 +145,13 @@ def test_a_line_that_fits_only_half_is_cut_off_again(tmp_path: Path, monkeypatch
 
 def test_an_event_is_a_line_with_the_time_or_one_json_object() -> None:
     people, machines = io.StringIO(), io.StringIO()
-    EventLog(False, people).event("camera_lost", "camera lost: no frames for 10 s", after_s=10.0)
-    EventLog(True, machines).event("camera_lost", "camera lost: no frames for 10 s", after_s=10.0, odd=float("nan"))
+    for json_lines, stream in ((False, people), (True, machines)):
+        with logging_to(json_lines=json_lines, stream=stream):
+            event("camera_lost", "camera lost: no frames for 10 s", after_s=10.0, odd=float("nan"))
     assert re.fullmatch(r"\d\d:\d\d:\d\d camera lost: no frames for 10 s\n", people.getvalue())
-    event = json.loads(machines.getvalue())
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", event.pop("ts"))
-    assert event == {
+    said = json.loads(machines.getvalue())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", said.pop("ts"))
+    assert said == {
         "event": "camera_lost",
         "message": "camera lost: no frames for 10 s",
         "after_s": 10.0,
@@ -158,10 +159,30 @@ def test_an_event_is_a_line_with_the_time_or_one_json_object() -> None:
     }
 
 
+def test_a_note_is_plain_lines_for_people_and_one_event_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    for notes in ("stdout", "stderr"):
+        with logging_to(notes=notes):
+            note("one\n  two %s")
+        assert getattr(capsys.readouterr(), notes[3:]) == "one\n  two %s\n"
+    with logging_to(json_lines=True):
+        note("one\n  two")
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert (json.loads(said.err)["event"], json.loads(said.err)["message"]) == ("note", "one two")
+
+
+def test_what_is_said_outside_a_command_follows_the_logging_of_the_program(caplog: pytest.LogCaptureFixture) -> None:
+    warning("disk", "no room for %d pictures", bytes=3)
+    assert [(r.name, r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("vtad", "WARNING", "no room for %d pictures")
+    ]
+
+
 def test_an_event_is_one_line_whatever_is_in_it() -> None:
     for json_lines in (False, True):
         stream = io.StringIO()
-        EventLog(json_lines, stream).event("e", "two\nlines \x1b[31m \udcff", path=Path("x"))
+        with logging_to(json_lines=json_lines, stream=stream):
+            event("e", "two\nlines \x1b[31m \udcff", path=Path("x"))
         assert stream.getvalue().count("\n") == 1
         assert "\x1b" not in stream.getvalue()
         stream.getvalue().encode()
@@ -169,25 +190,27 @@ def test_an_event_is_one_line_whatever_is_in_it() -> None:
 
 def test_events_of_many_threads_never_mix() -> None:
     stream = io.StringIO()
-    log = EventLog(True, stream)
 
     def say() -> None:
         for _ in range(200):
-            log.event("e", "x" * 50)
+            event("e", "x" * 50)
 
     threads = [threading.Thread(target=say) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with logging_to(json_lines=True, stream=stream):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert len([json.loads(line) for line in stream.getvalue().splitlines()]) == 800
 
 
 def test_a_log_that_cannot_be_written_ends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     closed = io.StringIO()
     closed.close()
-    EventLog(False, closed).event("e", "nobody hears it")
-    EventLog(False).event("e", "stderr as it is now")
+    with logging_to(stream=closed):
+        event("e", "nobody hears it")
+    with logging_to():
+        event("e", "stderr as it is now")
     assert "stderr as it is now" in capsys.readouterr().err
 
 
@@ -349,7 +372,7 @@ def documented(first_column: str) -> list[str]:
 def test_the_documented_fields_are_those_that_are_written(detector: Detector, tmp_path: Path) -> None:
     live = judged(detector, bad()).row()
     message = Messages(None).of(GONE)
-    webhook = WebhookOutput("http://127.0.0.1:9/", tmp_path / "spool", log=EventLog(True, io.StringIO()))
+    webhook = WebhookOutput("http://127.0.0.1:9/", tmp_path / "spool")
     state = webhook.state()
     webhook.close()
     text = (DOCS / "results.md").read_text(encoding="utf-8")

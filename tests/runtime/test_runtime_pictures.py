@@ -125,10 +125,9 @@ def test_news_without_a_frame_leave_no_picture(tmp_path: Path, judge: Callable[.
 
 
 def test_a_full_disk_is_said_once_judging_goes_on_and_saving_comes_back(
-    tmp_path: Path, judge: Callable[..., Judgement], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, judge: Callable[..., Judgement], monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
-    said: list[str] = []
-    output = writer(tmp_path, warn=said.append)
+    output = writer(tmp_path)
     with monkeypatch.context() as patch:
 
         def full(self: Path, data: bytes) -> int:
@@ -141,20 +140,19 @@ def test_a_full_disk_is_said_once_judging_goes_on_and_saving_comes_back(
         for number in range(3):
             output.write(judge(bad(), number))
             assert output.last is None
-    assert len(said) == 1
-    assert "cannot save pictures: No space left on device; judging goes on" in said[0]
+    assert len(messages) == 1
+    assert "cannot save pictures: No space left on device; judging goes on" in messages[0]
     assert list((tmp_path / "heatmaps").iterdir()) == []  # nothing half written
     output.write(judge(bad(), 9))
     assert output.last is not None
-    assert said[1:] == [f"{tmp_path}: pictures are saved again"]
+    assert messages[1:] == [f"{tmp_path}: pictures are saved again"]
 
 
 def test_after_a_failure_nothing_is_tried_for_a_while(
-    tmp_path: Path, judge: Callable[..., Judgement], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, judge: Callable[..., Judgement], monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
     (tmp_path / "heatmaps").write_text("in the way")
-    said: list[str] = []
-    output = writer(tmp_path, warn=said.append)
+    output = writer(tmp_path)
     output.write(judge(bad(), 1))
     (tmp_path / "heatmaps").unlink()
     output.write(judge(bad(), 2))
@@ -163,7 +161,7 @@ def test_after_a_failure_nothing_is_tried_for_a_while(
     monkeypatch.setattr(time, "monotonic", lambda: now + pictures.RETRY_S + 1)
     output.write(judge(bad(), 3))
     assert output.last is not None
-    assert len(said) == 2
+    assert len(messages) == 2
 
 
 @pytest.mark.parametrize(
@@ -241,28 +239,28 @@ def test_a_run_that_goes_on_beside_this_one_is_left_alone(tmp_path: Path) -> Non
     assert not theirs.exists()
 
 
-def test_a_picture_that_never_fits_is_said_once(tmp_path: Path) -> None:
-    said: list[str] = []
-    retention = Retention(tmp_path / "0001", 1000, 0, said.append)
+def test_a_picture_that_never_fits_is_said_once(tmp_path: Path, messages: list[str]) -> None:
+    retention = Retention(tmp_path / "0001", 1000, 0)
     assert not retention.room_for(1001)
     assert not retention.room_for(2000)
-    assert len(said) == 1
+    assert len(messages) == 1
     assert retention.room_for(1000)
 
 
-def test_what_cannot_be_deleted_keeps_its_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_deleted_keeps_its_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
     stuck = picture(ended_run(tmp_path, "0001") / "heatmaps/a.jpg", 600, age=9)
-    said: list[str] = []
 
     def refuse(path: str) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
     monkeypatch.setattr(os, "unlink", refuse)
-    retention = Retention(tmp_path / "0002", 1000, 0, said.append)
+    retention = Retention(tmp_path / "0002", 1000, 0)
     assert not retention.room_for(500)
     assert retention.room_for(400)
     assert stuck.exists()
-    assert "cannot be deleted to make room: Permission denied" in said[0]
+    assert "cannot be deleted to make room: Permission denied" in messages[0]
 
 
 def test_pictures_that_somebody_else_deleted_make_room(tmp_path: Path) -> None:
@@ -273,12 +271,11 @@ def test_pictures_that_somebody_else_deleted_make_room(tmp_path: Path) -> None:
 
 
 def test_saving_stops_before_the_disk_is_full_and_judging_goes_on(
-    tmp_path: Path, judge: Callable[..., Judgement], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, judge: Callable[..., Judgement], monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
-    said: list[str] = []
     free = 3 * 10**9
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 0, free))
-    output = writer(tmp_path / "0001", retention=Retention(tmp_path / "0001", None, warn=said.append))
+    output = writer(tmp_path / "0001", retention=Retention(tmp_path / "0001", None))
 
     def saves(number: int) -> bool:
         output.write(judge(bad(), number))
@@ -289,17 +286,17 @@ def test_saving_stops_before_the_disk_is_full_and_judging_goes_on(
     assert [saves(2), saves(3)] == [False, False]
     free = 10**9 + 10**7  # not clearly above it
     assert not saves(4)
-    assert len(said) == 1
-    assert "1.00 GB free, 1.00 GB stay free: pictures are no longer saved; judging goes on" in said[0]
+    assert len(messages) == 1
+    assert "1.00 GB free, 1.00 GB stay free: pictures are no longer saved; judging goes on" in messages[0]
     free = 2 * 10**9
     assert saves(5)
-    assert len(said) == 2
-    assert "saved again" in said[1]
+    assert len(messages) == 2
+    assert "saved again" in messages[1]
 
 
 def test_the_reserve_of_a_small_disk_is_2_percent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**10, 0, 2 * 10**8 + 1000))
-    retention = Retention(tmp_path / "0001", None, warn=lambda _: None)
+    retention = Retention(tmp_path / "0001", None)
     assert retention.room_for(1000)
     assert not retention.room_for(1001)
 

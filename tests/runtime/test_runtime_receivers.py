@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from tiny_model import make_card
 
-from vtad_runtime.contract.log import EventLog
+from vtad_runtime.contract.log import logging_to
 from vtad_runtime.outputs.message import OutputError
 from vtad_runtime.outputs.mqtt import MqttOutput, parse_url
 from vtad_runtime.outputs.webhook import WebhookOutput
@@ -50,8 +50,10 @@ def events(said: io.StringIO) -> list[str]:
 
 
 @pytest.fixture
-def said() -> io.StringIO:
-    return io.StringIO()
+def said() -> Iterator[io.StringIO]:
+    stream = io.StringIO()
+    with logging_to(json_lines=True, stream=stream):
+        yield stream
 
 
 def free_port() -> int:
@@ -147,8 +149,7 @@ def mqtt(tmp_path: Path, said: io.StringIO) -> Iterator[Mqtt]:
 
     def make(port: int, login: str = "", scheme: str = "mqtt", **options: Any) -> MqttOutput:
         url = f"{scheme}://{login}127.0.0.1:{port}/line%201/verdict"
-        log = EventLog(json_lines=True, stream=said)
-        outputs.append(MqttOutput(url, tmp_path / "spool", log=log, waits_s=QUICK, **options))
+        outputs.append(MqttOutput(url, tmp_path / "spool", waits_s=QUICK, **options))
         return outputs[-1]
 
     yield make
@@ -475,8 +476,7 @@ def webhook(tmp_path: Path, said: io.StringIO) -> Iterator[Webhook]:
     outputs: list[WebhookOutput] = []
 
     def make(url: str, **options: Any) -> WebhookOutput:
-        log = EventLog(json_lines=True, stream=said)
-        outputs.append(WebhookOutput(url, tmp_path / "spool", log=log, waits_s=QUICK, **options))
+        outputs.append(WebhookOutput(url, tmp_path / "spool", waits_s=QUICK, **options))
         return outputs[-1]
 
     yield make

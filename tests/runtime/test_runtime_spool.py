@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from vtad_runtime.contract.log import EventLog
+from vtad_runtime.contract.log import logging_to
 from vtad_runtime.outputs.message import OutputError
 from vtad_runtime.outputs.spool import NotDelivered, Rejected, Spool
 
@@ -49,8 +49,10 @@ def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> None:
 
 
 @pytest.fixture
-def said() -> io.StringIO:
-    return io.StringIO()
+def said() -> Iterator[io.StringIO]:
+    stream = io.StringIO()
+    with logging_to(json_lines=True, stream=stream):
+        yield stream
 
 
 Open = Callable[..., Spool]
@@ -61,8 +63,7 @@ def open_spool(tmp_path: Path, said: io.StringIO) -> Iterator[Open]:
     spools: list[Spool] = []
 
     def open_(deliver: Any, max_bytes: int = 2**20, **options: Any) -> Spool:
-        log = EventLog(json_lines=True, stream=said)
-        spools.append(Spool(tmp_path / "spool", deliver, max_bytes, "test", log, waits_s=QUICK, **options))
+        spools.append(Spool(tmp_path / "spool", deliver, max_bytes, "test", waits_s=QUICK, **options))
         return spools[-1]
 
     yield open_
@@ -158,10 +159,9 @@ def test_a_killed_process_loses_nothing(tmp_path: Path, open_spool: Open) -> Non
     program = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from vtad_runtime.contract.log import EventLog\n"
         "from vtad_runtime.outputs.spool import NotDelivered, Spool\n"
         "def away(batch): raise NotDelivered('gone')\n"
-        "spool = Spool(Path(sys.argv[1]), away, 2**20, 'test', EventLog(True))\n"
+        "spool = Spool(Path(sys.argv[1]), away, 2**20, 'test')\n"
         "for n in range(100): spool.put({'n': n})\n"
         "os.kill(os.getpid(), 9)\n"
     )
@@ -372,7 +372,7 @@ def test_two_processes_on_one_spool_are_refused(tmp_path: Path, open_spool: Open
 def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path, said: io.StringIO) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"expected a folder to spool to, got .*") as caught:
-        Spool(tmp_path / "file" / "spool", Receiver(), 1000, "test", EventLog(True, said))
+        Spool(tmp_path / "file" / "spool", Receiver(), 1000, "test")
     assert "\n" not in str(caught.value)
 
 

@@ -187,12 +187,11 @@ def test_what_cannot_be_watched_is_one_line(folder: Path, journal: Journal) -> N
 
 
 def test_an_unreadable_folder_is_said_once_and_tried_again(
-    folder: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    folder: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
     put(folder / "open/a.png")
     put(folder / "shut/b.png")
-    said: list[str] = []
-    hot = HotFolder(folder, journal, settle_s=0, warn=said.append)
+    hot = HotFolder(folder, journal, settle_s=0)
     scandir, shut = os.scandir, True
 
     def refuse(path: str) -> object:
@@ -202,21 +201,20 @@ def test_an_unreadable_folder_is_said_once_and_tried_again(
 
     monkeypatch.setattr(os, "scandir", refuse)
     assert judge_all(hot) == ["a.png"]
-    assert said == [f"{folder / 'shut'}: expected a readable folder, got Permission denied; it is tried again"]
+    assert messages == [f"{folder / 'shut'}: expected a readable folder, got Permission denied; it is tried again"]
     shut = False
     assert judge_all(hot) == ["b.png"]
-    assert said[1:] == [f"{folder / 'shut'}: readable again"]
+    assert messages[1:] == [f"{folder / 'shut'}: readable again"]
 
 
-def test_a_watched_folder_that_goes_away_is_waited_for(folder: Path, journal: Journal) -> None:
-    said: list[str] = []
-    hot = HotFolder(folder, journal, settle_s=0, warn=said.append)
+def test_a_watched_folder_that_goes_away_is_waited_for(folder: Path, journal: Journal, messages: list[str]) -> None:
+    hot = HotFolder(folder, journal, settle_s=0)
     folder.rename(folder.with_name("away"))
     assert judge_all(hot, 10) == []
     folder.mkdir()
     put(folder / "a.png")
     assert judge_all(hot) == ["a.png"]
-    assert [line.split(": ")[1].split(",")[0] for line in said] == ["expected a readable folder", "readable again"]
+    assert [line.split(": ")[1].split(",")[0] for line in messages] == ["expected a readable folder", "readable again"]
 
 
 def test_a_clean_restart_judges_nothing_twice_and_misses_nothing(folder: Path, tmp_path: Path) -> None:
@@ -253,34 +251,34 @@ def test_a_journal_in_use_by_another_process_is_refused_until_that_ends(tmp_path
 
 
 @pytest.mark.parametrize("tail", [b'{"state": "done", "na', b"\0\0\0\0"])
-def test_a_torn_last_line_is_repaired(tail: bytes, tmp_path: Path) -> None:
-    path, stamp, said = tmp_path / "journal.jsonl", Stamp(3, 5), list[str]()
+def test_a_torn_last_line_is_repaired(tail: bytes, tmp_path: Path, messages: list[str]) -> None:
+    path, stamp = tmp_path / "journal.jsonl", Stamp(3, 5)
     journal = Journal(path)
     journal.done("a.png", stamp, "OK")
     journal.close()
     with path.open("ab") as file:
         file.write(tail)
-    journal = Journal(path, warn=said.append)
+    journal = Journal(path)
     journal.done("b.png", stamp, "NG")
     journal.close()
-    journal = Journal(path, warn=said.append)
+    journal = Journal(path)
     assert (journal.verdict("a.png", stamp), journal.verdict("b.png", stamp)) == ("OK", "NG")
-    assert said == []
+    assert messages == []
     journal.close()
 
 
-def test_a_damaged_line_costs_only_itself_and_is_said(tmp_path: Path) -> None:
-    path, stamp, said = tmp_path / "journal.jsonl", Stamp(3, 5), list[str]()
+def test_a_damaged_line_costs_only_itself_and_is_said(tmp_path: Path, messages: list[str]) -> None:
+    path, stamp = tmp_path / "journal.jsonl", Stamp(3, 5)
     journal = Journal(path)
     for name in ("a.png", "b.png", "c.png"):
         journal.done(name, stamp, "OK")
     journal.close()
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + b"\xff" * 20 + b"\n" + lines[2])
-    journal = Journal(path, warn=said.append)
+    journal = Journal(path)
     assert [journal.verdict(name, stamp) for name in ("a.png", "b.png", "c.png")] == ["OK", None, "OK"]
-    assert len(said) == 1
-    assert "1 damaged lines" in said[0]
+    assert len(messages) == 1
+    assert "1 damaged lines" in messages[0]
     journal.close()
 
 
@@ -557,16 +555,17 @@ def test_a_folder_that_cannot_be_sorted_into_is_one_line(folder: Path) -> None:
         Sorter(folder, root=folder)
 
 
-def test_a_move_that_fails_is_said_and_the_file_is_not_judged_again(folder: Path, journal: Journal) -> None:
-    said: list[str] = []
+def test_a_move_that_fails_is_said_and_the_file_is_not_judged_again(
+    folder: Path, journal: Journal, messages: list[str]
+) -> None:
     sorter = Sorter(folder.parent / "out", root=folder)
     put(folder.parent / "out/OK", b"a file in the way")
     put(folder / "a.png")
-    hot = HotFolder(folder, journal, settle_s=0, sorter=sorter, warn=said.append)
+    hot = HotFolder(folder, journal, settle_s=0, sorter=sorter)
     assert judge_all(hot) == ["a.png"]
     assert judge_all(hot) == []
-    assert len(said) == 1
-    assert "cannot be moved" in said[0]
+    assert len(messages) == 1
+    assert "cannot be moved" in messages[0]
     assert (folder / "a.png").is_file()
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
 from vtad_runtime.commands.arguments import alarm_rule, duration, names_of, picture_size, rectangle, size_in_bytes
 from vtad_runtime.contract.command import no_traceback
+from vtad_runtime.contract.log import logging_to
 from vtad_runtime.contract.sections import SectionCommand, SectionOption
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.line.wiring import newest_model
@@ -239,7 +240,8 @@ def run(
         raise click.UsageError(str(e)) from e
     _check(ctx, where.kind if where else GOLDEN_ALONE, given)
     options = RunOptions(where, rotate=int(rotate or 0), **given)  # type: ignore[arg-type]  # click checked the choice
-    with no_traceback():
+    notes: Literal["stdout", "stderr"] = "stderr" if options.json == "-" else "stdout"
+    with no_traceback(), logging_to(json_lines=options.log_json, notes=notes):
         code = _dispatch(options)
     sys.exit(code)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vtad_runtime.contract.command import printable
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full
+from vtad_runtime.contract.log import event, note, warning
 from vtad_runtime.line import golden_run, wiring
 from vtad_runtime.line.options import RunOptions
 
@@ -26,7 +26,6 @@ SHOWN_ERRORS = 10
 
 def run_folder(options: RunOptions) -> int:
     """Judge a folder, a glob or a file; the exit code. Raises VtadError."""
-    from vtad_runtime.contract.log import EventLog
     from vtad_runtime.contract.stopping import stoppable
     from vtad_runtime.engine.onnxruntime_engine import ModelError
     from vtad_runtime.line.pipeline import Job, Options, default_decoders
@@ -34,8 +33,6 @@ def run_folder(options: RunOptions) -> int:
     from vtad_runtime.sources.folder import SourceError, find
 
     assert options.address is not None
-    log = EventLog(options.log_json)
-    say = wiring.Said(options, log)
     try:
         source = find(options.address.where)
     except SourceError as e:
@@ -43,10 +40,10 @@ def run_folder(options: RunOptions) -> int:
     source = dataclasses.replace(source, files=source.files[: options.max_frames])
     if source.skipped:
         names = ", ".join(str(s) for s in source.skipped[:3]) + (", ..." if len(source.skipped) > 3 else "")
-        say(f"left out, being masks or earlier results: {names}")
-    detector = wiring.open_detector(options, say)
+        note(f"left out, being masks or earlier results: {names}")
+    detector = wiring.open_detector(options)
     mask = wiring.mask_of(options, detector.card)
-    golden_run.checked(options, detector, log)
+    golden_run.checked(options, detector)
     how = Options(
         batch=options.batch,
         decoders=default_decoders(),
@@ -58,12 +55,12 @@ def run_folder(options: RunOptions) -> int:
     )
     try:
         with ExitStack() as stack:
-            outputs = wiring.shared_outputs(options, detector.card, options.address.name, log, fps=2.0)
+            outputs = wiring.shared_outputs(options, detector.card, options.address.name, fps=2.0)
             for output in outputs:
                 stack.callback(output.close)
             sink = stack.enter_context(_open_sink(options))
             stop = stack.enter_context(stoppable())
-            return _judge(Job(source, detector, sink, how, tuple(outputs)), stop, say)
+            return _judge(Job(source, detector, sink, how, tuple(outputs)), stop)
     except SinkError as e:
         raise VtadError(e, NOT_WRITTEN) from e
     except ModelError as e:
@@ -80,7 +77,7 @@ def _open_sink(options: RunOptions) -> Sink:
         raise VtadError(e, NOT_WRITTEN if disk_full(e) else USAGE) from e
 
 
-def _judge(job: Job, stop: Stop, say: wiring.Said) -> int:
+def _judge(job: Job, stop: Stop) -> int:
     """Run the job with a progress bar, print the table, write the summary; the exit code."""
     import warnings
 
@@ -102,12 +99,12 @@ def _judge(job: Job, stop: Stop, say: wiring.Said) -> int:
     seconds = time.perf_counter() - start
 
     for error in errors[:SHOWN_ERRORS]:
-        click.echo(f"ERROR {printable(error)}", err=True)
+        warning("error", f"ERROR {error}")
     if len(errors) > SHOWN_ERRORS:
-        click.echo(f"and {len(errors) - SHOWN_ERRORS} more; see results.csv", err=True)
+        warning("error", f"and {len(errors) - SHOWN_ERRORS} more; see results.csv")
     if stop():
-        click.echo(f"stopped after {summary.total.total()} of {files} files", err=True)
-    say(summary.table(seconds))
+        event("stopped", f"stopped after {summary.total.total()} of {files} files")
+    note(summary.table(seconds))
     job.sink.write_summary(
         {
             "model": str(job.detector.path),
@@ -119,7 +116,7 @@ def _judge(job: Job, stop: Stop, say: wiring.Said) -> int:
             **summary.to_dict(seconds),
         }
     )
-    say(f"results: {job.sink.folder}")
+    note(f"results: {job.sink.folder}")
     if stop.signal is not None:
         return 128 + stop.signal
     if summary.total[Verdict.ERROR]:

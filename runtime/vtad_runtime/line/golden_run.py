@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vtad_runtime.contract.errors import USAGE, VtadError
+from vtad_runtime.contract.log import event, warning
 from vtad_runtime.line import wiring
 from vtad_runtime.line.options import RunOptions
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vtad_runtime.contract.log import EventLog
     from vtad_runtime.line.golden import Golden, GoldenReport
     from vtad_runtime.page.state import PageState
     from vtad_runtime.sources.capture import FrameSource
@@ -27,9 +27,7 @@ POLL_S = 0.1  # how soon a signal is answered between two checks
 Checked = tuple["Golden", "GoldenReport"]
 
 
-def checked(
-    options: RunOptions, detector: Detector, log: EventLog, frame: NDArray[np.uint8] | None = None
-) -> Checked | None:
+def checked(options: RunOptions, detector: Detector, frame: NDArray[np.uint8] | None = None) -> Checked | None:
     """The golden samples of --golden and their check, said as events; None without them.
 
     `frame`, (H, W, 3), shows a known good part before the camera. Raises VtadError: unusable; or shifted, and --strict.
@@ -46,7 +44,7 @@ def checked(
         raise VtadError(e, USAGE) from e
     except ModelError as e:
         raise VtadError(e, NOT_JUDGED) from e
-    tell(report, log)
+    tell(report)
     if options.strict and not report.ok:
         raise VtadError(
             f"{options.golden}: golden samples are not judged as they were (--strict): {report.lines[0]}", SHIFTED
@@ -59,16 +57,13 @@ def check_alone(options: RunOptions) -> int:
 
     The model is opened anew for each check, so a file that was replaced is noticed.
     """
-    from vtad_runtime.contract.log import EventLog
     from vtad_runtime.contract.stopping import stoppable
 
-    log = EventLog(options.log_json)
-    say = wiring.Said(options, log)
     code = AS_RECORDED
     with stoppable() as stop:
         while not stop():
             due = time.monotonic() + (options.every or 0)
-            result = checked(options, wiring.open_detector(options, say), log)
+            result = checked(options, wiring.open_detector(options))
             code = AS_RECORDED if result is not None and result[1].ok else SHIFTED
             if options.every is None:
                 break
@@ -109,8 +104,8 @@ def part_before(
 class GoldenTurn:
     """Checks the golden samples again when they are due. Frames that come meanwhile are dropped and counted."""
 
-    def __init__(self, golden: Golden, every_s: float, log: EventLog, page: PageState | None) -> None:
-        self._golden, self._every_s, self._log, self._page = golden, every_s, log, page
+    def __init__(self, golden: Golden, every_s: float, page: PageState | None) -> None:
+        self._golden, self._every_s, self._page = golden, every_s, page
         self._due = time.monotonic() + every_s
 
     def __call__(self) -> None:
@@ -121,18 +116,18 @@ class GoldenTurn:
             return
         try:
             report = self._golden.check()
-            tell(report, self._log)
+            tell(report)
             show(self._page, report.ok, report.lines)
         except GoldenError as e:
-            self._log.event("golden", f"golden samples: {e}", ok=False)
+            warning("golden", f"golden samples: {e}", ok=False)
             show(self._page, False, (str(e),))
         self._due = time.monotonic() + self._every_s
 
 
-def tell(report: GoldenReport, log: EventLog) -> None:
+def tell(report: GoldenReport) -> None:
     """Every finding of a check as an event."""
     for line in report.lines:
-        log.event("golden", f"golden samples: {line}", ok=report.ok, cause=report.cause)
+        event("golden", f"golden samples: {line}", ok=report.ok, cause=report.cause)
 
 
 def show(page: PageState | None, ok: bool, lines: tuple[str, ...]) -> None:

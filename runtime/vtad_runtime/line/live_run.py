@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full
+from vtad_runtime.contract.log import event, note
 from vtad_runtime.line import golden_run, wiring
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.sources.address import Address
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vtad_runtime.contract.log import EventLog
     from vtad_runtime.contract.stopping import Stop
     from vtad_runtime.line.live import Rules, Writer
     from vtad_runtime.line.summary import LiveSummary
@@ -57,7 +57,6 @@ class _Run:
 
 def run_live(options: RunOptions) -> int:
     """Judge until the source ends, a signal or --max-frames; the exit code. Raises VtadError."""
-    from vtad_runtime.contract.log import EventLog
     from vtad_runtime.contract.stopping import stoppable
     from vtad_runtime.engine.onnxruntime_engine import ModelError
     from vtad_runtime.line.live import Judge, judge_source
@@ -66,18 +65,16 @@ def run_live(options: RunOptions) -> int:
     from vtad_runtime.sources.journal import JournalError
 
     address = _address(options)
-    log = EventLog(options.log_json)
-    say = wiring.Said(options, log)
-    detector = wiring.open_detector(options, say)
+    detector = wiring.open_detector(options)
     judge = Judge(address.name, detector, _rules(options, detector))
     try:
         with stoppable() as stop:
-            golden = golden_run.checked(options, detector, log, _golden_frame(options, stop))
+            golden = golden_run.checked(options, detector, _golden_frame(options, stop))
             with ExitStack() as stack:
-                run = _build(options, detector, log, say, stack)
+                run = _build(options, detector, stack)
                 stack.enter_context(run.capture)
                 ends = _ends(stop, run.window)
-                turns = _turns(options, golden, log, run)
+                turns = _turns(options, golden, run)
                 judge_source(run.capture, judge, run.writer, ends, options.max_frames, turns)
             if run.summary.rows == 0 and not address.endless and not stop():
                 raise SourceError(f"{address.name}: expected frames, got none")
@@ -88,14 +85,12 @@ def run_live(options: RunOptions) -> int:
         raise VtadError(e, NOT_WRITTEN) from e
     except ModelError as e:
         raise VtadError(e, NOT_JUDGED) from e
-    log.event("stopped", run.summary.line(), **run.summary.to_dict())
-    say(f"results: {run.records.folder}")
+    event("stopped", run.summary.line(), **run.summary.to_dict())
+    note(f"results: {run.records.folder}")
     return _exit_code(address, run.summary, stop)
 
 
-def _build(
-    options: RunOptions, detector: Detector, log: EventLog, say: Callable[[str], None], stack: ExitStack
-) -> _Run:
+def _build(options: RunOptions, detector: Detector, stack: ExitStack) -> _Run:
     """Open the source, then whatever gets its judgements; `stack` ends it all. What fails most often comes first."""
     from vtad_runtime.line.live import Writer
     from vtad_runtime.line.summary import LiveSummary
@@ -111,34 +106,34 @@ def _build(
     elif not Path(address.where).is_dir():
         raise VtadError(f"{address.where}: expected a folder to watch, got none there; check the path", USAGE)
     fps = getattr(source, "fps", 0.0) or (1 / options.every if options.every else VIDEO_FPS)
-    page = _page(options, detector, stack, say)
+    page = _page(options, detector, stack)
     window = _window(options, stack)
     folder = _new_folder(options)
-    records = _records(options, folder, log)
+    records = _records(options, folder)
     stack.push(lambda kind, error, trace: records.discard_if_empty() if error is not None else None)
     guard.callback(records.close)
-    hot = _hot_folder(options, folder, log, stack) if source is None else None
-    shared = wiring.shared_outputs(options, card, address.name, log, fps)
+    hot = _hot_folder(options, folder, stack) if source is None else None
+    shared = wiring.shared_outputs(options, card, address.name, fps)
     summary, drift = LiveSummary(), Drift(card.calibration)
     if not drift.watched:
-        say("drift is not watched: the card holds no calibration scores; vtad-calibrate makes a model that does")
+        note("drift is not watched: the card holds no calibration scores; vtad-calibrate makes a model that does")
     outputs: list[Output] = [records]
     if hot is not None:
         outputs.append(_Judged(hot))  # after the row is written
-    outputs += [*shared, summary, DriftEvents(drift, log, page.set_drift if page else _nothing)]
+    outputs += [*shared, summary, DriftEvents(drift, page.set_drift if page else _nothing)]
     if options.alarm is not None:
-        outputs.append(AlarmEvents(log))
+        outputs.append(AlarmEvents())
     if not (options.json == "-" or options.log_json):
-        outputs.append(FrameLines(say))
+        outputs.append(FrameLines())
     outputs += [output for output in (page, window) if output is not None]
     if page is not None:
         page.set_outputs(lambda: wiring.states(shared))
     writer = stack.enter_context(Writer(outputs))
     reopen = (lambda: _open(address, options)) if address.live else None
-    capture = Capture(address.name, source or _watched(hot), _capture_options(options), log, reopen)
+    capture = Capture(address.name, source or _watched(hot), _capture_options(options), reopen)
     guard.pop_all()
     started = {"source": address.name, "model": str(detector.path), "results": str(folder)}
-    log.event("started", f"{address.name}: judging, results go to {folder}", **started)
+    event("started", f"{address.name}: judging, results go to {folder}", **started)
     return _Run(capture, writer, records, summary, shared, drift, page, window)
 
 
@@ -221,7 +216,7 @@ def _rules(options: RunOptions, detector: Detector) -> Rules:
     )
 
 
-def _page(options: RunOptions, detector: Detector, stack: ExitStack, say: Callable[[str], None]) -> PageState | None:
+def _page(options: RunOptions, detector: Detector, stack: ExitStack) -> PageState | None:
     """Serve the live page. Raises VtadError."""
     if options.live is None:
         return None
@@ -237,7 +232,7 @@ def _page(options: RunOptions, detector: Detector, stack: ExitStack, say: Callab
     except PageError as e:
         raise VtadError(e, USAGE) from e
     stack.callback(server.close)
-    say(f"live page: {server.url}")
+    note(f"live page: {server.url}")
     return page
 
 
@@ -265,39 +260,38 @@ def _new_folder(options: RunOptions) -> Path:
         raise VtadError(unwritable(options.out, e), NOT_WRITTEN if disk_full(e) else USAGE) from e
 
 
-def _records(options: RunOptions, folder: Path, log: EventLog) -> Records:
+def _records(options: RunOptions, folder: Path) -> Records:
     """What writes into the results folder. Raises SinkError."""
     from vtad_runtime.outputs.pictures import PictureWriter
     from vtad_runtime.outputs.records import Records
     from vtad_runtime.outputs.results_folder import failed
     from vtad_runtime.outputs.retention import Retention
 
-    warn = _warner(log, "pictures")
     try:
-        retention = Retention(folder, options.keep, warn=warn)
+        retention = Retention(folder, options.keep)
     except OSError as e:
         raise failed(folder, e) from e
     suffix: Suffix = ".png" if options.image == "png" else ".jpg"
     save = options.save or "ng"
-    return Records(folder, PictureWriter(folder, save, options.view, suffix, retention, options.save_originals, warn))
+    return Records(folder, PictureWriter(folder, save, options.view, suffix, retention, options.save_originals))
 
 
-def _hot_folder(options: RunOptions, folder: Path, log: EventLog, stack: ExitStack) -> HotFolder:
+def _hot_folder(options: RunOptions, folder: Path, stack: ExitStack) -> HotFolder:
     """The watched folder with its journal, kept in --out under a name of its own. Raises VtadError, SourceError."""
     from vtad_runtime.sources.folder import RESULTS_FILE
     from vtad_runtime.sources.hot_folder import HotFolder
     from vtad_runtime.sources.journal import Journal, JournalError
     from vtad_runtime.sources.sorting import Sorter, SortError
 
-    watched, warn = Path(_address(options).where), _warner(log, "hot_folder")
+    watched = Path(_address(options).where)
     name = f"watch-{wiring.short_hash(str(watched.resolve()))}.journal"
     try:
         sorter = Sorter(options.sort_to, watched, folder / "moves.jsonl") if options.sort_to else None
-        journal = Journal(options.out / name, folder / RESULTS_FILE, warn)
+        journal = Journal(options.out / name, folder / RESULTS_FILE)
     except (JournalError, SortError) as e:
         raise VtadError(e, USAGE) from e
     stack.callback(journal.close)
-    return HotFolder(watched, journal, sorter=sorter, warn=warn)
+    return HotFolder(watched, journal, sorter=sorter)
 
 
 def _ends(stop: Stop, window: Window | None) -> Callable[[], bool]:
@@ -305,9 +299,7 @@ def _ends(stop: Stop, window: Window | None) -> Callable[[], bool]:
     return stop if window is None else lambda: stop() or window.closed
 
 
-def _turns(
-    options: RunOptions, golden: golden_run.Checked | None, log: EventLog, run: _Run
-) -> list[Callable[[], None]]:
+def _turns(options: RunOptions, golden: golden_run.Checked | None, run: _Run) -> list[Callable[[], None]]:
     """What the main thread does between frames."""
     turns: list[Callable[[], None]] = []
     if run.window is not None:
@@ -316,12 +308,8 @@ def _turns(
         samples, report = golden
         golden_run.show(run.page, report.ok, report.lines)
         if options.golden_every is not None:
-            turns.append(golden_run.GoldenTurn(samples, options.golden_every, log, run.page))
+            turns.append(golden_run.GoldenTurn(samples, options.golden_every, run.page))
     return turns
-
-
-def _warner(log: EventLog, name: str) -> Callable[[str], None]:
-    return lambda line: log.event(name, line)
 
 
 def _nothing(_: str | None) -> None:

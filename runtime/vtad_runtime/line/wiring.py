@@ -8,15 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-import click
-
-from vtad_runtime.contract.command import printable
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full
+from vtad_runtime.contract.log import note
 from vtad_runtime.line.options import RunOptions
 
 if TYPE_CHECKING:
     from vtad_runtime.contract.card import Card
-    from vtad_runtime.contract.log import EventLog
     from vtad_runtime.verdict.detector import Detector
     from vtad_runtime.verdict.geometry import Geometry
     from vtad_runtime.verdict.judgement import Output
@@ -35,22 +32,7 @@ def newest_model(runs: Path = Path("runs")) -> Path:
     return newest
 
 
-class Said:
-    """What is told to people: on stdout, on stderr when stdout carries JSON Lines, as events with --log-json."""
-
-    def __init__(self, options: RunOptions, log: EventLog) -> None:
-        self._log = log if options.log_json else None
-        self._to_stderr = options.json == "-"
-
-    def __call__(self, line: str) -> None:
-        """Tell one line, or several."""
-        if self._log is not None:
-            self._log.event("note", line)
-        else:
-            click.echo(printable(line), err=self._to_stderr)
-
-
-def open_detector(options: RunOptions, say: Callable[[str], None]) -> Detector:
+def open_detector(options: RunOptions) -> Detector:
     """The named model or the newest export, and a line about it. Raises VtadError."""
     path = options.model or newest_model()
     from vtad_runtime.engine.onnxruntime_engine import ModelError
@@ -62,7 +44,7 @@ def open_detector(options: RunOptions, say: Callable[[str], None]) -> Detector:
         raise VtadError(e, USAGE) from e
     card = detector.card
     which = "" if options.model else ", the newest export"
-    say(
+    note(
         f"model: {path}{which}; {card.identity.category}, {card.identity.created}, "
         f"threshold {card.calibration.threshold:.4g}, {card.input.width}x{card.input.height}"
     )
@@ -90,14 +72,14 @@ def mask_of(options: RunOptions, card: Card) -> Mask | None:
         raise VtadError(e, USAGE) from e
 
 
-def shared_outputs(options: RunOptions, card: Card, source: str, log: EventLog, fps: float) -> list[Output]:
+def shared_outputs(options: RunOptions, card: Card, source: str, fps: float) -> list[Output]:
     """The outputs that any source can have: JSON Lines, video, broker, webhook. Raises VtadError; what was begun is closed."""
     from vtad_runtime.outputs.message import OutputError
     from vtad_runtime.outputs.results_folder import SinkError
 
     outputs: list[Output] = []
     try:
-        for make in _wanted(options, card, source, log, fps):
+        for make in _wanted(options, card, source, fps):
             outputs.append(make())
     except (OutputError, SinkError) as e:
         for output in outputs:
@@ -116,7 +98,7 @@ def short_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:8]
 
 
-def _wanted(options: RunOptions, card: Card, source: str, log: EventLog, fps: float) -> list[Callable[[], Output]]:
+def _wanted(options: RunOptions, card: Card, source: str, fps: float) -> list[Callable[[], Output]]:
     """A maker for each output asked for."""
 
     def spool(kind: str, url: str) -> Path:
@@ -137,13 +119,13 @@ def _wanted(options: RunOptions, card: Card, source: str, log: EventLog, fps: fl
         from vtad_runtime.outputs.mqtt import MqttOutput
 
         url = options.mqtt or ""
-        return MqttOutput(url, spool("mqtt", url), card=card, log=log)
+        return MqttOutput(url, spool("mqtt", url), card=card)
 
     def webhook() -> Output:
         from vtad_runtime.outputs.webhook import WebhookOutput
 
         url = options.post or ""
-        return WebhookOutput(url, spool("webhook", url), card=card, log=log)
+        return WebhookOutput(url, spool("webhook", url), card=card)
 
     asked = [(options.json, json_lines), (options.write_video, video), (options.mqtt, mqtt), (options.post, webhook)]
     return [make for wanted, make in asked if wanted]

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from vtad_runtime.contract.card import Card
-from vtad_runtime.contract.log import EventLog
 from vtad_runtime.outputs.message import Messages, OutputError, without_credentials
 from vtad_runtime.outputs.spool import NotDelivered, Spool
 from vtad_runtime.verdict.judgement import Judgement
@@ -58,7 +57,6 @@ class MqttOutput:
         max_bytes: int = 64 * 2**20,
         *,
         card: Card | None = None,
-        log: EventLog | None = None,
         waits_s: tuple[float, float] = (0.5, 30.0),
     ) -> None:
         """Publish to `url`, mqtt[s]://[user:password@]host[:port]/topic; percent-encoding is decoded.
@@ -72,9 +70,8 @@ class MqttOutput:
         _check_installed()
         self._messages = Messages(card)
         self._link: _Link | None = None
-        log = log or EventLog(json_lines=False)
         self._folder = spool
-        self._spool = Spool(spool, self._deliver, max_bytes, "mqtt", log, BATCH, LOOK_S, waits_s)
+        self._spool = Spool(spool, self._deliver, max_bytes, "mqtt", BATCH, LOOK_S, waits_s)
 
     def write(self, judgement: Judgement) -> None:
         """Queue the judgement; never waits for the broker, never raises for it."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vtad_runtime.contract.files import write_whole
 from vtad_runtime.contract.json_values import iso_utc
-from vtad_runtime.contract.warn import Warn, to_stderr
+from vtad_runtime.contract.log import warning
 from vtad_runtime.drawing import heatmap
 from vtad_runtime.outputs.results_folder import JPEG_QUALITY
 from vtad_runtime.outputs.retention import Retention
@@ -39,7 +39,6 @@ class PictureWriter:
         suffix: Literal[".jpg", ".png"],
         retention: Retention | None,
         originals: bool = False,
-        warn: Warn = to_stderr,
     ) -> None:
         """Save into heatmaps/ and originals/ of the results folder. `save="ng"` is everything that is not OK."""
         self._folder = folder
@@ -48,7 +47,6 @@ class PictureWriter:
         self._suffix = suffix
         self._retention = retention
         self._originals = originals
-        self._warn = warn
         self._retry_at: float | None = None  # time.monotonic(); None while writing works
         self.last: str | None = None  # the picture of the last judgement, below the folder
         self.last_original: str | None = None  # likewise its unmarked frame
@@ -99,14 +97,15 @@ class PictureWriter:
             return None
         if self._retry_at is not None:
             self._retry_at = None
-            self._warn(f"{self._folder}: pictures are saved again")
+            warning("pictures", f"{self._folder}: pictures are saved again")
         return name
 
     def _failed(self, error: OSError) -> None:
         if self._retry_at is None:
-            self._warn(
+            warning(
+                "pictures",
                 f"{self._folder}: cannot save pictures: {error.strerror or error}; "
-                f"judging goes on, saving is tried again every {RETRY_S:.0f} s"
+                f"judging goes on, saving is tried again every {RETRY_S:.0f} s",
             )
         self._retry_at = time.monotonic() + RETRY_S
 

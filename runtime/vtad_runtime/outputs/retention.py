@@ -14,7 +14,7 @@ from collections import deque
 from pathlib import Path
 
 from vtad_runtime.contract.lock import LOCKS, Lock, Locked
-from vtad_runtime.contract.warn import Warn, to_stderr
+from vtad_runtime.contract.log import warning
 
 PICTURES = ("heatmaps", "originals")
 LOCK_FILE = ".pictures.lock"  # in a results folder: a Retention looks after it; held as long as the run goes on
@@ -37,9 +37,7 @@ def parse_size(text: str) -> int:
 class Retention:
     """Says whether a picture may be saved, and deletes older ones so that it may. For one thread."""
 
-    def __init__(
-        self, folder: Path, keep_bytes: int | None, min_free_bytes: int | None = None, warn: Warn = to_stderr
-    ) -> None:
+    def __init__(self, folder: Path, keep_bytes: int | None, min_free_bytes: int | None = None) -> None:
         """Look after the pictures in the results folder `folder` of this run, and of ended runs beside it.
 
         `keep_bytes` bounds their sum (None: no bound); `min_free_bytes` stay free on the disk (None: 1 GB or 2 % of it,
@@ -48,7 +46,6 @@ class Retention:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._keep = keep_bytes
-        self._warn = warn
         self._lock = Lock(folder / LOCK_FILE)
         disk = shutil.disk_usage(folder).total
         self._min_free = round(min(RESERVE_BYTES, RESERVE_SHARE * disk)) if min_free_bytes is None else min_free_bytes
@@ -96,12 +93,13 @@ class Retention:
         needed = self._min_free * (HYSTERESIS if self._disk_full else 1) + size
         full = free < needed
         if full and not self._disk_full:
-            self._warn(
+            warning(
+                "pictures",
                 f"{self._folder}: {free / 1e9:.2f} GB free, {self._min_free / 1e9:.2f} GB stay free: "
-                "pictures are no longer saved; judging goes on"
+                "pictures are no longer saved; judging goes on",
             )
         elif self._disk_full and not full:
-            self._warn(f"{self._folder}: {free / 1e9:.2f} GB free: pictures are saved again")
+            warning("pictures", f"{self._folder}: {free / 1e9:.2f} GB free: pictures are saved again")
         self._disk_full = full
         return not full
 
@@ -118,7 +116,7 @@ class Retention:
     def _once(self, kind: str, line: str) -> None:
         if kind not in self._said:
             self._said.add(kind)
-            self._warn(line)
+            warning("pictures", line)
 
     def _runs(self) -> list[Path]:
         """This run's folder, and those beside it that a Retention looked after and that have ended."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vtad_runtime.contract.log import EventLog
+from vtad_runtime.contract.log import warning
 from vtad_runtime.outputs.disk_queue import DiskQueue, sync
 
 SYNC_S = 1.0  # between two syncs of what waits
@@ -54,7 +54,6 @@ class Spool:
         deliver: Deliver,
         max_bytes: int,
         name: str,
-        log: EventLog,
         batch: int = 1,
         idle_s: float | None = None,
         waits_s: tuple[float, float] = (0.5, 30.0),
@@ -63,9 +62,9 @@ class Spool:
 
         `deliver` is called by one thread with at most `batch` messages; with `idle_s` also with none, at once and that often
         while nothing waits, to look after a connection. After a failure it is tried again after `waits_s[0]` seconds, doubling
-        up to `waits_s[1]`. `name` begins what is said to `log`. Raises OutputError: see DiskQueue.
+        up to `waits_s[1]`. `name` begins what is said. Raises OutputError: see DiskQueue.
         """
-        self._deliver, self._name, self._log = deliver, name, log
+        self._deliver, self._name = deliver, name
         self._batch, self._idle_s, self._waits_s = batch, idle_s, waits_s
         self._queue = DiskQueue(folder, max_bytes)
         self._changed = threading.Condition()  # guards all below and the queue
@@ -278,4 +277,4 @@ class Spool:
     def _tell(self, *news: News) -> None:
         for event in news:
             if event is not None:
-                self._log.event(f"{self._name}_{event[0]}", f"{self._name}: {event[1]}")
+                warning(f"{self._name}_{event[0]}", f"{self._name}: {event[1]}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vtad_runtime.contract.log import EventLog
+from vtad_runtime.contract.log import event, note, warning
 from vtad_runtime.verdict.drift import Drift
 from vtad_runtime.verdict.judgement import Judgement
 
@@ -12,12 +12,9 @@ from vtad_runtime.verdict.judgement import Judgement
 class FrameLines:
     """One line for people per judgement."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-
     def write(self, judgement: Judgement) -> None:
         """Print it. Raises BrokenPipeError when the reader went away."""
-        self._say(frame_line(judgement))
+        note(frame_line(judgement))
 
     def close(self) -> None:
         """Nothing is held back."""
@@ -26,8 +23,7 @@ class FrameLines:
 class AlarmEvents:
     """An event when the alarm goes on, and when it goes off."""
 
-    def __init__(self, log: EventLog) -> None:
-        self._log = log
+    def __init__(self) -> None:
         self._on = False
 
     def write(self, judgement: Judgement) -> None:
@@ -35,7 +31,7 @@ class AlarmEvents:
         on = bool(judgement.alarm)
         if on != self._on:
             word = "on" if on else "off"
-            self._log.event(f"alarm_{word}", f"alarm {word} at frame {judgement.number}", frame=judgement.number)
+            event(f"alarm_{word}", f"alarm {word} at frame {judgement.number}", frame=judgement.number)
         self._on = on
 
     def close(self) -> None:
@@ -45,19 +41,19 @@ class AlarmEvents:
 class DriftEvents:
     """Watches whether scores drift from the calibration, and warns once per excursion."""
 
-    def __init__(self, drift: Drift, log: EventLog, show: Callable[[str | None], None]) -> None:
+    def __init__(self, drift: Drift, show: Callable[[str | None], None]) -> None:
         """`show` gets the warning while an excursion lasts, None after it."""
         self.drift = drift
-        self._log, self._show = log, show
+        self._show = show
         self._shown: str | None = None
 
     def write(self, judgement: Judgement) -> None:
         """Take one score. Frames that are not trusted or not judged are left out: they say nothing of the parts."""
         if judgement.result is None or judgement.verdict not in ("OK", "NG"):
             return
-        warning = self.drift.add(judgement.score)
-        if warning is not None:
-            self._log.event("drift", warning, **self.drift.state())
+        found = self.drift.add(judgement.score)
+        if found is not None:
+            warning("drift", found, **self.drift.state())
         lasting = self.drift.state()["warning"]
         if lasting != self._shown:
             self._shown = lasting

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from vtad_runtime.contract.card import Card
-from vtad_runtime.contract.log import EventLog
 from vtad_runtime.outputs.message import Messages, OutputError
 from vtad_runtime.outputs.spool import NotDelivered, Rejected, Spool
 from vtad_runtime.verdict.judgement import Judgement
@@ -38,7 +37,6 @@ class WebhookOutput:
         max_bytes: int = 64 * 2**20,
         *,
         card: Card | None = None,
-        log: EventLog | None = None,
         timeout_s: float = 10.0,
         waits_s: tuple[float, float] = (0.5, 30.0),
     ) -> None:
@@ -52,8 +50,7 @@ class WebhookOutput:
         self._opener = _opener()
         self._timeout_s = timeout_s
         self._messages = Messages(card)
-        log = log or EventLog(json_lines=False)
-        self._spool = Spool(spool, self._deliver, max_bytes, "webhook", log, waits_s=waits_s)
+        self._spool = Spool(spool, self._deliver, max_bytes, "webhook", waits_s=waits_s)
 
     def write(self, judgement: Judgement) -> None:
         """Queue the judgement; never waits for the server, never raises for it."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.image import ImageError
-from vtad_runtime.contract.log import EventLog
+from vtad_runtime.contract.log import event, warning
 from vtad_runtime.sources.folder import SourceError
 from vtad_runtime.verdict.geometry import Geometry
 from vtad_runtime.verdict.judgement import Frame
@@ -88,14 +88,13 @@ class Capture:
         name: str,
         source: FrameSource,
         options: CaptureOptions,
-        log: EventLog,
         reopen: Callable[[], FrameSource] | None = None,
     ) -> None:
         """`source` is open already and is closed by the thread. `reopen` makes it a live one: called when it is lost."""
         self.name = name
         self.last_number = 0  # of the newest frame handed on
         self._source: FrameSource | None = source
-        self._options, self._log, self._reopen = options, log, reopen
+        self._options, self._reopen = options, reopen
         self._changed = threading.Condition()
         self._waiting: deque[tuple[int, Frame | Unusable]] = deque()  # frames dropped before it, and the frame
         self._dropped = 0  # since the last frame that was put into the queue
@@ -160,7 +159,7 @@ class Capture:
             reason = f"no frame for {seconds:.0f} s"
             first, self._silent = not self._silent, True
         if first:
-            self._log.event("source_lost", f"{self.name}: {reason}", source=self.name, reason=reason)
+            warning("source_lost", f"{self.name}: {reason}", source=self.name, reason=reason)
         return reason
 
     def _run(self) -> None:
@@ -173,7 +172,7 @@ class Capture:
             if self._source is not None:
                 self._source.close()
         except Exception as e:
-            self._log.event("source_close", f"{self.name}: closing failed: {_line(e)}", source=self.name)
+            warning("source_close", f"{self.name}: closing failed: {_line(e)}", source=self.name)
         with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -260,7 +259,7 @@ class Capture:
             self._lost, self._silent, self._seen = None, False, now
         self._wait_s = FIRST_WAIT_S
         if was_gone:
-            self._log.event("source_back", f"{self.name}: frames again after {seconds:.1f} s", source=self.name)
+            event("source_back", f"{self.name}: frames again after {seconds:.1f} s", source=self.name)
 
     def _lose(self, reason: str) -> None:
         source, self._source = self._source, None
@@ -269,14 +268,12 @@ class Capture:
             self._lost, self._silent = reason, False
             self._changed.notify_all()
         name = "source_retry" if known else "source_lost"
-        self._log.event(
-            name, f"{self.name}: {reason}; opening it again in {self._wait_s:g} s", source=self.name, reason=reason
-        )
+        warning(name, f"{self.name}: {reason}; opening it again in {self._wait_s:g} s", source=self.name, reason=reason)
         if source is not None:
             try:
                 source.close()
             except Exception as e:
-                self._log.event("source_close", f"{self.name}: closing failed: {_line(e)}", source=self.name)
+                warning("source_close", f"{self.name}: closing failed: {_line(e)}", source=self.name)
 
     def _open_again(self) -> bool:
         assert self._reopen is not None
@@ -289,7 +286,7 @@ class Capture:
             reason = str(e) if isinstance(e, SourceError) else _line(e)
             with self._changed:
                 self._lost = reason
-            self._log.event(
+            warning(
                 "source_retry",
                 f"{reason}; opening it again in {self._wait_s:g} s",
                 source=self.name,

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vtad_runtime.contract.image import is_image
-from vtad_runtime.contract.warn import Warn, to_stderr
+from vtad_runtime.contract.log import warning
 from vtad_runtime.sources.folder import RESULTS_FILE, SourceError
 from vtad_runtime.sources.journal import Journal, JournalError, Stamp
 from vtad_runtime.sources.sorting import MARK, Sorter, SortError
@@ -44,14 +44,7 @@ class _Picture:
 class HotFolder:
     """Hands on pictures by `files` and hears by `done` that they were judged; these may run in two threads."""
 
-    def __init__(
-        self,
-        folder: Path,
-        journal: Journal,
-        settle_s: float = 0.5,
-        sorter: Sorter | None = None,
-        warn: Warn = to_stderr,
-    ) -> None:
+    def __init__(self, folder: Path, journal: Journal, settle_s: float = 0.5, sorter: Sorter | None = None) -> None:
         """Watch `folder`. With a `sorter`, `done` also moves the file. Raises SourceError: no folder, or of results."""
         if not folder.is_dir():
             got = "a file" if folder.exists() else "nothing there"
@@ -62,7 +55,6 @@ class HotFolder:
         self._journal = journal
         self._settle_s = settle_s
         self._sorter = sorter
-        self._warn = warn
         self._mutex = threading.Lock()
         self._in_flight: dict[Path, _Picture] = {}
         self._waiting: dict[str, tuple[Stamp, float]] = {}  # by name: the stamp and since when it has been so
@@ -195,9 +187,9 @@ class HotFolder:
         """Say which folders became unreadable, and which are readable again; once each."""
         for folder, reason in unreadable.items():
             if self._unreadable.get(folder) != reason:
-                self._warn(f"{folder}: expected a readable folder, got {reason}; it is tried again")
+                warning("hot_folder", f"{folder}: expected a readable folder, got {reason}; it is tried again")
         for folder in self._unreadable.keys() - unreadable.keys():
-            self._warn(f"{folder}: readable again")
+            warning("hot_folder", f"{folder}: readable again")
         self._unreadable = unreadable
 
     def _sort(self, picture: _Picture, verdict: str) -> None:
@@ -206,14 +198,14 @@ class HotFolder:
         try:
             self._sorter.move(picture.path, Verdict(verdict))
         except SortError as e:
-            self._warn(str(e))
+            warning("hot_folder", str(e))
 
     def _shorten(self, names: set[str]) -> None:
         try:
             self._journal.shorten(names)
         except JournalError as e:
             if str(e) != self._journal_error:
-                self._warn(str(e))
+                warning("hot_folder", str(e))
             self._journal_error = str(e)
 
 

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 from vtad_runtime.contract.errors import NOT_WRITTEN, VtadError
 from vtad_runtime.contract.lock import Lock, Locked
-from vtad_runtime.contract.warn import Warn, to_stderr
+from vtad_runtime.contract.log import warning
 
 LONG = 10_000  # lines; a shorter journal is never rewritten
 SYNC_SHARE = 0.1  # of the time may be spent waiting for the disk, as long as no commit is later than
@@ -68,7 +68,7 @@ class _Begun(NamedTuple):
 class Journal:
     """Opened by one process at a time. Safe to use from several threads."""
 
-    def __init__(self, path: Path, results: Path | None = None, warn: Warn = to_stderr) -> None:
+    def __init__(self, path: Path, results: Path | None = None) -> None:
         """Open or make the journal, repair a torn end, and complete it from the rows of a run that crashed.
 
         `results` is the JSON Lines file that the rows of this run go to. Raises JournalError: not writable, or in use.
@@ -76,7 +76,6 @@ class Journal:
         self.path = path
         self._results = results
         self._results_file: int | None = None
-        self._warn = warn
         self._mutex = threading.RLock()
         self._done: dict[str, _Done] = {}
         self._begun: dict[str, _Begun] = {}
@@ -217,7 +216,7 @@ class Journal:
                 self._lines += 1
                 damaged += not self._take(line)
         if damaged:
-            self._warn(f"{self.path}: {damaged} damaged lines left out; their files may be judged once more")
+            warning("hot_folder", f"{self.path}: {damaged} damaged lines left out; their files may be judged once more")
 
     def _take(self, line: bytes) -> bool:
         """Apply one line; whether it is one of a journal."""
