@@ -21,7 +21,7 @@ from typing import Any, get_args, get_type_hints
 import click
 
 from bench.quality_table import BASELINES, Row, label, markdown
-from vtad.commands.train import said
+from vtad.commands.library_errors import library_errors_as_lines
 from vtad.config import Config, ConfigError, Preset, preset
 from vtad.data.images import ImageCache, split_good
 from vtad.data.layout import DataError, default_data_dir, find_categories, find_category
@@ -355,7 +355,7 @@ def quality(
     """Train and judge the presets and the baselines on the same images, and print a table. Continues where it stopped."""
     from vtad.fitting.device import keep_memory
 
-    with no_traceback(), said():
+    with no_traceback(), library_errors_as_lines():
         keep_memory()
         data = data or default_data_dir()
         there = find_categories(data)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from tiny_run import done, flags, invoke
 
-from vtad.calibration.map_units import batches
-from vtad.commands.train import data as vtad_data
-from vtad.commands.train import evaluate as vtad_eval
+from vtad.commands.data import data as vtad_data
+from vtad.commands.evaluate import evaluate as vtad_eval
 from vtad.commands.train import train as vtad_train
+from vtad.data.batches import batches
 from vtad.inspection import input_spec
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run, newest_run

@@ -8,8 +8,8 @@ import math
 import subprocess
 from pathlib import Path
 
-import vtad
 from vtad.config import Config
+from vtad.version import VERSION
 from vtad_runtime.contract.card import SCHEMA, Calibration, Card, Identity, Input, Output
 from vtad_runtime.contract.conformal import images_needed
 
@@ -37,7 +37,7 @@ def make_card(config: Config, chosen: Calibration, data_fingerprint: str, weight
         identity=Identity(
             category=config.category,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            vtad_version=vtad.__version__,
+            vtad_version=VERSION,
             git_commit=_git_commit(),
             config=dataclasses.asdict(config),
             data_fingerprint=data_fingerprint,

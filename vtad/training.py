@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vtad.backbones.backbone import teacher_weights
+from vtad.backbones.efficientnet import teacher_weights
 from vtad.backbones.vit_checkpoint import with_teacher
 from vtad.calibration.map_units import Maps, fit_fusion, fit_units, raw_maps, scores_and_peaks
 from vtad.calibration.score_fusion import fit_witness_weights

@@ -14,11 +14,12 @@ pytest.importorskip("coremltools", reason="coremltools is not installed: pip ins
 
 from tiny_run import tiny
 
-from vtad.backbones.backbone import Teacher
+from vtad.backbones.backbone import MAP_CHANNELS
+from vtad.backbones.efficientnet import Teacher
 from vtad.config import preset
 from vtad.models.autoencoder import Autoencoder, Prediction
 from vtad.models.detector import Detector, Judgement
-from vtad.models.segmentation_head import CHANNELS, DifferenceHead
+from vtad.models.segmentation_head import DifferenceHead
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run
 from vtad_export.coreml_format.exporter import convert, write_package
@@ -94,7 +95,7 @@ def test_the_teacher_with_its_normalisation_folded_equals_it(teacher: Teacher) -
 def test_the_difference_head_with_its_input_scale_folded_equals_it() -> None:
     torch.manual_seed(0)
     head = unsettle(DifferenceHead().eval(), dead=True)
-    maps = tuple(torch.randn(2, c, 64 // s, 64 // s) for c, s in zip(CHANNELS, (1, 2, 4, 4), strict=True))
+    maps = tuple(torch.randn(2, c, 64 // s, 64 // s) for c, s in zip(MAP_CHANNELS, (1, 2, 4, 4), strict=True))
     for i, x in enumerate(maps):
         x[:, 0] = getattr(head, f"mean{i}")[0]  # dead on good images: what its scale would magnify is rounding
     with torch.inference_mode():

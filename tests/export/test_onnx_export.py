@@ -17,7 +17,7 @@ from onnx import TensorProto, numpy_helper
 from tiny_run import disk_fills_up, done, error, tiny
 
 import vtad_export.onnx_format.exporter as exporter
-from vtad.calibration.map_units import batches
+from vtad.data.batches import batches
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run, WriteError
 from vtad.training import train

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from tiny_run import done, error, flags, invoke
 
 import vtad.fitting.loop
-from vtad.commands.train import data as vtad_data
-from vtad.commands.train import evaluate as vtad_eval
-from vtad.commands.train import said
+from vtad.commands.data import data as vtad_data
+from vtad.commands.evaluate import evaluate as vtad_eval
+from vtad.commands.library_errors import library_errors_as_lines
 from vtad.commands.train import train as vtad_train
 from vtad.run_folder import Run
 from vtad_export.commands.export import export as vtad_export
@@ -130,7 +130,7 @@ def test_pretrained_weights_that_are_not_there_name_what_to_do(
 
 
 @pytest.mark.parametrize(
-    "command", ["vtad.commands.train:train", "vtad.commands.train:evaluate", "vtad_export.commands.export:export"]
+    "command", ["vtad.commands.train:train", "vtad.commands.evaluate:evaluate", "vtad_export.commands.export:export"]
 )
 def test_without_torch_a_command_names_the_extra(run: Run, command: str) -> None:
     module, name = command.split(":")
@@ -280,5 +280,5 @@ def test_help_names_every_exit_code(command: Any, codes: str) -> None:
 
 
 def test_a_reader_that_goes_away_is_not_called_a_file_that_cannot_be_read() -> None:
-    with pytest.raises(BrokenPipeError), said():
+    with pytest.raises(BrokenPipeError), library_errors_as_lines():
         raise BrokenPipeError

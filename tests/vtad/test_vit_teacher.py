@@ -374,7 +374,7 @@ def test_a_detector_cannot_be_built_before_the_shape_is_known(configured: Callab
 
 
 def test_a_damaged_shape_in_a_run_is_one_line(configured: Callable[..., Config], tmp_path: Path) -> None:
-    from vtad.commands.train import evaluate
+    from vtad.commands.evaluate import evaluate
 
     run: Run = train(configured())
     text = (run.path / "config.json").read_text()

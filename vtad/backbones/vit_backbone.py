@@ -16,10 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vtad.backbones.backbone import CHANNELS, TeacherError
+from vtad.backbones.backbone import CHANNELS, MAP_CHANNELS, TeacherError
 from vtad.backbones.layers import Block, Registers, to_tokens
 from vtad.backbones.vit_checkpoint import TOKEN, VitShape, read_checkpoint
-from vtad.models.segmentation_head import CHANNELS as MAP_CHANNELS
 
 EPS = 1e-6  # of every layer norm, in DINOv2 and timm
 MAPS = 4
@@ -27,7 +26,7 @@ JOINED = 3  # of the maps, the deepest
 
 
 class VitTeacher(nn.Module):
-    """The frozen network. Input RGB in 0..1; outputs of the shapes of `vtad.backbones.backbone.Teacher`."""
+    """The frozen network. Input RGB in 0..1; outputs of the shapes of `vtad.backbones.efficientnet.Teacher`."""
 
     position: Tensor
     joined: Tensor

@@ -6,7 +6,6 @@ take by one rule, in vtad_runtime.contract.conformal.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vtad.data.batches import BATCH, batches
 from vtad.metrics import aupro
 from vtad.models.detector import Detector
 
-BATCH = 8  # images
 EARNED = 5e-3  # AUPRO that the SSIM map must add before it counts: less is noise of the synthetic defects
 SSIM_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # shares tried; the rest is the density's
 
@@ -84,12 +83,6 @@ def scores_and_peaks(detector: Detector, maps: Maps) -> tuple[list[float], list[
             scores += detector.score(heatmap).tolist()
             peaks += heatmap.flatten(1).amax(dim=1).tolist()
     return scores, peaks
-
-
-def batches(images: NDArray[np.uint8], device: torch.device, size: int = BATCH) -> Iterator[Tensor]:
-    """(N, H, W, 3) uint8 -> tensors (B, 3, H, W) on the device."""
-    for i in range(0, len(images), size):
-        yield torch.from_numpy(np.ascontiguousarray(images[i : i + size])).permute(0, 3, 1, 2).to(device)
 
 
 def _units(detector: Detector, maps: Maps) -> Maps:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vtad.calibration.map_units import batches
+from vtad.data.batches import batches
 from vtad.metrics import aupro, image_metrics
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector

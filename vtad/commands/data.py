@@ -6,30 +6,10 @@ from pathlib import Path
 
 import click
 
-from vtad.data.layout import (
-    MVTEC_CATEGORIES,
-    DataError,
-    default_data_dir,
-    find_categories,
-    find_category,
-    require_folder_name,
-)
+from vtad.commands.options import ALL, NAMES_HELP, data_option
+from vtad.data.layout import DataError, find_categories, find_category, require_folder_name
 from vtad_runtime.contract.command import no_traceback
 from vtad_runtime.contract.errors import VtadError
-
-ALL = "all"
-NAMES_HELP = f"The fifteen of MVTec AD are {', '.join(MVTEC_CATEGORIES)}; any other folder name works too."
-
-
-data_option = click.option(
-    "--data",
-    "data_dir",
-    type=click.Path(path_type=Path),
-    default=default_data_dir,
-    show_default="$VTAD_DATA, or ./data",
-    help="Folder that holds one folder per category.",
-)
-
 
 _CODES = """\b
 Exit codes:

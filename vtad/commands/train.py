@@ -1,4 +1,4 @@
-"""The commands vtad-data, vtad-train and vtad-eval. Thin: each calls one function that a Python user could call."""
+"""The command vtad-train: good images become a run folder."""
 
 from __future__ import annotations
 
@@ -7,23 +7,19 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
 
-from vtad.commands.data import ALL, NAMES_HELP, data, data_option
+from vtad.commands.library_errors import library_errors_as_lines
+from vtad.commands.options import ALL, CONTEXT, DEVICES, NAMES_HELP, F, data_option
 from vtad.config import PRESETS, Config, ConfigError, Fit, Optimizer, preset
 from vtad.data.layout import DataError, find_categories
-from vtad.run_folder import Run, newest_run, open_run
+from vtad.run_folder import Run
 from vtad_runtime.contract.command import no_traceback
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.stopping import stoppable
-
-__all__ = ["data", "evaluate", "train"]
-
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-F = TypeVar("F", bound=Callable[..., Any])
 
 # (flag, type, what it is); the field of Config has the flag's name with underscores.
 _OPTIONS: tuple[tuple[str, Any, str], ...] = (
@@ -61,10 +57,10 @@ _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--val-split", click.FloatRange(0, 1, min_open=True, max_open=True), "Share of good images held out."),
     ("--false-alarms", click.FloatRange(0, 1, min_open=True, max_open=True), "Share of good images that may be NG."),
     ("--seed", click.IntRange(0), "The same seed and --epochs give the same weights on one machine."),
-    ("--device", click.Choice(["auto", "cpu", "cuda", "mps"]), "auto: cuda, else mps, else cpu."),
+    ("--device", click.Choice(DEVICES), "auto: cuda, else mps, else cpu."),
 )
 
-_TRAIN_CODES = """\b
+_CODES = """\b
 Exit codes:
   0    trained, calibrated and saved
   1    the training diverged
@@ -73,14 +69,6 @@ Exit codes:
   4    a file could not be written, e.g. the disk is full
   70   internal error
   130  stopped by Ctrl-C, 143 by SIGTERM; continue by vtad-train --resume
-"""
-
-_EVAL_CODES = """\b
-Exit codes:
-  0    evaluated
-  2    usage: no such run, no test images, an unreadable image or mask
-  4    metrics.json could not be written
-  70   internal error
 """
 
 
@@ -106,7 +94,7 @@ def _config_options(command: F) -> F:
     return command
 
 
-@click.command(context_settings=CONTEXT, epilog=f"{_preset_lines()}\n\n{_TRAIN_CODES}")
+@click.command(context_settings=CONTEXT, epilog=f"{_preset_lines()}\n\n{_CODES}")
 @click.option("--category", help=f"Folder of images below --data, or `{ALL}` for each one found. {NAMES_HELP}")
 @data_option
 @click.option("--out", default="runs", show_default=True, help="Folder that gets <category>/<number>.")
@@ -142,7 +130,7 @@ def train(
 ) -> None:
     """Train a detector from good images only, calibrate it on held-out good images, and write a run folder."""
     changes = {k: v for k, v in choices.items() if v is not None}
-    with no_traceback(), said():
+    with no_traceback(), library_errors_as_lines():
         if resume or run_path:
             if not resume:
                 raise ConfigError("--run names the run to continue: give --resume with it")
@@ -209,53 +197,3 @@ def _reporter() -> Iterator[Callable[[Any], None]]:
                 bar.set_postfix_str(report.text)
 
         yield report
-
-
-def run_options(command: F) -> F:
-    """The options that `choose_run` takes."""
-    folder = click.Path(path_type=Path)
-    for option in (
-        click.option("--category", help="Take the newest run of this category."),
-        click.option("--runs", type=folder, default=Path("runs"), show_default=True, help="Where runs are."),
-        click.option("--run", "run_path", type=folder, help="Run folder.  [default: the newest]"),
-    ):
-        command = option(command)
-    return command
-
-
-@click.command(context_settings=CONTEXT, epilog=_EVAL_CODES)
-@run_options
-@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="[default: where the run was trained from]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
-@click.version_option(package_name="vtad", prog_name="vtad-eval")
-def evaluate(run_path: Path | None, runs: Path, category: str | None, data_dir: Path | None, device: str) -> None:
-    """Judge the test images of a run's category: metrics.json in the run folder, and a table."""
-    with no_traceback(), said():
-        run = choose_run(run_path, runs, category)
-        from vtad.evaluation.evaluate import evaluate as evaluate_run
-        from vtad.evaluation.report import table
-
-        click.echo(table(evaluate_run(run, data=data_dir, device=device)))
-        click.echo(f"\n  {run.path / 'metrics.json'}")
-
-
-def choose_run(path: Path | None, runs: Path, category: str | None) -> Run:
-    """The run that was named, or the newest complete one, which is said. Raises RunError."""
-    if path is not None:
-        return open_run(path)
-    run = newest_run(runs, category)
-    click.echo(f"run: {run.path}, the newest")
-    return run
-
-
-@contextmanager
-def said() -> Iterator[None]:
-    """What a library raises for a file or a package that is not there, as an error that a user understands."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise  # the reader of the output went away: `no_traceback` knows what to do
-    except OSError as e:
-        raise VtadError(f"{e.filename or 'a file'}: expected to read it, got {e.strerror or e}") from e
-    except ImportError as e:
-        raise VtadError(f"this command needs {e.name}, which is not installed: pip install 'vtad[export]'") from e

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vtad.calibration.map_units import batches
+from vtad.data.batches import batches
 from vtad.data.images import fingerprint
 from vtad.data.layout import GOOD, DataError, TestImage, find_category
 from vtad.fitting.device import pick_device

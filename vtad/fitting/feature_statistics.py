@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vtad.calibration.map_units import BATCH, batches
 from vtad.config import CELL
+from vtad.data.batches import BATCH, batches
 from vtad.models.autoencoder import Autoencoder, PixelFeatures
 
 SAMPLES = 60_000  # cells that the memory's patches are chosen from and the mixture is fitted on

@@ -23,7 +23,7 @@ PICTURES = 8  # of each
 class Seen(NamedTuple):
     """What the head learns from: a batch, or one picture of it."""
 
-    maps: tuple[Tensor, ...]  # four, (B, C, H / stride, W / stride) each, see `vtad.models.segmentation_head.CHANNELS`
+    maps: tuple[Tensor, ...]  # four, (B, C, H / stride, W / stride) each, see `vtad.backbones.backbone.MAP_CHANNELS`
     share: Tensor  # (B, rows, columns), of each cell that is damaged
 
 

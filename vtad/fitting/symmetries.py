@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vtad.calibration.map_units import batches
 from vtad.config import SQUARE_ONLY, Config
+from vtad.data.batches import batches
 from vtad.data.images import ImageCache
 from vtad.fitting.feature_statistics import fit_statistics
 from vtad.metrics import image_metrics

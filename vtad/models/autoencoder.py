@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vtad.backbones.backbone import CHANNELS, Teacher
+from vtad.backbones.backbone import CHANNELS
+from vtad.backbones.efficientnet import Teacher
 from vtad.backbones.layers import Block, Registers, to_pixels, to_tokens
 from vtad.backbones.vit_backbone import VitTeacher
 from vtad.backbones.vit_checkpoint import VitShape

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vtad.backbones.backbone import MAP_CHANNELS
 from vtad.config import CELL
 
-CHANNELS = (16, 24, 40, 112)  # of the maps at strides 2, 4, 8 and 8
 WIDTH = 64
 RARE = -4.0  # log-odds of a defect before learning
 
@@ -41,10 +41,10 @@ class DifferenceHead(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        for i, channels in enumerate(CHANNELS):
+        for i, channels in enumerate(MAP_CHANNELS):
             self.register_buffer(f"mean{i}", torch.zeros(channels))
             self.register_buffer(f"scale{i}", torch.ones(channels))
-        half, fine, middle, coarse = CHANNELS
+        half, fine, middle, coarse = MAP_CHANNELS
         self.from_half = PatchConv(half, WIDTH // 2, 4)
         self.from_fine = PatchConv(fine, WIDTH, 2)
         self.from_middle = nn.Conv2d(middle, WIDTH, 1)
@@ -69,13 +69,13 @@ class DifferenceHead(nn.Module):
 
     def fit(self, mean: list[Tensor], scale: list[Tensor]) -> None:
         """Mean and standard deviation (C,) of each of the four maps over the good images."""
-        for i in range(len(CHANNELS)):
+        for i in range(len(MAP_CHANNELS)):
             getattr(self, f"mean{i}").copy_(mean[i])
             getattr(self, f"scale{i}").copy_(1 / scale[i].clamp_min(1e-4))
 
     def standard(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """A teacher's four maps in units of their variation over good images; of their own precision."""
-        known = ((getattr(self, f"mean{i}"), getattr(self, f"scale{i}")) for i in range(len(CHANNELS)))
+        known = ((getattr(self, f"mean{i}"), getattr(self, f"scale{i}")) for i in range(len(MAP_CHANNELS)))
         return tuple(
             ((x - mean[None, :, None, None]) * scale[None, :, None, None]).to(x.dtype)
             for x, (mean, scale) in zip(maps, known, strict=True)
@@ -101,7 +101,7 @@ class LearnedPyramid(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         before = 6
-        for channels, stride in zip(CHANNELS, (2, 2, 2, 1), strict=True):
+        for channels, stride in zip(MAP_CHANNELS, (2, 2, 2, 1), strict=True):
             layers.append(
                 nn.Sequential(
                     nn.Conv2d(before, channels, 3, stride=stride, padding=1),

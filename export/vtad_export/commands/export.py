@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vtad.commands.train import CONTEXT, choose_run, run_options, said
+from vtad.commands.library_errors import library_errors_as_lines
+from vtad.commands.options import CONTEXT, choose_run, run_options
 from vtad_export.commands.formats import FORMATS, card_of, format_named, listing
 from vtad_runtime.contract.command import no_traceback
 from vtad_runtime.contract.errors import FAILED, USAGE, VtadError
@@ -116,7 +117,7 @@ def export(
     if list_formats:
         click.echo(listing())
         return
-    with no_traceback(), said(), _stopped():
+    with no_traceback(), library_errors_as_lines(), _stopped():
         if show is not None:
             from vtad_export.proof.show import card_text
 

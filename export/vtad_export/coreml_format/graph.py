@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from vtad.backbones.backbone import Teacher
+from vtad.backbones.efficientnet import Teacher
 from vtad.models.autoencoder import Autoencoder, Evidence, PixelFeatures, Whitening
 from vtad.models.context_density import MixtureHead
 from vtad.models.detector import Detector

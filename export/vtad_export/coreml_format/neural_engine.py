@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vtad.backbones.backbone import TAPS, Teacher
+from vtad.backbones.efficientnet import TAPS, Teacher
 from vtad.backbones.layers import Attention, Block
 from vtad.models.autoencoder import Autoencoder, Prediction
 from vtad.models.context_density import MixtureHead

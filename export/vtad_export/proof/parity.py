@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vtad.calibration.map_units import batches
+from vtad.data.batches import batches
 from vtad.data.images import ImageCache, fingerprint, split_good
 from vtad.data.layout import find_category
 from vtad.data.synthetic_defects import synthetic

@@ -1,0 +1,35 @@
+"""The command vtad-eval: a run against the test images of its category."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vtad.commands.library_errors import library_errors_as_lines
+from vtad.commands.options import CONTEXT, DEVICES, choose_run, run_options
+from vtad_runtime.contract.command import no_traceback
+
+_CODES = """\b
+Exit codes:
+  0    evaluated
+  2    usage: no such run, no test images, an unreadable image or mask
+  4    metrics.json could not be written
+  70   internal error
+"""
+
+
+@click.command(context_settings=CONTEXT, epilog=_CODES)
+@run_options
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="[default: where the run was trained from]")
+@click.option("--device", type=click.Choice(DEVICES), default="auto", show_default=True)
+@click.version_option(package_name="vtad", prog_name="vtad-eval")
+def evaluate(run_path: Path | None, runs: Path, category: str | None, data_dir: Path | None, device: str) -> None:
+    """Judge the test images of a run's category: metrics.json in the run folder, and a table."""
+    with no_traceback(), library_errors_as_lines():
+        run = choose_run(run_path, runs, category)
+        from vtad.evaluation.evaluate import evaluate as evaluate_run
+        from vtad.evaluation.report import table
+
+        click.echo(table(evaluate_run(run, data=data_dir, device=device)))
+        click.echo(f"\n  {run.path / 'metrics.json'}")

@@ -1,0 +1,21 @@
+"""What a library raises for a file or a package that is not there, as an error that a user understands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vtad_runtime.contract.errors import VtadError, one_line
+
+
+@contextmanager
+def library_errors_as_lines() -> Iterator[None]:
+    """Turn an OSError or ImportError from inside the block into a VtadError."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # the reader of the output went away: `no_traceback` knows what to do
+    except OSError as e:
+        raise VtadError(f"{e.filename or 'a file'}: expected to read it, got {one_line(e)}") from e
+    except ImportError as e:
+        raise VtadError(f"this command needs {e.name}, which is not installed: pip install 'vtad[export]'") from e

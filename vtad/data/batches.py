@@ -1,0 +1,18 @@
+"""Images as a model takes them: tensors on a device, some at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+BATCH = 8  # images
+
+
+def batches(images: NDArray[np.uint8], device: torch.device, size: int = BATCH) -> Iterator[Tensor]:
+    """(N, H, W, 3) uint8 -> tensors (B, 3, H, W) uint8 on the device."""
+    for i in range(0, len(images), size):
+        yield torch.from_numpy(np.ascontiguousarray(images[i : i + size])).permute(0, 3, 1, 2).to(device)
