@@ -21,8 +21,8 @@ from vtad.calibration.map_units import raw_maps, scores_and_peaks
 from vtad.commands.evaluate import evaluate as command
 from vtad.data.images import ImageCache, fingerprint
 from vtad.data.layout import DataError, find_category
+from vtad.evaluation import evaluate as evaluation
 from vtad.evaluation.evaluate import evaluate
-from vtad.evaluation.evaluate import evaluate as evaluation
 from vtad.evaluation.report import table
 from vtad.fitting.device import pick_device
 from vtad.inspection import input_spec
