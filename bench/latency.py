@@ -17,7 +17,7 @@ import torch
 
 from vtad.models.trained import load_detector
 from vtad.run_folder import open_run
-from vtad_runtime.commands.run import newest_model
+from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.verdict.detector import Detector
 
 ROUNDS = 30

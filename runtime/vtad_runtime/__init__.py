@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vtad_runtime.contract.card import Card
     from vtad_runtime.contract.image import ImageError, read_rgb
-    from vtad_runtime.engine.onnxruntime_engine import ModelError
+    from vtad_runtime.engine.model import ModelError
     from vtad_runtime.verdict.detector import Detector, Region, Result
     from vtad_runtime.verdict.verdict import Verdict
 
@@ -19,7 +19,7 @@ _HOME = {
     "Card": "contract.card",
     "Detector": "verdict.detector",
     "ImageError": "contract.image",
-    "ModelError": "engine.onnxruntime_engine",
+    "ModelError": "engine.model",
     "Region": "verdict.detector",
     "Result": "verdict.detector",
     "Verdict": "verdict.verdict",

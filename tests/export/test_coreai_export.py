@@ -37,7 +37,8 @@ from vtad_export.coreai_format.exporter import (
 )
 from vtad_export.proof.parity import TOLERANCE, Material, ParityError, load_material
 from vtad_runtime.contract.card import CardError
-from vtad_runtime.engine.onnxruntime_engine import Session, newest_export
+from vtad_runtime.engine.onnxruntime_engine import OnnxSession
+from vtad_runtime.engine.opening import newest_export
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_apples_runtime_agrees_with_torch_to_its_last_digits(made: CoreAIExport)
 
 def test_the_onnx_twin_lies_beside_it_and_was_compared_too(made: CoreAIExport) -> None:
     assert made.twin == made.path.with_suffix(".onnx")
-    assert Session(made.twin).card.weights_sha256 == made.card.weights_sha256
+    assert OnnxSession(made.twin).card.weights_sha256 == made.card.weights_sha256
     assert made.against_twin is not None
     assert made.against_twin.flips == 0
     assert 0 < made.against_twin.apart["heatmap"] <= 2 * TOLERANCE["heatmap"]
@@ -169,7 +170,7 @@ def test_a_twin_that_no_longer_agrees_is_named(
     shutil.copy2(made.twin, tmp_path / "pill.onnx")
     honest = onnx._run
 
-    def off(session: Session) -> Any:
+    def off(session: OnnxSession) -> Any:
         execute = honest(session)
         return lambda pixels: {k: v + np.float32(0.01) for k, v in execute(pixels).items()}
 

@@ -26,7 +26,7 @@ from vtad_export.coreml_format.mlpackage import specification
 from vtad_export.proof.parity import ParityError
 from vtad_export.proof.reference import read_reference
 from vtad_runtime.contract.card import ONNX_KEY, Card
-from vtad_runtime.engine.onnxruntime_engine import Session
+from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_a_reference_that_is_torn_or_absent_is_refused(made: CoreMLExport, tmp_p
 
 def test_the_onnx_twin_of_the_same_weights_lies_beside_it(made: CoreMLExport) -> None:
     assert made.twin == made.path.with_suffix(".onnx")
-    assert Session(made.twin).card.weights_sha256 == made.card.weights_sha256
+    assert OnnxSession(made.twin).card.weights_sha256 == made.card.weights_sha256
 
 
 def test_no_path_of_this_machine_is_in_the_package_but_on_its_card(made: CoreMLExport) -> None:
@@ -134,7 +134,7 @@ def test_what_is_no_twin_of_these_weights_is_replaced(trained: Run, made: CoreML
     (tmp_path / "pill.onnx").write_text("not a model")
     export = to_coreml(trained, tmp_path / "pill.mlpackage", precision="fp32")
     assert export.twin == tmp_path / "pill.onnx"
-    assert Session(export.twin).card.weights_sha256 == made.card.weights_sha256
+    assert OnnxSession(export.twin).card.weights_sha256 == made.card.weights_sha256
 
 
 def test_the_proof_compares_the_onnx_twin_too(made: CoreMLExport) -> None:
@@ -238,7 +238,7 @@ def test_the_certificate_says_how_it_was_proven_and_what_runs_elsewhere(run: Run
 
 def test_show_prints_the_card_of_every_artefact(made: CoreMLExport, trained: Run) -> None:
     assert Card.from_json(done(export, "--show", made.path, "--json")) == made.card
-    assert Card.from_json(done(export, "--show", made.twin, "--json")) == Session(made.twin).card
+    assert Card.from_json(done(export, "--show", made.twin, "--json")) == OnnxSession(made.twin).card
     assert Card.from_json(done(export, "--show", trained.path, "--json")) == trained.card()
 
 

@@ -26,7 +26,9 @@ from vtad_export.proof.certificate import quality_lines
 from vtad_export.proof.parity import Flip, Material, ParityError, allowed_flips, compare, load_material
 from vtad_export.proof.quality import Measured, Quality, measured
 from vtad_runtime.contract.card import Parity
-from vtad_runtime.engine.onnxruntime_engine import OUTPUTS, Session, newest_export
+from vtad_runtime.engine.model import OUTPUTS
+from vtad_runtime.engine.onnxruntime_engine import OnnxSession
+from vtad_runtime.engine.opening import newest_export
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,7 @@ def test_a_pictures_numbers_do_not_depend_on_its_neighbours(made: OnnxExport, ma
     """Activations are rounded by the range of all that the graph is given; so it takes one picture, and the runtime knows."""
     images = np.concatenate([material.sample.good[:2], material.sample.defective[:3]])
     pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    session = Session(made.path)
+    session = OnnxSession(made.path)
     together = session.run(pixels)
     for i in range(len(pixels)):
         alone = session.run(pixels[i : i + 1])
@@ -233,7 +235,7 @@ def test_core_ml_stores_the_transformers_weights_as_int8_and_the_rest_as_they_we
 
 
 def parity_of(path: Path) -> Parity:
-    parity = Session(path).card.parity
+    parity = OnnxSession(path).card.parity
     assert parity is not None
     return parity
 
@@ -261,7 +263,7 @@ def test_the_python_export_of_an_int8_package_has_a_twin_of_a_true_name_too(
 ) -> None:
     pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
     from vtad_export.coreml_format.exporter import to_coreml
-    from vtad_runtime.engine.onnxruntime_engine import twin_of
+    from vtad_runtime.engine.coreml_engine import onnx_fallback
 
     monkeypatch.setattr(quantize, "SMALLEST", 200)
     folder = run.path / "export"
@@ -269,5 +271,5 @@ def test_the_python_export_of_an_int8_package_has_a_twin_of_a_true_name_too(
     shutil.copy2(exported.path, folder / "pill.onnx")
     for name, twin in (("pill-int8", "pill"), ("half-int8", "half"), ("half", "half")):
         made = to_coreml(run, folder / f"{name}.mlpackage", precision="int8", max_flips=40)
-        assert made.twin == twin_of(made.path) == folder / f"{twin}.onnx"
+        assert made.twin == onnx_fallback(made.path) == folder / f"{twin}.onnx"
         assert parity_of(made.twin).precision == "fp32"

@@ -27,7 +27,8 @@ from vtad_export.onnx_format.exporter import Export
 from vtad_export.onnx_format.int8 import learned_products
 from vtad_export.proof.parity import TOLERANCE, Samples, decoded, image_files, prove, samples
 from vtad_runtime.contract.image import read_rgb
-from vtad_runtime.engine.onnxruntime_engine import ModelError, Session
+from vtad_runtime.engine.model import ModelError
+from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 from vtad_runtime.verdict.verdict import Verdict
 
 Outputs = dict[str, NDArray[np.float32]]
@@ -56,7 +57,7 @@ def test_the_proof_holds_on_held_out_good_images_and_on_defects(exported: Export
     assert parity is not None
     assert (parity.format, parity.precision, parity.verdict_flips) == ("onnx", "fp32", 0)
     assert (parity.images_good, parity.images_defective) == (4, 32)
-    assert parity.max_error.keys() == parity.tolerance.keys() == set(Session(exported.path).run(_black()).__dict__)
+    assert parity.max_error.keys() == parity.tolerance.keys() == set(OnnxSession(exported.path).run(_black()).__dict__)
     assert all(0 <= error <= TOLERANCE[name] for name, error in parity.max_error.items())
     assert parity.max_error["reconstruction"] > 0  # it was measured
 
@@ -67,7 +68,7 @@ def _black() -> NDArray[np.uint8]:
 
 def test_the_export_is_one_file_with_the_card_of_the_run_and_the_proof_inside(exported: Export, trained: Run) -> None:
     assert files(exported.path.parent) == ["parity.json", "pill.onnx"]
-    inside = Session(exported.path).card
+    inside = OnnxSession(exported.path).card
     assert inside == exported.card
     assert dataclasses.replace(inside, parity=None) == trained.card()
     assert inside.parity is not None
@@ -80,15 +81,15 @@ def test_the_export_is_one_file_with_the_card_of_the_run_and_the_proof_inside(ex
 def test_a_file_alone_in_another_folder_judges_alike(
     exported: Export, tmp_path: Path, pixels: NDArray[np.uint8]
 ) -> None:
-    alone = Session(shutil.copy(exported.path, tmp_path / "alone.onnx")).run(pixels)
-    assert np.array_equal(alone.score, Session(exported.path).run(pixels).score)
+    alone = OnnxSession(shutil.copy(exported.path, tmp_path / "alone.onnx")).run(pixels)
+    assert np.array_equal(alone.score, OnnxSession(exported.path).run(pixels).score)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_any_batch_gives_the_numbers_of_torch(
     exported: Export, trained: Run, pixels: NDArray[np.uint8], size: int
 ) -> None:
-    session, detector = Session(exported.path), load_detector(trained)
+    session, detector = OnnxSession(exported.path), load_detector(trained)
     with torch.inference_mode():
         expected = detector(torch.from_numpy(pixels))
     parts = [session.run(pixels[i : i + size]) for i in range(0, 5, size)]
@@ -230,7 +231,7 @@ def test_out_names_a_folder_and_a_file_in_its_place_is_an_error(run: Run, tmp_pa
 def test_a_path_may_be_text(run: Run, tmp_path: Path) -> None:
     made = to_onnx(run, str(tmp_path / "part.onnx"), data=run.config().data)
     assert made.path == tmp_path / "part.onnx"
-    assert Session(made.path).card == made.card
+    assert OnnxSession(made.path).card == made.card
 
 
 @pytest.mark.usefixtures("ready_graph")
@@ -270,7 +271,7 @@ def test_a_damaged_artefact_is_refused_by_the_runtime(exported: Export, tmp_path
     torn = tmp_path / "torn.onnx"
     torn.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError, match="expected an ONNX model"):
-        Session(torn)
+        OnnxSession(torn)
 
 
 def test_every_image_of_the_proof_is_a_file_whose_pixels_are_the_trainings(trained: Run) -> None:

@@ -20,6 +20,7 @@ from vtad_runtime.commands import run as run_cli
 from vtad_runtime.contract.card import ONNX_KEY
 from vtad_runtime.contract.conformal import MARGIN, CalibrationError, conformal_threshold, images_needed
 from vtad_runtime.engine.onnx_card import OnnxFileError, replace_card
+from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.review.recalibration import OutputExists, recalibrate
 from vtad_runtime.verdict.detector import Detector
 
@@ -205,7 +206,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(model: Path) -> None:
     assert "expected pictures" in failed(2, "--good", "empty")
     assert "nothing there" in failed(2, "--good", "nowhere")
     assert "nothing there" in failed(2, "--good", "line", "--model", "none.onnx")
-    assert "calibrate its ONNX twin (--model pill.onnx)" in failed(2, "--good", "line", "--model", "pill.mlpackage")
+    assert "calibrate its ONNX fallback (--model pill.onnx)" in failed(2, "--good", "line", "--model", "pill.mlpackage")
     Path("pill-int8.mlpackage").mkdir()
     assert "(--model pill.onnx)" in failed(2, "--good", "line", "--model", "pill-int8.mlpackage")
     assert "ends with .onnx" in failed(2, "--good", "line", "--out", "new.bin")
@@ -228,7 +229,7 @@ def test_without_a_model_the_newest_export_is_taken_and_the_new_file_is_the_newe
     result = calibrate("--good", "line")
     assert f"model: {model}, the newest export" in result.stdout
     assert "vtad-run without --model takes it from now on" in result.stdout
-    assert run_cli.newest_model().name == "tiny-calibrated.onnx"
+    assert newest_model().name == "tiny-calibrated.onnx"
 
 
 def test_a_score_that_is_no_number_is_refused_by_name() -> None:

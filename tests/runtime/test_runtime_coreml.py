@@ -20,9 +20,11 @@ from fake_coreml import FakeMac, fake_mac
 
 from vtad_runtime import Verdict
 from vtad_runtime.contract.card import ONNX_KEY, Card
-from vtad_runtime.engine import coreml_engine as coreml_session
+from vtad_runtime.engine import coreml_engine
 from vtad_runtime.engine.coreml_engine import CoreMLSession
-from vtad_runtime.engine.onnxruntime_engine import OUTPUTS, ModelError, Outputs, Session, newest_export, open_session
+from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs
+from vtad_runtime.engine.onnxruntime_engine import OnnxSession
+from vtad_runtime.engine.opening import newest_export, open_model
 from vtad_runtime.verdict.detector import Detector
 
 Values = dict[str, np.ndarray[Any, Any]]
@@ -68,16 +70,16 @@ def mac(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeMac:
     return fake_mac(monkeypatch, predict, tmp_path)
 
 
-def test_a_package_says_what_its_onnx_twin_says(mac: FakeMac, tmp_path: Path) -> None:
+def test_a_package_says_what_its_onnx_fallback_says(mac: FakeMac, tmp_path: Path) -> None:
     package = CoreMLSession(write_package(tmp_path / "m.mlpackage"))
-    twin = Session(write_model(tmp_path / "m.onnx"))
+    fallback = OnnxSession(write_model(tmp_path / "m.onnx"))
     batch = np.stack([good(32, 32), bad(32, 32, 3, 4), bad(32, 32, 20, 8)]).transpose(0, 3, 1, 2)
-    ours, theirs = package.run(batch), twin.run(batch)
+    ours, theirs = package.run(batch), fallback.run(batch)
     assert mac.predictions == 3  # one each
     for name in OUTPUTS:
         np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-6)
         assert getattr(ours, name).dtype == np.float32
-    assert package.card == twin.card
+    assert package.card == fallback.card
 
 
 @pytest.mark.parametrize(("on_card", "units"), [(None, "CPU_AND_NE"), ("CPU_ONLY", "CPU_ONLY"), ("ALL", "ALL")])
@@ -91,19 +93,21 @@ def test_it_runs_on_the_compute_units_of_its_card(mac: FakeMac, tmp_path: Path, 
 def test_a_detector_opens_either_kind_by_its_name(
     mac: FakeMac, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = open_session(write_package(tmp_path / "m.mlpackage"), threads=1)
+    package = open_model(write_package(tmp_path / "m.mlpackage"), threads=1)
     assert isinstance(package, CoreMLSession)
-    assert isinstance(open_session(write_model(tmp_path / "m.onnx"), threads=1), Session)
+    assert isinstance(open_model(write_model(tmp_path / "m.onnx"), threads=1), OnnxSession)
     detector = Detector(tmp_path / "m.mlpackage")
     assert [r.verdict for r in detector.batch([good(), bad()])] == [Verdict.OK, Verdict.NG]
 
 
-def test_elsewhere_one_line_names_the_twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elsewhere_one_line_names_the_onnx_fallback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     path = write_package(tmp_path / "m.mlpackage")
     assert "vtad-export --format onnx" in refused(path)
-    twin = write_model(tmp_path / "m.onnx")
-    assert refused(path) == f"{path}: expected a Mac to run a Core ML package, got Linux; run its ONNX twin {twin}"
+    fallback = write_model(tmp_path / "m.onnx")
+    assert (
+        refused(path) == f"{path}: expected a Mac to run a Core ML package, got Linux; run its ONNX fallback {fallback}"
+    )
 
 
 def test_a_mac_without_coremltools_is_told_what_to_install(
@@ -124,7 +128,7 @@ def write_package_before(folder: Path) -> Path:
 
 def refused(path: Path) -> str:
     with pytest.raises(ModelError) as caught:
-        open_session(path)
+        open_model(path)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -192,9 +196,9 @@ def runs(tmp_path: Path) -> Path:
 def test_the_newest_export_is_taken_in_the_format_that_this_machine_runs(
     runs: Path, monkeypatch: pytest.MonkeyPatch, is_mac: bool, suffix: str
 ) -> None:
-    monkeypatch.setattr(coreml_session, "on_mac", lambda: is_mac)
+    monkeypatch.setattr(coreml_engine, "on_mac", lambda: is_mac)
     assert newest_export(runs) == runs / f"b/0001/export/pill{suffix}"
-    os.utime(runs / "a/0001/export/pill.mlpackage", (2000, 2000))  # exported again; its twin was kept
+    os.utime(runs / "a/0001/export/pill.mlpackage", (2000, 2000))  # exported again; its ONNX model was kept
     assert newest_export(runs) == runs / f"a/0001/export/pill{suffix}"
 
 
@@ -202,35 +206,35 @@ def test_the_newest_export_is_taken_in_the_format_that_this_machine_runs(
 def test_an_int8_package_without_an_int8_onnx_runs_elsewhere_as_the_float32_one(
     runs: Path, monkeypatch: pytest.MonkeyPatch, is_mac: bool
 ) -> None:
-    monkeypatch.setattr(coreml_session, "on_mac", lambda: is_mac)
+    monkeypatch.setattr(coreml_engine, "on_mac", lambda: is_mac)
     export = runs / "a/0001/export"
     write_package(export / "pill-int8.mlpackage")
     os.utime(export / "pill-int8.mlpackage", (2000, 2000))
     assert newest_export(runs) == export / ("pill-int8.mlpackage" if is_mac else "pill.onnx")
     if not is_mac:
-        assert refused(export / "pill-int8.mlpackage").endswith(f"run its ONNX twin {export / 'pill.onnx'}")
+        assert refused(export / "pill-int8.mlpackage").endswith(f"run its ONNX fallback {export / 'pill.onnx'}")
     (export / "pill-int8.onnx").touch()
     os.utime(export / "pill-int8.onnx", (1000, 1000))
     assert newest_export(runs) == export / f"pill-int8{'.mlpackage' if is_mac else '.onnx'}"
 
 
 def test_an_export_without_a_package_is_taken_as_it_is(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coreml_session, "on_mac", lambda: True)
+    monkeypatch.setattr(coreml_engine, "on_mac", lambda: True)
     alone = runs / "a/0001/export/other.onnx"
     alone.touch()
     assert newest_export(runs) == alone
 
 
-def test_a_mac_without_coremltools_takes_the_twin(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coreml_session, "on_mac", lambda: True)
-    monkeypatch.setattr(coreml_session, "find_spec", lambda name: None)
+def test_a_mac_without_coremltools_takes_the_onnx_fallback(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coreml_engine, "on_mac", lambda: True)
+    monkeypatch.setattr(coreml_engine, "find_spec", lambda name: None)
     assert newest_export(runs) == runs / "b/0001/export/pill.onnx"
 
 
 def test_a_package_alone_is_named_elsewhere_too_and_not_an_older_model(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coreml_session, "on_mac", lambda: False)
+    monkeypatch.setattr(coreml_engine, "on_mac", lambda: False)
     (runs / "b/0001/export/pill.onnx").unlink()
     assert newest_export(runs) == runs / "b/0001/export/pill.mlpackage"
 

@@ -164,7 +164,7 @@ def test_a_model_that_opens_and_cannot_judge_fails_the_self_test(monkeypatch: py
     def fault(*_: object, **__: object) -> None:
         raise RuntimeError("out of\nmemory")
 
-    monkeypatch.setattr("vtad_runtime.engine.onnxruntime_engine.Session.run", fault)
+    monkeypatch.setattr("vtad_runtime.engine.onnxruntime_engine.OnnxSession.run", fault)
     failing = failures(run("--model", str(model())))
     assert list(failing) == ["self-test"]
     assert "RuntimeError: out of memory" in failing["self-test"]

@@ -98,10 +98,11 @@ def card_of(path: Path) -> Card:
 
         return read_asset_card(path)
     if path.suffix == ".onnx":
-        from vtad_runtime.engine.onnxruntime_engine import ModelError, Session
+        from vtad_runtime.engine.model import ModelError
+        from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 
         try:
-            return Session(path).card
+            return OnnxSession(path).card
         except ModelError as e:
             raise CardError(str(e)) from e
     if path.is_dir():

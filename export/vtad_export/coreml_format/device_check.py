@@ -29,7 +29,7 @@ from vtad_export.proof.reference import Reference, Values, read_reference, sampl
 from vtad_runtime.contract.card import Card, Parity
 from vtad_runtime.contract.conformal import spread
 from vtad_runtime.engine.coreml_engine import CoreMLSession
-from vtad_runtime.engine.onnxruntime_engine import ModelError
+from vtad_runtime.engine.model import ModelError
 
 COMPUTE_UNITS = ("CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY", "ALL")
 WARM_UP, RUNS = 3, 20

@@ -41,7 +41,8 @@ from vtad_export.proof.parity import (
 from vtad_export.proof.quality import Quality, measured
 from vtad_runtime.contract.card import ONNX_KEY, Card
 from vtad_runtime.contract.conformal import spread
-from vtad_runtime.engine.onnxruntime_engine import ModelError, Session
+from vtad_runtime.engine.model import ModelError
+from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 from vtad_runtime.verdict.detector import Detector as Runtime
 from vtad_runtime.verdict.verdict import decide
 
@@ -165,7 +166,7 @@ def whole_path(
 def open_twin(path: Path, weights_sha256: str) -> Twin | None:
     """The proven ONNX artefact in a file; None where there is none of these weights."""
     try:
-        session = Session(path)
+        session = OnnxSession(path)
     except ModelError:
         return None  # not there, not ours, or damaged
     if session.card.weights_sha256 != weights_sha256 or session.card.parity is None:
@@ -200,7 +201,7 @@ def twin_during(path: Path, material: Material) -> Iterator[Twin]:
 
 
 def place_twin(path: Path, material: Material) -> Path:
-    """See to the ONNX twin that `vtad_runtime.engine.onnxruntime_engine.twin_of` finds for a package, and name it.
+    """See to the ONNX twin that `vtad_runtime.engine.coreml_engine.onnx_fallback` finds for a package, and name it.
 
     What has the package's name stays if it is of these weights and what its name says. Else the twin is the float32 model,
     pill.onnx, or a copy of it under the name of a package such as pill-fp32.mlpackage, less a final -int8. Raises as
@@ -249,10 +250,10 @@ def _write(model: onnx.ModelProto, card: Card, path: Path) -> None:
 
 
 def _executor(path: Path) -> Execute:
-    return _run(Session(path))
+    return _run(OnnxSession(path))
 
 
-def _run(session: Session) -> Execute:
+def _run(session: OnnxSession) -> Execute:
     def execute(pixels: NDArray[np.uint8]) -> Values:
         return vars(session.run(pixels))
 

@@ -62,10 +62,10 @@ def calibrate(model: Path | None, good: Path, false_alarms: float, out: Path | N
 
 
 def _calibrate(model: Path | None, good: Path, false_alarms: float, out: Path | None) -> None:
-    from vtad_runtime.commands.run import newest_model
     from vtad_runtime.contract.conformal import CalibrationError
+    from vtad_runtime.engine.model import ModelError
     from vtad_runtime.engine.onnx_card import OnnxFileError
-    from vtad_runtime.engine.onnxruntime_engine import ModelError
+    from vtad_runtime.engine.opening import newest_model
     from vtad_runtime.review.recalibration import (
         OutputExists,
         budget_lines,
@@ -111,14 +111,14 @@ def _calibrate(model: Path | None, good: Path, false_alarms: float, out: Path | 
 
 def _open(path: Path, which: str) -> Detector:
     """The model to calibrate. Raises VtadError, ModelError."""
-    from vtad_runtime.engine.onnxruntime_engine import twin_of
+    from vtad_runtime.engine.coreml_engine import onnx_fallback
     from vtad_runtime.verdict.detector import Detector
 
     if path.suffix.lower() == ".mlpackage":
-        twin = twin_of(path)
+        fallback = onnx_fallback(path)
         raise VtadError(
-            f"{path}: expected an .onnx model, got a Core ML package: calibrate its ONNX twin "
-            f"(--model {twin if twin.exists() else 'the .onnx that vtad-export wrote with it'})",
+            f"{path}: expected an .onnx model, got a Core ML package: calibrate its ONNX fallback "
+            f"(--model {fallback if fallback.exists() else 'the .onnx that vtad-export wrote with it'})",
             USAGE,
         )
     detector = Detector(path)

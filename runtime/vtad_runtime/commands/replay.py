@@ -90,7 +90,7 @@ def _replay(
     runs: Path, model: Path | None, threshold: float | None, *, out: Path, max_pictures: int, threads: int | None
 ) -> int:
     from vtad_runtime.contract.stopping import stoppable
-    from vtad_runtime.engine.onnxruntime_engine import ModelError
+    from vtad_runtime.engine.model import ModelError
     from vtad_runtime.review.recorded import RecordedError, read_run
     from vtad_runtime.review.replay import compare
 
@@ -126,7 +126,7 @@ def _replay(
 def _judge(model: Path, threads: int | None, run: Run, threshold: float | None) -> Judge:
     """The new model, seeing what the recorded one saw of each picture. Raises VtadError."""
     from vtad_runtime.contract.image import ImageError
-    from vtad_runtime.engine.onnxruntime_engine import ModelError
+    from vtad_runtime.engine.model import ModelError
     from vtad_runtime.review.replay import Judge
     from vtad_runtime.verdict.detector import Detector
     from vtad_runtime.verdict.mask import Mask

@@ -14,10 +14,7 @@ from vtad_runtime.contract.command import no_traceback
 from vtad_runtime.contract.log import logging_to
 from vtad_runtime.contract.sections import SectionCommand, SectionOption
 from vtad_runtime.line.options import RunOptions
-from vtad_runtime.line.wiring import newest_model
 from vtad_runtime.sources.address import AddressError, address
-
-__all__ = ["newest_model", "run"]
 
 EXIT_CODES = """\b
 Exit codes:

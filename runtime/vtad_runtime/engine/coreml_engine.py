@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from vtad_runtime.contract.card import ONNX_KEY, Card, CardError
 from vtad_runtime.contract.errors import NOT_JUDGED, one_line
-from vtad_runtime.engine.onnxruntime_engine import OUTPUTS, ModelError, Outputs, checked, twin_of
+from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs, checked
 
 DEFAULT_UNITS = "CPU_AND_NE"
 
@@ -30,6 +31,16 @@ def on_mac() -> bool:
 def runs_packages() -> bool:
     """Whether this machine can run an .mlpackage: a Mac with coremltools."""
     return on_mac() and find_spec("coremltools") is not None
+
+
+def onnx_fallback(package: Path) -> Path:
+    """The ONNX model that runs in place of a package where that does not: of the same name, whether it is there or not.
+
+    Where pill-int8.mlpackage has no pill-int8.onnx beside it, its fallback is the float32 model, pill.onnx.
+    """
+    own = package.with_suffix(".onnx")
+    plain = own.with_stem(own.stem.removesuffix("-int8"))
+    return plain if plain.is_file() and not own.is_file() else own
 
 
 class CoreMLSession:
@@ -55,8 +66,6 @@ class CoreMLSession:
 
     def run(self, batch: NDArray[np.uint8]) -> Outputs:
         """Run (n, 3, height, width) uint8 RGB, one prediction each. Raises ModelError."""
-        from PIL import Image
-
         found = []
         for pixels in batch:
             image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))  # (height, width, 3)
@@ -73,10 +82,10 @@ class CoreMLSession:
 
 def _coremltools(path: Path) -> Any:
     """The package coremltools. Raises ModelError where this machine cannot run Core ML, naming what it can."""
-    twin = twin_of(path)
-    instead = (
-        f"run its ONNX twin {twin}" if twin.is_file() else "vtad-export --format onnx makes a model that runs here"
-    )
+    fallback = onnx_fallback(path)
+    instead = "vtad-export --format onnx makes a model that runs here"
+    if fallback.is_file():
+        instead = f"run its ONNX fallback {fallback}"
     if not on_mac():
         raise ModelError(f"{path}: expected a Mac to run a Core ML package, got {platform.system()}; {instead}")
     try:

@@ -1,98 +1,20 @@
-"""Opens an exported model, reads the card inside it, refuses what does not match, and runs batches.
-
-`open_session` chooses by the file's kind: ONNX here, Core ML in `coreml_session`.
-The ONNX graph: input uint8 RGB (batch, 3, height, width); outputs, all float32, `score` (batch,), `heatmap`, `ssim_map` and
-`nll_map` (batch, height, width) in units of normal variation, `reconstruction` (batch, 3, height, width) in 0..1. `batch` is
-free, or 1 where a picture's numbers would depend on its neighbours: int8 rounds by the range of all that it is given.
-"""
+"""Opens an ONNX model by onnxruntime, reads the card inside it, refuses what does not match, and runs batches."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from vtad_runtime.contract.card import ONNX_KEY, Card, CardError
-from vtad_runtime.contract.errors import NOT_JUDGED, VtadError, one_line
-
-MAX_BATCH = 64  # the export's upper bound of the free axis
-MAPS = ("heatmap", "ssim_map", "nll_map")
-OUTPUTS = ("score", *MAPS, "reconstruction")
+from vtad_runtime.contract.errors import NOT_JUDGED, one_line
+from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs, checked
 
 
-class ModelError(VtadError):
-    """A model file that cannot be used, or a run of it that failed. One line: expected, got, where, what to do."""
-
-
-@dataclass(frozen=True, eq=False)
-class Outputs:
-    """What the graph says about a batch of n pictures; float32."""
-
-    score: NDArray[np.float32]  # (n,)
-    heatmap: NDArray[np.float32]  # (n, height, width), units of normal variation
-    ssim_map: NDArray[np.float32]  # (n, height, width), units of normal variation
-    nll_map: NDArray[np.float32]  # (n, height, width), units of normal variation
-    reconstruction: NDArray[np.float32]  # (n, 3, height, width), 0..1
-
-
-class OpenModel(Protocol):
-    """What a detector needs of an opened model, of whatever format."""
-
-    path: Path
-    card: Card
-
-    def run(self, batch: NDArray[np.uint8]) -> Outputs:
-        """Run (n, 3, height, width) uint8 RGB, n = 1..64. Raises ModelError."""
-        ...
-
-
-def open_session(path: Path | str, threads: int | None = None) -> OpenModel:
-    """Open an .mlpackage with Core ML, anything else with onnxruntime and `threads` CPU threads. Raises ModelError.
-
-    Core ML decides on its threads itself.
-    """
-    path = Path(path)
-    if path.suffix == ".mlpackage":
-        from vtad_runtime.engine.coreml_engine import CoreMLSession
-
-        return CoreMLSession(path)
-    return Session(path, threads)
-
-
-def newest_export(runs: Path) -> Path | None:
-    """The newest export in `runs`/<category>/<number>/export, in the format that this machine runs; None without any.
-
-    An export is a package and its twin, pill.mlpackage and pill.onnx (`twin_of`), or one of them. A Mac with coremltools takes
-    the package. Where the newest export is a package alone and this is no Mac, that package: opening it says what to do.
-    """
-    from vtad_runtime.engine.coreml_engine import runs_packages
-
-    found = [p for suffix in (".onnx", ".mlpackage") for p in runs.glob(f"*/*/export/*{suffix}")]
-    if not found:
-        return None
-    last = max(found, key=lambda p: (p.stat().st_mtime, str(p)))
-    package = last.with_suffix(".mlpackage")
-    twin = twin_of(package)
-    if twin.is_file() and not (package.is_dir() and runs_packages()):
-        return twin
-    return package
-
-
-def twin_of(package: Path) -> Path:
-    """The ONNX model that runs in place of a package where that does not: of the same name, whether it is there or not.
-
-    Where pill-int8.mlpackage has no pill-int8.onnx beside it, its twin is the float32 model, pill.onnx.
-    """
-    own = package.with_suffix(".onnx")
-    plain = own.with_stem(own.stem.removesuffix("-int8"))
-    return plain if plain.is_file() and not own.is_file() else own
-
-
-class Session:
+class OnnxSession:
     """One opened ONNX model. `card` is the card it carries."""
 
     def __init__(self, path: Path | str, threads: int | None = None, providers: tuple[str, ...] | None = None) -> None:
@@ -109,7 +31,7 @@ class Session:
         A graph whose batch is 1 is given the pictures one by one.
         """
         if self._one_by_one and len(batch) > 1:
-            return joined([self._run(batch[i : i + 1]) for i in range(len(batch))])
+            return _joined([self._run(batch[i : i + 1]) for i in range(len(batch))])
         return self._run(batch)
 
     def _run(self, batch: NDArray[np.uint8]) -> Outputs:
@@ -122,21 +44,9 @@ class Session:
         return checked(dict(zip(OUTPUTS, values, strict=True)), len(batch), self.card, self.path)
 
 
-def joined(parts: list[Outputs]) -> Outputs:
+def _joined(parts: list[Outputs]) -> Outputs:
     """The outputs of pictures that were run one by one, at least one."""
     return Outputs(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in OUTPUTS})
-
-
-def checked(values: dict[str, NDArray[np.float32]], n: int, card: Card, path: Path) -> Outputs:
-    """The outputs of a batch of `n`. Raises ModelError where a shape breaks the contract."""
-    plane = (card.input.height, card.input.width)
-    expected = {"score": (n,), **dict.fromkeys(MAPS, (n, *plane)), "reconstruction": (n, 3, *plane)}
-    for name in OUTPUTS:
-        if values[name].shape != expected[name]:
-            raise ModelError(
-                f"{path}: output {name}: expected shape {expected[name]}, got {values[name].shape}", NOT_JUDGED
-            )
-    return Outputs(**{name: values[name] for name in OUTPUTS})
 
 
 def _open(path: Path, threads: int | None, providers: tuple[str, ...]) -> ort.InferenceSession:

@@ -27,7 +27,7 @@ SHOWN_ERRORS = 10
 def run_folder(options: RunOptions) -> int:
     """Judge a folder, a glob or a file; the exit code. Raises VtadError."""
     from vtad_runtime.contract.stopping import stoppable
-    from vtad_runtime.engine.onnxruntime_engine import ModelError
+    from vtad_runtime.engine.model import ModelError
     from vtad_runtime.line.pipeline import Job, Options, default_decoders
     from vtad_runtime.outputs.results_folder import SinkError
     from vtad_runtime.sources.folder import SourceError, find

@@ -34,7 +34,7 @@ def checked(options: RunOptions, detector: Detector, frame: NDArray[np.uint8] | 
     """
     if options.golden is None:
         return None
-    from vtad_runtime.engine.onnxruntime_engine import ModelError
+    from vtad_runtime.engine.model import ModelError
     from vtad_runtime.line.golden import Golden, GoldenError
 
     try:

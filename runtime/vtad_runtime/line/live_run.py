@@ -58,7 +58,7 @@ class _Run:
 def run_live(options: RunOptions) -> int:
     """Judge until the source ends, a signal or --max-frames; the exit code. Raises VtadError."""
     from vtad_runtime.contract.stopping import stoppable
-    from vtad_runtime.engine.onnxruntime_engine import ModelError
+    from vtad_runtime.engine.model import ModelError
     from vtad_runtime.line.live import Judge, judge_source
     from vtad_runtime.outputs.results_folder import SinkError
     from vtad_runtime.sources.folder import SourceError

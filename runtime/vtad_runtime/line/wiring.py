@@ -20,25 +20,14 @@ if TYPE_CHECKING:
     from vtad_runtime.verdict.mask import Mask
 
 
-def newest_model(runs: Path = Path("runs")) -> Path:
-    """The export last written in `runs/<category>/<number>/export/`. Raises VtadError when there is none."""
-    from vtad_runtime.engine.onnxruntime_engine import newest_export
-
-    newest = newest_export(runs)
-    if newest is None:
-        raise VtadError(
-            f"no exported model in {runs}/*/*/export: run vtad-train, then vtad-export, or name one by --model", USAGE
-        )
-    return newest
-
-
 def open_detector(options: RunOptions) -> Detector:
     """The named model or the newest export, and a line about it. Raises VtadError."""
-    path = options.model or newest_model()
-    from vtad_runtime.engine.onnxruntime_engine import ModelError
+    from vtad_runtime.engine.model import ModelError
+    from vtad_runtime.engine.opening import newest_model
     from vtad_runtime.verdict.detector import Detector
 
     try:
+        path = options.model or newest_model()
         detector = Detector(path, options.threads)
     except ModelError as e:
         raise VtadError(e, USAGE) from e

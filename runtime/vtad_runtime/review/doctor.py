@@ -219,8 +219,8 @@ def _model(model: Path | None, runs: Path) -> Iterator[Check]:
     try:
         with _silent():
             from vtad_runtime.contract.errors import VtadError
-            from vtad_runtime.engine.onnxruntime_engine import ModelError
-            from vtad_runtime.line.wiring import newest_model
+            from vtad_runtime.engine.model import ModelError
+            from vtad_runtime.engine.opening import newest_model
             from vtad_runtime.verdict.detector import Detector
     except Exception as e:
         yield Check("self-test", False, f"expected the runtime to be importable, got {_said(e)}: {AGAIN}")

@@ -19,8 +19,8 @@ from vtad_runtime.contract.card import Calibration, Card
 from vtad_runtime.contract.conformal import CalibrationError, calibration, conformal_threshold, images_needed
 from vtad_runtime.contract.files import replacing
 from vtad_runtime.contract.image import ImageError
+from vtad_runtime.engine.model import ModelError
 from vtad_runtime.engine.onnx_card import replace_card
-from vtad_runtime.engine.onnxruntime_engine import ModelError
 from vtad_runtime.sources.folder import find
 from vtad_runtime.verdict.detector import Detector
 

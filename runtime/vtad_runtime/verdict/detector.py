@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad_runtime.contract.image import Placement, fit_image, read_rgb, unfit_map
-from vtad_runtime.engine.onnxruntime_engine import MAX_BATCH, Outputs, open_session
+from vtad_runtime.engine.model import MAX_BATCH, Outputs
+from vtad_runtime.engine.opening import open_model
 from vtad_runtime.verdict.verdict import Verdict, decide
 
 SeenBy = Literal["ssim", "density", "both"]
@@ -88,7 +89,7 @@ class Detector:
 
         An .onnx anywhere; an .mlpackage on a Mac with the extra `apple`.
         """
-        self._session = open_session(path, threads)
+        self._session = open_model(path, threads)
         self.path = self._session.path
         self.card = self._session.card
 

@@ -1,0 +1,60 @@
+"""What an opened model is, of whatever format: its card, and a run of a batch of pictures.
+
+The graph takes uint8 RGB (batch, 3, height, width) and gives float32 outputs: `score` (batch,); `heatmap`, `ssim_map` and
+`nll_map` (batch, height, width) in units of normal variation; `reconstruction` (batch, 3, height, width) in 0..1. `batch` is
+free, or 1 where a picture's numbers would depend on its neighbours: int8 rounds by the range of all that it is given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.errors import NOT_JUDGED, VtadError
+
+MAX_BATCH = 64  # the export's upper bound of the free axis
+MAPS = ("heatmap", "ssim_map", "nll_map")
+OUTPUTS = ("score", *MAPS, "reconstruction")
+
+
+class ModelError(VtadError):
+    """A model file that cannot be used, or a run of it that failed. One line: expected, got, where, what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What the graph says about a batch of n pictures; float32."""
+
+    score: NDArray[np.float32]  # (n,)
+    heatmap: NDArray[np.float32]  # (n, height, width), units of normal variation
+    ssim_map: NDArray[np.float32]  # (n, height, width), units of normal variation
+    nll_map: NDArray[np.float32]  # (n, height, width), units of normal variation
+    reconstruction: NDArray[np.float32]  # (n, 3, height, width), 0..1
+
+
+class OpenModel(Protocol):
+    """An opened model of whatever format."""
+
+    path: Path
+    card: Card
+
+    def run(self, batch: NDArray[np.uint8]) -> Outputs:
+        """Run (n, 3, height, width) uint8 RGB, n = 1..64. Raises ModelError."""
+        ...
+
+
+def checked(values: dict[str, NDArray[np.float32]], n: int, card: Card, path: Path) -> Outputs:
+    """The outputs of a batch of `n`. Raises ModelError where a shape breaks the contract."""
+    plane = (card.input.height, card.input.width)
+    expected = {"score": (n,), **dict.fromkeys(MAPS, (n, *plane)), "reconstruction": (n, 3, *plane)}
+    for name in OUTPUTS:
+        if values[name].shape != expected[name]:
+            raise ModelError(
+                f"{path}: output {name}: expected shape {expected[name]}, got {values[name].shape}", NOT_JUDGED
+            )
+    return Outputs(**{name: values[name] for name in OUTPUTS})

@@ -1,0 +1,46 @@
+"""Opens a model by the kind of its file, and finds the export that was written last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vtad_runtime.engine.coreml_engine import CoreMLSession, onnx_fallback, runs_packages
+from vtad_runtime.engine.model import ModelError, OpenModel
+from vtad_runtime.engine.onnxruntime_engine import OnnxSession
+
+
+def open_model(path: Path | str, threads: int | None = None) -> OpenModel:
+    """Open an .mlpackage by Core ML, anything else by onnxruntime with `threads` CPU threads. Raises ModelError.
+
+    Core ML chooses its threads itself.
+    """
+    path = Path(path)
+    return CoreMLSession(path) if path.suffix == ".mlpackage" else OnnxSession(path, threads)
+
+
+def newest_model(runs: Path = Path("runs")) -> Path:
+    """The export last written in `runs`/<category>/<number>/export. Raises ModelError when there is none."""
+    newest = newest_export(runs)
+    if newest is None:
+        raise ModelError(
+            f"no exported model in {runs}/*/*/export: run vtad-train, then vtad-export, or name one by --model"
+        )
+    return newest
+
+
+def newest_export(runs: Path) -> Path | None:
+    """The newest export in `runs`/<category>/<number>/export, in the format that this machine runs; None without any.
+
+    An export is a package and its ONNX fallback, pill.mlpackage and pill.onnx (`onnx_fallback`), or one of them. A Mac with
+    coremltools takes the package. Where the newest export is a package alone and this is no Mac, that package is returned:
+    opening it says what to do.
+    """
+    found = [p for suffix in (".onnx", ".mlpackage") for p in runs.glob(f"*/*/export/*{suffix}")]
+    if not found:
+        return None
+    last = max(found, key=lambda p: (p.stat().st_mtime, str(p)))
+    package = last.with_suffix(".mlpackage")
+    fallback = onnx_fallback(package)
+    if fallback.is_file() and not (package.is_dir() and runs_packages()):
+        return fallback
+    return package

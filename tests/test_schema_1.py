@@ -1,0 +1,77 @@
+"""Files of schema 1: a run and its exports, made before the card had a score rule, judge as they did then.
+
+tests/data/schema1: a run of the preset paper at 32 px, its ONNX and Core ML exports, two pictures, and what vtad_runtime of that
+time said of them. The nodes of the ONNX graph lost their comments, to be small.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from vtad_runtime import Detector
+from vtad_runtime.commands.calibrate import calibrate
+from vtad_runtime.commands.doctor import doctor
+from vtad_runtime.commands.replay import replay
+from vtad_runtime.commands.run import run
+
+STORED = Path(__file__).parent / "data" / "schema1"
+RECORDED = json.loads((STORED / "recorded.json").read_text())
+MODEL = STORED / "run" / "export" / "pill.onnx"
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_model_of_schema_1_judges_as_it_did(name: str) -> None:
+    expected, found = RECORDED[name], Detector(MODEL).file(STORED / name)
+    assert found.score == pytest.approx(expected["score"], rel=1e-5)
+    assert (found.p_value, found.verdict, len(found.regions)) == (
+        expected["p_value"],
+        expected["verdict"],
+        expected["regions"],
+    )
+    assert [found.nll_map.min(), found.nll_map.max()] == pytest.approx(expected["density_map"], rel=1e-4)
+    assert [found.ssim_map.min(), found.ssim_map.max()] == pytest.approx(expected["ssim_map"], rel=1e-4)
+
+
+@pytest.fixture
+def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the stored pictures in it, in which the commands run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "parts").mkdir()
+    for name in RECORDED:
+        shutil.copy(STORED / name, tmp_path / "parts" / name)
+    return tmp_path
+
+
+def test_a_run_by_a_model_of_schema_1_is_replayed(line: Path) -> None:
+    made = CliRunner().invoke(run, ["--model", str(MODEL), "--folder", "parts", "--out", "results"])
+    assert made.exit_code == 1, made.output  # the square is NG
+    (results,) = (line / "results").iterdir()
+    again = CliRunner().invoke(replay, [str(results), "--model", str(MODEL)])
+    assert again.exit_code == 0, again.output
+
+
+def test_a_model_of_schema_1_is_calibrated_into_a_valid_file(line: Path) -> None:
+    good = line / "good"
+    good.mkdir()
+    for number, turned in enumerate((None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180)):
+        with Image.open(STORED / "good.png") as image:
+            (image if turned is None else image.transpose(turned)).save(good / f"{number}.png")
+    made = CliRunner().invoke(calibrate, ["--good", "good", "--model", str(MODEL), "--out", "new.onnx"])
+    assert made.exit_code == 0, made.output
+    new, old = Detector("new.onnx"), Detector(MODEL)
+    assert new.card.calibration.images == 3
+    assert any(score == pytest.approx(RECORDED["good.png"]["score"]) for score in new.card.calibration.scores)
+    assert new.file(STORED / "square.png").score == old.file(STORED / "square.png").score
+
+
+def test_vtad_doctor_runs_a_model_of_schema_1() -> None:
+    result = CliRunner().invoke(doctor, ["--model", str(MODEL)])
+    assert "self-test" in result.output
+    (row,) = (text for text in result.output.splitlines() if "self-test" in text)
+    assert "FAIL" not in row.upper(), result.output
