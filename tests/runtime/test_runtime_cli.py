@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -20,6 +21,7 @@ from tiny_model import bad, good, make_card, write_model
 
 from vtad_runtime.commands import run as cli
 from vtad_runtime.contract import files
+from vtad_runtime.contract.image import image_size
 from vtad_runtime.drawing import heatmap
 from vtad_runtime.line import pipeline
 from vtad_runtime.outputs import results_folder as sink
@@ -221,6 +223,26 @@ def test_a_fault_in_any_thread_ends_the_run_by_one_line(place: str, monkeypatch:
     monkeypatch.setattr(owner, {"decode": "read_rgb", "judge": "judge", "draw": "overlay"}[place], fault)
     assert "internal error: ZeroDivisionError: a fault of ours" in failed(70, "--folder", "in")
     assert not [t for t in threading.enumerate() if t.name.startswith("vtad")]
+
+
+@pytest.mark.parametrize("image", ["jpg", "png"])
+@pytest.mark.usefixtures("model")
+def test_a_picture_of_any_shape_gets_its_row_and_a_heatmap_of_bounded_size(image: str) -> None:
+    for width, height in ((96, 16_400), (4, 8000)):
+        save(good(width, height), f"in/{width}.png")
+    assert run("--folder", "in", "--image", image).exit_code == 0
+    assert [r["verdict"] for r in rows()] == ["OK", "OK"]
+    sizes = [image_size(Path("results/0001", r["heatmap"])) for r in rows()]
+    assert all(max(size) <= 4096 for size in sizes)
+
+
+@pytest.mark.usefixtures("model")
+def test_a_heatmap_that_cannot_be_encoded_costs_neither_its_row_nor_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    save(good(), "in/1.png")
+    save(bad(), "in/2.png")
+    monkeypatch.setattr(cv2, "imencode", lambda *_: (False, np.zeros(0, np.uint8)))
+    assert run("--folder", "in").exit_code == 1
+    assert [(r["verdict"], r["heatmap"]) for r in rows()] == [("OK", None), ("NG", None)]
 
 
 @pytest.mark.usefixtures("model")

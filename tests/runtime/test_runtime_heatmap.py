@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from tiny_model import GREY, UNIT, bad, good, write_model
 
 from vtad_runtime import Detector
-from vtad_runtime.drawing.heatmap import overlay, panel
+from vtad_runtime.drawing import heatmap
+from vtad_runtime.drawing.annotated import annotated
+from vtad_runtime.drawing.encoding import PictureError, encode
+from vtad_runtime.drawing.heatmap import MAX_SIDE, overlay
+from vtad_runtime.drawing.panel import panel
+from vtad_runtime.verdict.judgement import Frame, Judgement
+from vtad_runtime.verdict.verdict import Verdict
 
 
 @pytest.fixture
@@ -75,3 +82,59 @@ def test_a_result_that_is_not_finite_can_be_drawn(tmp_path: Path) -> None:
     detector = Detector(write_model(tmp_path / "nan.onnx", score_scale=float("nan")))
     rgb = good(400, 100)
     assert overlay(rgb, detector(rgb)).shape[1] == 400
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(96, 16_400), (4, 8000), (16_400, 96), (8000, 4), (1, 70_000), (359, 5000), (4200, 900)]
+)
+def test_a_picture_of_any_shape_is_drawn_within_4096_pixels_a_side(detector: Detector, width: int, height: int) -> None:
+    rgb = good(width, height)
+    result = detector(rgb)
+    frame = Frame("camera 0", 1, 1.7e9, 0.0, 1.0, 0, rgb)
+    judgements = [Judgement("camera 0", 1, 1.7e9, Verdict.NG, "x", None, 2.0, frame, r) for r in (result, None)]
+    for picture in (overlay(rgb, result), panel(rgb, result), *map(annotated, judgements)):
+        assert max(picture.shape) <= MAX_SIDE
+        assert encode(picture, ".jpg")
+    assert overlay(rgb, result).shape[1] >= 360  # the legend stays legible
+
+
+@pytest.mark.parametrize(("width", "height"), [(96, 1000), (4096, 900), (360, 4046)])
+def test_a_picture_that_fits_is_neither_shrunk_nor_cut(detector: Detector, width: int, height: int) -> None:
+    rgb = good(width, height)
+    picture = overlay(rgb, detector(rgb))
+    factor = picture.shape[1] // width
+    np.testing.assert_array_equal(picture[: height * factor : factor, ::factor], rgb)
+
+
+def test_a_shrunk_picture_shows_the_defect_where_it_is(detector: Detector) -> None:
+    picture = overlay(rgb := bad(8192, 1000, 4096, 500, 400), detector(rgb))
+    inside, outside = picture[350, 2150], picture[100, 100]
+    assert (inside != 255).any()  # tinted
+    assert (outside == GREY).all()
+
+
+def test_what_cannot_be_encoded_says_its_size_and_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PictureError, match=r"65500 pixels a side.*JPEG.*got 70000x1 pixels"):
+        encode(np.zeros((1, 70_000, 3), np.uint8), ".jpg")
+    assert encode(np.zeros((1, 70_000, 3), np.uint8), ".png")
+    monkeypatch.setattr(cv2, "imencode", lambda *_: (False, np.zeros(0, np.uint8)))
+    with pytest.raises(PictureError, match=r"a picture of 5x4 pixels cannot be saved as \.png"):
+        encode(np.zeros((4, 5, 3), np.uint8), ".png")
+
+    def raises(*_: object) -> None:
+        raise cv2.error("several\nlines")
+
+    monkeypatch.setattr(cv2, "imencode", raises)
+    with pytest.raises(PictureError, match=r"cannot be saved as \.jpg: several lines"):
+        encode(np.zeros((4, 5, 3), np.uint8), ".jpg")
+
+
+def test_what_cannot_be_drawn_is_one_clear_error(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    rgb = good(400, 300)
+    result = detector(rgb)
+    monkeypatch.setattr(heatmap, "tint", full)
+    with pytest.raises(PictureError, match="the picture cannot be drawn: MemoryError"):
+        overlay(rgb, result)

@@ -24,12 +24,13 @@ from tiny_model import bad, good, write_model
 
 from vtad_runtime import Detector, Verdict
 from vtad_runtime.contract.log import event, logging_to, note, warning
-from vtad_runtime.drawing.heatmap import VERDICT_COLOURS
+from vtad_runtime.drawing.annotated import annotated
+from vtad_runtime.drawing.text import VERDICT_COLOURS
 from vtad_runtime.outputs import json_lines as jsonl
 from vtad_runtime.outputs.json_lines import JsonLines
 from vtad_runtime.outputs.message import Messages
 from vtad_runtime.outputs.results_folder import COLUMNS, SinkError
-from vtad_runtime.outputs.video import VideoError, VideoOutput, annotated
+from vtad_runtime.outputs.video import VideoError, VideoOutput
 from vtad_runtime.outputs.webhook import WebhookOutput
 from vtad_runtime.verdict.detector import Region
 from vtad_runtime.verdict.judgement import Frame, Judgement
@@ -293,6 +294,26 @@ def test_a_lost_source_is_shown_in_words_not_by_the_last_picture(tmp_path: Path,
     assert near(shown[1], (100, 100, 100)) < shown[1][:, :, 0].size / 20  # nothing of the last picture
     assert near(shown[2], VERDICT_COLOURS[Verdict.UNSURE]) > 500
     assert near(shown[2], (100, 100, 100)) > shown[2][:, :, 0].size / 2
+
+
+def test_a_picture_that_cannot_be_drawn_is_shown_in_words(
+    tmp_path: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    output = VideoOutput(tmp_path / "out.mp4")
+    with monkeypatch.context() as m:
+        m.setattr("vtad_runtime.drawing.heatmap.tint", full)
+        output.write(judged(detector, bad(640, 480)))  # before the first frame: the size is not known
+    output.write(judged(detector, bad(640, 480)))
+    monkeypatch.setattr("vtad_runtime.drawing.heatmap.tint", full)
+    output.write(judged(detector, bad(640, 480), verdict=Verdict.UNSURE))
+    output.close()
+    shown = frames(tmp_path / "out.mp4")
+    assert len(shown) == 2
+    assert near(shown[1], VERDICT_COLOURS[Verdict.UNSURE]) > 500
+    assert near(shown[1], (100, 100, 100)) < shown[1][:, :, 0].size / 20
 
 
 @pytest.mark.parametrize("size", [(20, 400), (3000, 40), (64, 64)])

@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,28 @@ def test_a_kept_picture_holds_neither_the_full_frame_nor_the_batch(line: Line) -
     assert kept.result.model_heatmap.base is None
     assert judgement.result is not None
     assert not np.shares_memory(kept.result.model_heatmap, judgement.result.model_heatmap)
+
+
+def test_a_picture_that_cannot_be_drawn_takes_neither_the_page_nor_the_line_away(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encodes = cv2.imencode
+    broken = True
+
+    def encode(*arguments: Any) -> Any:
+        return (False, np.zeros(0, np.uint8)) if broken else encodes(*arguments)
+
+    with serving(line) as server:
+        monkeypatch.setattr(cv2, "imencode", encode)
+        line.show(bad())
+        status, _, body = get(f"{server.url}ng/1-small.jpg")
+        assert (status, b"cannot be saved as .jpg" in body) == (500, True)
+        with ThreadPoolExecutor(1) as viewer:
+            first = viewer.submit(next, pictures(server.url))
+            time.sleep(0.3)  # the picture that cannot be sent is passed over
+            broken = False
+            line.show(good(), number=7)
+            assert first.result(WAIT_S)[0]["frame"] == 7
 
 
 def test_nothing_is_encoded_while_nobody_looks_and_each_frame_once_for_all(

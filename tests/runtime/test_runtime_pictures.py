@@ -116,6 +116,19 @@ def test_the_picture_says_what_the_row_says(
     assert [(r.verdict, r.error) for r in drawn] == [(Verdict.UNSURE, "the picture is black"), (Verdict.NG, None)]
 
 
+def test_a_picture_that_cannot_be_drawn_is_said_once_and_costs_nothing_else(
+    tmp_path: Path, judge: Callable[..., Judgement], monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    output = writer(tmp_path, originals=True)
+    monkeypatch.setattr(cv2, "applyColorMap", lambda *_: (_ for _ in ()).throw(cv2.error("no memory")))
+    for number in (1, 2):
+        output.write(judge(bad(), number))
+        assert output.last is None
+        assert output.last_original is not None
+    assert len(messages) == 1
+    assert "000001-NG.jpg is left out: the picture cannot be drawn: no memory" in messages[0]
+
+
 def test_news_without_a_frame_leave_no_picture(tmp_path: Path, judge: Callable[..., Judgement]) -> None:
     output = writer(tmp_path, originals=True)
     output.write(judge(bad()))

@@ -175,6 +175,7 @@ def _shown(comparison: Comparison, judge: Judge | None, count: int) -> list[Show
 def _drawn(again: Again, judge: Judge | None) -> Picture | None:
     """The new heatmap over the picture."""
     from vtad_runtime.contract.image import ImageError
+    from vtad_runtime.drawing.encoding import PictureError
     from vtad_runtime.drawing.heatmap import overlay
     from vtad_runtime.review.replay_page import Picture, small_jpeg
 
@@ -182,9 +183,9 @@ def _drawn(again: Again, judge: Judge | None) -> Picture | None:
         return None
     try:
         rgb = judge.read(again.recorded)
-    except ImageError:  # it went away since it was judged
+        return Picture(small_jpeg(overlay(rgb, judge.settle(judge.detector(rgb)))), "as it is seen now")
+    except (ImageError, PictureError):  # it went away since it was judged, or cannot be drawn
         return None
-    return Picture(small_jpeg(overlay(rgb, judge.settle(judge.detector(rgb)))), "as it is seen now")
 
 
 def _facts(run: Run, judge: Judge | None, threshold: float | None, stopped_after: int | None) -> dict[str, str]:

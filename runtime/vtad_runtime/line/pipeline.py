@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad_runtime.contract.image import ImageError, read_rgb
-from vtad_runtime.drawing import heatmap
+from vtad_runtime.drawing import heatmap, panel
+from vtad_runtime.drawing.encoding import PictureError
 from vtad_runtime.outputs.results_folder import Row, Sink
 from vtad_runtime.sources.folder import Source
 from vtad_runtime.verdict.detector import Detector, Prepared, Result
@@ -150,8 +152,9 @@ def _write(job: Job, decoded: _Decoded, result: Result | None, infer_ms: float) 
     if result is not None:
         result, reason = _settled(job.options, result)
     if result is not None and decoded.rgb is not None and _saves(job.options, result.verdict):
-        draw = heatmap.panel if job.options.view == "panel" else heatmap.overlay
-        picture = job.sink.write_picture(relative, draw(decoded.rgb, result))
+        draw = panel.panel if job.options.view == "panel" else heatmap.overlay
+        with suppress(PictureError):  # it costs its drawing, never the row
+            picture = job.sink.write_picture(relative, draw(decoded.rgb, result))
     row = Row(
         file=decoded.file.as_posix(),
         group="" if group == "." else group,

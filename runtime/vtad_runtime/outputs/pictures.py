@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
-
-import cv2
-import numpy as np
-from numpy.typing import NDArray
 
 from vtad_runtime.contract.files import write_whole
 from vtad_runtime.contract.json_values import iso_utc
 from vtad_runtime.contract.log import warning
-from vtad_runtime.drawing import heatmap
-from vtad_runtime.outputs.results_folder import JPEG_QUALITY
+from vtad_runtime.drawing import heatmap, panel
+from vtad_runtime.drawing.encoding import RGB, PictureError, Suffix, encode
 from vtad_runtime.outputs.retention import Retention
 from vtad_runtime.verdict.detector import Result
 from vtad_runtime.verdict.judgement import Judgement
@@ -36,17 +33,18 @@ class PictureWriter:
         folder: Path,
         save: Literal["all", "ng", "none"],
         view: Literal["overlay", "panel"],
-        suffix: Literal[".jpg", ".png"],
+        suffix: Suffix,
         retention: Retention | None,
         originals: bool = False,
     ) -> None:
         """Save into heatmaps/ and originals/ of the results folder. `save="ng"` is everything that is not OK."""
         self._folder = folder
         self._save = save
-        self._draw = heatmap.panel if view == "panel" else heatmap.overlay
+        self._draw = panel.panel if view == "panel" else heatmap.overlay
         self._suffix = suffix
         self._retention = retention
         self._originals = originals
+        self._undrawable = False  # whether that was said
         self._retry_at: float | None = None  # time.monotonic(); None while writing works
         self.last: str | None = None  # the picture of the last judgement, below the folder
         self.last_original: str | None = None  # likewise its unmarked frame
@@ -60,10 +58,11 @@ class PictureWriter:
         moment = iso_utc(judgement.captured_at).replace("-", "").replace(":", "")
         stem = f"{moment}-{judgement.number:06d}-{judgement.verdict}"
         if result is not None:
-            picture = self._draw(frame.rgb, _as_judged(result, judgement))
-            self.last = self._write(f"heatmaps/{stem}{self._suffix}", picture)
+            self.last = self._write(
+                f"heatmaps/{stem}{self._suffix}", lambda: self._draw(frame.rgb, _as_judged(result, judgement))
+            )
         if self._originals:
-            self.last_original = self._write(f"originals/{stem}.png", frame.rgb)
+            self.last_original = self._write(f"originals/{stem}.png", lambda: frame.rgb)
 
     def close(self) -> None:
         """Free the results folder for the retention of later runs."""
@@ -79,12 +78,16 @@ class PictureWriter:
             return False
         return self._retention is None or self._retention.room_for(0)
 
-    def _write(self, name: str, rgb: NDArray[np.uint8]) -> str | None:
-        """Save one picture, (H, W, 3) RGB, whole or not at all; its name, or None."""
-        suffix = Path(name).suffix
-        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix == ".jpg" else []
-        _, encoded = cv2.imencode(suffix, np.ascontiguousarray(rgb[:, :, ::-1]), quality)
-        data = encoded.tobytes()
+    def _write(self, name: str, draw: Callable[[], RGB]) -> str | None:
+        """Draw and save one picture whole or not at all; its name, or None."""
+        try:
+            data = encode(draw(), ".jpg" if name.endswith(".jpg") else ".png")
+        except PictureError as e:
+            if not self._undrawable:
+                line = f"{self._folder}: {name} is left out: {e}; judging goes on, further ones are not said"
+                warning("pictures", line)
+            self._undrawable = True
+            return None
         path = self._folder / name
         try:
             if self._retention is not None and not self._retention.room_for(len(data)):

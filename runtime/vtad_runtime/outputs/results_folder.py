@@ -14,15 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
-
-import cv2
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from vtad_runtime.contract.errors import NOT_WRITTEN, VtadError
 from vtad_runtime.contract.files import Lines, write_whole
 from vtad_runtime.contract.json_values import finite
+from vtad_runtime.drawing.encoding import RGB, Suffix, encode
 from vtad_runtime.sources.folder import RESULTS_FILE
 from vtad_runtime.verdict.detector import Region
 from vtad_runtime.verdict.verdict import Verdict
@@ -30,7 +27,6 @@ from vtad_runtime.verdict.verdict import Verdict
 if TYPE_CHECKING:
     from vtad_runtime.outputs.retention import Retention
 
-JPEG_QUALITY = 92
 COLUMNS = (
     "file",
     "verdict",
@@ -73,7 +69,7 @@ class Row:
 class Sink:
     """An output folder of its own for one run. Use as a context manager."""
 
-    def __init__(self, parent: Path, suffix: Literal[".jpg", ".png"] = ".jpg", keep_bytes: int | None = None) -> None:
+    def __init__(self, parent: Path, suffix: Suffix = ".jpg", keep_bytes: int | None = None) -> None:
         """Make the next free folder 0001, 0002, ... in `parent`. Raises SinkError when that cannot be written to.
 
         Heatmaps get this suffix; those of this and earlier ended runs take `keep_bytes` at most, where given.
@@ -113,19 +109,18 @@ class Sink:
         except OSError as e:
             raise failed(self.folder, e) from e
 
-    def write_picture(self, relative: Path, rgb: NDArray[np.uint8]) -> str | None:
+    def write_picture(self, relative: Path, rgb: RGB) -> str | None:
         """Save heatmaps/<relative>.jpg, (H, W, 3) RGB, whole or not at all. Returns its path below the folder.
 
         The source's suffix stays in the name (part.png.jpg), so part.png and part.jpg do not collide. None where the
-        retention has no room for it. Raises SinkError.
+        retention has no room for it. Raises SinkError, PictureError.
         """
         name = Path("heatmaps", *(p for p in relative.parts if p not in ("..", relative.anchor)))
         name = name.with_name(name.name + self._suffix)
-        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if self._suffix == ".jpg" else []
-        _, data = cv2.imencode(self._suffix, np.ascontiguousarray(rgb[:, :, ::-1]), quality)
-        if self._retention is not None and not self._retention.room_for(data.nbytes):
+        data = encode(rgb, self._suffix)
+        if self._retention is not None and not self._retention.room_for(len(data)):
             return None
-        self._write_whole(self.folder / name, data.tobytes())
+        self._write_whole(self.folder / name, data)
         if self._retention is not None:
             self._retention.added(self.folder / name)
         return name.as_posix()

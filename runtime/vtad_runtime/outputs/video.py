@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from vtad_runtime.contract.image import Box, Placement, resize
-from vtad_runtime.drawing.heatmap import INK, PAPER, VERDICT_COLOURS, overlay
+from vtad_runtime.contract.image import resize
+from vtad_runtime.drawing.annotated import annotated
+from vtad_runtime.drawing.encoding import RGB, PictureError
+from vtad_runtime.drawing.text import PAPER
 from vtad_runtime.outputs.results_folder import SinkError
-from vtad_runtime.verdict.detector import Result
 from vtad_runtime.verdict.judgement import Judgement
 
-RGB = NDArray[np.uint8]
 CODEC = "mp4v"  # MPEG-4 part 2: the one that every OpenCV build with FFmpeg writes
-MAX_SIDE = 1280  # pixels; larger pictures are shrunk first, or drawing and encoding would slow the judging down
-MIN_WIDTH = 360  # pixels, so that words are legible
 
 
 class VideoError(SinkError):
@@ -31,8 +27,9 @@ class VideoOutput:
     """An output of one video frame per judgement, `fps` of them a second however far apart they were captured.
 
     The size is that of the first frame with its legend (of a picture at most 1280 pixels a side); later ones of another size are
-    letterboxed. News without a frame (the source is gone) shows the words alone; before the first frame it is left out,
-    for the size is not known yet. The file carries its name only once it is whole: an mp4 that is not closed cannot be played.
+    letterboxed. A judgement without a frame (the source is gone), or whose picture cannot be drawn, shows the words alone;
+    before the first frame it is left out, for the size is not known yet. The file carries its name only once it is whole:
+    an mp4 that is not closed cannot be played.
     """
 
     def __init__(self, path: Path, fps: float = 10.0) -> None:
@@ -55,10 +52,14 @@ class VideoOutput:
 
     def write(self, judgement: Judgement) -> None:
         """Draw and append one frame. Raises VideoError."""
-        if judgement.frame is None and self._size is None:
-            return
-        picture = annotated(judgement)
+        try:
+            picture = annotated(judgement)
+        except PictureError as e:
+            judgement = dataclasses.replace(judgement, frame=None, result=None, reason=judgement.reason or str(e))
+            picture = annotated(judgement)
         if self._size is None:
+            if judgement.frame is None:
+                return
             self._size = _even_size(picture)
             self._writer = self._open(*self._size)
         self._writer.write(_letterboxed(picture, *self._size)[:, :, ::-1])
@@ -90,84 +91,6 @@ class VideoOutput:
                 "got no encoder; vtad-doctor shows the OpenCV build"
             )
         return writer
-
-
-def annotated(judgement: Judgement) -> RGB:
-    """The picture of a judgement, RGB: the overlay where there is a result, else the frame, or nothing, above the words."""
-    frame, result = judgement.frame, judgement.result
-    if frame is not None and result is not None:
-        # What counts is the verdict over time, which may differ from that of the picture alone.
-        said = dataclasses.replace(
-            result,
-            verdict=judgement.verdict,
-            threshold=judgement.threshold,
-            error=_line(judgement) if judgement.reason else result.error,
-        )
-        return overlay(*_shrunk(frame.rgb, said))
-    rgb = _within(frame.rgb) if frame is not None else np.full((MIN_WIDTH * 3 // 4, MIN_WIDTH, 3), PAPER, np.uint8)
-    if rgb.shape[1] < MIN_WIDTH:
-        rgb = resize(rgb, MIN_WIDTH, max(1, round(rgb.shape[0] * MIN_WIDTH / rgb.shape[1])))
-    return np.vstack([rgb, _words(judgement, rgb.shape[1])])
-
-
-def _shrunk(rgb: RGB, result: Result) -> tuple[RGB, Result]:
-    """The picture within 1280 pixels, and the result as if it was of that one."""
-    small = _within(rgb)
-    if small is rgb:
-        return rgb, result
-    scale_x, scale_y = small.shape[1] / rgb.shape[1], small.shape[0] / rgb.shape[0]
-    regions = tuple(
-        dataclasses.replace(
-            region,
-            x=round(region.x * scale_x),
-            y=round(region.y * scale_y),
-            width=max(1, round(region.width * scale_x)),
-            height=max(1, round(region.height * scale_y)),
-        )
-        for region in result.regions
-    )
-    used = result.placement.used
-    left, top = min(round(used.x * scale_x), small.shape[1] - 1), min(round(used.y * scale_y), small.shape[0] - 1)
-    right, bottom = round((used.x + used.width) * scale_x), round((used.y + used.height) * scale_y)
-    box = Box(left, top, max(1, right - left), max(1, bottom - top))
-    placement = Placement(small.shape[1], small.shape[0], box, result.placement.inside)
-    return small, dataclasses.replace(result, regions=regions, placement=placement)
-
-
-def _within(rgb: RGB) -> RGB:
-    """The picture itself, or shrunk to 1280 pixels on its longer side."""
-    height, width = rgb.shape[:2]
-    scale = MAX_SIDE / max(height, width)
-    return rgb if scale >= 1 else resize(rgb, max(1, round(width * scale)), max(1, round(height * scale)))
-
-
-def _line(judgement: Judgement) -> str:
-    clock = time.strftime("%H:%M:%S", time.localtime(judgement.captured_at))
-    return f"{clock} {judgement.reason or 'not judged'}"
-
-
-def _words(judgement: Judgement, width: int) -> RGB:
-    """A strip `width` pixels wide: the verdict in its colour, the time and the reason, shrunk to fit."""
-    scale = min(max(width / 900, 0.42), 4.0)  # as in the overlay's legend
-    line = round(34 * scale)
-    strip: RGB = np.full((line * 2, width, 3), PAPER, np.uint8)
-    box = _text_width(judgement.verdict, scale * 1.1) + line // 2
-    left, base = line // 2, round(line * 1.35)
-    cv2.rectangle(strip, (left, line // 2), (left + box, round(line * 1.6)), VERDICT_COLOURS[judgement.verdict], -1)
-    _text(strip, judgement.verdict, left + line // 4, base, scale * 1.1)
-    text, start = _line(judgement), left + box + line // 2
-    fits = scale * (width - start - left) / max(_text_width(text, scale), 1)
-    _text(strip, text, start, base, max(min(scale, fits), 0.1))
-    return strip
-
-
-def _text_width(text: str, scale: float) -> int:
-    return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, max(1, round(1.6 * scale)))[0][0])
-
-
-def _text(picture: RGB, text: str, x: int, baseline: int, scale: float) -> None:
-    thickness = max(1, round(1.6 * scale))
-    cv2.putText(picture, text, (x, baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, INK, thickness, cv2.LINE_AA)
 
 
 def _even_size(picture: RGB) -> tuple[int, int]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
+from contextlib import suppress
 
 import cv2
 import numpy as np
 
 from vtad_runtime.contract.errors import VtadError
-from vtad_runtime.outputs.video import annotated
-from vtad_runtime.page.picture import shrink
+from vtad_runtime.drawing.annotated import annotated
+from vtad_runtime.drawing.encoding import PictureError
 from vtad_runtime.verdict.judgement import Judgement
 
 TITLE = "vtad-run (q or Esc: stop)"
-LONGEST = 1280  # pixels; a larger picture is shrunk
 CLOSING_KEYS = (ord("q"), 27)
 
 
@@ -44,7 +43,8 @@ class Window:
         """Show the newest judgement and answer keys."""
         newest, self._newest = self._newest, None
         if newest is not None:
-            cv2.imshow(TITLE, np.ascontiguousarray(annotated(_small(newest))[:, :, ::-1]))
+            with suppress(PictureError):  # the next one comes soon
+                cv2.imshow(TITLE, np.ascontiguousarray(annotated(newest)[:, :, ::-1]))
         self.closed = self.closed or (cv2.waitKey(1) & 0xFF) in CLOSING_KEYS or self._shut()
 
     def close(self) -> None:
@@ -58,11 +58,3 @@ class Window:
     def _shut() -> bool:
         """Whether its user closed the window by the mouse."""
         return bool(cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) < 1)
-
-
-def _small(judgement: Judgement) -> Judgement:
-    """The same with a smaller picture: drawing waits for nobody, and inference waits for drawing."""
-    if judgement.frame is None:
-        return judgement
-    rgb, result = shrink(judgement.frame.rgb, judgement.result, LONGEST)
-    return dataclasses.replace(judgement, frame=dataclasses.replace(judgement.frame, rgb=rgb), result=result)

@@ -23,9 +23,11 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vtad_runtime.drawing.encoding import PictureError
 from vtad_runtime.page import picture
 from vtad_runtime.page.access import Access
 from vtad_runtime.page.state import PageState
+from vtad_runtime.verdict.judgement import Judgement
 
 ASSETS = {
     "": ("index.html", "text/html; charset=utf-8"),
@@ -74,17 +76,14 @@ class Newest:
     def __init__(self, state: PageState) -> None:
         self._state = state
         self._lock = threading.Lock()
-        self._made: tuple[int, picture.Layers] | None = None
+        self._made: tuple[int, picture.Layers | None] = 0, None
 
-    def __call__(self) -> tuple[int, picture.Layers] | None:
-        """The number in the sequence and the picture; None before the first frame."""
+    def __call__(self) -> tuple[int, picture.Layers | None]:
+        """The number in the sequence and the picture; None before the first frame, and where it cannot be drawn."""
         with self._lock:
             newest = self._state.newest()
-            if newest is None:
-                return None
-            seq, judgement = newest
-            if self._made is None or self._made[0] != seq:
-                self._made = (seq, picture.layers(judgement))
+            if newest is not None and self._made[0] != newest[0]:
+                self._made = newest[0], _layers(newest[1])
             return self._made
 
 
@@ -118,7 +117,11 @@ def make_app(state: PageState, access: Access, viewers: Viewers) -> ASGIApp:
         if kept is None:
             return PlainTextResponse("gone: only the last NG pictures are kept\n", 404)
         draw: Callable[..., bytes] = picture.thumbnail if request.path_params["size"] == "small" else picture.still
-        return Response(await asyncio.to_thread(draw, kept.rgb, kept.result), media_type="image/jpeg")
+        try:
+            jpeg = await asyncio.to_thread(draw, kept.rgb, kept.result)
+        except PictureError as e:
+            return PlainTextResponse(f"{e}\n", 500)
+        return Response(jpeg, media_type="image/jpeg")
 
     routes = [
         *(Route(f"/{name}", asset) for name in ASSETS),
@@ -201,14 +204,20 @@ async def _pictures(newest: Newest, state: PageState, viewers: Viewers) -> Async
                 await asyncio.sleep(POLL_S)
                 continue
             sent_at = time.monotonic()
-            made = await asyncio.to_thread(newest)
-            assert made is not None
-            seen = made[0]
-            yield _part(made[1])
+            seen, made = await asyncio.to_thread(newest)
+            if made is not None:
+                yield _part(made)
 
 
 def _event(content: dict[str, object]) -> bytes:
     return b"data: " + json.dumps(content, separators=(",", ":"), allow_nan=False).encode() + b"\n\n"
+
+
+def _layers(judgement: Judgement) -> picture.Layers | None:
+    try:
+        return picture.layers(judgement)
+    except PictureError:
+        return None
 
 
 def _part(layers: picture.Layers) -> bytes:

@@ -19,8 +19,9 @@ import numpy as np
 
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.json_values import finite
-from vtad_runtime.drawing.heatmap import RGB
-from vtad_runtime.page.picture import LONGEST, shrink
+from vtad_runtime.drawing.encoding import RGB, PictureError
+from vtad_runtime.drawing.shrinking import shrink_judged
+from vtad_runtime.page.picture import LONGEST
 from vtad_runtime.verdict.detector import Result
 from vtad_runtime.verdict.judgement import Judgement
 from vtad_runtime.verdict.verdict import Verdict
@@ -218,11 +219,16 @@ class PageState:
 
 
 def _keep(seq: int, judgement: Judgement) -> KeptPicture | None:
-    """An NG picture with its heatmap, without holding on to the full frame or to the other maps of its batch."""
+    """An NG picture with its heatmap, without holding on to the full frame or to the other maps of its batch.
+
+    None for another verdict, or where the picture cannot be shrunk.
+    """
     if judgement.verdict is not Verdict.NG or judgement.frame is None or judgement.result is None:
         return None
-    rgb, result = shrink(judgement.frame.rgb, judgement.result, LONGEST)
-    assert result is not None
+    try:
+        rgb, result = shrink_judged(judgement.frame.rgb, judgement.result, LONGEST)
+    except PictureError:
+        return None
     heat = result.model_heatmap.copy()
     lean = dataclasses.replace(
         result,

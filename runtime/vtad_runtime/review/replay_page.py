@@ -9,11 +9,9 @@ import base64
 from dataclasses import dataclass
 from html import escape
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
-from vtad_runtime.contract.image import ImageError, read_rgb, resize
+from vtad_runtime.contract.image import ImageError, read_rgb
+from vtad_runtime.drawing.encoding import RGB, PictureError, encode
+from vtad_runtime.drawing.shrinking import shrink
 from vtad_runtime.review.replay import Again, Comparison, Shift
 from vtad_runtime.verdict.verdict import Verdict
 
@@ -64,18 +62,14 @@ def recorded_picture(again: Again) -> Picture | None:
         if path is not None:
             try:
                 return Picture(small_jpeg(read_rgb(path)), caption)
-            except ImageError:
+            except (ImageError, PictureError):
                 continue
     return None
 
 
-def small_jpeg(rgb: NDArray[np.uint8]) -> bytes:
-    """(H, W, 3) RGB, shrunk to the page's size where larger, as JPEG."""
-    scale = min(1.0, SIDE / max(rgb.shape[:2]))
-    if scale < 1:
-        rgb = resize(rgb, max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale)))
-    _, data = cv2.imencode(".jpg", np.ascontiguousarray(rgb[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    return data.tobytes()
+def small_jpeg(rgb: RGB) -> bytes:
+    """(H, W, 3) RGB, shrunk to the page's size where larger, as JPEG. Raises PictureError."""
+    return encode(shrink(rgb, SIDE), ".jpg", QUALITY)
 
 
 def page(title: str, facts: dict[str, str], comparison: Comparison, shown: list[ShownFlip]) -> str:

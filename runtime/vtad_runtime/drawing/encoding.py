@@ -1,0 +1,49 @@
+"""Pictures as JPEG or PNG bytes, and the one error of a picture that cannot be drawn or encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vtad_runtime.contract.errors import NOT_WRITTEN, VtadError, one_line
+
+RGB = NDArray[np.uint8]  # (H, W, 3)
+Suffix = Literal[".jpg", ".png"]
+
+QUALITY = 92  # of a JPEG that is saved
+JPEG_SIDE = 65_500  # pixels; the format holds no longer side
+
+
+class PictureError(VtadError):
+    """A picture that cannot be drawn or encoded. It costs that picture, never the row and never the run."""
+
+    exit_code = NOT_WRITTEN
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """What OpenCV or the memory refuses inside the block becomes a PictureError. Also serves as a decorator."""
+    try:
+        yield
+    except (cv2.error, MemoryError) as e:
+        raise PictureError(f"the picture cannot be drawn: {one_line(e)}") from e
+
+
+def encode(rgb: RGB, suffix: Suffix, quality: int = QUALITY) -> bytes:
+    """RGB (H, W, 3) uint8 as the bytes of a file; `quality` of a JPEG, 1..100. Raises PictureError."""
+    size = f"{rgb.shape[1]}x{rgb.shape[0]} pixels"
+    if suffix == ".jpg" and max(rgb.shape[:2]) > JPEG_SIDE:
+        raise PictureError(f"expected at most {JPEG_SIDE} pixels a side, which is all that JPEG holds, got {size}")
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix == ".jpg" else []
+    try:
+        done, data = cv2.imencode(suffix, np.ascontiguousarray(rgb[:, :, ::-1]), options)
+    except (cv2.error, MemoryError) as e:
+        raise PictureError(f"a picture of {size} cannot be saved as {suffix}: {one_line(e)}") from e
+    if not done:
+        raise PictureError(f"a picture of {size} cannot be saved as {suffix}: OpenCV refused it")
+    return data.tobytes()

@@ -1,0 +1,64 @@
+"""The colours of a heatmap, blended over a picture, and the boxes around its regions.
+
+The scale is fixed in units of normal variation, from 0 to twice the pixel threshold, so a colour means the same in every
+picture. Below half the pixel threshold nothing is tinted, and a good part looks like itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vtad_runtime.drawing.encoding import RGB
+from vtad_runtime.verdict.detector import Region
+
+MAX_BOXES = 20  # of the strongest regions; all of them are in the results file
+RAMP_START, RAMP_END = 0.28, 0.97  # the part of inferno that is neither black nor white: violet, red, orange, yellow
+MAX_ALPHA = 0.75  # the surface stays visible under the strongest colour
+
+
+def tint(rgb: RGB, values: NDArray[np.float32], pixel_threshold: float) -> RGB:
+    """Blend the colours of `values` (H, W) over `rgb` (H, W, 3), growing with the value; a copy."""
+    ramp = _ramp(values, pixel_threshold)
+    tinted = rgb.copy()
+    high = ramp > 0
+    if high.any():
+        # From 0.25 at once, so that the first tint is seen, and the scale's order reads from the colour alone.
+        alpha = (0.25 + (MAX_ALPHA - 0.25) * np.minimum(ramp[high] * 2, 1))[:, None]  # (N, 1)
+        tinted[high] = np.rint(rgb[high] * (1 - alpha) + _inferno(ramp[high]) * alpha).astype(np.uint8)
+    return tinted
+
+
+def colour_bar(width: int, height: int, pixel_threshold: float) -> RGB:
+    """The scale over grey, (height, width, 3): from 0 at the left to twice the pixel threshold at the right."""
+    ramp = np.repeat(np.linspace(0, 2 * pixel_threshold, width, dtype=np.float32)[None], height, axis=0)
+    return tint(np.full((height, width, 3), 70, np.uint8), ramp, pixel_threshold)
+
+
+def draw_regions(picture: RGB, regions: Sequence[Region], scale: float = 1.0) -> None:
+    """Box the strongest regions in place, white on black so that they show on any surface."""
+    thickness = max(1, round(min(picture.shape[:2]) / 400))
+    for region in regions[:MAX_BOXES]:
+        gap = 2 * thickness  # the box stays clear of what it shows
+        left, top = round(region.x * scale) - gap, round(region.y * scale) - gap
+        right = round((region.x + region.width) * scale) + gap
+        bottom = round((region.y + region.height) * scale) + gap
+        cv2.rectangle(picture, (left, top), (right, bottom), (0, 0, 0), thickness * 3)
+        cv2.rectangle(picture, (left, top), (right, bottom), (255, 255, 255), thickness)
+
+
+def _ramp(values: NDArray[np.float32], pixel_threshold: float) -> NDArray[np.float32]:
+    """0 up to half the pixel threshold, then linear to 1 at twice the pixel threshold; NaN counts as 1."""
+    half = pixel_threshold / 2
+    ramp = (np.nan_to_num(values, nan=np.inf, posinf=np.inf) - half) / (2 * pixel_threshold - half)
+    return np.asarray(np.clip(ramp, 0, 1), np.float32)
+
+
+def _inferno(ramp: NDArray[np.float32]) -> RGB:
+    """Colours (N, 3) of a ramp (N,) in 0..1."""
+    index = np.rint((RAMP_START + (RAMP_END - RAMP_START) * ramp) * 255).astype(np.uint8)
+    bgr = cv2.applyColorMap(index[:, None], cv2.COLORMAP_INFERNO)  # (N, 1, 3)
+    return np.asarray(bgr[:, 0, ::-1], np.uint8)
