@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from tiny_model import bad, good
 
+from vtad_runtime.contract.image import decode_rgb
 from vtad_runtime.sources import mjpeg
 from vtad_runtime.sources.capture import SourceLost
 from vtad_runtime.sources.folder import SourceError
@@ -104,7 +105,7 @@ def test_a_damaged_picture_is_an_error_and_the_next_is_read() -> None:
         for _ in range(2):
             shot = read(camera)
             assert shot.rgb is None
-            assert shot.error.startswith("expected a JPEG picture, got damaged data")
+            assert shot.error.startswith("frame: expected")
         assert read(camera).rgb.shape == (64, 64, 3)
         camera.close()
 
@@ -171,3 +172,22 @@ def test_what_is_no_mjpeg_goes_to_opencv(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_nobody_there_is_one_line() -> None:
     with pytest.raises(SourceError, match=r"http://127.0.0.1:1/x: expected a stream that opens, got"):
         open_stream("http://127.0.0.1:1/x")
+
+
+def test_a_frame_that_lies_on_its_side_is_turned_as_a_file_is() -> None:
+    wide = np.broadcast_to(np.linspace(0, 250, 80).astype(np.uint8)[None, :, None], (40, 80, 3)).copy()
+    exif, data = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6  # turn clockwise to view
+    Image.fromarray(wide).save(data, "JPEG", quality=95, exif=exif)
+    with answering(parts(data.getvalue())) as host:
+        shot = read(Mjpeg(f"http://{host}"))
+    assert shot.rgb.shape == (80, 40, 3)
+    np.testing.assert_array_equal(shot.rgb, decode_rgb(data.getvalue()))
+
+
+def test_a_frame_that_was_cut_off_and_closed_is_an_error() -> None:
+    whole = jpeg(good())
+    with answering(parts(whole[: int(0.7 * len(whole))] + b"\xff\xd9")) as host:
+        shot = read(Mjpeg(f"http://{host}"))
+    assert shot.rgb is None
+    assert "expected a whole picture" in shot.error

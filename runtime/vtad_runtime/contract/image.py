@@ -1,17 +1,20 @@
 """The one pixel path: files to RGB, RGB to the input of a model, maps back to the source. Training uses it too.
 
-Decoding is Pillow's, which reports truncated files (OpenCV returns grey pixels for the missing part without a word).
+Decoding is Pillow's, which reports truncated files (OpenCV returns grey pixels for the missing part without a word), and for
+JPEG libjpeg-turbo's own (contract/jpeg.py), which reports a scan that was cut off too.
 Resizing is OpenCV's: INTER_AREA when an axis shrinks, INTER_LINEAR when it grows. Other resizers differ by up to 12 of
 255 levels on fine texture, so nothing else in this repository may decode or resize a picture that a model sees.
 """
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -20,8 +23,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vtad_runtime.contract.card import Input
 from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.jpeg import decode_jpeg, require_whole
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow's names; the rest of its decoders stays shut
 ORIENTATION = 0x0112  # EXIF; 5..8 swap width and height
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})  # Pillow's modes of one 16-bit channel
@@ -74,6 +78,15 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     """
     with _open(path) as image:
         return _to_rgb(image, path)
+
+
+def decode_rgb(data: bytes, name: str = "picture", formats: tuple[str, ...] = FORMATS) -> NDArray[np.uint8]:
+    """`read_rgb` of the bytes of a file, such as one that came over the network; `name` begins its errors."""
+    try:
+        with _opened(io.BytesIO(data), name, formats) as image:
+            return _to_rgb(image, name)
+    except ImageError as e:
+        raise ImageError(str(e).removesuffix("; copy it again")) from e
 
 
 def from_bgr(bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -200,8 +213,19 @@ def _open(path: Path) -> Iterator[Image.Image]:
     try:
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: expected a picture file, got an empty file; copy it again")
-        # Given a path, Pillow maps uncompressed TIFF files into memory and then scrambles those with orientation 5..8.
-        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+        file = path.open("rb")
+    except OSError as e:
+        raise ImageError(f"{path}: expected a readable file, got {e.strerror}; check its permissions") from e
+    # Given a path, Pillow maps uncompressed TIFF files into memory and then scrambles those with orientation 5..8.
+    with file, _opened(file, path, FORMATS) as image:
+        yield image
+
+
+@contextmanager
+def _opened(file: IO[bytes], path: Path | str, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+    """The opened picture; `path` begins what is said of it."""
+    try:
+        with Image.open(file, formats=formats) as image:
             yield image
     except ImageError:
         raise
@@ -221,11 +245,47 @@ def _open(path: Path) -> Iterator[Image.Image]:
 
 def _upright(image: Image.Image) -> Image.Image:
     """All pixels decoded, EXIF orientation applied."""
+    if image.format == "JPEG":
+        return ImageOps.exif_transpose(_whole_jpeg(image))
+    if image.format == "TIFF":
+        _require_strips(image)
     image.load()
     return ImageOps.exif_transpose(image)
 
 
-def _to_rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+def _whole_jpeg(image: Image.Image) -> Image.Image:
+    """An opened JPEG with all its pixels, its EXIF kept. Raises DamagedJpegError where some are missing."""
+    file = cast(IO[bytes], image.fp)  # type: ignore[attr-defined]
+    file.seek(0)
+    data = file.read()
+    if image.mode not in ("RGB", "L"):
+        require_whole(data)
+        image.load()
+        return image
+    decoded = Image.fromarray(decode_jpeg(data))
+    decoded.info["exif"] = image.info.get("exif", b"")
+    return decoded
+
+
+def _require_strips(image: Image.Image) -> None:
+    """Raise ValueError where a TIFF file ends before its last strip or tile: fax decoders fill the rest with white."""
+    tags: Any = image.tag_v2  # type: ignore[attr-defined]
+    file = cast(IO[bytes], image.fp)  # type: ignore[attr-defined]
+    at = file.tell()
+    end = file.seek(0, os.SEEK_END)
+    file.seek(at)
+    for offsets, counts in ((273, 279), (324, 325)):
+        if offsets in tags and counts in tags:
+            last = max(start + size for start, size in zip(_many(tags[offsets]), _many(tags[counts]), strict=False))
+            if last > end:
+                raise ValueError(f"it ends {last - end} bytes before its pixels do")
+
+
+def _many(value: Any) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, tuple) else (int(value),)
+
+
+def _to_rgb(image: Image.Image, path: Path | str) -> NDArray[np.uint8]:
     """An opened picture of any 8-bit or 16-bit kind as upright (H, W, 3) uint8."""
     # Pillow before 11 reads 16-bit grey PNG as "I"; from any other format "I" is 32 bits without a known range.
     if image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format == "PNG"):

@@ -6,17 +6,14 @@ JPEG data. Here each picture keeps its size, and a damaged one is an error.
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
 from typing import IO, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-import numpy as np
-from PIL import Image
-
 from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.image import ImageError, decode_rgb
 from vtad_runtime.sources.address import without_password
 from vtad_runtime.sources.capture import Shot, SourceLost
 from vtad_runtime.sources.folder import SourceError
@@ -54,11 +51,9 @@ class Mjpeg:
             raise SourceLost(f"the stream broke off ({' '.join(str(e).split()) or type(e).__name__})") from e
         captured = time.monotonic()
         try:
-            with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-                return Shot(np.array(image.convert("RGB")), captured=captured)
-        except Exception as e:  # Pillow's decoders raise almost anything on damaged bytes
-            reason = " ".join(str(e).split())[:100]
-            return Shot(None, captured=captured, error=f"expected a JPEG picture, got damaged data ({reason})")
+            return Shot(decode_rgb(data, "frame", ("JPEG",)), captured=captured)
+        except ImageError as e:
+            return Shot(None, captured=captured, error=str(e))
 
     def close(self) -> None:
         """Hang up."""
