@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad.data.demo import DEFECTS, Picture, draw
-from vtad_runtime.contract.card import SCHEMA, Calibration, Card, Identity, Input, Output, Parity
+from vtad_runtime.contract.card import SCHEMA, UNIT, Calibration, Card, Identity, Input, Output, Parity, ScoreRule
 from vtad_runtime.contract.image import Box, Placement
 from vtad_runtime.page.server import PageServer
 from vtad_runtime.page.state import PageState
@@ -40,14 +40,15 @@ SHAPES: dict[str, tuple[int | str, ...]] = {
     "score": ("batch",),
     "heatmap": ("batch", MAP, MAP),
     "ssim_map": ("batch", MAP, MAP),
-    "nll_map": ("batch", MAP, MAP),
+    "density_map": ("batch", MAP, MAP),
     "reconstruction": ("batch", 3, MAP, MAP),
 }
 CARD = Card(
     schema=SCHEMA,
     identity=Identity("pill", "2026-11-23T14:02:11Z", "0.1.0", None, {}, "5f" * 32),
     input=Input("image", MAP, MAP, "rgb", "area-linear", "stretch", None),
-    outputs=tuple(Output(name, shape, "units of normal variation") for name, shape in SHAPES.items()),
+    outputs=tuple(Output(name, shape, UNIT) for name, shape in SHAPES.items()),
+    score_rule=ScoreRule(cell=8, top_share=0.01),
     calibration=Calibration(tuple(round(0.9 + 0.02 * i, 2) for i in range(44)), 0.01, 1 / 45, 1.84, 3.0, 44),
     weights_sha256="3c" * 32,
     results=None,
@@ -82,7 +83,7 @@ def simulated(part: Picture, rng: np.random.Generator) -> Result:
         reconstruction=np.zeros((MAP, MAP, 3), np.uint8),
         model_heatmap=heat,
         model_ssim_map=heat,
-        model_nll_map=heat,
+        model_density_map=heat,
         placement=placement,
         error=None,
     )

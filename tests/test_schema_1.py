@@ -34,7 +34,7 @@ def test_a_model_of_schema_1_judges_as_it_did(name: str) -> None:
         expected["verdict"],
         expected["regions"],
     )
-    assert [found.nll_map.min(), found.nll_map.max()] == pytest.approx(expected["density_map"], rel=1e-4)
+    assert [found.density_map.min(), found.density_map.max()] == pytest.approx(expected["density_map"], rel=1e-4)
     assert [found.ssim_map.min(), found.ssim_map.max()] == pytest.approx(expected["ssim_map"], rel=1e-4)
 
 

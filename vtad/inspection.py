@@ -10,10 +10,8 @@ from pathlib import Path
 
 from vtad.config import Config
 from vtad.version import VERSION
-from vtad_runtime.contract.card import SCHEMA, Calibration, Card, Identity, Input, Output
+from vtad_runtime.contract.card import SCHEMA, UNIT, Calibration, Card, Identity, Input, Output, ScoreRule
 from vtad_runtime.contract.conformal import images_needed
-
-UNIT = "units of normal variation"
 
 
 def input_spec(config: Config) -> Input:
@@ -29,8 +27,8 @@ def input_spec(config: Config) -> Input:
     )
 
 
-def make_card(config: Config, chosen: Calibration, data_fingerprint: str, weights: str) -> Card:
-    """The card of a run that is trained and calibrated; `weights` is the sha256 of its tensors."""
+def make_card(config: Config, rule: ScoreRule, chosen: Calibration, data_fingerprint: str, weights: str) -> Card:
+    """The card of a run that is trained and calibrated; `rule` is the detector's, `weights` the sha256 of its tensors."""
     height, width = config.image_height, config.image_width
     return Card(
         schema=SCHEMA,
@@ -47,9 +45,10 @@ def make_card(config: Config, chosen: Calibration, data_fingerprint: str, weight
             Output("score", ("batch",), UNIT),
             Output("heatmap", ("batch", height, width), UNIT),
             Output("ssim_map", ("batch", height, width), UNIT),
-            Output("nll_map", ("batch", height, width), UNIT),
+            Output("density_map", ("batch", height, width), UNIT),
             Output("reconstruction", ("batch", 3, height, width), "intensity, 0 to 1"),
         ),
+        score_rule=rule,
         calibration=chosen,
         weights_sha256=weights,
         results=None,

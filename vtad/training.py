@@ -24,7 +24,7 @@ from vtad.fitting.device import pick_device
 from vtad.fitting.loop import Loop, Report, Reporter
 from vtad.fitting.symmetries import with_symmetries
 from vtad.inspection import input_spec, make_card
-from vtad.models.detector import Detector
+from vtad.models.detector import SCORE_RULE, Detector
 from vtad.run_folder import Run, RunError, create_run, newest_run, open_run, sha256
 from vtad_runtime.contract.card import Calibration
 from vtad_runtime.contract.conformal import MIN_IMAGES, calibration
@@ -78,7 +78,7 @@ def train(
         good = held_out[:]
         chosen = _calibrate(detector, good, config, device)
         save_tensors(run.weights, detector.state_dict())
-    run.write_card(make_card(config, chosen, images_seen, sha256(run.weights)))
+    run.write_card(make_card(config, SCORE_RULE, chosen, images_seen, sha256(run.weights)))
     run.checkpoint.unlink(missing_ok=True)
     return run
 

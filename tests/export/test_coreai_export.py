@@ -154,10 +154,12 @@ def test_a_wrong_output_fails_the_proof_and_leaves_nothing(
 
     def off(self: Runtime, pixels: Any) -> Any:
         values = honest(self, pixels)
-        return {**values, "nll_map": values["nll_map"] + np.float32(0.01)}
+        return {**values, "density_map": values["density_map"] + np.float32(0.01)}
 
     monkeypatch.setattr(Runtime, "__call__", off)
-    with pytest.raises(ParityError, match=r"the coreai artefact does not agree with torch: nll_map .*nothing was kept"):
+    with pytest.raises(
+        ParityError, match=r"the coreai artefact does not agree with torch: density_map .*nothing was kept"
+    ):
         to_coreai(run, material=material)
     assert list((run.path / "export").iterdir()) == []
 

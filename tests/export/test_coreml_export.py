@@ -47,7 +47,7 @@ def test_the_package_says_what_it_takes_and_gives(made: CoreMLExport) -> None:
         array = output.type.multiArrayType
         assert array.ArrayDataType.Name(array.dataType) == "FLOAT32"
         assert list(array.shape) == shapes.get(output.name, [1, 32, 32])
-        assert "units of normal variation" in output.shortDescription or "intensity" in output.shortDescription
+        assert "z-score" in output.shortDescription or "intensity" in output.shortDescription
     meta = spec.description.metadata
     assert (meta.author, meta.license) == ("vtad", "Apache-2.0")
     assert meta.versionString

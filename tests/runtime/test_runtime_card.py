@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from tiny_model import make_card
 
-from vtad_runtime.contract.card import Card, CardError, read_card
+from vtad_runtime.contract.card import UNIT, Card, CardError, ScoreRule, read_card
+
+STORED = Path(__file__).parents[1] / "data" / "schema1"
 
 
 def test_a_card_survives_the_round_trip() -> None:
@@ -36,8 +38,8 @@ def changed(path: str, value: Any) -> str:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("schema", 2, "expected a vtad card of schema 1, got 2"),
-        ("schema", ..., "expected a vtad card of schema 1, got None"),
+        ("schema", 3, "expected a vtad card of schema 2, or 1, got 3"),
+        ("schema", ..., "expected a vtad card of schema 2, or 1, got None"),
         ("calibration", ..., r"missing fields \['calibration'\]"),
         ("calibration.threshold", ..., r"card\.calibration: missing fields \['threshold'\]"),
         ("calibration.threshold", "high", r"card\.calibration\.threshold: expected float, got 'high'"),
@@ -55,6 +57,11 @@ def changed(path: str, value: Any) -> str:
         ("calibration.pixel_threshold", 0.0, "a pixel threshold above 0, got 2.0 and 0.0"),
         ("calibration.scores", [0.1] * 18 + [math.inf], "calibration scores inf"),
         ("calibration.scores", [math.nan] * 19, "calibration scores nan"),
+        ("score_rule", ..., r"missing fields \['score_rule'\]"),
+        ("score_rule.cell", 0, "expected a score rule with cells of 1 pixel .* got 0 pixels"),
+        ("score_rule.cell", 64, "to the picture's shorter side"),
+        ("score_rule.top_share", 0.0, "got 8 pixels and 0.0"),
+        ("score_rule.top_share", math.nan, "got 8 pixels and nan"),
         ("compute_units", "TPU", r"card\.compute_units: expected"),
         ("extra", 1, r"unknown fields \['extra'\]"),
         ("outputs", {}, r"card\.outputs"),
@@ -92,3 +99,33 @@ def test_the_p_value_counts_good_images_that_look_this_odd() -> None:
     assert calibration.p_value(5.0) == 1 / 20
     assert calibration.p_value(1.9) == 2 / 20
     assert calibration.p_value(0.0) == 1.0
+
+
+def of_schema_1() -> dict[str, Any]:
+    """The card as a vtad of schema 1 wrote it."""
+    raw = json.loads(make_card().to_json())
+    text = json.dumps({key: value for key, value in raw.items() if key != "score_rule"} | {"schema": 1})
+    old: dict[str, Any] = json.loads(text.replace("density_map", "nll_map").replace(UNIT, "units of normal variation"))
+    return old
+
+
+def test_a_card_of_schema_1_is_read_with_the_names_and_the_score_rule_of_today() -> None:
+    old = of_schema_1()
+    assert "nll_map" in json.dumps(old)
+    assert Card.from_json(json.dumps(old)) == make_card()
+    old["identity"]["category"] = "nll_map"  # what a user named stays
+    assert Card.from_json(json.dumps(old)).identity.category == "nll_map"
+
+
+@pytest.mark.parametrize("field", ["outputs", "calibration", "parity"])
+def test_a_damaged_card_of_schema_1_is_one_clear_error(field: str) -> None:
+    with pytest.raises(CardError, match=field):
+        Card.from_json(json.dumps(of_schema_1() | {field: 3}))
+
+
+def test_the_stored_card_of_schema_1_becomes_one_of_schema_2() -> None:
+    card = read_card(STORED / "run" / "card.json")
+    assert [o.name for o in card.outputs] == ["score", "heatmap", "ssim_map", "density_map", "reconstruction"]
+    assert card.score_rule == ScoreRule(cell=8, top_share=0.01)
+    assert Card.from_json(card.to_json()) == card
+    assert json.loads(card.to_json())["schema"] == 2

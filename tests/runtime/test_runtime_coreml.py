@@ -60,7 +60,7 @@ def predict(_: Path, rgb: np.ndarray[Any, Any]) -> Values:
     """The tiny ONNX model, as Core ML gives its outputs."""
     units = np.abs(rgb.astype(np.float32).transpose(2, 0, 1)[None] - GREY) / UNIT  # (1, 3, H, W)
     heatmap = units.max(axis=1)
-    maps = {"heatmap": heatmap, "ssim_map": heatmap, "nll_map": units[:, 0]}
+    maps = {"heatmap": heatmap, "ssim_map": heatmap, "density_map": units[:, 0]}
     picture = rgb.astype(np.float32).transpose(2, 0, 1)[None] / 255
     return {"score": heatmap.max(axis=(1, 2)), **maps, "reconstruction": picture}
 
@@ -140,7 +140,7 @@ def test_what_is_no_package_of_ours_is_refused(mac: FakeMac, tmp_path: Path) -> 
     assert "without" in refused(write_package(tmp_path / "a.mlpackage", text=""))
     assert "does not parse" in refused(write_package(tmp_path / "b.mlpackage", text="{"))
     assert "('image', 32, 32)" in refused(write_package(tmp_path / "c.mlpackage", make_card(16, 32)))
-    assert "expected outputs" in refused(write_package(tmp_path / "d.mlpackage", drop="nll_map"))
+    assert "expected outputs" in refused(write_package(tmp_path / "d.mlpackage", drop="density_map"))
     torn = write_package(tmp_path / "e.mlpackage")
     (torn / "Data" / "com.apple.CoreML" / "model.mlmodel").write_bytes(b"\xff\xff")
     assert "Core ML refuses" in refused(torn)
@@ -150,7 +150,7 @@ def test_what_is_no_package_of_ours_is_refused(mac: FakeMac, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: v.pop("nll_map"), "got none of nll_map"),
+        (lambda v: v.pop("density_map"), "got none of density_map"),
         (lambda v: v.update(heatmap=v["heatmap"][:, :16]), r"output heatmap: expected shape \(1, 32, 32\)"),
     ],
 )

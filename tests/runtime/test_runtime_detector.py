@@ -156,8 +156,8 @@ def test_a_model_without_a_card_is_refused_and_described(tmp_path: Path) -> None
 
 
 def test_a_card_of_another_schema_or_damaged_is_refused(tmp_path: Path) -> None:
-    other = make_card().to_json().replace('"schema": 1', '"schema": 99')
-    assert "expected a vtad card of schema 1, got 99" in refused(write_model(tmp_path / "a.onnx", text=other))
+    other = make_card().to_json().replace('"schema": 2', '"schema": 99')
+    assert "expected a vtad card of schema 2, or 1, got 99" in refused(write_model(tmp_path / "a.onnx", text=other))
     assert "text that does not parse" in refused(write_model(tmp_path / "b.onnx", text="{"))
 
 
@@ -173,7 +173,7 @@ def test_a_graph_that_is_not_the_cards_is_refused(tmp_path: Path) -> None:
     other_name = make_card(name="x").to_json()
     assert "expected one input x" in refused(write_model(tmp_path / "b.onnx", text=other_name))
     assert "expected one input" in refused(write_model(tmp_path / "c.onnx", batch=1))
-    assert "expected float outputs" in refused(write_model(tmp_path / "d.onnx", drop="nll_map"))
+    assert "expected float outputs" in refused(write_model(tmp_path / "d.onnx", drop="density_map"))
     lacking = dataclasses.replace(make_card(), outputs=make_card().outputs[1:]).to_json()
     assert "expected float outputs" in refused(write_model(tmp_path / "e.onnx", text=lacking))
 

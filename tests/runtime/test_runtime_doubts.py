@@ -13,6 +13,7 @@ from PIL import Image
 from tiny_model import GREY, THRESHOLD, bad, good, write_model
 
 from vtad_runtime import Detector, Verdict
+from vtad_runtime.contract.card import ScoreRule
 from vtad_runtime.contract.image import ImageError
 from vtad_runtime.verdict.alarm import Alarm, AlarmRule
 from vtad_runtime.verdict.frame_check import FOCUS_FLOOR, FOCUS_FRAMES, FrameChecks, sharpness
@@ -209,4 +210,6 @@ def test_a_mask_that_cannot_be_applied_is_an_error_never_ok(tmp_path: Path, dete
 def test_the_score_is_taken_as_exported_models_take_it() -> None:
     heatmap = np.zeros((256, 256), np.float32)
     heatmap[:8, :96] = np.arange(1, 13).repeat(8)
-    assert top_score(heatmap) == pytest.approx(np.arange(3, 13).mean())  # 10 of 1024 cells
+    assert top_score(heatmap, ScoreRule(cell=8, top_share=0.01)) == pytest.approx(
+        np.arange(3, 13).mean()
+    )  # 10 of 1024 cells

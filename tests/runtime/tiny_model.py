@@ -10,14 +10,25 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from vtad_runtime.contract.card import ONNX_KEY, SCHEMA, Calibration, Card, Identity, Input, Output, Parity
+from vtad_runtime.contract.card import (
+    ONNX_KEY,
+    SCHEMA,
+    Calibration,
+    Card,
+    Identity,
+    Input,
+    Output,
+    Parity,
+    ScoreRule,
+)
+from vtad_runtime.contract.card import UNIT as UNIT_ON_CARD
 
 GREY = 100  # the good surface
-UNIT = 25.0  # grey levels per unit of normal variation
+UNIT = 25.0  # grey levels per standard deviation of good pictures
 PIXEL_THRESHOLD = 3.0  # 75 grey levels
 THRESHOLD = 2.0
 GOOD_SCORES = tuple(round(0.1 * i, 1) for i in range(1, 20))  # 19 good images: the smallest p-value is 1/20
-OUTPUTS = ("score", "heatmap", "ssim_map", "nll_map", "reconstruction")
+OUTPUTS = ("score", "heatmap", "ssim_map", "density_map", "reconstruction")
 
 
 def make_card(width: int = 32, height: int = 32, **changes: Any) -> Card:
@@ -31,7 +42,8 @@ def make_card(width: int = 32, height: int = 32, **changes: Any) -> Card:
             "tiny", "2025-01-01T00:00:00Z", "0.1.0", None, {"size": width, "nested": {"a": [1]}}, "ab" * 32
         ),
         input=dataclasses.replace(spec, **changes),
-        outputs=tuple(Output(name, shapes[name], "units of normal variation") for name in OUTPUTS),
+        outputs=tuple(Output(name, shapes[name], UNIT_ON_CARD) for name in OUTPUTS),
+        score_rule=ScoreRule(cell=8, top_share=0.01),
         calibration=Calibration(GOOD_SCORES, 0.05, 0.05, THRESHOLD, PIXEL_THRESHOLD, len(GOOD_SCORES)),
         weights_sha256="cd" * 32,
         results={"image_auroc": 0.5},
@@ -58,7 +70,7 @@ def write_model(path: Path, card: Card | None = None, text: str | None = None, *
 
 
 def make_graph(width: int, height: int, batch: int | str = "batch", drop: str = "", score_scale: float = 1.0) -> Any:
-    """score = max of the heatmap; ssim_map = heatmap; nll_map = heatmap of the red channel alone."""
+    """score = max of the heatmap; ssim_map = heatmap; density_map = heatmap of the red channel alone."""
     constants: dict[str, np.ndarray[Any, Any]] = {
         "grey": np.array(GREY, np.float32),
         "unit": np.array(UNIT, np.float32),
@@ -77,7 +89,7 @@ def make_graph(width: int, height: int, batch: int | str = "batch", drop: str = 
         helper.make_node("ReduceMax", ["units", "channels"], ["heatmap"], keepdims=0),
         helper.make_node("Identity", ["heatmap"], ["ssim_map"]),
         helper.make_node("Slice", ["units", "zero", "one", "channels"], ["red"]),
-        helper.make_node("Squeeze", ["red", "channels"], ["nll_map"]),
+        helper.make_node("Squeeze", ["red", "channels"], ["density_map"]),
         helper.make_node("ReduceMax", ["heatmap", "plane"], ["peak"], keepdims=0),
         helper.make_node("Mul", ["peak", "scale"], ["score"]),
         helper.make_node("Div", ["pixels", "white"], ["reconstruction"]),

@@ -254,7 +254,7 @@ def test_a_row_holds_the_figures_of_the_evaluation_and_the_cost(plan: Plan) -> N
     of_run = json.loads((Path(row["run"]) / "metrics.json").read_text())
     assert row["image_auroc"] == of_run["scores"]["image"]["auroc"]
     assert (row["pixel_auroc"], row["aupro"]) == (of_run["heatmap"]["auroc"], of_run["heatmap"]["aupro"])
-    assert (row["ssim_aupro"], row["density_aupro"]) == (of_run["ssim_map"]["aupro"], of_run["nll_map"]["aupro"])
+    assert (row["ssim_aupro"], row["density_aupro"]) == (of_run["ssim_map"]["aupro"], of_run["density_map"]["aupro"])
     assert 0 <= row["context_aupro"] <= 1
     assert 0 <= row["context_image_auroc"] <= 1
     assert (row["missed"], row["false_alarms"]) == (of_run["scores"]["miss_rate"], of_run["scores"]["false_alarm_rate"])

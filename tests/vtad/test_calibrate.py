@@ -15,7 +15,7 @@ from torch import Tensor
 from vtad.calibration.map_units import fit_fusion, fit_units, raw_maps, scores_and_peaks
 from vtad.calibration.score_fusion import fit_witness_weights
 from vtad.models.autoencoder import Autoencoder, Witnesses
-from vtad.models.detector import Detector
+from vtad.models.detector import SCORE_RULE, Detector
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run
 from vtad_runtime.contract.conformal import (
@@ -249,7 +249,9 @@ def test_the_runtime_takes_a_score_from_a_heatmap_as_the_graph_does(height: int,
     """A mask is laid over the heatmap after the graph, and the score taken anew: of the same share of the same cells."""
     heatmap = np.random.default_rng(10).normal(0, 3, (height, width)).astype(np.float32)
     detector = Detector(tiny(image_height=height, image_width=width))
-    assert detector.score(torch.from_numpy(heatmap)[None]).item() == pytest.approx(top_score(heatmap), rel=1e-5)
+    assert detector.score(torch.from_numpy(heatmap)[None]).item() == pytest.approx(
+        top_score(heatmap, SCORE_RULE), rel=1e-5
+    )
 
 
 def test_maps_of_good_images_are_in_units_of_normal_variation() -> None:
@@ -258,7 +260,7 @@ def test_maps_of_good_images_are_in_units_of_normal_variation() -> None:
     fit_units(detector, raw_maps(detector, good, CPU))
     with torch.no_grad():
         judgement = detector(torch.from_numpy(good).permute(0, 3, 1, 2))
-    for values in (judgement.nll_map, judgement.ssim_map):
+    for values in (judgement.density_map, judgement.ssim_map):
         assert values.mean().item() == pytest.approx(0, abs=0.05)
         assert values.std().item() == pytest.approx(1, abs=0.1)
 

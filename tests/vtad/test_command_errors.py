@@ -195,7 +195,7 @@ class TestTheRun:
             ("", "expected a vtad card in JSON"),
             ("[]", "expected a vtad card (a JSON object)"),
             ('{"schema": 1}', "missing fields"),
-            ('{"schema": 2}', "expected a vtad card of schema 1, got 2"),
+            ('{"schema": 3}', "expected a vtad card of schema 2, or 1, got 3"),
             ("\xff", "expected a readable vtad card"),
         ],
     )

@@ -67,7 +67,7 @@ def test_a_detector_gives_maps_of_the_size_of_its_input(config: Config) -> None:
     judgement = detector(pixels)
     plane = (config.image_height, config.image_width)
     assert [tuple(x.shape) for x in judgement] == [(2,), (2, *plane), (2, *plane), (2, *plane), (2, 3, *plane)]
-    assert judgement._fields == ("score", "heatmap", "ssim_map", "nll_map", "reconstruction")
+    assert judgement._fields == ("score", "heatmap", "ssim_map", "density_map", "reconstruction")
     again = Judgement(*(torch.cat([detector(p[None])[i] for p in pixels]) for i in range(5)))
     for together, alone in zip(judgement, again, strict=True):
         torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)

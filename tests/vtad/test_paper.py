@@ -60,8 +60,8 @@ def test_it_trains_with_either_term_and_its_pro_is_the_pixel_auroc_of_the_densit
     assert len(rows) == 1
     assert all(math.isfinite(rows[0][key]) for key in ("loss", "nll", "val_loss", "token_norm_patch_max"))
     evaluation = evaluate(run)
-    assert evaluation.paper_pro == evaluation.nll_map.auroc
+    assert evaluation.paper_pro == evaluation.density_map.auroc
     saved = json.loads((run.path / "metrics.json").read_text())
     assert saved["paper_pro"] == evaluation.paper_pro
-    assert saved["nll_map"]["aupro"] != saved["paper_pro"]
+    assert saved["density_map"]["aupro"] != saved["paper_pro"]
     assert "VT-ADL's PRO, which is the pixel AUROC" in table(evaluation)

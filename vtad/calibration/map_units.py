@@ -78,8 +78,8 @@ def scores_and_peaks(detector: Detector, maps: Maps) -> tuple[list[float], list[
     with torch.inference_mode():
         for i in range(0, len(maps.nll), BATCH):
             part = slice(i, i + BATCH)
-            nll_map, ssim_map = detector.in_units(maps.nll[part].to(device), maps.unlike[part].to(device))
-            heatmap = detector.heatmap(ssim_map, nll_map)
+            density_map, ssim_map = detector.in_units(maps.nll[part].to(device), maps.unlike[part].to(device))
+            heatmap = detector.heatmap(ssim_map, density_map)
             scores += detector.score(heatmap).tolist()
             peaks += heatmap.flatten(1).amax(dim=1).tolist()
     return scores, peaks

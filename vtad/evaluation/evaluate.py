@@ -44,7 +44,7 @@ class Evaluation:
     scores: ScoreReport
     heatmap: PixelReport
     ssim_map: PixelReport  # the SSIM map alone
-    nll_map: PixelReport  # the density map alone
+    density_map: PixelReport  # the density map alone
     without_mask: int  # defective pictures that only count as pictures
     good_with_region: float | None  # share of good pictures on which a region would be drawn
     data_fingerprint: str
@@ -62,7 +62,7 @@ class Evaluation:
 class _Maps:
     heatmap: Map  # (H, W)
     ssim_map: Map
-    nll_map: Map
+    density_map: Map
     mask: Mask | None  # (H, W); None: defective, but nobody marked where
 
 
@@ -92,20 +92,20 @@ def evaluate(
         maps.append(found)
         progress(len(scores), len(files.test))
     kinds = [t.kind for t in files.test]
-    heatmap, ssim_map, nll_map = _pixel_reports(maps, density_decides=detector.ssim_weight.item() == 0)
+    heatmap, ssim_map, density_map = _pixel_reports(maps, density_decides=detector.ssim_weight.item() == 0)
     good_peaks = [float(m.heatmap.max()) for m, kind in zip(maps, kinds, strict=True) if kind == GOOD]
     evaluation = Evaluation(
         category=config.category,
         scores=evaluate_scores([k != GOOD for k in kinds], scores, kinds, card.calibration.threshold),
         heatmap=heatmap,
         ssim_map=ssim_map,
-        nll_map=nll_map,
+        density_map=density_map,
         without_mask=sum(m.mask is None for m in maps),
         good_with_region=float(np.mean([p > card.calibration.pixel_threshold for p in good_peaks]))
         if good_peaks
         else None,
         data_fingerprint=fingerprint([t.path for t in files.test]),
-        paper_pro=nll_map.auroc if config.preset == "paper" else None,
+        paper_pro=density_map.auroc if config.preset == "paper" else None,
     )
     write_text(run.path / "metrics.json", json.dumps(evaluation.to_dict(), indent=2, allow_nan=False) + "\n")
     run.write_card(dataclasses.replace(card, results=evaluation.to_dict()))
@@ -116,9 +116,9 @@ def _pixel_reports(maps: list[_Maps], density_decides: bool) -> tuple[PixelRepor
     """Of heatmap, SSIM map and density map. Where the density alone decides, the first ranks pixels as the last does."""
     marked = [m for m in maps if m.mask is not None]
     masks = [m.mask for m in marked if m.mask is not None]
-    nll_map = evaluate_pixels(masks, [m.nll_map for m in marked])
-    heatmap = nll_map if density_decides else evaluate_pixels(masks, [m.heatmap for m in marked])
-    return heatmap, evaluate_pixels(masks, [m.ssim_map for m in marked]), nll_map
+    density_map = evaluate_pixels(masks, [m.density_map for m in marked])
+    heatmap = density_map if density_decides else evaluate_pixels(masks, [m.heatmap for m in marked])
+    return heatmap, evaluate_pixels(masks, [m.ssim_map for m in marked]), density_map
 
 
 def _judged(
@@ -152,8 +152,8 @@ def _at_source(image: TestImage, placement: Placement, *maps: Map) -> _Maps:
         size = max(1, round(width * shrink)), max(1, round(height * shrink))
         at_source = [resize(m, *size) for m in at_source]
         mask = None if mask is None else resize(mask.astype(np.float32), *size) > 0
-    heatmap, ssim_map, nll_map = at_source
-    return _Maps(heatmap, ssim_map, nll_map, mask)
+    heatmap, ssim_map, density_map = at_source
+    return _Maps(heatmap, ssim_map, density_map, mask)
 
 
 def _mask(image: TestImage, width: int, height: int) -> Mask:

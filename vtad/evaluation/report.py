@@ -15,7 +15,7 @@ def table(e: Evaluation) -> str:
         "",
         "  pixels      AUROC      AP   AUPRO (to FPR 0.3)",
     ]
-    for name, pixels in (("heatmap", e.heatmap), ("SSIM alone", e.ssim_map), ("density", e.nll_map)):
+    for name, pixels in (("heatmap", e.heatmap), ("SSIM alone", e.ssim_map), ("density", e.density_map)):
         lines.append(
             f"  {name:<10} {_share(pixels.auroc)}   {_share(pixels.average_precision)}   {_share(pixels.aupro)}"
         )

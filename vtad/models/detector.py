@@ -1,8 +1,8 @@
 """The whole detector as one torch module: uint8 pixels in; score, maps and reconstruction out. This is what is exported.
 
-Both maps are put in units of normal variation, from held-out good images: the density map by one mean and one standard
+Both maps are put as z-scores, in standard deviations of held-out good images: the density map by one mean and one standard
 deviation over all cells (the density knows its place already), the SSIM map by those of each position (edges are always
-reconstructed worst). The heatmap is their weighted sum, again in units of normal variation; the score is the mean of its
+reconstructed worst). The heatmap is their weighted sum, again as z-scores; the score is the mean of its
 highest cells.
 """
 
@@ -18,11 +18,12 @@ from vtad.config import CELL, Config
 from vtad.models.autoencoder import Autoencoder, Prediction
 from vtad.models.paper import PaperAutoencoder
 from vtad.models.ssim import SSIM, Blur, gaussian_matrix
+from vtad_runtime.contract.card import ScoreRule
 
 SMOOTHING = 4.0  # pixels, standard deviation: of the upsampled density map, as in VT-ADL
 SSIM_SMOOTHING = 2.0  # pixels
 SSIM_WINDOW = 2 * int(4 * SSIM_SMOOTHING + 0.5) + 1  # pixels
-TOP_SHARE = 0.01  # of the cells: those whose mean is the score
+SCORE_RULE = ScoreRule(cell=CELL, top_share=0.01)  # goes onto the card, and the runtime's mask follows it
 
 
 class Model(Protocol):
@@ -36,10 +37,10 @@ class Model(Protocol):
 class Judgement(NamedTuple):
     """The detector's outputs, in the order of the exported graph."""
 
-    score: Tensor  # (B,) units of normal variation
-    heatmap: Tensor  # (B, H, W) units of normal variation
-    ssim_map: Tensor  # (B, H, W) units of normal variation
-    nll_map: Tensor  # (B, H, W) units of normal variation
+    score: Tensor  # (B,) z-score
+    heatmap: Tensor  # (B, H, W) z-scores
+    ssim_map: Tensor  # (B, H, W) z-scores
+    density_map: Tensor  # (B, H, W) z-scores
     reconstruction: Tensor  # (B, 3, H, W), about 0..1
 
 
@@ -71,8 +72,8 @@ class Detector(nn.Module):
         self.rows, self.columns = height // cell, width // cell
         self.model: nn.Module = PaperAutoencoder(config) if config.preset == "paper" else Autoencoder(config)
         self.ssim = SSIM(height, width)
-        self.score_cells = (height // CELL) * (width // CELL)
-        self.top = max(1, round(TOP_SHARE * self.score_cells))
+        self.score_cells = (height // SCORE_RULE.cell) * (width // SCORE_RULE.cell)
+        self.top = max(1, round(SCORE_RULE.top_share * self.score_cells))
         self.register_buffer("up_rows", upsampling_matrix(self.rows, height, SMOOTHING), persistent=False)
         self.register_buffer(
             "up_columns", upsampling_matrix(self.columns, width, SMOOTHING).T.contiguous(), persistent=False
@@ -92,21 +93,21 @@ class Detector(nn.Module):
         return nll, self.smooth(unlike)[:, 0], prediction.reconstruction
 
     def in_units(self, nll: Tensor, unlike: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw maps (B, H, W) each -> density map and SSIM map in units of normal variation."""
+        """Raw maps (B, H, W) each -> density map and SSIM map as z-scores."""
         return (nll - self.nll_mean) / self.nll_std, (unlike - self.ssim_mean) / self.ssim_std
 
-    def heatmap(self, ssim_map: Tensor, nll_map: Tensor) -> Tensor:
-        """Both maps in units of normal variation, (B, H, W) each -> their weighted sum."""
-        return self.ssim_weight * ssim_map + self.nll_weight * nll_map
+    def heatmap(self, ssim_map: Tensor, density_map: Tensor) -> Tensor:
+        """Both maps as z-scores, (B, H, W) each -> their weighted sum."""
+        return self.ssim_weight * ssim_map + self.nll_weight * density_map
 
     def score(self, heatmap: Tensor) -> Tensor:
         """(B, H, W) -> (B,): the mean of the highest cells."""
-        cells = F.avg_pool2d(heatmap[:, None], CELL).flatten(1)
+        cells = F.avg_pool2d(heatmap[:, None], SCORE_RULE.cell).flatten(1)
         return torch.topk(cells, self.top, dim=1).values.mean(dim=1)
 
     def forward(self, image: Tensor) -> Judgement:
         """Uint8 RGB (B, 3, H, W)."""
         nll, unlike, reconstruction = self.raw_maps(image)
-        nll_map, ssim_map = self.in_units(nll, unlike)
-        heatmap = self.heatmap(ssim_map, nll_map)
-        return Judgement(self.score(heatmap), heatmap, ssim_map, nll_map, reconstruction)
+        density_map, ssim_map = self.in_units(nll, unlike)
+        heatmap = self.heatmap(ssim_map, density_map)
+        return Judgement(self.score(heatmap), heatmap, ssim_map, density_map, reconstruction)

@@ -49,11 +49,11 @@ COMPUTE_UNITS: dict[Precision, ComputeUnits] = {"fp16": "CPU_AND_NE", "int8": "C
 PREVIEW_KEY, PREVIEW = "com.apple.coreml.model.preview.type", "depthEstimation"
 
 _OUTPUTS = {
-    "score": "Score of the picture: mean of the highest cells of the heatmap, in units of normal variation. NG if and only "
-    "if it is above calibration.threshold of the card.",
-    "heatmap": "How unlike good parts each pixel is, in units of normal variation.",
-    "ssim_map": "How unlike its reconstruction each pixel is (1 - SSIM), in units of normal variation.",
-    "nll_map": "How unlikely the features at each pixel are (negative log-likelihood), in units of normal variation.",
+    "score": "Score of the picture: mean of the highest cells of the heatmap, a z-score: in standard deviations of good "
+    "pictures. NG if and only if it is above calibration.threshold of the card.",
+    "heatmap": "How unlike good parts each pixel is, as a z-score.",
+    "ssim_map": "How unlike its reconstruction each pixel is (1 - SSIM), as a z-score.",
+    "density_map": "How unlikely the features at each pixel are (negative log-likelihood), as a z-score.",
     "reconstruction": "The picture as the model expects it, RGB, intensity about 0 to 1.",
 }
 

@@ -24,7 +24,7 @@ from vtad_export.proof.parity import TOLERANCE, Material
 # What int8 may drift. Measured, default preset, the demo's tablets: ONNX reconstruction 0.012, ssim_map 0.23, other maps 0.03,
 # score 0.005 of the spread; Core ML, whose float16 drifts as much, 0.008, 0.14, 0.11, 0.007.
 INT8_DRIFT = {
-    **dict.fromkeys(TOLERANCE, 1.0),  # maps: units of normal variation
+    **dict.fromkeys(TOLERANCE, 1.0),  # maps: z-scores
     "reconstruction": 5e-2,  # intensity
     "score": 0.2,  # of the calibration spread
 }

@@ -1,8 +1,8 @@
 """The proof of an export: torch and the artefact judge the same real good images and synthetic defects.
 
 Every image is a file and comes through the runtime's own decoding; its pixels must be those of the training, bit for bit.
-Errors of the maps are in units of normal variation; where a defect sends a map far above 1, they are relative to it, for that
-is what float32 can promise. The score's error is relative to the spread of the calibration scores. A verdict that differs is
+Maps are z-scores, and so are their errors; where a defect sends a map far above 1, they are relative to it, for that is what
+float32 can promise. The score's error is relative to the spread of the calibration scores. A verdict that differs is
 a flip, and one is too many unless more were allowed.
 """
 
@@ -41,7 +41,7 @@ NAMED = 5  # flips that an error names
 FLIP_SHARE = 0.01  # of the images, rounded up: verdicts that int8 may change, each named
 
 TOLERANCE = {
-    **dict.fromkeys(Judgement._fields, 5e-4),  # maps: units of normal variation
+    **dict.fromkeys(Judgement._fields, 5e-4),  # maps: z-scores
     "reconstruction": 1e-5,  # intensity
     "score": 1e-4,  # of the calibration spread
 }

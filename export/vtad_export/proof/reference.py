@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from vtad.models.detector import Detector, Judgement
 from vtad.run_folder import RunError, replacing
 from vtad_export.proof.parity import Samples
+from vtad_runtime.engine.model import graph_names
 
 STEP = 8  # pixels
 ROOM = 800_000  # bytes of pixels, before compression
@@ -70,7 +71,8 @@ def read_reference(package: Path) -> Reference:
     path = reference_file(package)
     try:
         with np.load(path, allow_pickle=False) as stored:
-            expected = {name: stored[name] for name in Judgement._fields}
+            names = graph_names(stored)
+            expected = {name: stored[names[name]] for name in Judgement._fields}
             return Reference(stored["pixels"], expected, str(stored["weights_sha256"]))
     except Exception as e:  # numpy and zipfile raise many kinds for a torn file
         raise RunError(

@@ -9,7 +9,7 @@ from typing import Any
 from vtad_runtime.contract.card import Card, Parity
 
 UNITS = {"reconstruction": "of full intensity", "score": "of the calibration spread"}  # of errors; the rest are maps
-MAPS = "units of normal variation"
+MAPS = "standard deviations"  # of good pictures
 
 
 def card_text(path: Path, card: Card) -> str:

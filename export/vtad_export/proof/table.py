@@ -13,8 +13,21 @@ if TYPE_CHECKING:
     from vtad_export.onnx_format.exporter import Export
 
 Status = Literal["proven", "structure only", "failed", "not made"]
-_HEAD = ("format", "precision", "MB", "operations", "score", "heatmap", "ssim", "nll", "recon.", "flips", "s", "status")
-_MAPS = ("score", "heatmap", "ssim_map", "nll_map", "reconstruction")
+_HEAD = (
+    "format",
+    "precision",
+    "MB",
+    "operations",
+    "score",
+    "heatmap",
+    "ssim",
+    "density",
+    "recon.",
+    "flips",
+    "s",
+    "status",
+)
+_MAPS = ("score", "heatmap", "ssim_map", "density_map", "reconstruction")
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.typed_json import WrongJson, typed
 
 # A card of an older vtad has every field that has no default; one with a default may be added under the same number.
-SCHEMA = 1
+# Schema 1, still read: the density map was called nll_map, and the score rule was the one below, said nowhere.
+SCHEMA = 2
+UNIT = "z-score (standard deviations of good pictures)"  # of the score and the maps
+OLD_NAMES = {"nll_map": "density_map", "units of normal variation": UNIT}
+OLD_SCORE_RULE = {"cell": 8, "top_share": 0.01}
 ONNX_KEY = "vtad.card"  # the name of the card in ONNX metadata_props, and in a Core ML package's user-defined metadata
 
 ComputeUnits = Literal["CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY", "ALL"]  # of Core ML, by coremltools' names
@@ -63,6 +67,14 @@ class Output:
 
 
 @dataclass(frozen=True)
+class ScoreRule:
+    """How the graph takes the score from the heatmap: the mean of its highest cells."""
+
+    cell: int  # pixels a side of one cell, at the model's resolution
+    top_share: float  # of the cells: those whose mean is the score, at least one
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Held-out good images turned into a decision: NG if and only if score > threshold."""
 
@@ -70,7 +82,7 @@ class Calibration:
     false_alarms: float  # the budget asked for, a share of good images
     achievable: float  # the smallest share these images can vouch for, 1 / (n + 1), or the budget if that is larger
     threshold: float  # in units of the score
-    pixel_threshold: float  # heatmap level from which a region is drawn, in units of normal variation
+    pixel_threshold: float  # heatmap level from which a region is drawn, a z-score
     images: int
 
     def p_value(self, score: float) -> float:
@@ -103,6 +115,7 @@ class Card:
     identity: Identity
     input: Input
     outputs: tuple[Output, ...]
+    score_rule: ScoreRule
     calibration: Calibration
     weights_sha256: str  # of the run folder's model.safetensors
     results: dict[str, Any] | None
@@ -122,12 +135,17 @@ class Card:
             raise CardError(f"{where}: expected a vtad card in JSON, got text that does not parse ({e})") from e
         if not isinstance(raw, dict):
             raise CardError(f"{where}: expected a vtad card (a JSON object), got {type(raw).__name__}")
+        if raw.get("schema") == 1:
+            raw = _from_schema_1(raw)
         if raw.get("schema") != SCHEMA:
             raise CardError(
-                f"{where}: expected a vtad card of schema {SCHEMA}, got {raw.get('schema')!r}; "
+                f"{where}: expected a vtad card of schema {SCHEMA}, or 1, got {raw.get('schema')!r}; "
                 "export the run again with this version of vtad, or install the version that wrote the file"
             )
-        card: Card = _parse(Card, raw, "card", where)
+        try:
+            card = typed(Card, raw, "card")
+        except WrongJson as e:
+            raise CardError(f"{where}: {e}") from e
         card.check(where)
         return card
 
@@ -145,6 +163,12 @@ class Card:
             raise CardError(f"{where}: expected {c.images} ascending calibration scores, got {len(c.scores)}")
         if self.input.width < 1 or self.input.height < 1:
             raise CardError(f"{where}: expected a positive input size, got {self.input.width}x{self.input.height}")
+        cell, share = self.score_rule.cell, self.score_rule.top_share
+        if not (1 <= cell <= min(self.input.width, self.input.height) and 0 < share <= 1):
+            raise CardError(
+                f"{where}: expected a score rule with cells of 1 pixel to the picture's shorter side and a share of them "
+                f"above 0 and at most 1, got {cell} pixels and {share}"
+            )
 
 
 def read_card(path: Path) -> Card:
@@ -156,47 +180,16 @@ def read_card(path: Path) -> Card:
     return Card.from_json(text, str(path))
 
 
-def _parse(kind: Any, value: Any, field: str, where: str) -> Any:  # noqa: PLR0911 - one per JSON type
-    """`value` from JSON as `kind` (dataclass, tuple, dict, union, literal or plain), or CardError naming `field`."""
-    wrong = CardError(f"{where}: {field}: expected {_name(kind)}, got {value!r:.80}")
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(value, dict):
-            raise wrong
-        hints = get_type_hints(kind)
-        optional = {f.name for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING}
-        missing, unknown = sorted(hints.keys() - value.keys() - optional), sorted(value.keys() - hints.keys())
-        if missing or unknown:
-            raise CardError(f"{where}: {field}: missing fields {missing}, unknown fields {unknown}")
-        return kind(**{k: _parse(t, value[k], f"{field}.{k}", where) for k, t in hints.items() if k in value})
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        if value not in args:
-            raise wrong
-        return value
-    if origin in (Union, types.UnionType):
-        for arg in args:
-            try:
-                return _parse(arg, value, field, where)
-            except CardError:
-                continue
-        raise wrong
-    if origin is tuple:
-        if not isinstance(value, list) or (args[-1] is not Ellipsis and len(value) != len(args)):
-            raise wrong
-        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-        return tuple(_parse(t, v, f"{field}[{i}]", where) for i, (t, v) in enumerate(zip(kinds, value, strict=True)))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise wrong
-        return {k: _parse(args[1], v, f"{field}.{k}", where) for k, v in value.items()}
-    if kind is Any:
-        return value
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise wrong
-    return value
+def _from_schema_1(raw: dict[str, Any]) -> dict[str, Any]:
+    """A card of schema 1 by the names of schema 2; what is wrong with it stays so."""
+    new = {key: value if key == "identity" else _renamed(value) for key, value in raw.items()}
+    return {**new, "schema": SCHEMA, "score_rule": OLD_SCORE_RULE}
 
 
-def _name(kind: Any) -> str:
-    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
+def _renamed(value: Any) -> Any:
+    """A JSON value with names of schema 1 replaced, as keys and as texts."""
+    if isinstance(value, dict):
+        return {OLD_NAMES.get(key, key): _renamed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_renamed(item) for item in value]
+    return OLD_NAMES.get(value, value) if isinstance(value, str) else value

@@ -25,7 +25,7 @@ def panel(rgb: RGB, result: Result) -> RGB:
     scale = TILE / max(height, width)
     tile_width, tile_height = max(1, round(width * scale)), max(1, round(height * scale))
     small = resize(rgb, tile_width, tile_height)
-    maps = [resize(m, tile_width, tile_height) for m in (result.heatmap, result.ssim_map, result.nll_map)]
+    maps = [resize(m, tile_width, tile_height) for m in (result.heatmap, result.ssim_map, result.density_map)]
     tinted = tint(small, maps[0], result.pixel_threshold)
     draw_regions(tinted, result.regions, scale)
     tiles = {

@@ -18,7 +18,7 @@ from PIL import Image
 
 from vtad_runtime.contract.card import ONNX_KEY, Card, CardError
 from vtad_runtime.contract.errors import NOT_JUDGED, one_line
-from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs, checked
+from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs, checked, graph_names
 
 DEFAULT_UNITS = "CPU_AND_NE"
 
@@ -74,9 +74,10 @@ class CoreMLSession:
                     found.append(self._model.predict({self.card.input.name: image}))
             except Exception as e:  # coremltools' errors share no base class
                 raise ModelError(f"{self.path}: expected a prediction by Core ML, got {one_line(e)}", NOT_JUDGED) from e
-        if missing := sorted({name for values in found for name in OUTPUTS if name not in values}):
+        named = [{name: values[old] for name, old in graph_names(values).items()} for values in found]
+        if missing := sorted({name for values in named for name in OUTPUTS if name not in values}):
             raise ModelError(f"{self.path}: expected outputs {', '.join(OUTPUTS)}, got none of {', '.join(missing)}")
-        joined = {n: np.concatenate([np.asarray(v[n], np.float32) for v in found]) for n in OUTPUTS}
+        joined = {n: np.concatenate([np.asarray(v[n], np.float32) for v in named]) for n in OUTPUTS}
         return checked(joined, len(batch), self.card, self.path)
 
 
@@ -113,6 +114,6 @@ def _card(model: Any, path: Path) -> Card:
     if inputs != [expected]:
         raise ModelError(f"{path}: expected one image {expected} as on its card, got {inputs}; export the run again")
     outputs = [o.name for o in description.output]
-    if not set(OUTPUTS) <= set(outputs):
+    if not set(OUTPUTS) <= graph_names(outputs).keys():
         raise ModelError(f"{path}: expected outputs {', '.join(OUTPUTS)}, got {outputs}; export the run again")
     return card

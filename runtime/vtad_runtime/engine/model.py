@@ -1,12 +1,14 @@
 """What an opened model is, of whatever format: its card, and a run of a batch of pictures.
 
 The graph takes uint8 RGB (batch, 3, height, width) and gives float32 outputs: `score` (batch,); `heatmap`, `ssim_map` and
-`nll_map` (batch, height, width) in units of normal variation; `reconstruction` (batch, 3, height, width) in 0..1. `batch` is
-free, or 1 where a picture's numbers would depend on its neighbours: int8 rounds by the range of all that it is given.
+`density_map` (batch, height, width); `reconstruction` (batch, 3, height, width) in 0..1. Score and maps are z-scores: 1 is one
+standard deviation of good pictures. `batch` is free, or 1 where a picture's numbers would depend on its neighbours: int8 rounds
+by the range of all that it is given.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,11 +16,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.card import OLD_NAMES, Card
 from vtad_runtime.contract.errors import NOT_JUDGED, VtadError
 
 MAX_BATCH = 64  # the export's upper bound of the free axis
-MAPS = ("heatmap", "ssim_map", "nll_map")
+MAPS = ("heatmap", "ssim_map", "density_map")
 OUTPUTS = ("score", *MAPS, "reconstruction")
 
 
@@ -30,10 +32,10 @@ class ModelError(VtadError):
 class Outputs:
     """What the graph says about a batch of n pictures; float32."""
 
-    score: NDArray[np.float32]  # (n,)
-    heatmap: NDArray[np.float32]  # (n, height, width), units of normal variation
-    ssim_map: NDArray[np.float32]  # (n, height, width), units of normal variation
-    nll_map: NDArray[np.float32]  # (n, height, width), units of normal variation
+    score: NDArray[np.float32]  # (n,), z-scores
+    heatmap: NDArray[np.float32]  # (n, height, width), z-scores
+    ssim_map: NDArray[np.float32]  # (n, height, width), z-scores
+    density_map: NDArray[np.float32]  # (n, height, width), z-scores
     reconstruction: NDArray[np.float32]  # (n, 3, height, width), 0..1
 
 
@@ -46,6 +48,11 @@ class OpenModel(Protocol):
     def run(self, batch: NDArray[np.uint8]) -> Outputs:
         """Run (n, 3, height, width) uint8 RGB, n = 1..64. Raises ModelError."""
         ...
+
+
+def graph_names(declared: Iterable[str]) -> dict[str, str]:
+    """The outputs' names in a graph, by their names today: a graph of schema 1 has an old one."""
+    return {OLD_NAMES.get(name, name): name for name in declared}
 
 
 def checked(values: dict[str, NDArray[np.float32]], n: int, card: Card, path: Path) -> Outputs:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vtad_runtime.contract.card import ONNX_KEY, Card, CardError
 from vtad_runtime.contract.errors import NOT_JUDGED, one_line
-from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs, checked
+from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs, checked, graph_names
 
 
 class OnnxSession:
@@ -22,7 +22,7 @@ class OnnxSession:
         self.path = Path(path)
         self._session = _open(self.path, threads, providers or ("CPUExecutionProvider",))
         self.card = _card(self._session, self.path)
-        _match(self._session, self.card, self.path)
+        self._names = _match(self._session, self.card, self.path)
         self._one_by_one = _takes_one(self.card)
 
     def run(self, batch: NDArray[np.uint8]) -> Outputs:
@@ -36,7 +36,7 @@ class OnnxSession:
 
     def _run(self, batch: NDArray[np.uint8]) -> Outputs:
         try:
-            values = self._session.run(list(OUTPUTS), {self.card.input.name: batch})
+            values = self._session.run(self._names, {self.card.input.name: batch})
         except Exception as e:  # onnxruntime's errors share no base class
             raise ModelError(
                 f"{self.path}: expected a run on a batch of {len(batch)}, got {one_line(e)}", NOT_JUDGED
@@ -82,8 +82,8 @@ def _card(session: ort.InferenceSession, path: Path) -> Card:
         raise ModelError(str(e)) from e
 
 
-def _match(session: ort.InferenceSession, card: Card, path: Path) -> None:
-    """Raise ModelError where the graph is not the one the card describes."""
+def _match(session: ort.InferenceSession, card: Card, path: Path) -> list[str]:
+    """The names of OUTPUTS in the graph. Raises ModelError where the graph is not the one the card describes."""
     spec, inputs = card.input, session.get_inputs()
     expected: list[Any] = [spec.name, "tensor(uint8)", [3, spec.height, spec.width]]
     got = [[i.name, i.type, list(i.shape[1:])] for i in inputs]
@@ -94,12 +94,13 @@ def _match(session: ort.InferenceSession, card: Card, path: Path) -> None:
             f"card, got {', '.join(f'{i.name} {i.type} {i.shape}' for i in inputs) or 'none'}; export the run again"
         )
     outputs = {o.name: o.type for o in session.get_outputs()}
-    declared = {o.name for o in card.outputs}
-    if declared != outputs.keys() or any(outputs.get(name) != "tensor(float)" for name in OUTPUTS):
+    declared, names = {o.name for o in card.outputs}, graph_names(outputs)
+    if declared != names.keys() or any(outputs.get(names.get(name, "")) != "tensor(float)" for name in OUTPUTS):
         raise ModelError(
             f"{path}: expected float outputs {', '.join(OUTPUTS)}, got {outputs} in the graph "
             f"and {sorted(declared)} on its card; export the run again"
         )
+    return [names[name] for name in OUTPUTS]
 
 
 def _takes_one(card: Card) -> bool:

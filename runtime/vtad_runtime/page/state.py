@@ -238,7 +238,7 @@ def _keep(seq: int, judgement: Judgement) -> KeptPicture | None:
         reconstruction=np.zeros((0, 0, 3), np.uint8),
         model_heatmap=heat,
         model_ssim_map=heat,
-        model_nll_map=heat,
+        model_density_map=heat,
     )
     return KeptPicture(seq, judgement.number, judgement.captured_at, rgb, lean)
 

@@ -32,7 +32,7 @@ class Region:
     width: int
     height: int
     area: int  # source pixels
-    peak: float  # the heatmap's maximum, in units of normal variation
+    peak: float  # the heatmap's maximum, a z-score
     seen_by: SeenBy  # the map with the larger mean in the region; both if the smaller mean is at least half of it
 
 
@@ -48,12 +48,12 @@ class Result:
     p_value: float  # conformal: the share of good pictures that look this odd; NaN when the score is not finite
     verdict: Verdict
     threshold: float  # NG if and only if score > threshold
-    pixel_threshold: float  # in units of normal variation, as are the maps
+    pixel_threshold: float  # a z-score, as are the maps
     regions: tuple[Region, ...]  # largest peak first
     reconstruction: NDArray[np.uint8]  # (height, width, 3) RGB, model resolution
     model_heatmap: NDArray[np.float32]  # (height, width)
     model_ssim_map: NDArray[np.float32]  # (height, width)
-    model_nll_map: NDArray[np.float32]  # (height, width)
+    model_density_map: NDArray[np.float32]  # (height, width)
     placement: Placement  # where the picture lies in the model's input
     error: str | None  # why the verdict is ERROR
 
@@ -68,9 +68,9 @@ class Result:
         return unfit_map(self.model_ssim_map, self.placement)
 
     @property
-    def nll_map(self) -> NDArray[np.float32]:
+    def density_map(self) -> NDArray[np.float32]:
         """How unlikely the features, at source resolution, (H, W). Made anew at each access."""
-        return unfit_map(self.model_nll_map, self.placement)
+        return unfit_map(self.model_density_map, self.placement)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,11 +125,11 @@ class Detector:
 
     def _result(self, outputs: Outputs, i: int, placement: Placement) -> Result:
         calibration, score, error = self.card.calibration, float(outputs.score[i]), None
-        heatmap, ssim_map, nll_map = outputs.heatmap[i], outputs.ssim_map[i], outputs.nll_map[i]
+        heatmap, ssim_map, density_map = outputs.heatmap[i], outputs.ssim_map[i], outputs.density_map[i]
         verdict = decide(calibration, score)
         if verdict is Verdict.ERROR:
             error = f"expected a finite score, got {score}"
-        elif not all(np.isfinite(values).all() for values in (heatmap, ssim_map, nll_map)):
+        elif not all(np.isfinite(values).all() for values in (heatmap, ssim_map, density_map)):
             verdict, error = Verdict.ERROR, f"expected finite maps, got NaN or infinity (score {score:.4g})"
         levels = np.clip(np.nan_to_num(outputs.reconstruction[i].transpose(1, 2, 0)), 0, 1) * 255  # (height, width, 3)
         return Result(
@@ -138,11 +138,11 @@ class Detector:
             verdict=verdict,
             threshold=calibration.threshold,
             pixel_threshold=calibration.pixel_threshold,
-            regions=find_regions(heatmap, ssim_map, nll_map, placement, calibration.pixel_threshold),
+            regions=find_regions(heatmap, ssim_map, density_map, placement, calibration.pixel_threshold),
             reconstruction=np.rint(levels).astype(np.uint8),
             model_heatmap=heatmap,
             model_ssim_map=ssim_map,
-            model_nll_map=nll_map,
+            model_density_map=density_map,
             placement=placement,
             error=error,
         )
@@ -151,18 +151,18 @@ class Detector:
 def find_regions(
     heatmap: NDArray[np.float32],
     ssim_map: NDArray[np.float32],
-    nll_map: NDArray[np.float32],
+    density_map: NDArray[np.float32],
     placement: Placement,
     pixel_threshold: float,
 ) -> tuple[Region, ...]:
     """The 8-connected parts of the source-resolution heatmap above the threshold, largest peak first.
 
-    The three maps are (height, width) at model resolution, in units of normal variation.
+    The three maps are (height, width) at model resolution, z-scores.
     """
     if not heatmap.max() > pixel_threshold:  # bilinear and area resizing never exceed the maximum
         return ()
     heat = unfit_map(heatmap, placement)
-    ssim, nll = unfit_map(ssim_map, placement), unfit_map(nll_map, placement)
+    ssim, nll = unfit_map(ssim_map, placement), unfit_map(density_map, placement)
     above = (heat > pixel_threshold).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
     regions = []

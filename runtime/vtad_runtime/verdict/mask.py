@@ -1,8 +1,8 @@
 """`--roi-mask`: parts of the picture that are seen but must not raise an alarm.
 
 Painting over pixels would be new to the model and light up at its edge, so the picture is judged as it is. In the
-heatmap everything outside the mask then takes the lowest value inside it, and the score is taken again the way exported
-detectors take it: the mean of the highest cells. Such a score is never above the graph's own, so a mask adds no false
+heatmap everything outside the mask then takes the lowest value inside it, and the score is taken again by the rule on the
+card: the mean of the highest cells. Such a score is never above the graph's own, so a mask adds no false
 alarm; what lies inside is judged as before. Whether the graph takes its score that way is checked on every frame.
 """
 
@@ -15,14 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.card import Card, ScoreRule
 from vtad_runtime.contract.image import ImageError, fit_mask, read_mask
 from vtad_runtime.verdict.detector import Result, find_regions
 from vtad_runtime.verdict.geometry import Geometry
 from vtad_runtime.verdict.verdict import Verdict, decide
 
-CELL = 8  # pixels a side, as in vtad's detector
-TOP_SHARE = 0.01  # of the cells: those whose mean is the score
 TOLERANCE = 1e-3  # of the score; the graph's own sum differs by rounding
 
 
@@ -54,15 +52,15 @@ class Mask:
                 f"--roi-mask {self.path}: expected a judged picture of {expected[0]}x{expected[1]}, "
                 f"got {size[0]}x{size[1]}; draw the mask on a frame of this source",
             )
-        again = top_score(result.model_heatmap)
+        again = top_score(result.model_heatmap, self._card.score_rule)
         if not math.isclose(again, result.score, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
             return self._error(
                 result,
                 f"--roi-mask: expected a model whose score is the mean of the highest cells, {again:.4g} here, "
                 f"got {result.score:.4g}; this model cannot be masked",
             )
-        maps = [self._silenced(m) for m in (result.model_heatmap, result.model_ssim_map, result.model_nll_map)]
-        score, calibration = min(top_score(maps[0]), result.score), self._card.calibration
+        maps = [self._silenced(m) for m in (result.model_heatmap, result.model_ssim_map, result.model_density_map)]
+        score, calibration = min(top_score(maps[0], self._card.score_rule), result.score), self._card.calibration
         return dataclasses.replace(
             result,
             score=score,
@@ -71,7 +69,7 @@ class Mask:
             regions=find_regions(maps[0], maps[1], maps[2], result.placement, calibration.pixel_threshold),
             model_heatmap=maps[0],
             model_ssim_map=maps[1],
-            model_nll_map=maps[2],
+            model_density_map=maps[2],
         )
 
     def _silenced(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -83,10 +81,11 @@ class Mask:
         return dataclasses.replace(result, verdict=Verdict.ERROR, error=error, regions=())
 
 
-def top_score(heatmap: NDArray[np.float32]) -> float:
-    """The score of a heatmap (height, width): the mean of its highest 1 % of cells of 8x8 pixels, at least one."""
-    rows, columns = heatmap.shape[0] // CELL, heatmap.shape[1] // CELL
-    blocks = heatmap[: rows * CELL, : columns * CELL].reshape(rows, CELL, columns, CELL)
+def top_score(heatmap: NDArray[np.float32], rule: ScoreRule) -> float:
+    """The score of a heatmap (height, width) by a card's rule: the mean of its highest cells, at least one."""
+    cell = rule.cell
+    rows, columns = heatmap.shape[0] // cell, heatmap.shape[1] // cell
+    blocks = heatmap[: rows * cell, : columns * cell].reshape(rows, cell, columns, cell)
     cells = blocks.mean(axis=(1, 3), dtype=np.float64).ravel()  # (rows * columns,)
-    top = max(1, round(TOP_SHARE * cells.size))
+    top = max(1, round(rule.top_share * cells.size))
     return float(np.partition(cells, cells.size - top)[cells.size - top :].mean())
