@@ -1,4 +1,4 @@
-"""vtad_runtime: runs an exported detector. numpy, opencv, pillow, onnxruntime and click; no torch.
+"""vtad_runtime: runs an exported detector. numpy, opencv, pillow, simplejpeg, onnxruntime and click; no torch.
 
 Names are imported when first used, so that training can import the card and the pixel path alone.
 """

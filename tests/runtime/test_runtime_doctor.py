@@ -24,7 +24,8 @@ from vtad_runtime.review import doctor
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(doctor.__file__).parents[2])}
 NAMES = [
-    *("python", "vtad", "numpy", "pillow", "opencv", "onnxruntime", "providers", "ffmpeg", "gstreamer", "windows"),
+    *("python", "vtad", "numpy", "pillow", "simplejpeg", "opencv", "onnxruntime", "providers"),
+    *("ffmpeg", "gstreamer", "windows"),
     *("cameras", "extra live", "extra mqtt", "extra train", "extra export"),
     *("processors", "results", "disk", "model", "self-test"),
 ]
@@ -217,7 +218,14 @@ def test_an_old_python_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [("numpy", "numpy"), ("pillow", "PIL.Image"), ("opencv", "cv2"), ("onnxruntime", "onnxruntime")]
+    ("name", "module"),
+    [
+        ("numpy", "numpy"),
+        ("pillow", "PIL.Image"),
+        ("simplejpeg", "simplejpeg"),
+        ("opencv", "cv2"),
+        ("onnxruntime", "onnxruntime"),
+    ],
 )
 def test_a_needed_package_that_is_missing_is_one_line_and_the_checks_go_on(name: str, module: str) -> None:
     code = f"import sys; sys.modules[{module!r}] = None; from vtad_runtime.commands.doctor import doctor; doctor()"
@@ -229,7 +237,7 @@ def test_a_needed_package_that_is_missing_is_one_line_and_the_checks_go_on(name:
     lines = {m[2].strip(): (m[1].strip(), m[3]) for m in matches if m}
     build = {"ffmpeg", "gstreamer", "windows"}  # of an OpenCV that cannot be imported there is one line instead
     assert [n for n in lines if n not in {"model", *build}] == [
-        n for n in (*NAMES[:7], "opencv build", *NAMES[10:]) if n in lines and n != "model"
+        n for n in (*NAMES[:8], "opencv build", *NAMES[11:]) if n in lines and n != "model"
     ]
     assert {"providers", "cameras", "extra live", "results", "disk", "self-test"} <= lines.keys()
     mark, text = lines[name]

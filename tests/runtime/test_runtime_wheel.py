@@ -16,7 +16,15 @@ from PIL import Image
 from tiny_model import bad, write_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-BASE = ("numpy", "opencv-python", "opencv-python-headless", "pillow", "onnxruntime", "click")  # one of the two opencv
+BASE = (  # one of the two opencv
+    "numpy",
+    "opencv-python",
+    "opencv-python-headless",
+    "pillow",
+    "simplejpeg",
+    "onnxruntime",
+    "click",
+)
 
 
 def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:

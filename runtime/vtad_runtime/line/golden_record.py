@@ -18,7 +18,7 @@ from vtad_runtime.contract.files import write_whole
 from vtad_runtime.line.view import View
 
 SCHEMA = 1
-SOFTWARE = ("vtad", "onnxruntime", "opencv-python-headless", "opencv-python", "pillow", "numpy")
+SOFTWARE = ("vtad", "onnxruntime", "opencv-python-headless", "opencv-python", "pillow", "simplejpeg", "numpy")
 
 
 class GoldenError(VtadError):

@@ -53,6 +53,7 @@ def checks(model: Path | None = None, results: Path = Path("results"), runs: Pat
     for name, package, module in (
         ("numpy", ("numpy",), "numpy"),
         ("pillow", ("pillow",), "PIL.Image"),
+        ("simplejpeg", ("simplejpeg",), "simplejpeg"),
         ("opencv", ("opencv-python-headless", "opencv-python", "opencv-contrib-python"), "cv2"),
         ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "onnxruntime"),
     ):
