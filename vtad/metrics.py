@@ -76,18 +76,30 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
 
     Raises ValueError: different lengths, or scores that are not finite.
     """
-    from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+    from sklearn.metrics import average_precision_score, precision_recall_curve
 
     defective, score = _checked(labels, scores)
-    if defective.all() or not defective.any():
+    auroc = image_auroc(defective, score)
+    if auroc is None:
         return ImageMetrics(None, None, None)
     precision, recall, _ = precision_recall_curve(defective, score)
     f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(np.float64).tiny)
     return ImageMetrics(
-        auroc=float(roc_auc_score(defective, score)),
+        auroc=auroc,
         average_precision=float(average_precision_score(defective, score)),
         f1_max=float(f1.max()),
     )
+
+
+def image_auroc(labels: ArrayLike, scores: ArrayLike) -> float | None:
+    """AUROC of `scores` (N,) where `labels` (N,) is true for defective; None where all or none are.
+
+    Raises ValueError: different lengths, or scores that are not finite.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    defective, score = _checked(labels, scores)
+    return None if defective.all() or not defective.any() else float(roc_auc_score(defective, score))
 
 
 def evaluate_scores(labels: ArrayLike, scores: ArrayLike, kinds: Sequence[str], threshold: float) -> ScoreReport:
@@ -105,7 +117,7 @@ def evaluate_scores(labels: ArrayLike, scores: ArrayLike, kinds: Sequence[str], 
         chosen = of_kind | ~defective
         by_kind[kind] = KindMetrics(
             images=int(of_kind.sum()),
-            auroc=image_metrics(of_kind[chosen], score[chosen]).auroc,
+            auroc=image_auroc(of_kind[chosen], score[chosen]),
             miss_rate=float(1 - rejected[of_kind].mean()),
         )
     return ScoreReport(

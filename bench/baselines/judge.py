@@ -15,7 +15,7 @@ from torch import nn
 from bench.baselines.baseline import BATCH
 from vtad.data.layout import GOOD, DataError, TestImage
 from vtad.evaluation.evaluate import LONGEST_SIDE
-from vtad.metrics import PixelReport, evaluate_pixels, image_metrics
+from vtad.metrics import PixelReport, evaluate_pixels, image_auroc
 from vtad_runtime.contract.card import Input
 from vtad_runtime.contract.image import ImageError, Placement, fit_image, read_mask, read_rgb, resize, unfit_map
 
@@ -52,7 +52,7 @@ def judge(baseline: nn.Module, test: tuple[TestImage, ...], spec: Input, device:
             maps.append(resize(at_source, *size))
             masks.append(mask if mask.shape == size[::-1] else resize(mask.astype(np.float32), *size) > 0)
     labels = [t.kind != GOOD for t in test]
-    return Judged(image_metrics(labels, scores).auroc, evaluate_pixels(masks, maps))
+    return Judged(image_auroc(labels, scores), evaluate_pixels(masks, maps))
 
 
 def _compared_at(placement: Placement) -> tuple[int, int]:

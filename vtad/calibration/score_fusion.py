@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vtad.data.batches import batches
-from vtad.metrics import aupro, image_metrics
+from vtad.metrics import aupro, image_auroc
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
 from vtad.models.segmentation_head import damaged_share
@@ -81,7 +81,7 @@ class Trial(NamedTuple):
 
         def of(drawn: NDArray[np.int64]) -> float:
             pixels = aupro(list(self.masks[drawn]), list(maps.numpy()[drawn])) or 0.0
-            return (pixels + (image_metrics(drawn < self.defective, scores[drawn]).auroc or 0.0)) / 2
+            return (pixels + (image_auroc(drawn < self.defective, scores[drawn]) or 0.0)) / 2
 
         return of
 

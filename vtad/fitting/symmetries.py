@@ -19,7 +19,7 @@ from vtad.config import SQUARE_ONLY, Config
 from vtad.data.batches import batches
 from vtad.data.images import ImageCache
 from vtad.fitting.feature_statistics import fit_statistics
-from vtad.metrics import image_metrics
+from vtad.metrics import image_auroc
 from vtad.models.autoencoder import Autoencoder, TeacherFeatures
 
 RGB = NDArray[np.uint8]  # (..., H, W, 3)
@@ -118,7 +118,7 @@ def _oddness(model: Autoencoder, images: RGB, device: torch.device) -> NDArray[n
 
 def _auroc(plain: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     labels = [False] * len(plain) + [True] * len(other)
-    value = image_metrics(labels, [*plain.tolist(), *other.tolist()]).auroc
+    value = image_auroc(labels, [*plain.tolist(), *other.tolist()])
     assert value is not None  # both kinds are there
     return value
 
