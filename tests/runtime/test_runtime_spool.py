@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
+import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import pytest
 
 from vtad_runtime.contract.log import logging_to
 from vtad_runtime.outputs.message import OutputError
+from vtad_runtime.outputs.message_queue import FILE
 from vtad_runtime.outputs.spool import NotDelivered, Rejected, Spool
 
 QUICK = (0.01, 0.05)
@@ -76,20 +80,34 @@ def events(said: io.StringIO) -> list[str]:
 
 
 def stored(folder: Path) -> int:
-    """Bytes of messages on disk."""
-    size = 0
-    for file in folder.glob("*.jsonl"):
-        with suppress(FileNotFoundError):  # delivered meanwhile
-            size += file.stat().st_size
-    return size
+    """Bytes that the messages take on disk."""
+    return (folder / FILE).stat().st_size
 
 
-def crash(spool: Spool) -> None:
-    """End the spool as a killed process would: nothing is flushed, synced or delivered."""
-    with spool._changed:
-        spool._abandon = spool._closing = True
-        spool._changed.notify_all()
-    spool._thread.join(10)
+def killed(work: Callable[[], object]) -> None:
+    """Do `work` in a process that is then killed: nothing is flushed, synced, closed or delivered."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+def left_by_a_killed_run(folder: Path, numbers: Sequence[int], *, settled: bool = True) -> Path:
+    """A spool in which these messages wait; its file, which holds them all if `settled`, else its log does."""
+
+    def work() -> None:
+        spool = Spool(folder, Receiver(up=False), 2**20, "test")
+        assert all(spool.put({"n": n}) for n in numbers)
+
+    killed(work)
+    if settled:
+        database = sqlite3.connect(folder / FILE)
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        database.close()
+    return folder / FILE
 
 
 @pytest.mark.parametrize("batch", [1, 20])
@@ -173,52 +191,56 @@ def test_a_killed_process_loses_nothing(tmp_path: Path, open_spool: Open) -> Non
     assert receiver.got == list(range(100))
 
 
-def test_delivered_messages_do_not_come_again_after_a_crash(open_spool: Open) -> None:
+def test_delivered_messages_do_not_come_again_after_a_crash(open_spool: Open, tmp_path: Path) -> None:
+    def work() -> None:
+        receiver = Receiver()
+        spool = Spool(tmp_path / "spool", receiver, 2**20, "test", waits_s=QUICK)
+        for n in range(10):
+            spool.put({"n": n})
+        eventually(lambda: spool.state()["delivered"] == 10)
+        receiver.up = False
+        for n in range(10, 13):
+            spool.put({"n": n})
+
+    killed(work)
     receiver = Receiver()
-    spool = open_spool(receiver)
-    for n in range(10):
-        spool.put({"n": n})
-    eventually(lambda: spool.state()["delivered"] == 10)
-    receiver.up = False
-    for n in range(10, 13):
-        spool.put({"n": n})
-    crash(spool)
-    receiver.up = True
     open_spool(receiver)
-    eventually(lambda: len(receiver.got) >= 13)
-    assert receiver.got == list(range(13))
+    eventually(lambda: len(receiver.got) >= 3)
+    assert receiver.got == [10, 11, 12]
 
 
 def test_when_full_the_new_message_is_dropped_and_counted_and_the_oldest_stays(
     open_spool: Open, said: io.StringIO, tmp_path: Path
 ) -> None:
     receiver = Receiver(up=False)
-    spool = open_spool(receiver, max_bytes=4000)
-    taken = [n for n in range(400) if spool.put({"n": n})]
+    spool = open_spool(receiver, max_bytes=20_000)
+    taken = [n for n in range(2000) if spool.put({"n": n})]
     assert taken == list(range(len(taken)))  # from the first refusal on, none
-    assert 100 < len(taken) < 300
-    assert spool.state()["dropped"] == 400 - len(taken)
-    assert stored(tmp_path / "spool") <= 4000
+    assert 500 < len(taken) < 1500
+    assert spool.state()["dropped"] == 2000 - len(taken)
+    assert stored(tmp_path / "spool") <= 20_000
+    eventually(lambda: spool.state()["connected"] is False)
     receiver.up = True
     eventually(lambda: spool.state()["waiting"] == 0)
     assert receiver.got == taken
-    assert spool.put({"n": 1000})
-    eventually(lambda: receiver.got[-1] == 1000)
+    assert spool.put({"n": 5000})
+    eventually(lambda: receiver.got[-1] == 5000)
     assert events(said).count("test_full") == 1
     assert events(said).count("test_room") == 1
 
 
 def test_the_bound_holds_over_many_times_its_size(open_spool: Open, tmp_path: Path) -> None:
     receiver = Receiver()
-    spool = open_spool(receiver, max_bytes=2000)
+    spool = open_spool(receiver, max_bytes=10_000)
     for n in range(1000):
-        while not spool.put({"n": n}):
+        while not spool.put({"n": n, "text": "x" * 300}):
             time.sleep(0.001)
-        assert stored(tmp_path / "spool") <= 2000
+        assert stored(tmp_path / "spool") <= 10_000
     eventually(lambda: len(receiver.got) == 1000)
     assert receiver.got == list(range(1000))
     spool.close()
-    assert sorted(f.name for f in (tmp_path / "spool").iterdir()) == ["delivered", "lock"]
+    assert sorted(f.name for f in (tmp_path / "spool").iterdir()) == ["lock", FILE]
+    assert stored(tmp_path / "spool") <= 2048  # what an outage took is given back
 
 
 def test_a_message_larger_than_the_spool_is_dropped(open_spool: Open) -> None:
@@ -253,96 +275,205 @@ def test_an_unforeseen_error_of_the_receiver_does_not_end_the_delivery(open_spoo
     assert "KeyError" in spool.state()["last_error"]
 
 
-@pytest.mark.parametrize("torn", [b'0badc0de {"n": 99', b'0badc0de {"n": 99}\n', b"\0" * 40, b"\n\n", b"\xff\n"])
-def test_a_torn_write_is_skipped_and_counted(tmp_path: Path, open_spool: Open, torn: bytes, said: io.StringIO) -> None:
-    spool = open_spool(Receiver(up=False))
-    for n in range(3):
-        spool.put({"n": n})
-    crash(spool)
-    (segment,) = (tmp_path / "spool").glob("*.jsonl")
-    with segment.open("ab") as file:
-        file.write(torn)
+def test_a_torn_write_is_left_out(tmp_path: Path, open_spool: Open) -> None:
+    path = left_by_a_killed_run(tmp_path / "spool", [0, 1, 2], settled=False)
+    with path.with_name(path.name + "-wal").open("ab") as file:
+        file.write(file.tell() // 2 * b"x")
     receiver = Receiver()
     again = open_spool(receiver)
     again.put({"n": 3})
     eventually(lambda: len(receiver.got) == 4)
     assert receiver.got == [0, 1, 2, 3]
-    assert again.state()["dropped"] == torn.count(b"\n") + (not torn.endswith(b"\n"))
-    assert again.state()["waiting"] == 0
-    assert "test_damaged" in events(said)
+    eventually(lambda: again.state()["waiting"] == 0)
 
 
-def test_damage_in_the_middle_costs_only_the_damaged_messages(tmp_path: Path, open_spool: Open) -> None:
-    spool = open_spool(Receiver(up=False))
-    for n in range(10):
-        spool.put({"n": n})
-    crash(spool)
-    (segment,) = (tmp_path / "spool").glob("*.jsonl")
-    data = segment.read_bytes()
-    segment.write_bytes(data.replace(b'{"n": 4}', b'{"n": 7}'))
+def test_damage_in_the_middle_costs_only_the_damaged_messages(
+    tmp_path: Path, open_spool: Open, said: io.StringIO
+) -> None:
+    path = left_by_a_killed_run(tmp_path / "spool", range(10))
+    path.write_bytes(path.read_bytes().replace(b'{"n": 4}', b'{"n": 7}'))
     receiver = Receiver()
     again = open_spool(receiver, batch=20)
     eventually(lambda: len(receiver.got) == 9)
     assert receiver.got == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     eventually(lambda: again.state()["waiting"] == 0)
     assert again.state()["dropped"] == 1
+    assert "test_damaged" in events(said)
 
 
-def test_a_damaged_mark_of_what_was_delivered_repeats_rather_than_loses(tmp_path: Path, open_spool: Open) -> None:
+@pytest.mark.parametrize(("first", "kept"), [(0, 0), (2000, 20)])
+def test_a_damaged_file_is_set_aside_and_said_in_one_line_with_what_was_lost(
+    tmp_path: Path, open_spool: Open, said: io.StringIO, first: int, kept: int
+) -> None:
+    path = left_by_a_killed_run(tmp_path / "spool", range(500))
+    data = path.read_bytes()
+    path.write_bytes(data[:first] + b"\xa5" * (len(data) - first))
     receiver = Receiver()
-    spool = open_spool(receiver)
-    spool.put({"n": 0})
-    eventually(lambda: spool.state()["delivered"] == 1)
-    receiver.up = False
-    spool.put({"n": 1})
-    crash(spool)
-    (tmp_path / "spool" / "delivered").write_bytes(b"\0" * 22)
+    again = open_spool(receiver, batch=20)
+    again.put({"n": 1000})
+    eventually(lambda: receiver.got[-1:] == [1000])
+    assert receiver.got[:-1] == list(range(len(receiver.got) - 1))
+    assert len(receiver.got) > kept
+    assert again.state()["dropped"] >= 1
+    damaged = [line for line in said.getvalue().splitlines() if json.loads(line)["event"] == "test_damaged"]
+    assert len(damaged) == 1
+    assert f"set aside as {FILE}.damaged: {len(receiver.got) - 1} messages kept, at least 1 lost" in damaged[0]
+    assert path.with_name(f"{FILE}.damaged").is_file()
+
+
+def test_a_file_damaged_during_the_run_costs_what_was_in_it_and_delivery_goes_on(
+    tmp_path: Path, open_spool: Open, said: io.StringIO
+) -> None:
+    receiver = Receiver(up=False)
+    spool = open_spool(receiver, batch=500, max_bytes=2**24)
+    for n in range(8000):  # more than the database keeps in memory
+        spool.put({"n": n, "text": "x" * 500})
+    path = tmp_path / "spool" / FILE
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * (path.stat().st_size - 4096))
     receiver.up = True
-    open_spool(receiver)
-    eventually(lambda: len(receiver.got) == 3)
-    assert receiver.got == [0, 0, 1]
+    eventually(lambda: spool.state()["waiting"] == 0)
+    spool.put({"n": 5000})
+    eventually(lambda: receiver.got[-1:] == [5000])
+    state = spool.state()
+    assert state["delivered"] + state["dropped"] == 8001
+    assert 0 < state["dropped"] < 8001
+    assert events(said).count("test_damaged") == 1
 
 
-def test_a_spool_folder_emptied_by_somebody_is_counted_and_delivery_goes_on(tmp_path: Path, open_spool: Open) -> None:
+def test_a_spool_folder_emptied_by_somebody_ends_no_delivery(tmp_path: Path, open_spool: Open) -> None:
     receiver = Receiver(up=False)
     spool = open_spool(receiver)
     for n in range(5):
         spool.put({"n": n})
-    for segment in (tmp_path / "spool").glob("*.jsonl"):
-        segment.unlink()
-    eventually(lambda: spool.state()["dropped"] >= 4)  # one may have been read before
+    for file in (tmp_path / "spool").iterdir():
+        file.unlink()
     receiver.up = True
     eventually(lambda: spool.state()["waiting"] == 0)
     spool.put({"n": 5})
-    eventually(lambda: receiver.got[-1:] == [5])
+    eventually(lambda: receiver.got == [0, 1, 2, 3, 4, 5])
+
+
+def old_spool(folder: Path, delivered: bytes, *segments: Sequence[int]) -> None:
+    """A spool as vtad wrote it before SQLite."""
+    folder.mkdir()
+    (folder / "lock").touch()
+    (folder / "delivered").write_bytes(delivered)
+    for number, messages in enumerate(segments, start=3):
+        lines = [b'{"n": %d}' % n for n in messages]
+        data = b"".join(b"%08x %b\n" % (zlib.crc32(line), line) for line in lines)
+        (folder / f"{number:08d}.jsonl").write_bytes(data)
+
+
+LINE = len(b'01234567 {"n": 0}\n')
+
+
+@pytest.mark.parametrize(
+    ("delivered", "got"),
+    [
+        (b"%08d %012d\n" % (3, 2 * LINE), range(2, 6)),
+        (b"%08d %012d\n" % (3, 3 * LINE), range(3, 6)),
+        (b"%08d %012d\n" % (3, 0), range(6)),
+        (b"", range(6)),
+        (b"\0" * 22, range(6)),  # damaged: they come twice rather than not at all
+        (b"%08d %012d\n" % (3, 5), range(6)),
+        (b"%08d %012d\n" % (3, 999), range(6)),
+        (b"%08d %012d\n" % (83, 0), range(6)),
+    ],
+)
+def test_a_spool_of_an_earlier_vtad_is_taken_over_once(
+    tmp_path: Path, open_spool: Open, said: io.StringIO, delivered: bytes, got: range
+) -> None:
+    old_spool(tmp_path / "spool", delivered, [0, 1, 2], [3, 4, 5])
+    receiver = Receiver()
+    spool = open_spool(receiver, batch=20)
+    spool.put({"n": 6})
+    eventually(lambda: receiver.got[-1:] == [6])
+    assert receiver.got == [*got, 6]
+    assert spool.state()["dropped"] == 0
+    spool.close()
+    assert sorted(f.name for f in (tmp_path / "spool").iterdir()) == ["lock", FILE]
+    assert events(said) == ["test_taken_over", "test_waiting"]
+    assert f"{len(got)} messages of an earlier vtad were taken over" in said.getvalue()
+
+
+def test_damage_in_a_spool_of_an_earlier_vtad_is_counted(tmp_path: Path, open_spool: Open) -> None:
+    old_spool(tmp_path / "spool", b"", [0, 1, 2], [3, 4, 5])
+    first = tmp_path / "spool" / "00000003.jsonl"
+    first.write_bytes(first.read_bytes().replace(b'{"n": 1}', b'{"n": 9}') + b"0badc0de half")
+    receiver = Receiver()
+    spool = open_spool(receiver)
+    eventually(lambda: len(receiver.got) == 5)
+    assert receiver.got == [0, 2, 3, 4, 5]
+    assert spool.state()["dropped"] == 2
+
+
+class FillsUp(sqlite3.Connection):
+    """A database on a disk that is full now and then."""
+
+    full = False
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        if FillsUp.full and sql.startswith(("INSERT", "DELETE")):
+            raise sqlite3.OperationalError("database or disk is full")
+        return super().execute(sql, parameters)
 
 
 def test_a_full_disk_is_counted_said_once_and_never_raised(
-    open_spool: Open, monkeypatch: pytest.MonkeyPatch, said: io.StringIO, tmp_path: Path
+    open_spool: Open, monkeypatch: pytest.MonkeyPatch, said: io.StringIO
 ) -> None:
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **kw: connect(*a, **kw, factory=FillsUp))
     receiver = Receiver(up=False)
     spool = open_spool(receiver)
     spool.put({"n": 0})
-    real, full = os.write, [True]
-
-    def write(file: int, data: bytes) -> int:
-        if not full[0] or (b'"n"' not in data and not data.startswith(b"}")):
-            return real(file, data)
-        if len(data) > 10:
-            return real(file, data[:10])  # half a line still fits
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(FillsUp, "full", True)
     assert not any(spool.put({"n": n}) for n in (1, 2, 3))
-    full[0] = False
+    monkeypatch.setattr(FillsUp, "full", False)
     assert spool.put({"n": 4})
     assert spool.state()["dropped"] == 3
-    assert "No space left on device" in said.getvalue()  # last_error may be that of the next delivery by now
+    assert "database or disk is full" in said.getvalue()  # last_error may be that of the next delivery by now
     receiver.up = True
     eventually(lambda: len(receiver.got) == 2)
     assert receiver.got == [0, 4]
-    assert len(list((tmp_path / "spool").glob("*.jsonl"))) <= 1
     assert [events(said).count(e) for e in ("test_disk_failed", "test_disk_works")] == [1, 1]
+
+
+def test_what_a_full_disk_keeps_from_being_removed_is_not_delivered_again_and_again(
+    open_spool: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **kw: connect(*a, **kw, factory=FillsUp))
+    receiver = Receiver(up=False)
+    spool = open_spool(receiver)
+    spool.put({"n": 0})
+    monkeypatch.setattr(FillsUp, "full", True)
+    receiver.up = True
+    eventually(lambda: spool.state()["delivered"] == 1)
+    time.sleep(5 * QUICK[1])
+    monkeypatch.setattr(FillsUp, "full", False)
+    spool.put({"n": 1})
+    eventually(lambda: spool.state()["waiting"] == 0)
+    assert receiver.got == [0, 1]
+
+
+def test_a_disk_that_really_takes_no_more_costs_what_it_does_not_take(tmp_path: Path) -> None:
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))  # writes beyond fail
+        receiver = Receiver(up=False)
+        spool = Spool(tmp_path / "spool", receiver, 2**24, "test", waits_s=QUICK)
+        taken = [n for n in range(1000) if spool.put({"n": n})]
+        counted = spool.state()["dropped"] == 1000 - len(taken)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        receiver.up = True
+        spool.put({"n": 5000})
+        spool.close(20)
+        as_expected = counted and 10 < len(taken) < 1000 and receiver.got == [*taken, 5000]
+        (tmp_path / "answer").write_text("as expected" if as_expected else f"{taken} {receiver.got}")
+
+    killed(work)
+    assert (tmp_path / "answer").read_text() == "as expected"
 
 
 def test_what_waits_is_synced_to_the_disk(open_spool: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -358,7 +489,7 @@ def test_what_waits_is_synced_to_the_disk(open_spool: Open, monkeypatch: pytest.
     spool.put({"n": 0})
     eventually(lambda: len(synced) == 2)
     if sys.platform == "linux":
-        assert synced == {str(tmp_path / "spool"), str(tmp_path / "spool" / "00000001.jsonl")}
+        assert synced == {str(tmp_path / "spool"), str(tmp_path / "spool" / f"{FILE}-wal")}
 
 
 def test_two_processes_on_one_spool_are_refused(tmp_path: Path, open_spool: Open) -> None:

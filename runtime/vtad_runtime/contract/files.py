@@ -30,6 +30,16 @@ def write_whole(path: Path, data: bytes) -> None:
         beside.write_bytes(data)
 
 
+def sync(path: Path) -> None:
+    """Bring a file, or a folder's entries, to the disk. Raises OSError. What is gone meanwhile needs no syncing."""
+    with suppress(FileNotFoundError, PermissionError):  # PermissionError: Windows opens no folder
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
 class Lines:
     """A text file that grows by whole lines: what the disk takes of a line only in part is cut off again."""
 

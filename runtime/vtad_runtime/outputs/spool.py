@@ -14,15 +14,21 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from vtad_runtime.contract.errors import one_line
+from vtad_runtime.contract.files import sync
 from vtad_runtime.contract.log import warning
-from vtad_runtime.outputs.disk_queue import DiskQueue, sync
+from vtad_runtime.outputs.message_queue import DiskError, MessageQueue
 
 SYNC_S = 1.0  # between two syncs of what waits
 MAX_SAID = 20  # different reasons said while a receiver is gone; a reason may hold anything
+Event = Literal[
+    "waiting", "lost", "back", "rejected", "full", "room", "disk_failed", "disk_works", "damaged", "taken_over", "left"
+]  # fmt: skip
 
 
 class NotDelivered(Exception):
@@ -33,15 +39,10 @@ class NotDelivered(Exception):
         self.confirmed = confirmed
 
 
-class Rejected(Exception):
+class Rejected(NotDelivered):
     """The receiver will never take the message behind the `confirmed` first of the batch; it is dropped and counted."""
 
-    def __init__(self, reason: str, confirmed: int = 0) -> None:
-        super().__init__(reason)
-        self.confirmed = confirmed
 
-
-News = tuple[str, str] | None  # the kind of event and the message, said once the lock is free
 Deliver = Callable[[Sequence[bytes]], None]  # JSON objects, oldest first; raises NotDelivered or Rejected
 
 
@@ -62,23 +63,20 @@ class Spool:
 
         `deliver` is called by one thread with at most `batch` messages; with `idle_s` also with none, at once and that often
         while nothing waits, to look after a connection. After a failure it is tried again after `waits_s[0]` seconds, doubling
-        up to `waits_s[1]`. `name` begins what is said. Raises OutputError: see DiskQueue.
+        up to `waits_s[1]`. `name` begins what is said. Raises OutputError: see MessageQueue.
         """
         self._deliver, self._name = deliver, name
         self._batch, self._idle_s, self._waits_s = batch, idle_s, waits_s
-        self._queue = DiskQueue(folder, max_bytes)
         self._changed = threading.Condition()  # guards all below and the queue
         self._delivered = self._dropped = self._rejected = 0
         self._connected: bool | None = None
         self._last_error: str | None = None
-        self._lost: set[str] = set()  # reasons said since the receiver was lost
-        self._once: set[str] = set()  # reasons that are said once for all
-        self._damaged = 0  # of those found damaged, how many were said
-        self._full = self._disk_fails = False
+        self._said: dict[Event, set[str]] = {}  # what is wrong, with the reasons said so far
         self._closing = self._abandon = False
         self._synced = time.monotonic()
+        self._queue = MessageQueue(folder, max_bytes, self._say)
         if self._queue.waiting:
-            self._tell(("waiting", f"{self._queue.waiting} messages of an earlier run go first"))
+            self._say("waiting", f"{self._queue.waiting} messages of an earlier run go first")
         self._thread = threading.Thread(target=self._run, name=f"vtad-{name}", daemon=True)
         self._thread.start()
 
@@ -86,15 +84,9 @@ class Spool:
         """Queue one message; False when it was dropped: the spool is full, the disk fails, or the spool is closed."""
         payload = json.dumps(message, allow_nan=False).encode("ascii")
         with self._changed:
-            try:
-                taken = not self._closing and self._queue.append(payload)
-            except OSError as e:
-                taken, news = False, self._disk_failed(e)
-            else:
-                news = self._disk_works() if taken else self._became_full()
+            taken = not self._closing and self._store(payload)
             self._dropped += not taken
             self._changed.notify_all()
-        self._tell(news)
         return taken
 
     def state(self) -> dict[str, Any]:
@@ -119,162 +111,132 @@ class Spool:
         self._thread.join(timeout)
         with self._changed:
             self._abandon = True
-            waiting = self._queue.waiting
-        if waiting:
-            self._tell(("left", f"{waiting} messages stay on disk and go first at the next start"))
+            if self._queue.waiting:
+                self._say("left", f"{self._queue.waiting} messages stay on disk and go first at the next start")
 
     @property
     def ended(self) -> bool:
         """Whether the delivery thread is gone; after `close` it may still hang in one delivery."""
         return not self._thread.is_alive()
 
+    def _store(self, payload: bytes) -> bool:
+        taken = None
+        with self._disk("what cannot be stored is dropped and counted"):
+            taken = self._queue.append(payload)
+        if taken:
+            self._right(
+                "disk_failed", "disk_works", f"can be stored again, {self._dropped} messages were dropped so far"
+            )
+        elif taken is not None:
+            dropped = f"new messages are dropped and counted, {self._queue.waiting} wait"
+            self._wrong("full", f"spool full: {self._queue.max_bytes} bytes", dropped)
+        return bool(taken)
+
     def _run(self) -> None:
-        wait = self._waits_s[0]
+        wait_s = self._waits_s[0]
         try:
             delivers = self._idle_s is None or self._attempt([])
-            while not (self._closing and not delivers) and not self._abandon:
+            while not self._abandon and (delivers or not self._closing):
                 if not delivers:
-                    self._pause(wait)
-                    wait = min(2 * wait, self._waits_s[1])
+                    self._wait(wait_s)
+                    wait_s = min(2 * wait_s, self._waits_s[1])
                 batch = self._oldest()
                 if not batch and self._closing:
                     break
                 before = self._delivered
                 delivers = self._attempt(batch)
                 if delivers or self._delivered > before:
-                    wait = self._waits_s[0]
-                self._sync_if_due()
+                    wait_s = self._waits_s[0]
+                self._sync()
         finally:
             self._synced = -SYNC_S
-            self._sync_if_due()
+            self._sync()
             with self._changed:
                 self._queue.close()
 
     def _oldest(self) -> list[bytes]:
         """Wait for messages; none when the spool closes or `idle_s` is over."""
-        deadline = time.monotonic() + self._idle_s if self._idle_s is not None else None
-        while True:
-            with self._changed:
+        deadline = None if self._idle_s is None else time.monotonic() + self._idle_s
+        with self._changed:
+            while True:
                 left = None if deadline is None else deadline - time.monotonic()
-                over = self._closing or (left is not None and left <= 0)
                 batch: list[bytes] = []
-                try:
-                    batch, news = self._queue.peek(self._batch), self._found_damaged()
-                except OSError as e:
-                    reason = f"spool {self._queue.folder} cannot be read: {e.strerror or e}"
-                    news, left = self._say_once("disk_failed", reason, "delivery waits until it can"), 1.0
-                over = over or bool(batch)
-                if not over and news is None:
-                    self._changed.wait(left)
-            self._tell(news)
-            if over:
-                return batch
+                with self._disk("delivery waits until it can be read"):
+                    batch = self._queue.peek(self._batch)
+                if batch or self._closing or (left is not None and left <= 0):
+                    return batch
+                self._changed.wait(SYNC_S if left is None else min(left, SYNC_S))
 
     def _attempt(self, batch: list[bytes]) -> bool:
         """Deliver a batch, or as much of it as goes; whether the receiver is well."""
-        done, rejected, failure = len(batch), None, None
+        done, rejected, failure = len(batch), "", ""
         try:
             self._deliver(batch)
-        except NotDelivered as e:
-            done, failure = e.confirmed, str(e)
         except Rejected as e:
             done, rejected = e.confirmed + 1, str(e)
+        except NotDelivered as e:
+            done, failure = e.confirmed, str(e)
         except Exception as e:  # this thread must live: what it failed to foresee is said and tried again
             done, failure = 0, f"internal error: {type(e).__name__}: {e}; please report it"
-        news: list[News] = []
         with self._changed:
-            try:
+            self._connected = not failure
+            self._delivered += done - bool(rejected)
+            self._rejected += bool(rejected)
+            if rejected:
+                self._wrong("rejected", rejected, "such messages are dropped and counted")
+            if failure:
+                self._wrong("lost", failure, f"messages wait on disk, {self._queue.waiting - done} now")
+            with self._disk("a restart delivers the last messages again"):
                 self._queue.take(done)
-            except OSError as e:
-                news.append(self._disk_failed(e))
-            self._delivered += done - (rejected is not None)
-            self._rejected += rejected is not None
-            news += [self._was_rejected(rejected), self._receiver(failure), self._has_room()]
-        self._tell(*news)
-        return failure is None
+            if not failure:
+                self._right("lost", "back", f"delivers again, {self._queue.waiting} messages wait")
+            with self._disk("whether there is room is not known"):
+                if "full" in self._said and 2 * self._queue.size <= self._queue.max_bytes:
+                    self._right("full", "room", f"has room again, {self._dropped} messages were dropped so far")
+        return not failure
 
-    def _pause(self, seconds: float) -> None:
+    def _wait(self, seconds: float) -> None:
         """Wait before the next attempt; at once over when the spool closes."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0 and not self._closing:
-            self._sync_if_due()
+            self._sync()
             with self._changed:
                 if not self._closing:
                     self._changed.wait(min(left, SYNC_S))
 
-    def _sync_if_due(self) -> None:
-        """Bring what waits to the disk, without holding up `put`."""
+    def _sync(self) -> None:
+        """Bring what waits to the disk if that is due, without holding up `put`."""
         if time.monotonic() - self._synced < SYNC_S:
             return
         self._synced = time.monotonic()
         with self._changed:
-            paths = self._queue.unsynced() if self._queue.waiting else []
+            paths = self._queue.unsynced
+        with self._disk("a power cut may lose messages"):
+            for path in paths:
+                sync(path)
+
+    @contextmanager
+    def _disk(self, consequence: str) -> Iterator[None]:
+        """What the disk refuses inside the block is said."""
         try:
-            sync(paths)
-        except OSError as e:
-            reason = f"spool {self._queue.folder} cannot be synced: {e.strerror or e}"
+            yield
+        except (DiskError, OSError) as e:
             with self._changed:
-                news = self._say_once("disk_failed", reason, "a power cut may lose messages")
-            self._tell(news)
+                self._wrong("disk_failed", f"spool {self._queue.folder}: {one_line(e)}", consequence)
 
-    def _receiver(self, failure: str | None) -> News:
-        """Each reason is said once while the receiver is gone, and that it is back."""
-        self._connected = failure is None
-        if failure is None:
-            was_lost = bool(self._lost)
-            self._lost.clear()
-            return ("back", f"delivers again, {self._queue.waiting} messages wait") if was_lost else None
-        self._last_error = failure
-        if failure in self._lost or len(self._lost) >= MAX_SAID:
-            return None
-        self._lost.add(failure)
-        return "lost", f"{failure}; messages wait on disk, {self._queue.waiting} now"
-
-    def _was_rejected(self, reason: str | None) -> News:
-        return None if reason is None else self._say_once("rejected", reason, "such messages are dropped and counted")
-
-    def _say_once(self, event: str, reason: str, consequence: str) -> News:
+    def _wrong(self, event: Event, reason: str, consequence: str) -> None:
+        """Say what is wrong: each reason once, until it is `_right` again."""
         self._last_error = reason
-        if reason in self._once or len(self._once) >= MAX_SAID:
-            return None
-        self._once.add(reason)
-        return event, f"{reason}; {consequence}"
+        said = self._said.setdefault(event, set())
+        if reason not in said and len(said) < MAX_SAID:
+            said.add(reason)
+            self._say(event, f"{reason}; {consequence}")
 
-    def _became_full(self) -> News:
-        if self._full or self._closing:
-            return None
-        self._full = True
-        self._last_error = f"spool full: {self._queue.max_bytes} bytes"
-        return "full", f"{self._last_error}; new messages are dropped and counted, {self._queue.waiting} wait"
+    def _right(self, wrong: Event, event: Event, text: str) -> None:
+        if self._said.pop(wrong, None):
+            self._say(event, text)
 
-    def _has_room(self) -> News:
-        if not self._full or 2 * self._queue.size > self._queue.max_bytes:
-            return None
-        self._full = False
-        return "room", f"the spool has room again; {self._dropped} messages were dropped so far"
-
-    def _disk_failed(self, error: OSError) -> News:
-        reason = f"spool {self._queue.folder}: {error.strerror or error}"
-        self._last_error = reason
-        if self._disk_fails:
-            return None
-        self._disk_fails = True
-        return "disk_failed", f"{reason}; what cannot be stored is dropped and counted"
-
-    def _disk_works(self) -> News:
-        if not self._disk_fails:
-            return None
-        self._disk_fails = False
-        return "disk_works", f"the spool can be written again; {self._dropped} messages were dropped so far"
-
-    def _found_damaged(self) -> News:
-        if self._damaged == self._queue.damaged:
-            return None
-        new, self._damaged = self._queue.damaged - self._damaged, self._queue.damaged
-        self._last_error = f"spool {self._queue.folder}: {new} damaged messages skipped"
-        return "damaged", self._last_error
-
-    def _tell(self, *news: News) -> None:
-        for event in news:
-            if event is not None:
-                warning(f"{self._name}_{event[0]}", f"{self._name}: {event[1]}")
+    def _say(self, event: Event, text: str) -> None:
+        if event == "damaged":
+            self._last_error = text
+        warning(f"{self._name}_{event}", f"{self._name}: {text}")
