@@ -3,8 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 MINUTES ?= 2.5
+# One worker a core; a file of tests stays with one worker, which makes what its tests share once.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: demo test check lint types bench quality soak clean
+.PHONY: demo test quick check lint types bench quality soak clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -22,7 +24,10 @@ demo: $(VENV)/.installed  ## draw images, train, evaluate, export, run; says whe
 	@echo "Then:    $(BIN)/vtad-run --folder YOUR_PICTURES"
 
 test: $(VENV)/.installed  ## the whole test suite
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+quick: $(VENV)/.installed  ## the tests that take moments, for the inner loop: no training, no conversion
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from shared import Shared
 
-# Before torch is imported: threads that wait for each other make tiny models slow on busy machines.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before torch and OpenCV are imported: threads that wait for each other make tiny models slow on busy machines.
+for name in ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
+    os.environ.setdefault(name, "1")
 
 if TYPE_CHECKING:
     from vtad.run_folder import Run
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 WriteImage = Callable[..., Path]
 MakeCategory = Callable[..., Path]
+
+QUICK_S = 3.0  # of the processor, that a test which is not marked slow may take
 
 # file name suffix and sort of pixels; every one of them decodes to RGB
 FORMATS = (
@@ -37,6 +42,24 @@ FORMATS = (
     (".png", "grey16"),
     (".jpg", "exif"),
 )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever needs the trained run is slow, so that `make quick` never trains."""
+    for item in items:
+        if "trained" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that takes long and does not say so: it would come to be in `make quick`."""
+    start = time.process_time()
+    yield
+    taken = time.process_time() - start
+    if taken > QUICK_S and not item.get_closest_marker("slow"):
+        pytest.fail(f"took {taken:.1f} s of the processor: mark it slow or make it faster than {QUICK_S:.0f} s")
 
 
 @pytest.fixture
@@ -129,23 +152,34 @@ def messages() -> Iterator[list[str]]:
 
 
 @pytest.fixture(scope="session")
-def pills(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with the category "pill": demo images of 64 px, 16 to train, 4 good and 5 defective to test. Read only."""
-    from vtad.data.demo import write_demo
-
-    data = tmp_path_factory.mktemp("pills") / "data"
-    write_demo(data / "pill", size=64, train=16, good=4, per_defect=1)
-    return data
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """shared(name, make) -> what make(folder) gives, made once a session whatever the number of workers. Read only."""
+    base = tmp_path_factory.getbasetemp()
+    found = Shared((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared")
+    yield found
+    found.check()
 
 
 @pytest.fixture(scope="session")
-def trained(pills: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def pills(shared: Shared) -> Path:
+    """A data folder with the category "pill": demo images of 64 px, 16 to train, 4 good and 5 defective to test. Read only."""
+    from vtad.data.demo import write_demo
+
+    def make(folder: Path) -> Path:
+        write_demo(folder / "pill", size=64, train=16, good=4, per_defect=1)
+        return folder
+
+    return shared("pills", make)
+
+
+@pytest.fixture(scope="session")
+def trained(pills: Path, shared: Shared) -> Run:
     """A complete run of two epochs on `pills`. Read only."""
     from tiny_run import tiny
 
     from vtad.training import train
 
-    return train(tiny(data=str(pills), out=str(tmp_path_factory.mktemp("trained") / "runs")))
+    return shared("trained", lambda folder: train(tiny(data=str(pills), out=str(folder))))
 
 
 @pytest.fixture
@@ -157,8 +191,8 @@ def run(trained: Run, tmp_path: Path) -> Run:
 
 
 @pytest.fixture(scope="session")
-def exported(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Export:
+def exported(trained: Run, shared: Shared) -> Export:
     """The ONNX export of `trained`, in a folder of its own. Read only."""
     from vtad_export import to_onnx
 
-    return to_onnx(trained, tmp_path_factory.mktemp("exported") / "pill.onnx")
+    return shared("exported", lambda folder: to_onnx(trained, folder / "pill.onnx"))
