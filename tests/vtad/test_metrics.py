@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from vtad.metrics import aupro, evaluate_pixels, evaluate_scores, image_metrics
+from vtad.metrics import aupro, evaluate_pixels, evaluate_scores, image_auroc, image_metrics
 
 Masks = list[NDArray[np.bool_]]
 Maps = list[NDArray[np.float32]]
@@ -119,6 +119,16 @@ def test_nothing_to_measure_gives_none_not_nan() -> None:
     for labels in ([True, True], [False, False], []):
         metrics = image_metrics(labels, [0.5] * len(labels))
         assert (metrics.auroc, metrics.average_precision, metrics.f1_max) == (None, None, None)
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 9])
+def test_the_auroc_of_pictures_is_scikit_learns_to_the_last_bit(decimals: int) -> None:
+    rng = np.random.default_rng(decimals)
+    for _ in range(200):
+        labels = rng.permutation(np.arange(rng.integers(2, 200)) < 1 + rng.integers(0, 100))
+        scores = np.round(rng.normal(size=len(labels)) + labels, decimals)
+        expected = None if labels.all() else roc_auc_score(labels, scores)
+        assert image_auroc(labels, scores) == image_metrics(labels, scores).auroc == expected
 
 
 def test_wrong_input_is_refused() -> None:
