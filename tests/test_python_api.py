@@ -14,6 +14,7 @@ from vtad_export import to_onnx
 from vtad_runtime import Detector, Verdict, read_rgb
 
 
+@pytest.mark.slow
 def test_train_evaluate_export_and_judge(pills: Path, tmp_path: Path) -> None:
     config = Config(
         category="pill",

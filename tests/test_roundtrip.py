@@ -23,6 +23,8 @@ from vtad_runtime.commands.run import run as vtad_run
 from vtad_runtime.contract.conformal import spread
 from vtad_runtime.contract.image import fit_image, read_rgb
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def typed(tmp_path_factory: pytest.TempPathFactory) -> Path:

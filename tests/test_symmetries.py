@@ -27,6 +27,7 @@ def carpet(folder: Path, count: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("symmetry", SYMMETRIES)
 @pytest.mark.parametrize("name", ["default", "scratch", "paper"])
 def test_every_symmetry_trains_and_calibrates_with_every_preset(name: str, symmetry: str, tmp_path: Path) -> None:
@@ -43,6 +44,7 @@ def test_every_symmetry_trains_and_calibrates_with_every_preset(name: str, symme
     assert train(config).card().calibration.images == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "count"), [("default", 12), ("scratch", 31), ("paper", 15)])
 def test_a_texture_that_may_be_turned_trains_and_exports(name: str, count: int, tmp_path: Path) -> None:
     given = {"symmetries": ",".join(SYMMETRIES)} if name == "paper" else {"symmetries": "auto"}

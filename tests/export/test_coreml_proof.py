@@ -33,6 +33,8 @@ from vtad_export.proof.parity import TOLERANCE, Limits, ParityError, Samples, ac
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.conformal import spread
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Packages:

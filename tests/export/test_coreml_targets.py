@@ -21,6 +21,8 @@ from vtad_export.coreml_format.graph import prepared, trace
 from vtad_export.coreml_format.mil import Executor
 from vtad_export.coreml_format.mlpackage import specification
 
+pytestmark = pytest.mark.slow
+
 # specification version and operation set of Core ML, by coremltools' table
 VERSIONS = {"iOS16": (7, "CoreML6"), "iOS17": (8, "CoreML7"), "iOS18": (9, "CoreML8"), "iOS26": (10, "CoreML9")}
 TWINS = {"macOS13": "iOS16", "macOS14": "iOS17", "macOS15": "iOS18", "macOS26": "iOS26"}

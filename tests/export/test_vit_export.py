@@ -24,6 +24,8 @@ from vtad_export.onnx_format.int8 import learned_products
 from vtad_runtime import Detector
 from vtad_runtime.contract.image import read_rgb
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(pills: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:

@@ -29,6 +29,8 @@ from vtad_runtime.commands.calibrate import calibrate
 from vtad_runtime.sources import opencv_sources as devices
 from vtad_runtime.sources.folder import SourceError
 
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
 COMMAND = (sys.executable, "-c", "from vtad_runtime.commands.run import run; run()")
 

@@ -379,6 +379,7 @@ def rows_of_all(tmp_path: Path) -> Counter[str]:
     return rows
 
 
+@pytest.mark.slow
 @posix
 def test_a_crash_at_any_step_neither_doubles_nor_loses_a_row(folder: Path, tmp_path: Path) -> None:
     total = 12
@@ -392,6 +393,7 @@ def test_a_crash_at_any_step_neither_doubles_nor_loses_a_row(folder: Path, tmp_p
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 @posix
 def test_kills_from_outside_neither_double_nor_lose_a_row(folder: Path, tmp_path: Path) -> None:
     total = 200

@@ -93,6 +93,7 @@ def test_patchcore_finds_a_defect(features: nn.Module, images: ImageCache) -> No
     finds_a_square(baseline)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", ["l1", "ssim"])
 def test_the_plain_autoencoder_learns_and_finds_a_defect(images: ImageCache, measure: Measure) -> None:
     baseline = PlainAutoencoder(SIDE, SIDE, measure, seconds=600, steps=80)
@@ -227,6 +228,7 @@ def plan(pills: Path, tmp_path: Path) -> Plan:
     return Plan(pills, tmp_path / "quality", minutes=0.008, size=(SIDE, SIDE))
 
 
+@pytest.mark.slow
 def test_rows_are_made_once(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
     rows = fill(plan, ("pill",), (0,), ("scratch", "l1"))
     assert [row["method"] for row in rows] == ["scratch", "l1"]
@@ -240,6 +242,7 @@ def test_rows_are_made_once(plan: Plan, capsys: pytest.CaptureFixture[str]) -> N
     assert len(fill(longer, ("pill",), (0,), ("l1",))) == 4  # so are other minutes
 
 
+@pytest.mark.slow
 def test_a_run_that_is_complete_is_evaluated_and_not_trained_again(plan: Plan) -> None:
     (row,) = fill(plan, ("pill",), (0,), ("scratch",))
     plan.rows.unlink()
@@ -249,6 +252,7 @@ def test_a_run_that_is_complete_is_evaluated_and_not_trained_again(plan: Plan) -
     assert again["train_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_a_row_holds_the_figures_of_the_evaluation_and_the_cost(plan: Plan) -> None:
     (row,) = fill(plan, ("pill",), (0,), ("scratch",))
     of_run = json.loads((Path(row["run"]) / "metrics.json").read_text())
@@ -263,6 +267,7 @@ def test_a_row_holds_the_figures_of_the_evaluation_and_the_cost(plan: Plan) -> N
     assert row["gflop"] > 0
 
 
+@pytest.mark.slow
 def test_baselines_see_what_default_sees(plan: Plan) -> None:
     sized = dataclasses.replace(plan, size=(48, 64))
     default, padim, patchcore = fill(sized, ("pill",), (0,), ("patchcore", "padim", "default"))
@@ -272,6 +277,7 @@ def test_baselines_see_what_default_sees(plan: Plan) -> None:
     assert padim["aupro"] is not None
 
 
+@pytest.mark.slow
 def test_baselines_take_the_size_that_default_would_choose(pills: Path, tmp_path: Path) -> None:
     (row,) = fill(Plan(pills, tmp_path / "quality", minutes=0.008), ("pill",), (0,), ("l1",))
     assert row["input"] == f"{SIDE}x{SIDE} stretch"
@@ -354,6 +360,7 @@ def test_the_mean_over_categories_is_of_methods_that_ran_on_all() -> None:
     assert "| padim |" not in mean
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes_the_table(pills: Path, tmp_path: Path) -> None:
     out = tmp_path / "quality"
     given = ("--data", pills, "--seeds", "0", "--methods", "l1", "--minutes", 0.005, "--size", "64x64", "--out", out)
@@ -363,6 +370,7 @@ def test_the_command_prints_and_writes_the_table(pills: Path, tmp_path: Path) ->
     assert line(table, "l1, minutes 0.005, size 64x64")[1] == "0"
 
 
+@pytest.mark.slow
 def test_a_changed_preset_is_a_row_of_its_own_with_what_its_tokens_did(pills: Path, tmp_path: Path) -> None:
     out = tmp_path / "quality"
     given = ["--data", pills, "--seeds", "0", "--methods", "scratch", "--epochs", 3, "--size", "32x32", "--out", out]

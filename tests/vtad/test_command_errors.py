@@ -240,6 +240,7 @@ def _last(text: str) -> str:
     return text.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_every_category_gets_a_run_of_its_own(make_category: MakeCategory) -> None:
     make_category("bolt", train=16)
     make_category("nut", train=16)

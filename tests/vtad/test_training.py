@@ -34,6 +34,8 @@ from vtad.run_folder import Run, RunError, WriteError, append_line
 from vtad.training import train, unfinished_run
 from vtad_runtime.contract.conformal import calibration
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6  # of a tiny training: 12 pictures, 4 a step, 2 epochs
 
 

@@ -308,6 +308,7 @@ def test_a_preset_without_a_teacher_takes_none(name: Any, pills: Path, tmp_path:
         preset(name, "pill", teacher_file=vit)
 
 
+@pytest.mark.slow
 def test_a_trained_run_says_what_its_teacher_was_and_needs_the_file_no_more(
     configured: Callable[..., Config], vit: Path, pills: Path
 ) -> None:
@@ -323,12 +324,14 @@ def test_a_trained_run_says_what_its_teacher_was_and_needs_the_file_no_more(
     assert torch.isfinite(judged.score).all()
 
 
+@pytest.mark.slow
 def test_the_size_and_symmetries_are_found_with_it_too(configured: Callable[..., Config]) -> None:
     config = train(configured(size="auto", symmetries="auto")).config()
     assert (config.image_height, config.image_width) == (64, 64)
     assert config.symmetries != "auto"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["gone", "another"])
 def test_a_stopped_training_continues_to_the_same_weights_whatever_became_of_the_file(
     configured: Callable[..., Config], vit: Path, change: str, monkeypatch: pytest.MonkeyPatch
@@ -373,6 +376,7 @@ def test_a_detector_cannot_be_built_before_the_shape_is_known(configured: Callab
     assert with_teacher(tiny("default")) == tiny("default")
 
 
+@pytest.mark.slow
 def test_a_damaged_shape_in_a_run_is_one_line(configured: Callable[..., Config], tmp_path: Path) -> None:
     from vtad.commands.evaluate import evaluate
 
