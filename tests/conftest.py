@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +60,14 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     taken = time.process_time() - start
     if taken > QUICK_S and not item.get_closest_marker("slow"):
         pytest.fail(f"took {taken:.1f} s of the processor: mark it slow or make it faster than {QUICK_S:.0f} s")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A worker can send no text that is not Unicode, such as what was logged of an odd file name."""
+    report = yield
+    report.sections = [(name, text.encode(errors="replace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture

@@ -259,6 +259,7 @@ def test_what_the_proof_needs_is_asked_for_before_anything_is_written(run: Run, 
     assert not (run.path / "export").exists()
 
 
+@pytest.mark.slow
 def test_the_paper_preset_exports_too(pills: Path, tmp_path: Path) -> None:
     config = tiny("paper", data=str(pills), out=str(tmp_path), epochs=1, mixture_size=3)
     made = to_onnx(train(config))

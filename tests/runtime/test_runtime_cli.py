@@ -268,6 +268,7 @@ def test_a_signal_finishes_what_is_in_flight(number: int, code: int, monkeypatch
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_valid_lines(model: Path) -> None:
     for i in range(200):
         save(good(400, 400), f"in/{i}.png")

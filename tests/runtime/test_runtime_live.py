@@ -142,6 +142,7 @@ def test_the_news_that_the_source_is_gone_comes_at_once_and_then_rarely(detector
         assert len(kept.judgements) == 1
 
 
+@pytest.mark.slow
 def test_a_slow_output_holds_up_inference_and_not_capture_and_no_row_is_lost(
     detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:

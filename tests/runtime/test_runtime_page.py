@@ -187,6 +187,7 @@ def test_the_first_event_says_everything_and_later_ones_what_changed(line: Line)
         assert "card" not in second
 
 
+@pytest.mark.slow
 def test_events_come_while_nothing_is_judged(line: Line) -> None:
     with serving(line) as server:
         stream = events(server.url)
@@ -333,6 +334,7 @@ def test_nothing_is_encoded_while_nobody_looks_and_each_frame_once_for_all(
         assert encoded == [20]
 
 
+@pytest.mark.slow
 def test_a_viewer_that_never_reads_holds_up_neither_the_line_nor_the_others_nor_the_end(line: Line) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)  # about a megabyte as JPEG
     with serving(line) as server:

@@ -147,6 +147,7 @@ def test_a_file_replaced_while_it_is_judged_comes_once_more_afterwards(folder: P
     assert list(files) == []
 
 
+@pytest.mark.slow
 def test_thousands_waiting_are_all_judged_once(folder: Path, journal: Journal) -> None:
     for i in range(2000):
         put(folder / f"{i % 7}/{i}.png", mtime=i + 1)

@@ -144,6 +144,7 @@ def test_without_torch_a_command_names_the_extra(run: Run, command: str) -> None
     assert result.stderr == "Error: this command needs torch, which is not installed: pip install 'vtad[export]'\n"
 
 
+@pytest.mark.slow
 def test_a_diverging_training_is_exit_code_1(make_category: MakeCategory) -> None:
     make_category("part", train=16)
     options = flags(learning_rate=1e30, optimizer="sgd", warmup=0)

@@ -120,6 +120,7 @@ def test_without_test_images_nothing_is_written(run: Run, own_pills: Path) -> No
     assert not (run.path / "metrics.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit", ["letterbox", "centre_crop", "stretch"])
 def test_every_fit_trains_and_meets_masks_at_source_size(make_category: MakeCategory, tmp_path: Path, fit: Any) -> None:
     data = make_category(train=16)

@@ -104,6 +104,7 @@ def test_varied_images_are_all_symmetries_of_the_given_ones() -> None:
     assert seen == {True, False}
 
 
+@pytest.mark.slow
 def test_a_run_records_what_was_found_or_what_was_given(pills: Path, tmp_path: Path) -> None:
     found = train(tiny(data=str(pills), out=str(tmp_path / "auto"), epochs=1, symmetries="auto")).config()
     assert found.symmetries != "auto"
