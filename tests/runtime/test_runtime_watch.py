@@ -6,8 +6,10 @@ import errno
 import itertools
 import json
 import os
+import resource
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +31,9 @@ from vtad_runtime.verdict.verdict import Verdict
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(vtad_runtime.__file__).parents[1])}
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX permissions and signals")
+
+
+STAMP = Stamp(3, 5)
 
 
 @pytest.fixture
@@ -251,83 +257,183 @@ def test_a_journal_in_use_by_another_process_is_refused_until_that_ends(tmp_path
     Journal(path).close()
 
 
-@pytest.mark.parametrize("tail", [b'{"state": "done", "na', b"\0\0\0\0"])
-def test_a_torn_last_line_is_repaired(tail: bytes, tmp_path: Path, messages: list[str]) -> None:
-    path, stamp = tmp_path / "journal.jsonl", Stamp(3, 5)
+def judged(path: Path, *names: str, stamp: Stamp = STAMP) -> None:
+    """A journal that knows these files."""
     journal = Journal(path)
-    journal.done("a.png", stamp, "OK")
-    journal.close()
-    with path.open("ab") as file:
-        file.write(tail)
-    journal = Journal(path)
-    journal.done("b.png", stamp, "NG")
-    journal.close()
-    journal = Journal(path)
-    assert (journal.verdict("a.png", stamp), journal.verdict("b.png", stamp)) == ("OK", "NG")
-    assert messages == []
-    journal.close()
-
-
-def test_a_damaged_line_costs_only_itself_and_is_said(tmp_path: Path, messages: list[str]) -> None:
-    path, stamp = tmp_path / "journal.jsonl", Stamp(3, 5)
-    journal = Journal(path)
-    for name in ("a.png", "b.png", "c.png"):
+    for name in names:
         journal.done(name, stamp, "OK")
     journal.close()
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(lines[0] + b"\xff" * 20 + b"\n" + lines[2])
-    journal = Journal(path)
-    assert [journal.verdict(name, stamp) for name in ("a.png", "b.png", "c.png")] == ["OK", None, "OK"]
-    assert len(messages) == 1
-    assert "1 damaged lines" in messages[0]
+
+
+def test_any_file_name_is_remembered(tmp_path: Path) -> None:
+    names = ["a.png", "line 1/b.png", "\u00e4\U0001f600.png", "no text \udcff.png"]
+    judged(tmp_path / "a.journal", *names)
+    journal = Journal(tmp_path / "a.journal")
+    assert [journal.verdict(name, STAMP) for name in names] == ["OK"] * 4
     journal.close()
 
 
-def test_a_long_journal_is_written_anew_and_forgets_what_is_long_gone(
+def test_a_torn_write_is_repaired(tmp_path: Path, messages: list[str]) -> None:
+    path = tmp_path / "a.journal"
+    judged(path, "a.png")
+    path.with_name("a.journal-wal").write_bytes(b"half of something")
+    judged(path, "b.png")
+    journal = Journal(path)
+    assert (journal.verdict("a.png", STAMP), journal.verdict("b.png", STAMP)) == ("OK", "OK")
+    journal.close()
+    assert messages == []
+
+
+@pytest.mark.parametrize(("first", "kept"), [(0, 0), (40_000, 100), (96, 0)])
+def test_a_damaged_journal_is_set_aside_and_said_in_one_line(
+    tmp_path: Path, messages: list[str], first: int, kept: int
+) -> None:
+    path = tmp_path / "a.journal"
+    names = [f"{n:04d}.png" for n in range(2000)]
+    judged(path, *names)
+    data = path.read_bytes()
+    path.write_bytes(data[:first] + b"\xa5" * (len(data) - first))
+    journal = Journal(path)
+    remembered = [name for name in names if journal.verdict(name, STAMP)]
+    assert kept <= len(remembered) < 2000
+    assert remembered == names[: len(remembered)]
+    journal.done("new.png", STAMP, "NG")
+    journal.close()
+    assert len(messages) == 1
+    assert f"{path} is damaged, set aside as a.journal.damaged: {len(remembered)} judged files" in messages[0]
+    assert (tmp_path / "a.journal.damaged").is_file()
+    journal = Journal(path)
+    assert journal.verdict("new.png", STAMP) == "NG"
+    journal.close()
+
+
+def old_lines(*names: str) -> list[bytes]:
+    """The journal of a vtad before SQLite."""
+    common = {"size": STAMP.size, "mtime_ns": STAMP.mtime_ns}
+    entries = [{"state": "done", "name": n, **common, "verdict": "OK", "judged_at": 1.7e9} for n in names]
+    return [json.dumps(entry).encode() + b"\n" for entry in entries]
+
+
+@pytest.mark.parametrize("tail", [b"", b'{"state": "done", "na', b"\0\0\0\0"])
+def test_a_journal_of_an_earlier_vtad_is_taken_over_once(tail: bytes, tmp_path: Path, messages: list[str]) -> None:
+    path, results = tmp_path / "a.journal", tmp_path / "results.jsonl"
+    begun = {"state": "begin", "size": 3, "mtime_ns": 5, "results": str(results), "offset": 0}
+    lines = [json.dumps({**begun, "name": name, "file": f"in/{name}"}).encode() + b"\n" for name in ("c.png", "d.png")]
+    path.write_bytes(b"".join(old_lines("a.png", "b.png") + lines) + tail)
+    results.write_text(json.dumps({"file": "in/c.png", "verdict": "NG"}) + "\n")
+    for _ in range(2):
+        journal = Journal(path)
+        verdicts = [journal.verdict(name, STAMP) for name in ("a.png", "b.png", "c.png", "d.png")]
+        journal.close()
+        assert verdicts == ["OK", "OK", "NG", None]
+    assert messages == [f"{path}: 2 judged files of an earlier vtad taken over"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.journal", "a.journal.lock", "results.jsonl"]
+
+
+def test_a_damaged_line_of_an_earlier_vtad_costs_only_itself_and_is_said(tmp_path: Path, messages: list[str]) -> None:
+    path = tmp_path / "a.journal"
+    first, _, last = old_lines("a.png", "b.png", "c.png")
+    path.write_bytes(first + b"\xff" * 20 + b"\n" + last)
+    journal = Journal(path)
+    assert [journal.verdict(name, STAMP) for name in ("a.png", "b.png", "c.png")] == ["OK", None, "OK"]
+    assert len(messages) == 1
+    assert "2 judged files of an earlier vtad taken over; 1 damaged lines left out" in messages[0]
+    journal.close()
+
+
+def test_a_long_journal_forgets_what_is_long_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "LONG", 3)
+    path, now = tmp_path / "a.journal", 1.7e9
+    journal = Journal(path, clock=lambda: now)
+    for name in ("old and gone.png", "old.png"):
+        journal.done(name, STAMP, "OK")
+    now += 8 * 86400
+    journal.forget({"old.png"})  # still short
+    for name in ("gone.png", "here.png"):
+        journal.done(name, STAMP, "OK")
+    journal.begin([("in flight.png", STAMP, "in/in flight.png")])
+    for _ in range(2):
+        journal.forget({"old.png", "here.png"})
+        names = ("old and gone.png", "old.png", "gone.png", "here.png", "in flight.png")
+        assert [journal.verdict(name, STAMP) for name in names] == [None, "OK", "OK", "OK", None]
+        journal.close()
+        journal = Journal(path, clock=lambda: now)
+    journal.close()
+
+
+def test_a_journal_does_not_grow_while_the_files_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "LONG", 100)
+    path, now, sizes = tmp_path / "a.journal", 1.7e9, []
+
+    def clock() -> float:
+        return now
+
+    journal = Journal(path, clock=clock)
+    for day in range(40):
+        now += 86400
+        names = [f"{day}-{n}.png" for n in range(50)]
+        journal.begin([(name, STAMP, name) for name in names])
+        for name in names:
+            journal.done(name, STAMP, "OK")
+        journal.forget(set(names))
+        if day % 10 == 9:
+            journal.close()
+            sizes.append(path.stat().st_size)
+            journal = Journal(path, clock=clock)
+    journal.close()
+    assert max(sizes) <= 2 * sizes[0]
+
+
+class FillsUp(sqlite3.Connection):
+    """A database on a disk that is full now and then."""
+
+    full = False
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        if FillsUp.full and sql.startswith(("INSERT", "BEGIN", "CREATE")):
+            raise sqlite3.OperationalError("database or disk is full")
+        return super().execute(sql, parameters)
+
+
+def test_a_full_disk_is_said_and_costs_nothing_that_was_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_module, "LONG", 100)
-    path, stamp, now = tmp_path / "journal.jsonl", Stamp(3, 5), time.time()
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **kw: connect(*a, **kw, factory=FillsUp))
+    path = tmp_path / "a.journal"
     journal = Journal(path)
-    monkeypatch.setattr(time, "time", lambda: now - 8 * 86400)
-    journal.done("old and gone.png", stamp, "OK")
-    journal.done("old.png", stamp, "NG")
-    monkeypatch.setattr(time, "time", lambda: now)
-    journal.done("gone.png", stamp, "OK")
-    journal.begin([("in flight.png", stamp, "in/in flight.png")])
-    journal.shorten({"old.png"})
-    assert len(path.read_text().splitlines()) == 4
-    for _ in range(100):
-        journal.done("a.png", stamp, "OK")
-    journal.shorten({"old.png"})
-    assert len(path.read_text().splitlines()) == 4
-    journal.done("b.png", stamp, "OK")
+    journal.done("a.png", STAMP, "OK")
+    journal.commit()
+    monkeypatch.setattr(FillsUp, "full", True)
+    with pytest.raises(JournalError, match="got database or disk is full") as error:
+        journal.begin([("b.png", STAMP, "in/b.png")])
+    assert error.value.exit_code == 4
+    monkeypatch.setattr(FillsUp, "full", False)
+    journal.done("c.png", STAMP, "OK")
     journal.close()
     journal = Journal(path)
-    names = ("old and gone.png", "old.png", "gone.png", "a.png", "b.png", "in flight.png")
-    assert [journal.verdict(name, stamp) for name in names] == [None, "NG", "OK", "OK", "OK", None]
+    assert [journal.verdict(name, STAMP) for name in ("a.png", "b.png", "c.png")] == ["OK", None, "OK"]
     journal.close()
 
 
-def test_a_full_disk_leaves_whole_lines_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, stamp = tmp_path / "journal.jsonl", Stamp(3, 5)
-    journal = Journal(path)
-    journal.done("a.png", stamp, "OK")
-    whole, write = path.read_bytes(), os.write
+@posix
+def test_a_disk_that_is_full_when_the_journal_is_made_is_4_and_a_folder_that_is_none_is_2(tmp_path: Path) -> None:
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # no write succeeds
+        try:
+            Journal(tmp_path / "a.journal")
+        except JournalError as e:
+            os._exit(e.exit_code)
 
-    def fills_up(file: int, data: bytes) -> int:
-        if len(data) < 10:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return write(file, data[: len(data) - 5])
-
-    monkeypatch.setattr(os, "write", fills_up)
-    with pytest.raises(JournalError, match="got No space left on device"):
-        journal.begin([("b.png", stamp, "in/b.png")])
-    assert path.read_bytes() == whole
-    monkeypatch.undo()
-    journal.done("c.png", stamp, "OK")
-    journal.close()
-    assert [json.loads(line)["name"] for line in path.read_text().splitlines()] == ["a.png", "c.png"]
+    child = os.fork()
+    if child == 0:
+        no_room()
+        os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 4
+    put(tmp_path / "file")
+    with pytest.raises(JournalError, match="expected a journal that can be written") as error:
+        Journal(tmp_path / "file" / "a.journal")
+    assert error.value.exit_code == 2
 
 
 # Judges the folder as vtad-run does, and kills itself at one step of one file: before its row, after it, after `done`,

@@ -7,6 +7,7 @@ import errno
 FAILED, USAGE, NOT_JUDGED, NOT_WRITTEN, INTERNAL, BROKEN_PIPE = 1, 2, 3, 4, 70, 141
 LONGEST = 300  # characters of a library's message
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DATABASE_FULL = 13  # sqlite3.SQLITE_FULL
 
 
 class VtadError(Exception):
@@ -31,5 +32,8 @@ def one_line(error: BaseException) -> str:
 
 def disk_full(error: BaseException) -> bool:
     """Whether an error comes from a full disk: not the user's choice of a folder, only its state."""
-    cause = error if isinstance(error, OSError) else error.__cause__
-    return isinstance(cause, OSError) and cause.errno in FULL
+    causes = error, error.__cause__
+    numbers = [cause.errno for cause in causes if isinstance(cause, OSError)]
+    return any(number in FULL for number in numbers) or any(
+        getattr(cause, "sqlite_errorcode", None) == DATABASE_FULL for cause in causes
+    )

@@ -33,7 +33,7 @@ def write_whole(path: Path, data: bytes) -> None:
 def sync(path: Path) -> None:
     """Bring a file, or a folder's entries, to the disk. Raises OSError. What is gone meanwhile needs no syncing."""
     with suppress(FileNotFoundError, PermissionError):  # PermissionError: Windows opens no folder
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
         try:
             os.fsync(file)
         finally:

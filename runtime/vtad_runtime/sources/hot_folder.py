@@ -142,7 +142,7 @@ class HotFolder:
         self._left_over = False
         self._waiting = waiting
         if not self._unreadable:  # else `names` may lack some
-            self._shorten(names)
+            self._forget(names)
         return sorted(ready, key=lambda p: (p.stamp.mtime_ns, p.name))
 
     def _pictures(self) -> Iterator[_Picture]:
@@ -200,9 +200,9 @@ class HotFolder:
         except SortError as e:
             warning("hot_folder", str(e))
 
-    def _shorten(self, names: set[str]) -> None:
+    def _forget(self, names: set[str]) -> None:
         try:
-            self._journal.shorten(names)
+            self._journal.forget(names)
         except JournalError as e:
             if str(e) != self._journal_error:
                 warning("hot_folder", str(e))
