@@ -5,7 +5,7 @@ For each category and seed, each method is trained on the same images and judged
 remove rows). A training that was stopped continues. At the end the table is printed and written to <out>/quality.md.
 
 The baselines take the input size, fit and split of `default`, and of the images that it trains on the same ones; they do not
-augment them, as published. PaDiM and PatchCore see the features of the same frozen teacher.
+augment them, as published. PaDiM and PatchCore see the features of the same frozen backbone.
 """
 
 from __future__ import annotations
@@ -239,12 +239,12 @@ def _make(plan: Plan, method: Any, config: Config) -> Any:
     from bench.baselines.padim import JoinedFeatures, Padim
     from bench.baselines.patchcore import PATCHES, Patchcore
     from bench.baselines.plain_autoencoder import PlainAutoencoder
-    from vtad.models.autoencoder import TeacherFeatures
+    from vtad.models.autoencoder import BackboneFeatures
 
     if method in ("l1", "ssim"):
         seconds = 60 * (plan.minutes or MINUTES[method])
         return PlainAutoencoder(config.image_height, config.image_width, method, seconds, seed=config.seed)
-    seen = TeacherFeatures().eval()
+    seen = BackboneFeatures().eval()
     seen.load_pretrained(config)
     features = JoinedFeatures(seen)
     return Padim(features) if method == "padim" else Patchcore(features, plan.patches or PATCHES, seed=config.seed)

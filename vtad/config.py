@@ -45,12 +45,12 @@ class Config:
     )
     val_split: float = 0.2  # share of good training images held out for calibration and stopping
 
-    teacher: bool = True  # fixed features from a frozen network; otherwise patches of the image itself
-    teacher_file: str = (
+    backbone: bool = True  # fixed features from a frozen network; otherwise patches of the image itself
+    backbone_file: str = (
         ""  # weights of a Vision Transformer, see vtad.backbones.vit_checkpoint; none: EfficientNet-lite0
     )
-    teacher_shape: str = ""  # what the network of that file is built by; training fills it in
-    teacher_sha256: str = ""  # of that file; training fills it in
+    backbone_shape: str = ""  # what the network of that file is built by; training fills it in
+    backbone_sha256: str = ""  # of that file; training fills it in
     feature_dim: int = 176  # whitened directions of the fixed features that the density sees
     patch_size: int = 16  # pixels a side of one token
     embed_dim: int = 192  # width of a token
@@ -87,7 +87,7 @@ class Config:
         """Folders may be given as Path; they are kept as text."""
         object.__setattr__(self, "data", os.fspath(self.data))
         object.__setattr__(self, "out", os.fspath(self.out))
-        object.__setattr__(self, "teacher_file", os.fspath(self.teacher_file))
+        object.__setattr__(self, "backbone_file", os.fspath(self.backbone_file))
 
     def check(self) -> Config:
         """Itself, or ConfigError in one line when a value has another type or values cannot work together."""
@@ -114,9 +114,9 @@ class Config:
             raise ConfigError(f"patch_size: the paper's deconvolutions take a power of two, got {self.patch_size}")
         if self.embed_dim % self.heads:
             raise ConfigError(f"embed_dim {self.embed_dim} is not a multiple of heads {self.heads}: change one of them")
-        if self.teacher_file and not self.teacher:
+        if self.backbone_file and not self.backbone:
             raise ConfigError(
-                f"teacher_file: the preset {self.preset} has no teacher: leave --teacher out, or take the preset default"
+                f"backbone_file: the preset {self.preset} has no backbone: leave --backbone out, or take the preset default"
             )
         if min(self.registers, self.decoder_depth, self.warmup, self.seed) < 0:
             raise ConfigError("registers, decoder_depth, warmup and seed: expected 0 or more")
@@ -154,7 +154,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "default": {},
     "scratch": {
         "preset": "scratch",
-        "teacher": False,
+        "backbone": False,
         "feature_dim": 96,
         "minutes": 25.0,
         "batch_size": 8,
@@ -163,7 +163,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     },
     "paper": {
         "preset": "paper",
-        "teacher": False,
+        "backbone": False,
         "image_height": 512,
         "image_width": 512,
         "patch_size": 64,
@@ -224,7 +224,7 @@ def from_dict(values: dict[str, Any]) -> Config:
         raise ConfigError(f"expected a vtad configuration, got unknown fields {unknown}")
     if missing := sorted(known - values.keys()):
         raise ConfigError(f"expected a vtad configuration, got one without {missing}")
-    for name in ("data", "out", "teacher_file"):
+    for name in ("data", "out", "backbone_file"):
         if not isinstance(values[name], str):
             raise ConfigError(f"{name}: expected str, got {values[name]!r:.80}")
     return Config(**values).check()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vtad.config import Config, ConfigError, from_dict
+from vtad.older_runs import config_of_today
 from vtad_runtime.contract import files
 from vtad_runtime.contract.card import Card, read_card
 from vtad_runtime.contract.errors import NOT_WRITTEN, VtadError
@@ -66,7 +67,8 @@ class Run:
         """The configuration. Raises RunError."""
         where = self.path / "config.json"
         try:
-            return from_dict(json.loads(where.read_text(encoding="utf-8")))
+            values = json.loads(where.read_text(encoding="utf-8"))
+            return from_dict(config_of_today(values) if isinstance(values, dict) else values)
         except (OSError, ValueError, ConfigError) as e:
             raise RunError(f"{where}: expected the configuration of a run, got {type(e).__name__}: {e}") from e
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vtad.backbones.efficientnet import teacher_weights
-from vtad.backbones.vit_checkpoint import with_teacher
+from vtad.backbones.efficientnet import backbone_weights
+from vtad.backbones.vit_checkpoint import with_backbone
 from vtad.calibration.map_units import Maps, fit_fusion, fit_units, raw_maps, scores_and_peaks
 from vtad.calibration.score_fusion import fit_witness_weights
 from vtad.config import Config
@@ -43,7 +43,7 @@ def train(
     """Train, calibrate and write a run folder; it is returned.
 
     `resume` continues a run that was stopped, with the configuration of that run. `stop` is asked after each step.
-    Raises DataError, ConfigError, TeacherError, CalibrationError, RunError, TrainingError or Interrupted, each with one line.
+    Raises DataError, ConfigError, BackboneError, CalibrationError, RunError, TrainingError or Interrupted, each with one line.
     """
     if resume is not None:
         config = resume.config()
@@ -57,10 +57,10 @@ def train(
             f"{files.root}: expected at least {MIN_IMAGES} held-out good images to calibrate, got {len(val_files)} of "
             f"{len(files.train_good)}: add good images or raise --val-split"
         )
-    if config.teacher and not config.teacher_file:
-        teacher_weights()
-    if resume is None:  # a resumed run has its teacher in its checkpoint
-        config = with_teacher(config)
+    if config.backbone and not config.backbone_file:
+        backbone_weights()
+    if resume is None:  # a resumed run has its backbone in its checkpoint
+        config = with_backbone(config)
     spec = input_spec(config)
     images_seen = fingerprint(files.train_good)
     with ImageCache(train_files, spec) as images, ImageCache(val_files, spec) as held_out:

@@ -18,7 +18,7 @@ CHUNK = 256  # positions whose covariances are factored at a time
 
 
 class JoinedFeatures(nn.Module):
-    """Of what `TeacherFeatures` gives, the joined map alone."""
+    """Of what `BackboneFeatures` gives, the joined map alone."""
 
     def __init__(self, features: nn.Module) -> None:
         super().__init__()

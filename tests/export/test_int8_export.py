@@ -226,7 +226,7 @@ def test_core_ml_stores_the_transformers_weights_as_int8_and_the_rest_as_they_we
     stored = "".join(program.steps)
     for part in ("embed", "encoder_0_attention", "encoder_0_mlp", "decoder_0_mlp", "pixels"):
         assert f"{part}_" in stored, part
-    assert not [name for name in program.steps if "teacher" in name or name.startswith("b_")]
+    assert not [name for name in program.steps if "backbone" in name or name.startswith("b_")]
     assert "9 test images: image AUROC" in out
     assert find_category(Path(run.config().data), "pill").test
     assert f"vtad-run takes the ONNX twin: {run.path / 'export' / 'pill.onnx'}" in out

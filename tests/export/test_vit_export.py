@@ -1,4 +1,4 @@
-"""A run whose teacher is a Vision Transformer from a file: exported without that file, proven, and judged by the runtime."""
+"""A run whose backbone is a Vision Transformer from a file: exported without that file, proven, and judged by the runtime."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def run(pills: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Trained, then exported to Core ML with its ONNX twin, both proven; the teacher's file was gone before the export."""
+    """Trained, then exported to Core ML with its ONNX twin, both proven; the backbone's file was gone before the export."""
     here = tmp_path_factory.mktemp("vit")
     file = write_vit(here / "vit.pth", patch=14, depth=4, registers=4)
     options = flags(preset="default", epochs=1)
-    done(vtad_train, "--category", "pill", "--data", pills, "--out", here / "runs", "--teacher", file, *options)
+    done(vtad_train, "--category", "pill", "--data", pills, "--out", here / "runs", "--backbone", file, *options)
     file.unlink()
     run = Run(here / "runs" / "pill" / "0001")
     done(vtad_export, "--run", run.path, "--format", "coreml")
@@ -60,7 +60,7 @@ def test_the_runtime_says_what_torch_says(run: Run, pills: Path) -> None:
     assert Detector(run.path / "export" / "pill.onnx")(rgb).score == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
-def test_in_int8_the_teacher_stays_as_it_is(run: Run) -> None:
+def test_in_int8_the_backbone_stays_as_it_is(run: Run) -> None:
     model = onnx.load(run.path / "export" / "pill.onnx")
     scopes = {
         node.name: ast.literal_eval(p.value)
@@ -70,8 +70,8 @@ def test_in_int8_the_teacher_stays_as_it_is(run: Run) -> None:
     }
     chosen = learned_products(model)
     assert chosen
-    assert not [name for name in chosen if "model.features.teacher" in scopes[name]]
-    assert [name for name, inside in scopes.items() if "model.features.teacher" in inside and "linear" in inside[-1]]
+    assert not [name for name in chosen if "model.features.backbone" in scopes[name]]
+    assert [name for name, inside in scopes.items() if "model.features.backbone" in inside and "linear" in inside[-1]]
 
 
 def test_a_conversion_leaves_the_traced_program_as_it_was(run: Run) -> None:

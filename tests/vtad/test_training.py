@@ -267,9 +267,9 @@ def test_options_at_their_edges_train(configured: Callable[..., Config], changes
     assert train(configured(epochs=1, **changes)).complete
 
 
-def test_the_default_preset_trains_and_keeps_its_teacher_in_the_run(configured: Callable[..., Config]) -> None:
+def test_the_default_preset_trains_and_keeps_its_backbone_in_the_run(configured: Callable[..., Config]) -> None:
     run = train(configured(name="default", epochs=1, image_height=64, image_width=64, feature_dim=32))
-    assert any(k.startswith("model.features.teacher.") for k in load_file(run.weights))
+    assert any(k.startswith("model.features.backbone.") for k in load_file(run.weights))
 
 
 def test_minutes_end_a_training(configured: Callable[..., Config]) -> None:

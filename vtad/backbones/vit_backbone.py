@@ -1,4 +1,4 @@
-"""A Vision Transformer of the user's as the frozen teacher (`vtad-train --teacher FILE`), in place of EfficientNet-lite0.
+"""A Vision Transformer of the user's as the frozen backbone (`vtad-train --backbone FILE`), in place of EfficientNet-lite0.
 
 One token for each 16 x 16 pixels, whatever the patch size in pretraining. The maps are those of four blocks spread over the
 depth, each under the network's last layer norm. Class token and registers take part in every block and are in no map.
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vtad.backbones.backbone import CHANNELS, MAP_CHANNELS, TeacherError
+from vtad.backbones.backbone import CHANNELS, MAP_CHANNELS, BackboneError
 from vtad.backbones.layers import Block, Registers, to_tokens
 from vtad.backbones.vit_checkpoint import TOKEN, VitShape, read_checkpoint
 
@@ -25,8 +25,8 @@ MAPS = 4
 JOINED = 3  # of the maps, the deepest
 
 
-class VitTeacher(nn.Module):
-    """The frozen network. Input RGB in 0..1; outputs of the shapes of `vtad.backbones.efficientnet.Teacher`."""
+class VitBackbone(nn.Module):
+    """The frozen network. Input RGB in 0..1; outputs of the shapes of `vtad.backbones.efficientnet.EfficientNetLite0`."""
 
     position: Tensor
     joined: Tensor
@@ -55,7 +55,7 @@ class VitTeacher(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(B, 3, H, W) in 0..1, of the height and width given -> as `Teacher.forward`.
+        """(B, 3, H, W) in 0..1, of the height and width given -> as `EfficientNetLite0.forward`.
 
         The joined map (B, CHANNELS, H / 8, W / 8), and four maps of 16, 24, 40 and 112 channels at strides 2, 4, 8 and 8.
         """
@@ -79,10 +79,10 @@ class VitTeacher(nn.Module):
         return [found[i] for i in self.taps]
 
     def load_pretrained(self, path: Path, sha256: str) -> None:
-        """Fill in the weights of a file, whose digest is known. Raises TeacherError when they are absent or others."""
+        """Fill in the weights of a file, whose digest is known. Raises BackboneError when they are absent or others."""
         found = read_checkpoint(path)
         if (found.sha256, found.shape) != (sha256, self.shape):
-            raise TeacherError(
+            raise BackboneError(
                 f"{path}: expected the weights that training began with, sha256 {sha256[:12]}…, got {found.sha256[:12]}…: "
                 "train again while the file stays as it is"
             )

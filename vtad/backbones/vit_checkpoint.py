@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vtad.backbones.backbone import TeacherError
+from vtad.backbones.backbone import BackboneError
 from vtad.config import Config
 from vtad.run_folder import sha256
 
@@ -37,7 +37,7 @@ _KNOWN = re.compile(
     r"patch_embed\.proj\.(weight|bias)|cls_token|pos_embed|register_tokens|reg_token|norm\.(weight|bias)"
     r"|blocks\.\d+\.(norm1|norm2|attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)\.(weight|bias)|blocks\.\d+\.ls[12]\.gamma"
 )
-_ADVICE = "give --teacher the weights of a plain DINOv2 or timm ViT, or leave it out"
+_ADVICE = "give --backbone the weights of a plain DINOv2 or timm ViT, or leave it out"
 
 
 @dataclass(frozen=True)
@@ -62,40 +62,40 @@ class VitShape:
 
     @staticmethod
     def from_text(text: str) -> VitShape:
-        """The inverse of `text`. Raises TeacherError."""
+        """The inverse of `text`. Raises BackboneError."""
         names = [f.name for f in dataclasses.fields(VitShape)]
         pattern = ",".join(rf"{name}=(\d{{1,5}})" for name in names)
         found = re.fullmatch(pattern, text)
         shape = VitShape(*map(int, found.groups())) if found else None
         if shape is None or min(shape.dim, shape.depth, shape.patch, shape.mlp_dim) < 1 or shape.dim % HEAD_DIM:
-            raise TeacherError(
-                f"teacher_shape: expected {', '.join(names)} as training fills them in, got {text!r:.80}"
+            raise BackboneError(
+                f"backbone_shape: expected {', '.join(names)} as training fills them in, got {text!r:.80}"
             )
         return shape
 
 
 @dataclass(frozen=True)
 class VitCheckpoint:
-    """The weights of a file, under the names of `vtad.backbones.vit_backbone.VitTeacher`; positions as (1, dim, side, side)."""
+    """The weights of a file, under the names of `vtad.backbones.vit_backbone.VitBackbone`; positions as (1, dim, side, side)."""
 
     shape: VitShape
     tensors: dict[str, Tensor]  # float32
     sha256: str  # of the file
 
 
-def with_teacher(config: Config) -> Config:
-    """The configuration with its teacher's shape and digest filled in from the file that it names; else itself.
+def with_backbone(config: Config) -> Config:
+    """The configuration with its backbone's shape and digest filled in from the file that it names; else itself.
 
-    Raises TeacherError when there is no usable file.
+    Raises BackboneError when there is no usable file.
     """
-    if not config.teacher_file:
+    if not config.backbone_file:
         return config
-    found = read_checkpoint(Path(config.teacher_file))
-    return dataclasses.replace(config, teacher_shape=found.shape.text(), teacher_sha256=found.sha256)
+    found = read_checkpoint(Path(config.backbone_file))
+    return dataclasses.replace(config, backbone_shape=found.shape.text(), backbone_sha256=found.sha256)
 
 
 def read_checkpoint(path: Path) -> VitCheckpoint:
-    """The weights in a torch file (a state dict) or a .safetensors file. Raises TeacherError."""
+    """The weights in a torch file (a state dict) or a .safetensors file. Raises BackboneError."""
     loaded, digest = _load(path)
     left = _Tensors(path, _state(path, loaded))
     patch_weight = left.take("patch_embed.proj.weight")
@@ -138,11 +138,11 @@ class _Tensors:
     def __contains__(self, name: str) -> bool:
         return name in self._left
 
-    def error(self, text: str) -> TeacherError:
-        return TeacherError(f"{self.path}: expected {text}: {_ADVICE}")
+    def error(self, text: str) -> BackboneError:
+        return BackboneError(f"{self.path}: expected {text}: {_ADVICE}")
 
     def take(self, name: str, *shape: int, keep: bool = False) -> Tensor:
-        """The tensor of that name. Raises TeacherError: absent, of another shape, or not made of finite numbers."""
+        """The tensor of that name. Raises BackboneError: absent, of another shape, or not made of finite numbers."""
         if name not in self._left:
             raise self.error(f"a tensor {name}, got none of that name")
         x = self._left[name] if keep else self._left.pop(name)
@@ -153,7 +153,7 @@ class _Tensors:
         return x.detach().float()
 
     def require_empty(self) -> None:
-        """Raises TeacherError when a tensor was not taken."""
+        """Raises BackboneError when a tensor was not taken."""
         if self._left:
             raise self.error(f"every block to have the same parts, got {min(self._left)} beside them")
 
@@ -164,7 +164,7 @@ def _load(path: Path) -> tuple[object, str]:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "something else"
-            raise TeacherError(f"{path}: expected a file of weights, got {kind}: {_ADVICE}")
+            raise BackboneError(f"{path}: expected a file of weights, got {kind}: {_ADVICE}")
         digest = sha256(path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -173,12 +173,12 @@ def _load(path: Path) -> tuple[object, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols: what comes of them is checked
             return torch.load(path, map_location="cpu", weights_only=True), digest
-    except TeacherError:
+    except BackboneError:
         raise
     except OSError as e:
-        raise TeacherError(f"{path}: expected a file of weights, got {e.strerror or e}: {_ADVICE}") from e
+        raise BackboneError(f"{path}: expected a file of weights, got {e.strerror or e}: {_ADVICE}") from e
     except Exception as e:  # bytes that are no checkpoint make an unpickler raise nearly anything
-        raise TeacherError(
+        raise BackboneError(
             f"{path}: expected a state dict that torch.load reads with weights_only=True, or .safetensors, got a file that "
             f"is neither ({type(e).__name__}): {_ADVICE}"
         ) from e
@@ -189,9 +189,11 @@ def _state(path: Path, loaded: object) -> dict[str, Tensor]:
     while isinstance(loaded, Mapping) and (nest := next((n for n in _NESTS if isinstance(loaded.get(n), Mapping)), "")):
         loaded = loaded[nest]
     if not isinstance(loaded, Mapping) or not loaded:
-        raise TeacherError(f"{path}: expected a state dict, got {type(loaded).__name__} without tensors: {_ADVICE}")
+        raise BackboneError(f"{path}: expected a state dict, got {type(loaded).__name__} without tensors: {_ADVICE}")
     if others := [k for k, v in loaded.items() if not isinstance(k, str) or not isinstance(v, Tensor)]:
-        raise TeacherError(f"{path}: expected a state dict of tensors alone, got an entry {others[0]!r:.80}: {_ADVICE}")
+        raise BackboneError(
+            f"{path}: expected a state dict of tensors alone, got an entry {others[0]!r:.80}: {_ADVICE}"
+        )
     state: dict[str, Tensor] = {k.removeprefix("module."): v for k, v in loaded.items()}
     if backbone := {k: v for k, v in state.items() if k.startswith("backbone.")}:
         state = backbone  # what lies beside it are the heads of its training

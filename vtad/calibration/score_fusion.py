@@ -26,7 +26,7 @@ MAY_COST = 5e-3  # of that mean,
 CHANCE = 2.0  # and so many of its standard errors
 RESAMPLES = 60  # of the pictures, with replacement, that the standard error is found by (bootstrap, Efron 1979)
 DIFFERENCE_WEIGHT = 0.5
-DIFFERENCE_WEIGHT_ALONE = 2.0  # without a teacher, where the memory and the place know no more than pixels
+DIFFERENCE_WEIGHT_ALONE = 2.0  # without a backbone, where the memory and the place know no more than pixels
 
 
 def fit_witness_weights(

@@ -104,14 +104,14 @@ def _config_options(command: F) -> F:
     type=click.Choice(list(PRESETS)),
     default="default",
     show_default=True,
-    help="default: features of a frozen teacher. scratch: no pretrained weights. paper: VT-ADL as published.",
+    help="default: features of a frozen backbone. scratch: no pretrained weights. paper: VT-ADL as published.",
 )
 @_config_options
 @click.option(
-    "--teacher",
-    "teacher_file",
+    "--backbone",
+    "backbone_file",
     type=click.Path(path_type=Path),
-    help="A Vision Transformer's weights (DINOv2 or timm; .pth, .pt, .safetensors) as the frozen teacher of the preset default."
+    help="A Vision Transformer's weights (DINOv2 or timm; .pth, .pt, .safetensors) as the frozen backbone of the preset default."
     "  [default: EfficientNet-lite0]",
 )
 @click.option("--published-mixture", is_flag=True, default=None, help="paper: its weighted sum of NLLs.")

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vtad.older_runs import tensors_of_today
 from vtad.run_folder import RunError, replacing
 
 
@@ -51,7 +52,7 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tupl
     try:
         with safe_open(path, framework="pt") as f:
             metadata = f.metadata() or {}
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - not a dict
+            tensors = tensors_of_today({k: f.get_tensor(k) for k in f.keys()})  # noqa: SIM118 - not a dict
         at = Progress(**json.loads(metadata["progress"]))
         numbers = json.loads(metadata["optimizer"])
         model.load_state_dict(_under("model.", tensors))

@@ -66,9 +66,9 @@ def fit_statistics(
     model.memory.fit(cells)
     if mixture_and_place:
         model.mixture.fit(cells)
-    if model.teacher_head is not None:
+    if model.backbone_head is not None:
         each = [torch.stack(m).mean(0) for m in zip(*moments, strict=True)]  # (2, C) of each map
-        model.teacher_head.fit([m[0] for m in each], [(m[1] - m[0].square()).clamp_min(0).sqrt() for m in each])
+        model.backbone_head.fit([m[0] for m in each], [(m[1] - m[0].square()).clamp_min(0).sqrt() for m in each])
     model.whitening.fit(*moments_of_features.mean_and_covariance())
     if model.detail is not None:
         model.detail.fit(*moments_of_pixels.mean_and_covariance())

@@ -27,7 +27,7 @@ from vtad.fitting.device import bfloat16_gains
 from vtad.fitting.feature_statistics import fit_statistics, observed_features
 from vtad.fitting.replay_buffer import Rehearsal, Seen
 from vtad.fitting.symmetries import Views, vary
-from vtad.models.autoencoder import Autoencoder, Prediction, TeacherFeatures
+from vtad.models.autoencoder import Autoencoder, BackboneFeatures, Prediction
 from vtad.models.detector import Detector
 from vtad.models.losses import Loss, objective
 from vtad.models.paper import PaperAutoencoder
@@ -107,7 +107,7 @@ class Loop:
         self.best: dict[str, Tensor] = {}
 
     def prepare(self, data_fingerprint: str, resumed: bool) -> None:
-        """Teacher, statistics, optimizer; or all of it from the checkpoint."""
+        """Backbone, statistics, optimizer; or all of it from the checkpoint."""
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(trainable, self.config)
         self.observed: Tensor | None = None
@@ -123,7 +123,7 @@ class Loop:
         else:
             self.at.data_fingerprint = data_fingerprint
             if isinstance(self.model, Autoencoder):
-                if isinstance(self.model.features, TeacherFeatures):
+                if isinstance(self.model.features, BackboneFeatures):
                     self.model.features.load_pretrained(self.config)
                 views = Views(self.images, self.symmetries, STATISTICS_VIEWS)
                 fit_statistics(self.model, cast(Any, views), self.device)
@@ -208,7 +208,7 @@ class Loop:
 
     def _rehearse(self) -> None:
         """Further steps of the difference head alone."""
-        head = cast(Autoencoder, self.model).teacher_head
+        head = cast(Autoencoder, self.model).backbone_head
         assert head is not None
         for maps, share in self.rehearsal.batches(self.at.step):
             with self._autocast():
@@ -216,8 +216,8 @@ class Loop:
             self._descend(odds_loss(odds.float(), share))
 
     def _recall(self) -> None:
-        """What the teacher said of the last batches before a training stopped, computed again."""
-        if not isinstance(self.model, Autoencoder) or self.model.teacher_head is None:
+        """What the backbone said of the last batches before a training stopped, computed again."""
+        if not isinstance(self.model, Autoencoder) or self.model.backbone_head is None:
             return
         for step in range(max(0, self.at.step - self.rehearsal.length), self.at.step):
             batch = self._draw(step)
@@ -289,7 +289,7 @@ class Loop:
         if better:
             self.at.best_loss, self.at.stale = loss, 0
             state = self.model.state_dict()
-            self.best = {k: v.detach().clone() for k, v in state.items() if not k.startswith("features.teacher.")}
+            self.best = {k: v.detach().clone() for k, v in state.items() if not k.startswith("features.backbone.")}
         else:
             self.at.stale += 1
         return loss, better

@@ -1,7 +1,7 @@
-"""Rehearsal: the difference head learns again from what the teacher said of recent pictures (Robins, 1995; replay, Lin, 1992).
+"""Rehearsal: the difference head learns again from what the backbone said of recent pictures (Robins, 1995; replay, Lin, 1992).
 
-The teacher does not change, so neither does what it says of a picture. Drawing a picture with its defects and asking the
-teacher cost more than a step of the head; kept maps make further steps of the head alone cheap, and the head is what learns
+The backbone does not change, so neither does what it says of a picture. Drawing a picture with its defects and asking the
+backbone cost more than a step of the head; kept maps make further steps of the head alone cheap, and the head is what learns
 slowest.
 """
 

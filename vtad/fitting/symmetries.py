@@ -20,7 +20,7 @@ from vtad.data.batches import batches
 from vtad.data.images import ImageCache
 from vtad.fitting.feature_statistics import fit_statistics
 from vtad.metrics import image_auroc
-from vtad.models.autoencoder import Autoencoder, TeacherFeatures
+from vtad.models.autoencoder import Autoencoder, BackboneFeatures
 
 RGB = NDArray[np.uint8]  # (..., H, W, 3)
 
@@ -55,7 +55,7 @@ def with_symmetries(config: Config, images: ImageCache, held_out: ImageCache, de
 def told_apart(config: Config, images: ImageCache, held_out: ImageCache, device: torch.device) -> dict[str, float]:
     """For each symmetry, how well transformed held-out images can be told from the others: the larger AUROC of two."""
     model = Autoencoder(dataclasses.replace(config, patches=min(PATCHES, config.patches))).to(device).eval()
-    if isinstance(model.features, TeacherFeatures):
+    if isinstance(model.features, BackboneFeatures):
         model.features.load_pretrained(config)
     fit_statistics(model, images[_spread(len(images), LEARNT_FROM)], device, mixture_and_place=False)
     asked = held_out[_spread(len(held_out), ASKED)]

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtad.backbones.backbone import CHANNELS
-from vtad.backbones.efficientnet import Teacher
+from vtad.backbones.efficientnet import EfficientNetLite0
 from vtad.backbones.layers import Block, Registers, to_pixels, to_tokens
-from vtad.backbones.vit_backbone import VitTeacher
+from vtad.backbones.vit_backbone import VitBackbone
 from vtad.backbones.vit_checkpoint import VitShape
 from vtad.config import CELL, Config
 from vtad.models.context_density import MixtureHead
@@ -33,11 +33,11 @@ class Prediction(NamedTuple):
     reconstruction: Tensor  # (B, 3, H, W), about 0..1
     nll: Tensor  # (B, rows, columns): in training the context's, in nats a cell; else all evidence, see `Evidence`
     odds: Tensor | None = None  # (B, rows, columns), log-odds of a defect; in training, with a difference head
-    maps: tuple[Tensor, ...] = ()  # in training, a teacher's maps as the difference head sees them
+    maps: tuple[Tensor, ...] = ()  # in training, a backbone's maps as the difference head sees them
 
 
 class PixelFeatures(nn.Module):
-    """Without a teacher the image itself is the feature: each cell's pixels, in order; the deeper maps are learned.
+    """Without a backbone the image itself is the feature: each cell's pixels, in order; the deeper maps are learned.
 
     They are of the image beside its reconstruction, as DRAEM's discriminator sees it (arXiv 2108.07610).
     """
@@ -58,35 +58,35 @@ class PixelFeatures(nn.Module):
         return maps
 
 
-class TeacherFeatures(nn.Module):
-    """The teacher's maps, averaged over 3 x 3 cells so that a shift of a few pixels changes little."""
+class BackboneFeatures(nn.Module):
+    """The backbone's maps, averaged over 3 x 3 cells so that a shift of a few pixels changes little."""
 
     channels = CHANNELS
 
     def __init__(self, config: Config | None = None) -> None:
-        """The teacher of a configuration; EfficientNet-lite0 without one."""
+        """The backbone of a configuration; EfficientNet-lite0 without one."""
         super().__init__()
-        self.teacher: Teacher | VitTeacher
-        if config is None or not config.teacher_file:
-            self.teacher = Teacher()
+        self.backbone: EfficientNetLite0 | VitBackbone
+        if config is None or not config.backbone_file:
+            self.backbone = EfficientNetLite0()
         else:
-            shape = VitShape.from_text(config.teacher_shape)
-            self.teacher = VitTeacher(shape, config.image_height, config.image_width)
+            shape = VitShape.from_text(config.backbone_shape)
+            self.backbone = VitBackbone(shape, config.image_height, config.image_width)
 
     def load_pretrained(self, config: Config) -> None:
-        """Fill in the teacher's weights. Raises TeacherError."""
-        if isinstance(self.teacher, VitTeacher):
-            self.teacher.load_pretrained(Path(config.teacher_file), config.teacher_sha256)
+        """Fill in the backbone's weights. Raises BackboneError."""
+        if isinstance(self.backbone, VitBackbone):
+            self.backbone.load_pretrained(Path(config.backbone_file), config.backbone_sha256)
         else:
-            self.teacher.load_pretrained()
+            self.backbone.load_pretrained()
 
     def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(B, 3, H, W) in 0..1 -> (B, 176, H / 8, W / 8), and the teacher's maps one by one, not averaged."""
-        joined, maps = self.teacher(image)
+        """(B, 3, H, W) in 0..1 -> (B, 176, H / 8, W / 8), and the backbone's maps one by one, not averaged."""
+        joined, maps = self.backbone(image)
         return F.avg_pool2d(joined, 3, stride=1, padding=1, count_include_pad=False), maps
 
 
-DETAIL = 96  # whitened directions of a cell's pixels that the transformer sees beside a teacher's features
+DETAIL = 96  # whitened directions of a cell's pixels that the transformer sees beside a backbone's features
 CONTEXT_FLOOR = 1e-2  # of the largest variance: directions below it hardly reach the transformer
 
 
@@ -185,10 +185,12 @@ class Autoencoder(nn.Module):
         self.grid = (config.image_height // patch, config.image_width // patch)
         self.patch = patch
         self.cells = patch // CELL  # a token covers cells x cells of the density's cells
-        self.features: TeacherFeatures | PixelFeatures = TeacherFeatures(config) if config.teacher else PixelFeatures()
+        self.features: BackboneFeatures | PixelFeatures = (
+            BackboneFeatures(config) if config.backbone else PixelFeatures()
+        )
         feature_dim = min(config.feature_dim, self.features.channels)
         self.whitening = Whitening(self.features.channels, feature_dim)
-        self.detail = Whitening(PixelFeatures.channels, DETAIL) if config.teacher else None
+        self.detail = Whitening(PixelFeatures.channels, DETAIL) if config.backbone else None
         self.embed = nn.Linear((feature_dim + (DETAIL if self.detail else 0)) * self.cells**2, dim)
         self.position = nn.Parameter(0.02 * torch.randn(1, self.grid[0] * self.grid[1], dim))
         self.registers = Registers(config.registers, dim)
@@ -209,9 +211,9 @@ class Autoencoder(nn.Module):
         self.evidence = Evidence()
 
     def known(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(B, 3, H, W) in 0..1 -> fixed features (B, C, rows, columns), and a teacher's maps as the difference head sees them."""
+        """(B, 3, H, W) in 0..1 -> fixed features (B, C, rows, columns), and a backbone's maps as the head sees them."""
         features, maps = self.features(image)
-        return features, maps if self.teacher_head is None else self.teacher_head.standard(maps)
+        return features, maps if self.backbone_head is None else self.backbone_head.standard(maps)
 
     def observe(self, image: Tensor) -> Tensor:
         """Whitened fixed features: (B, 3, H, W) in 0..1 -> (B, D, H / 8, W / 8)."""
@@ -221,7 +223,7 @@ class Autoencoder(nn.Module):
     def context(self, image: Tensor, y: Tensor) -> Tensor:
         """What the transformer sees of images (B, 3, H, W) in 0..1 with whitened features y (B, D, rows, columns).
 
-        Beside a teacher's features it sees pixels: from the features alone it could not draw fine detail.
+        Beside a backbone's features it sees pixels: from the features alone it could not draw fine detail.
         """
         seen = self.whitening.attenuated(y)
         if self.detail is None:
@@ -309,12 +311,12 @@ class Autoencoder(nn.Module):
 
     @property
     def learns_features(self) -> bool:
-        """Whether the maps that the difference head sees are learned, not a teacher's."""
+        """Whether the maps that the difference head sees are learned, not a backbone's."""
         return isinstance(self.features, PixelFeatures)
 
     @property
-    def teacher_head(self) -> DifferenceHead | None:
-        """The difference head where it sees a teacher's maps, which training does not change."""
+    def backbone_head(self) -> DifferenceHead | None:
+        """The difference head where it sees a backbone's maps, which training does not change."""
         return None if self.learns_features else self.difference
 
     @torch.no_grad()

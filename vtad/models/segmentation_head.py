@@ -74,7 +74,7 @@ class DifferenceHead(nn.Module):
             getattr(self, f"scale{i}").copy_(1 / scale[i].clamp_min(1e-4))
 
     def standard(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """A teacher's four maps in units of their variation over good images; of their own precision."""
+        """A backbone's four maps in units of their variation over good images; of their own precision."""
         known = ((getattr(self, f"mean{i}"), getattr(self, f"scale{i}")) for i in range(len(MAP_CHANNELS)))
         return tuple(
             ((x - mean[None, :, None, None]) * scale[None, :, None, None]).to(x.dtype)
@@ -82,7 +82,7 @@ class DifferenceHead(nn.Module):
         )
 
     def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
-        """Four maps (B, C, H / stride, W / stride), a teacher's as `standard` gives them -> log-odds (B, H / 8, W / 8)."""
+        """Four maps (B, C, H / stride, W / stride), a backbone's as `standard` gives them -> log-odds (B, H / 8, W / 8)."""
         half, fine, middle, coarse = maps
         x = torch.cat(
             [self.from_half(half), self.from_fine(fine), self.from_middle(middle), self.from_coarse(coarse)], dim=1
@@ -95,7 +95,7 @@ class DifferenceHead(nn.Module):
 
 
 class LearnedPyramid(nn.Module):
-    """Without a teacher: maps of the same sizes and widths of an image and its reconstruction, learned with the head."""
+    """Without a backbone: maps of the same sizes and widths of an image and its reconstruction, learned with the head."""
 
     def __init__(self) -> None:
         super().__init__()

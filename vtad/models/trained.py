@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
+from vtad.older_runs import tensors_of_today
 from vtad.run_folder import Run, RunError, sha256
 
 
@@ -20,7 +21,7 @@ def load_detector(run: Run, device: torch.device | None = None) -> Detector:
             raise RunError(
                 f"{run.weights}: the weights are not those that {run.path / 'card.json'} describes: train again"
             )
-        detector.load_state_dict(load_file(run.weights))
+        detector.load_state_dict(tensors_of_today(load_file(run.weights)))
     except (OSError, SafetensorError, RuntimeError) as e:
         raise RunError(f"{run.weights}: expected the weights of this run, got {e}".splitlines()[0]) from e
     if isinstance(detector.model, Autoencoder):

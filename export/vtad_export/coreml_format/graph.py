@@ -1,6 +1,6 @@
 """The detector as an exported program for Core ML: batch 1, static shapes, every operation marked with its precision.
 
-Float16 where the arithmetic is (teacher, transformer, heads), float32 where float16 would cancel or overflow: scale of the
+Float16 where the arithmetic is (backbone, transformer, heads), float32 where float16 would cancel or overflow: scale of the
 pixels, likelihood, SSIM, calibration, heatmap and score. The mark is the module that an operation is written in.
 """
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from vtad.backbones.efficientnet import Teacher
+from vtad.backbones.efficientnet import EfficientNetLite0
 from vtad.models.autoencoder import Autoencoder, Evidence, PixelFeatures, Whitening
 from vtad.models.context_density import MixtureHead
 from vtad.models.detector import Detector
@@ -26,7 +26,7 @@ from vtad.models.segmentation_head import DifferenceHead
 from vtad.models.ssim import SSIM, Blur
 from vtad_export.coreml_format.apple import quiet
 from vtad_export.coreml_format.convolution_maps import ConvolutionBlur
-from vtad_export.coreml_format.neural_engine import ChannelAutoencoder, EngineTeacher, FoldedDifferenceHead
+from vtad_export.coreml_format.neural_engine import ChannelAutoencoder, EngineBackbone, FoldedDifferenceHead
 
 FLOAT32, FLOAT16 = "float32", "float16"
 Layout = Literal["ane", "standard"]
@@ -67,7 +67,7 @@ FLOAT32_MODULES: tuple[type[nn.Module], ...] = (
     PaperAutoencoder,
 )
 # Whitening magnifies the rounding of what varies little. Pixels are exact, so there float32 keeps it out of the density
-# (drift of the score 0.002 of the spread instead of 0.07); a teacher's features are float16 anyway, and nothing is gained.
+# (drift of the score 0.002 of the spread instead of 0.07); a backbone's features are float16 anyway, and nothing is gained.
 EXACT_FEATURES: tuple[type[nn.Module], ...] = (PixelFeatures, FoldedWhitening)
 
 
@@ -85,8 +85,8 @@ def prepared(detector: Detector, layout: Layout = "standard") -> Detector:
                 setattr(parent, name, FoldedWhitening(child))
             elif isinstance(child, Blur):
                 setattr(parent, name, ConvolutionBlur(child, channels=3 if isinstance(parent, SSIM) else 1))
-            elif isinstance(child, Teacher) and layout == "ane":
-                setattr(parent, name, EngineTeacher(child))
+            elif isinstance(child, EfficientNetLite0) and layout == "ane":
+                setattr(parent, name, EngineBackbone(child))
             elif isinstance(child, DifferenceHead) and layout == "ane":
                 setattr(parent, name, FoldedDifferenceHead(child))
     return twin

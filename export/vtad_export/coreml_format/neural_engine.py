@@ -8,13 +8,13 @@ linear W (O, I), b             1x1 convolution W (O, I, 1, 1), b
 qkv (3E, E)                    three of them, that of q times 1 / sqrt(E / heads)
 layer norm g, d, then W, b     layer norm without g and d over channels, then W diag(g), b + W d
 position (1, N, E)             (1, E, 1, N); registers likewise
-teacher: 2 x - 1, then W, b    W times 2, b - sum of W; the border of zeros becomes one of 0.5
-teacher: nearest upsampling    transposed convolution with ones
+backbone: 2 x - 1, then W, b   W times 2, b - sum of W; the border of zeros becomes one of 0.5
+backbone: nearest upsampling   transposed convolution with ones
 difference head: (x - m) s     W diag(s), b - W diag(s) m
 
 Nothing is divided by a weight or by a standard deviation, so small ones do no harm. Tokens come first and registers last, so
 that dropping the registers is a slice that starts at 0: a slice along the last axis that does not has been seen to lose
-digits on the M1 (sbryngelson/ane-guide, chapter 35). The teacher's other layers are convolutions already and stay.
+digits on the M1 (sbryngelson/ane-guide, chapter 35). The backbone's other layers are convolutions already and stay.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vtad.backbones.efficientnet import TAPS, Teacher
+from vtad.backbones.efficientnet import TAPS, EfficientNetLite0
 from vtad.backbones.layers import Attention, Block
 from vtad.models.autoencoder import Autoencoder, Prediction
 from vtad.models.context_density import MixtureHead
@@ -125,26 +125,26 @@ class ChannelMixtureHead(MixtureHead):
         return F.pixel_shuffle(tokens.reshape(tokens.shape[0], tokens.shape[1], *self.grid), self.cells)
 
 
-class EngineTeacher(nn.Module):
-    """`Teacher` with its normalisation in the first convolution, and no upsampling that older chips lack."""
+class EngineBackbone(nn.Module):
+    """`EfficientNetLite0` with its normalisation in the first convolution, and no upsampling that older chips lack."""
 
     twice: Tensor
 
-    def __init__(self, teacher: Teacher) -> None:
+    def __init__(self, backbone: EfficientNetLite0) -> None:
         super().__init__()
-        conv, pad = teacher.stem.conv, teacher.stem.pad
+        conv, pad = backbone.stem.conv, backbone.stem.pad
         assert conv.bias is not None
         assert pad is not None
         weight = conv.weight.detach().double()
         self.weight = nn.Parameter((2 * weight).float())
         self.bias = nn.Parameter((conv.bias.detach().double() - weight.sum((1, 2, 3))).float())
         self.pad, self.stride = pad, conv.stride
-        self.blocks = teacher.blocks
+        self.blocks = backbone.blocks
         *_, coarse = TAPS.values()
         self.register_buffer("twice", torch.ones(coarse, 1, 2, 2), persistent=False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(B, 3, H, W) in 0..1, as `Teacher.forward`."""
+        """(B, 3, H, W) in 0..1, as `EfficientNetLite0.forward`."""
         x = F.pad(image, self.pad, value=0.5)  # 0 after normalisation
         x = F.relu6(F.conv2d(x, self.weight, self.bias, self.stride))
         maps = []

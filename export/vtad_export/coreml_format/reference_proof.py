@@ -33,7 +33,7 @@ from vtad_runtime.contract.conformal import MARGIN
 
 Precision = Literal["fp16", "fp32", "int8"]
 
-# What float16 may drift. The teacher's rounding is magnified by the whitening, where features vary little, and reaches the
+# What float16 may drift. The backbone's rounding is magnified by the whitening, where features vary little, and reaches the
 # score through the density, the reconstruction through the transformer. Measured, default preset: MVTec AD bottle, two
 # trainings: reconstruction 0.0016, ssim_map 0.035, density_map and heatmap 0.10, score 0.026 of the spread; the demo's
 # tablets: reconstruction 0.009, ssim_map 0.15. The maps share one budget; verdicts are held by the score's.

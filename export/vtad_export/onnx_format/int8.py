@@ -1,6 +1,6 @@
-"""Int8: the transformer's matrix products in ONNX, its weights in Core ML. Never the teacher, the blurs or the calibration.
+"""Int8: the transformer's matrix products in ONNX, its weights in Core ML. Never the backbone, the blurs or the calibration.
 
-The teacher feeds the whitening, which magnifies what varies little; the matrices of the blurs and of the upsampling are
+The backbone feeds the whitening, which magnifies what varies little; the matrices of the blurs and of the upsampling are
 to be exact. ONNX: products by learned weights; weights as int8 with a scale a channel, activations rounded as they come
 (onnxruntime's dynamic quantization, by the range of the whole batch: so the batch is 1, and no picture's score depends on its
 neighbours). Core ML: weights are stored as int8 and computed in float16, which makes the file
@@ -98,7 +98,7 @@ def learned_products(model: onnx.ModelProto) -> list[str]:
     for node in model.graph.node:
         scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
         inside = ast.literal_eval(scopes)
-        if "model.features" in inside:  # a teacher that is a transformer too
+        if "model.features" in inside:  # a backbone that is a transformer too
             continue
         if node.op_type == "MatMul" and node.input[1] in matrices and inside and inside[-1].startswith("linear"):
             chosen.append(node.name)

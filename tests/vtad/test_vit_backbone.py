@@ -1,4 +1,4 @@
-"""A Vision Transformer from a file as the teacher: what it computes, what files it takes, and that a run keeps it."""
+"""A Vision Transformer from a file as the backbone: what it computes, what files it takes, and that a run keeps it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tiny_run import done, error, flags, tiny
 from tiny_vit import DIM, State, random_vit, write_vit
 from torch import Tensor
 
-from vtad.backbones.backbone import TeacherError
-from vtad.backbones.vit_backbone import VitTeacher, at_grid, projection
-from vtad.backbones.vit_checkpoint import VitShape, read_checkpoint, with_teacher
+from vtad.backbones.backbone import BackboneError
+from vtad.backbones.vit_backbone import VitBackbone, at_grid, projection
+from vtad.backbones.vit_checkpoint import VitShape, read_checkpoint, with_backbone
 from vtad.commands.train import train as command
 from vtad.config import Config, ConfigError, preset
 from vtad.fitting import loop
@@ -83,11 +83,11 @@ def saved(path: Path, content: object) -> Path:
     return path
 
 
-def loaded(path: Path, height: int = 48, width: int = 64) -> VitTeacher:
+def loaded(path: Path, height: int = 48, width: int = 64) -> VitBackbone:
     found = read_checkpoint(path)
-    teacher = VitTeacher(found.shape, height, width).eval()
-    teacher.load_pretrained(path, found.sha256)
-    return teacher
+    backbone = VitBackbone(found.shape, height, width).eval()
+    backbone.load_pretrained(path, found.sha256)
+    return backbone
 
 
 def pixels(height: int = 48, width: int = 64) -> Tensor:
@@ -112,20 +112,20 @@ def pixels(height: int = 48, width: int = 64) -> Tensor:
 @torch.no_grad()
 def test_the_maps_are_those_of_the_definition(choices: dict[str, Any], tmp_path: Path) -> None:
     state = random_vit(**choices)
-    teacher = loaded(saved(tmp_path / "vit.pth", state))
-    for got, expected in zip(teacher.maps(pixels()), literal_maps(state, pixels()), strict=True):
+    backbone = loaded(saved(tmp_path / "vit.pth", state))
+    for got, expected in zip(backbone.maps(pixels()), literal_maps(state, pixels()), strict=True):
         assert expected.std() > 0.3
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
-def test_its_outputs_have_the_shapes_of_the_default_teachers_and_never_train(tmp_path: Path) -> None:
-    teacher = loaded(write_vit(tmp_path / "vit.pth"))
-    joined, maps = teacher(pixels())
+def test_its_outputs_have_the_shapes_of_the_default_backbone_and_never_train(tmp_path: Path) -> None:
+    backbone = loaded(write_vit(tmp_path / "vit.pth"))
+    joined, maps = backbone(pixels())
     assert joined.shape == (2, 176, 6, 8)
     assert [tuple(m.shape[1:]) for m in maps] == [(16, 24, 32), (24, 12, 16), (40, 6, 8), (112, 6, 8)]
     assert torch.equal(joined[:, :, ::2, ::2], joined[:, :, 1::2, 1::2])  # a token stands for 2 x 2 cells
-    assert not any(p.requires_grad for p in teacher.parameters())
+    assert not any(p.requires_grad for p in backbone.parameters())
 
 
 @torch.no_grad()
@@ -140,8 +140,8 @@ def test_class_token_and_registers_take_part(tmp_path: Path) -> None:
 
 def test_positions_are_kept_where_the_grid_is_that_of_the_checkpoint(tmp_path: Path) -> None:
     state = random_vit(side=4)
-    teacher = loaded(saved(tmp_path / "vit.pth", state), 64, 64)
-    assert torch.equal(teacher.position, state["pos_embed"][:, 1:])
+    backbone = loaded(saved(tmp_path / "vit.pth", state), 64, 64)
+    assert torch.equal(backbone.position, state["pos_embed"][:, 1:])
     square = torch.randn(1, 8, 3, 3)
     assert at_grid(square, (5, 2)).shape == (1, 10, 8)
 
@@ -149,10 +149,10 @@ def test_positions_are_kept_where_the_grid_is_that_of_the_checkpoint(tmp_path: P
 def test_the_positions_of_registers_are_added_to_them_where_there_are_any(tmp_path: Path) -> None:
     state = random_vit("timm", side=5)
     extra, squares = torch.randn(1, 5, DIM), torch.randn(1, 25, DIM)
-    teacher = loaded(saved(tmp_path / "vit.pth", state | {"pos_embed": torch.cat([extra, squares], dim=1)}), 80, 80)
+    backbone = loaded(saved(tmp_path / "vit.pth", state | {"pos_embed": torch.cat([extra, squares], dim=1)}), 80, 80)
     tokens = torch.cat([state["cls_token"], state["reg_token"]], dim=1)
-    torch.testing.assert_close(teacher.extra.tokens.data, tokens + extra)
-    assert torch.equal(teacher.position, squares)
+    torch.testing.assert_close(backbone.extra.tokens.data, tokens + extra)
+    assert torch.equal(backbone.position, squares)
 
 
 def test_projections_nearly_keep_distances_and_are_the_same_each_time() -> None:
@@ -232,7 +232,7 @@ def test_what_is_no_plain_vit_is_one_line_that_names_the_file_and_the_tensor(
     change: Callable[[State], object], says: str, tmp_path: Path
 ) -> None:
     path = saved(tmp_path / "vit.pth", change(random_vit()))
-    with pytest.raises(TeacherError, match=f"vit.pth: expected .*{says}.*: give --teacher the weights") as caught:
+    with pytest.raises(BackboneError, match=f"vit.pth: expected .*{says}.*: give --backbone the weights") as caught:
         read_checkpoint(path)
     assert "\n" not in str(caught.value)
 
@@ -244,8 +244,8 @@ def vit(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def configured(pills: Path, tmp_path: Path, vit: Path) -> Callable[..., Config]:
-    """configured(**changes) -> a tiny configuration with a tiny ViT as its teacher."""
-    values = {"data": str(pills), "out": str(tmp_path / "runs"), "teacher_file": vit, "epochs": 1}
+    """configured(**changes) -> a tiny configuration with a tiny ViT as its backbone."""
+    values = {"data": str(pills), "out": str(tmp_path / "runs"), "backbone_file": vit, "epochs": 1}
     return lambda **changes: tiny("default", **{**values, **changes})
 
 
@@ -293,7 +293,7 @@ def test_an_unusable_file_is_one_line_and_exit_code_2_and_leaves_nothing(
     pills: Path, tmp_path: Path, kind: str, says: str
 ) -> None:
     path, out = unusable(kind, tmp_path), tmp_path / "runs"
-    options = ["--category", "pill", "--data", pills, "--out", out, "--teacher", path, *flags(preset="default")]
+    options = ["--category", "pill", "--data", pills, "--out", out, "--backbone", path, *flags(preset="default")]
     line = error(2, command, *options)
     assert line.startswith(f"Error: {path}: expected")
     assert says in line
@@ -301,24 +301,24 @@ def test_an_unusable_file_is_one_line_and_exit_code_2_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("name", ["scratch", "paper"])
-def test_a_preset_without_a_teacher_takes_none(name: Any, pills: Path, tmp_path: Path, vit: Path) -> None:
-    line = error(2, command, "--category", "pill", "--data", pills, "--preset", name, "--teacher", vit)
-    assert f"teacher_file: the preset {name} has no teacher: leave --teacher out" in line
+def test_a_preset_without_a_backbone_takes_none(name: Any, pills: Path, tmp_path: Path, vit: Path) -> None:
+    line = error(2, command, "--category", "pill", "--data", pills, "--preset", name, "--backbone", vit)
+    assert f"backbone_file: the preset {name} has no backbone: leave --backbone out" in line
     with pytest.raises(ConfigError):
-        preset(name, "pill", teacher_file=vit)
+        preset(name, "pill", backbone_file=vit)
 
 
 @pytest.mark.slow
-def test_a_trained_run_says_what_its_teacher_was_and_needs_the_file_no_more(
+def test_a_trained_run_says_what_its_backbone_was_and_needs_the_file_no_more(
     configured: Callable[..., Config], vit: Path, pills: Path
 ) -> None:
     digest = sha256(vit)
     run = train(configured())
     config = run.config()
-    assert config.teacher_sha256 == run.card().identity.config["teacher_sha256"] == digest
-    assert config.teacher_shape == "dim=64,depth=4,patch=14,registers=4,mlp_dim=128,class_token=1"
+    assert config.backbone_sha256 == run.card().identity.config["backbone_sha256"] == digest
+    assert config.backbone_shape == "dim=64,depth=4,patch=14,registers=4,mlp_dim=128,class_token=1"
     found, expected = load_file(run.weights), loaded(vit, 32, 32).state_dict()
-    assert all(torch.equal(found[f"model.features.teacher.{k}"], v) for k, v in expected.items())
+    assert all(torch.equal(found[f"model.features.backbone.{k}"], v) for k, v in expected.items())
     vit.unlink()
     judged = load_detector(run)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     assert torch.isfinite(judged.score).all()
@@ -353,10 +353,10 @@ def test_a_stopped_training_continues_to_the_same_weights_whatever_became_of_the
 
 def test_a_file_that_changes_while_training_starts_is_refused(vit: Path) -> None:
     found = read_checkpoint(vit)
-    teacher = VitTeacher(found.shape, 32, 32)
+    backbone = VitBackbone(found.shape, 32, 32)
     write_vit(vit, seed=1)
-    with pytest.raises(TeacherError, match=r"expected the weights that training began with.*train again") as caught:
-        teacher.load_pretrained(vit, found.sha256)
+    with pytest.raises(BackboneError, match=r"expected the weights that training began with.*train again") as caught:
+        backbone.load_pretrained(vit, found.sha256)
     assert "\n" not in str(caught.value)
 
 
@@ -364,16 +364,16 @@ def test_the_shape_survives_text_and_other_text_is_refused(vit: Path) -> None:
     shape = read_checkpoint(vit).shape
     assert VitShape.from_text(shape.text()) == shape
     for text in ("", "dim=64", shape.text() + ",x=1", shape.text().replace("64", "65"), shape.text().replace("4", "0")):
-        with pytest.raises(TeacherError, match="teacher_shape: expected dim, depth") as caught:
+        with pytest.raises(BackboneError, match="backbone_shape: expected dim, depth") as caught:
             VitShape.from_text(text)
         assert "\n" not in str(caught.value)
 
 
 def test_a_detector_cannot_be_built_before_the_shape_is_known(configured: Callable[..., Config]) -> None:
-    with pytest.raises(TeacherError, match="teacher_shape"):
+    with pytest.raises(BackboneError, match="backbone_shape"):
         Detector(configured())
-    assert with_teacher(configured()).teacher_shape
-    assert with_teacher(tiny("default")) == tiny("default")
+    assert with_backbone(configured()).backbone_shape
+    assert with_backbone(tiny("default")) == tiny("default")
 
 
 @pytest.mark.slow
@@ -383,4 +383,4 @@ def test_a_damaged_shape_in_a_run_is_one_line(configured: Callable[..., Config],
     run: Run = train(configured())
     text = (run.path / "config.json").read_text()
     (run.path / "config.json").write_text(text.replace("dim=64", "dim=none"))
-    assert "teacher_shape: expected" in error(2, evaluate, "--run", run.path)
+    assert "backbone_shape: expected" in error(2, evaluate, "--run", run.path)

@@ -1,0 +1,38 @@
+"""Runs that were trained before the names of today: their configuration and tensors under the names of today.
+
+What a file of today holds is returned as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_FIELDS = {
+    "teacher": "backbone",
+    "teacher_file": "backbone_file",
+    "teacher_shape": "backbone_shape",
+    "teacher_sha256": "backbone_sha256",
+}
+# Parts of the autoencoder, as tensors name them between dots.
+_PARTS = {
+    "features.teacher": "features.backbone",
+}
+
+
+def config_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a run's config.json."""
+    return {_FIELDS.get(name, name): value for name, value in values.items()}
+
+
+def tensors_of_today(tensors: Mapping[str, T]) -> dict[str, T]:
+    """The tensors of model.safetensors or checkpoint.safetensors."""
+    return {_renamed(name): value for name, value in tensors.items()}
+
+
+def _renamed(name: str) -> str:
+    for before, now in _PARTS.items():
+        name = f".{name}".replace(f".{before}.", f".{now}.", 1)[1:]
+    return name
