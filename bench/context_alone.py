@@ -1,4 +1,4 @@
-"""What the transformer says on its own: a trained detector whose map is its context's density, in place of all evidence."""
+"""What the transformer says on its own: a trained detector whose map is the context density, in place of the fused score."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ _FIELDS = {
 # Parts of the autoencoder, as tensors name them between dots.
 _PARTS = {
     "features.teacher": "features.backbone",
+    "evidence": "score_fusion",
 }
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vtad.backbones.efficientnet import backbone_weights
 from vtad.backbones.vit_checkpoint import with_backbone
 from vtad.calibration.map_units import Maps, fit_fusion, fit_units, raw_maps, scores_and_peaks
-from vtad.calibration.score_fusion import fit_witness_weights
+from vtad.calibration.score_fusion import fit_score_fusion
 from vtad.config import Config
 from vtad.data.augmentation import moved_images
 from vtad.data.images import ImageCache, fingerprint, split_good
@@ -29,7 +29,7 @@ from vtad.run_folder import Run, RunError, create_run, newest_run, open_run, sha
 from vtad_runtime.contract.card import Calibration
 from vtad_runtime.contract.conformal import MIN_IMAGES, calibration
 
-WITNESS_IMAGES = 128  # synthetic defects that the weights of the witnesses are chosen on
+SCORER_IMAGES = 128  # synthetic defects that the weights of the scorers are chosen on
 FUSION_IMAGES = 64  # of them, those that the weights of the two maps are chosen on
 
 
@@ -97,8 +97,8 @@ def unfinished_run(out: Path, path: Path | None, category: str | None) -> Run:
 def _calibrate(detector: Detector, good: NDArray[np.uint8], config: Config, device: torch.device) -> Calibration:
     detector.eval()
     moved = moved_images(good, np.random.default_rng((config.seed, 5)))
-    defective, masks = synthetic(moved, min(WITNESS_IMAGES, 4 * len(good)), config.seed)
-    fit_witness_weights(detector, good, moved, defective, masks, device)
+    defective, masks = synthetic(moved, min(SCORER_IMAGES, 4 * len(good)), config.seed)
+    fit_score_fusion(detector, good, moved, defective, masks, device)
     maps = raw_maps(detector, good, device)
     fit_units(detector, maps)
     few = slice(FUSION_IMAGES)

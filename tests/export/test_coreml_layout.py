@@ -46,7 +46,7 @@ def unruly(**changes: Any) -> Autoencoder:
         for parameter in (model.pixels.weight, model.pixels.bias, model.density.location.weight):
             parameter.normal_(0, 0.05)
         model.whitening.matrix.normal_(0, 0.3)
-        model.evidence.weight.copy_(torch.tensor([0.1, 0.2, 0.3, 1.0, 0.5]))
+        model.score_fusion.weight.copy_(torch.tensor([0.1, 0.2, 0.3, 1.0, 0.5]))
     assert model.difference is not None
     unsettle(model.difference)
     return model
@@ -185,8 +185,8 @@ def test_the_default_architecture_at_full_size_is_likely_on_the_engine_and_compu
         model.place.factor.normal_(0, 0.1)
         model.mixture.centres.normal_()
         model.mixture.curvature.uniform_(-0.5, 1)
-        model.evidence.weight.copy_(torch.tensor(weights))
-        model.evidence.settle()
+        model.score_fusion.weight.copy_(torch.tensor(weights))
+        model.score_fusion.settle()
     program = trace(prepared(detector, "ane"))
     full, half = tmp_path / "full.mlpackage", tmp_path / "half.mlpackage"
     write_package(convert(program, "fp32", "iOS16"), trained.card(), full)

@@ -27,7 +27,7 @@ from vtad_export.coreml_format.exporter import convert, write_package
 from vtad_export.coreml_format.graph import Layout, prepared, trace
 from vtad_export.coreml_format.mil import FLOAT16_LIMIT, REFERENCE, Executor, rounded
 from vtad_export.coreml_format.mlpackage import PackageError, Program, read_program, specification, weight_file
-from vtad_export.coreml_format.reference_proof import DRIFT, WITNESS_MODULES, ReferenceProof, prove_package
+from vtad_export.coreml_format.reference_proof import DRIFT, SCORER_MODULES, ReferenceProof, prove_package
 from vtad_export.coreml_format.same_program import difference
 from vtad_export.proof.parity import TOLERANCE, Limits, ParityError, Samples, accept, compare, samples
 from vtad_runtime.contract.card import Card
@@ -117,16 +117,18 @@ def test_the_constants_of_the_package_are_the_checkpoints_bit_for_bit(packages: 
 
 
 @pytest.mark.parametrize("layout", ["packages", "laid_out"])
-def test_no_tensor_of_a_witness_that_does_not_count_is_said_to_be_folded(
+def test_no_tensor_of_a_scorer_that_does_not_count_is_said_to_be_folded(
     layout: str, request: pytest.FixtureRequest
 ) -> None:
     made: Packages = request.getfixturevalue(layout)
     assert isinstance(made.detector.model, Autoencoder)
     derived = made.prove(made.full).constants_derived
-    for witness, module in WITNESS_MODULES.items():
-        if witness not in made.detector.model.evidence.counted:
+    for scorer, module in SCORER_MODULES.items():
+        if scorer not in made.detector.model.score_fusion.counted:
             assert not [name for name in derived if f".{module}." in name]
-    assert set(made.detector.model.evidence.counted) < set(WITNESS_MODULES)  # some do not count, or nothing was shown
+    assert set(made.detector.model.score_fusion.counted) < set(
+        SCORER_MODULES
+    )  # some do not count, or nothing was shown
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__)

@@ -13,8 +13,8 @@ from tiny_run import tiny
 from torch import Tensor
 
 from vtad.calibration.map_units import fit_fusion, fit_units, raw_maps, scores_and_peaks
-from vtad.calibration.score_fusion import fit_witness_weights
-from vtad.models.autoencoder import Autoencoder, Witnesses
+from vtad.calibration.score_fusion import fit_score_fusion
+from vtad.models.autoencoder import Autoencoder, ScorerMaps
 from vtad.models.detector import SCORE_RULE, Detector
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run
@@ -131,7 +131,7 @@ def test_the_map_that_sees_the_defects_gets_the_weight_when_the_other_is_noise(g
     assert (detector.ssim_weight > detector.nll_weight) == (good_map == "ssim")
 
 
-class ScriptedWitnesses(Autoencoder):
+class ScriptedScorers(Autoencoder):
     """The memory sees the red channel through noise, the mixture none or as well; the place sees green, the context blue."""
 
     def __init__(self, mixture_sees: float = 0.0, **changes: Any) -> None:
@@ -139,11 +139,11 @@ class ScriptedWitnesses(Autoencoder):
         self.noise = torch.Generator().manual_seed(0)
         self.mixture_sees = mixture_sees
 
-    def witnesses(self, image: Tensor) -> tuple[Tensor, Witnesses]:
+    def scorer_maps(self, image: Tensor) -> tuple[Tensor, ScorerMaps]:
         red, green, blue = torch.nn.functional.avg_pool2d(image, 8).unbind(1)
         noise = 0.05 * torch.randn((2, *red.shape), generator=self.noise)
         mixture = self.mixture_sees * red + noise[1]
-        return image, Witnesses(red + noise[0], mixture, green, blue, torch.zeros_like(red))
+        return image, ScorerMaps(red + noise[0], mixture, green, blue, torch.zeros_like(red))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ class ScriptedWitnesses(Autoencoder):
     [((0, 1), True, True), ((0, 2), None, True), ((0,), False, False)],
     ids=["place", "context", "neither"],
 )
-def test_a_witness_counts_when_it_helps_on_images_that_moved(
+def test_a_scorer_counts_when_it_helps_on_images_that_moved(
     told_by: tuple[int, ...], place: bool | None, context: bool
 ) -> None:
     """What does not see the defects is noise of its own, so counting it would harm, unless another corrects it.
@@ -169,9 +169,9 @@ def test_a_witness_counts_when_it_helps_on_images_that_moved(
     for channel in told_by:
         defective[..., channel][masks] += 20
     detector = Detector(tiny())
-    model = detector.model = ScriptedWitnesses()
-    found = fit_witness_weights(detector, good, good, defective, masks, CPU)
-    weight = model.evidence.weight
+    model = detector.model = ScriptedScorers()
+    found = fit_score_fusion(detector, good, good, defective, masks, CPU)
+    weight = model.score_fusion.weight
     assert place is None or bool(weight[2] > 0) == place
     assert bool(weight[3] > 0) == context
     assert weight[0] > 0
@@ -191,9 +191,9 @@ def test_the_mixture_stands_for_the_memory_where_it_sees_more(sees: float, chose
     masks[:, 8:16, 16:24] = True
     defective[..., 0][masks] += 20
     detector = Detector(tiny())
-    model = detector.model = ScriptedWitnesses(sees)
-    fit_witness_weights(detector, good, moved, defective, masks, CPU)
-    assert (model.evidence.weight[:2] > 0).tolist() == [not chosen, chosen]
+    model = detector.model = ScriptedScorers(sees)
+    fit_score_fusion(detector, good, moved, defective, masks, CPU)
+    assert (model.score_fusion.weight[:2] > 0).tolist() == [not chosen, chosen]
 
 
 def test_a_place_that_cannot_bear_motion_does_not_count() -> None:
@@ -207,9 +207,9 @@ def test_a_place_that_cannot_bear_motion_does_not_count() -> None:
     for images in (moved, defective):
         images[:, 24:, :, 1] += 90
     detector = Detector(tiny())
-    model = detector.model = ScriptedWitnesses()
-    fit_witness_weights(detector, good, moved, defective, masks, CPU)
-    assert model.evidence.weight[2] == 0
+    model = detector.model = ScriptedScorers()
+    fit_score_fusion(detector, good, moved, defective, masks, CPU)
+    assert model.score_fusion.weight[2] == 0
 
 
 def test_the_context_counts_while_it_costs_nothing() -> None:
@@ -221,9 +221,9 @@ def test_the_context_counts_while_it_costs_nothing() -> None:
     for channel in (0, 2):
         defective[..., channel][masks] += 90
     detector = Detector(tiny())
-    model = detector.model = ScriptedWitnesses()
-    found = fit_witness_weights(detector, good, moved, defective, masks, CPU)
-    assert model.evidence.weight[3] > 0
+    model = detector.model = ScriptedScorers()
+    found = fit_score_fusion(detector, good, moved, defective, masks, CPU)
+    assert model.score_fusion.weight[3] > 0
     assert max(found.values()) > 0.99
 
 
@@ -238,10 +238,10 @@ def test_a_context_that_surely_costs_does_not_count_however_little_that_is() -> 
     for pictures_ in (moved, defective):
         pictures_[:, :8, :8, 2] = 250
     detector = Detector(tiny(image_height=side, image_width=side))
-    model = detector.model = ScriptedWitnesses(image_height=side, image_width=side)
-    found = fit_witness_weights(detector, good, moved, defective, masks, CPU)
+    model = detector.model = ScriptedScorers(image_height=side, image_width=side)
+    found = fit_score_fusion(detector, good, moved, defective, masks, CPU)
     assert 0 < found["1 0 1 0"] - found["1 0 1 0.25"] < 0.005
-    assert model.evidence.weight[3] == 0
+    assert model.score_fusion.weight[3] == 0
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (96, 160), (384, 384)])

@@ -136,7 +136,7 @@ def test_the_density_is_about_the_clean_image_given_the_corrupted_one() -> None:
     config = tiny()
     model = fitted(config)
     x, y = image(config), image(config, seed=2)
-    own = model.witnesses(x)[1].context
+    own = model.scorer_maps(x)[1].context
     assert torch.equal(model.denoise(x, x).nll, own)
     assert torch.equal(model.denoise(x, y).reconstruction, model(x).reconstruction)  # the target is not an input
     assert not torch.equal(model.denoise(x, y).nll, own)
@@ -211,12 +211,12 @@ def test_beside_a_backbone_the_transformer_sees_pixels_and_without_one_it_sees_t
 
 
 @torch.no_grad()
-def test_a_witness_without_weight_is_not_asked_once_the_weights_are_final() -> None:
+def test_a_scorer_without_weight_is_not_asked_once_the_weights_are_final() -> None:
     model = fitted(tiny())
     x = image(tiny())
     before = model(x).nll
-    model.evidence.settle()
-    seen = model.witnesses(x)[1]
+    model.score_fusion.settle()
+    seen = model.scorer_maps(x)[1]
     assert seen.memory.any()
-    assert not any(witness.any() for witness in seen[1:])
+    assert not any(scorer.any() for scorer in seen[1:])
     torch.testing.assert_close(model(x).nll, before)

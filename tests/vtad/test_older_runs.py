@@ -89,7 +89,7 @@ def stopped_at_once(config: Config) -> Run:
 
 def under_old_names(run: Run, old: Run) -> None:
     """Rewrite a stopped run's files as they were when `old` was trained."""
-    before = {now: name for now, name in tensors_of_today({name: name for name in load_file(old.weights)}).items()}
+    before = tensors_of_today({name: name for name in load_file(old.weights)})
     with safe_open(run.checkpoint, framework="pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict

@@ -162,7 +162,7 @@ def test_rehearsals_change_the_difference_head_alone(
     with_them = load_file(train(config).weights)
     monkeypatch.setattr(rehearsal, "REHEARSALS", 0)
     without = load_file(train(config).weights)
-    learnt = {k for k in without if k.startswith("model.")} - {"model.evidence.mean", "model.evidence.weight"}
+    learnt = {k for k in without if k.startswith("model.")} - {"model.score_fusion.mean", "model.score_fusion.weight"}
     changed = {k for k in learnt if not torch.equal(with_them[k], without[k])}
     assert changed
     assert all(k.startswith("model.difference.") for k in changed)
@@ -284,7 +284,7 @@ def test_held_out_images_are_never_trained_on(configured: Callable[..., Config],
     for path in held_out:
         shutil.copy(pills / "pill" / "test" / "crack" / "000.png", train_folder / path.name)
     with_good, with_cracks = (load_file(train(c).weights) for c in (config, configured(data=str(other))))
-    learnt = [k for k in with_good if k.startswith("model.") and not k.startswith("model.evidence.")]
+    learnt = [k for k in with_good if k.startswith("model.") and not k.startswith("model.score_fusion.")]
     assert [k for k in learnt if not torch.equal(with_good[k], with_cracks[k])] == []
     calibrated = [k for k in with_good if k not in learnt]
     assert any(not torch.equal(with_good[k], with_cracks[k]) for k in calibrated)
@@ -316,7 +316,7 @@ def test_training_ends_when_patience_does_and_the_best_weights_are_kept(
         (pytest.approx(2.1), False),
     ]
     weights = load_file(run.weights)
-    learnt = {k: v for k, v in kept.items() if not k.startswith("evidence.")}  # that is calibrated afterwards
+    learnt = {k: v for k, v in kept.items() if not k.startswith("score_fusion.")}  # that is calibrated afterwards
     assert all(torch.equal(weights[f"model.{k}"], v) for k, v in learnt.items())
 
 

@@ -1,6 +1,6 @@
 """Calibration from held-out good images only: units of normal variation, fusion of the two maps.
 
-How much each witness of the density counts is in vtad.calibration.score_fusion; the threshold, which edge and training
+How much each scorer of the density counts is in vtad.calibration.score_fusion; the threshold, which edge and training
 take by one rule, in vtad_runtime.contract.conformal.
 """
 

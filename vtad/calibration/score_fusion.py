@@ -1,4 +1,4 @@
-"""How much each witness counts, from held-out good images and synthetic defects alone."""
+"""How much each scorer counts, from held-out good images and synthetic defects alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DIFFERENCE_WEIGHT = 0.5
 DIFFERENCE_WEIGHT_ALONE = 2.0  # without a backbone, where the memory and the place know no more than pixels
 
 
-def fit_witness_weights(
+def fit_score_fusion(
     detector: Detector,
     good: NDArray[np.uint8],
     moved: NDArray[np.uint8],
@@ -37,7 +37,7 @@ def fit_witness_weights(
     masks: NDArray[np.bool_],
     device: torch.device,
 ) -> dict[str, float]:
-    """Set how much each witness counts: all in units of their variation on held-out good images (N, H, W, 3).
+    """Set how much each scorer counts: all in units of their variation on held-out good images (N, H, W, 3).
 
     Memory, mixture and place get those of `KNOWN_WEIGHTS` with the largest mean of image AUROC and AUPRO on synthetic
     defects, (N, H, W, 3) and (N, H, W). The context gets the largest weight that takes little from it, and no more than
@@ -49,24 +49,24 @@ def fit_witness_weights(
     model = detector.model
     if not isinstance(model, Autoencoder):
         return {}
-    model.evidence.ask_all()
-    steady = _witnesses(model, good, device)
+    model.score_fusion.ask_all()
+    steady = _scorer_maps(model, good, device)
     mean, std = steady.mean((0, 2, 3)), steady.transpose(0, 1).flatten(1).std(1).clamp_min(1e-6)
-    seen = (_witnesses(model, np.concatenate([defective, moved]), device) - mean[:, None, None]) / std[:, None, None]
+    seen = (_scorer_maps(model, np.concatenate([defective, moved]), device) - mean[:, None, None]) / std[:, None, None]
     difference = DIFFERENCE_WEIGHT_ALONE if model.learns_features else DIFFERENCE_WEIGHT
     trial = Trial(
         seen, _cells(masks, len(moved)), len(defective), difference if model.difference else 0.0, detector.top
     )
     found: dict[Weights, float] = {}
     chosen = _choose_context(trial, _choose_known(trial, found), found)
-    model.evidence.mean.copy_(mean)
-    model.evidence.weight.copy_(torch.tensor([*chosen, trial.head]) / std)
-    model.evidence.settle()
+    model.score_fusion.mean.copy_(mean)
+    model.score_fusion.weight.copy_(torch.tensor([*chosen, trial.head]) / std)
+    model.score_fusion.settle()
     return {" ".join(f"{w:g}" for w in weights): quality for weights, quality in found.items()}
 
 
 class Trial(NamedTuple):
-    """Defective pictures, then good ones that moved, as the witnesses see them."""
+    """Defective pictures, then good ones that moved, as the scorers see them."""
 
     seen: Tensor  # (N, 5, rows, columns), in units of variation on good images
     masks: NDArray[np.bool_]  # (N, rows, columns)
@@ -120,12 +120,12 @@ def _choose_context(trial: Trial, known: Weights, found: dict[Weights, float]) -
     return known
 
 
-def _witnesses(model: Autoencoder, images: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """What each witness says: (N, 5, rows, columns)."""
+def _scorer_maps(model: Autoencoder, images: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """What each scorer says: (N, 5, rows, columns)."""
     out = []
     with torch.inference_mode():
         for batch in batches(images, device):
-            _, seen = model.witnesses(batch.float() / 255)
+            _, seen = model.scorer_maps(batch.float() / 255)
             out.append(torch.stack(list(seen), dim=1).cpu())
     return torch.cat(out)
 

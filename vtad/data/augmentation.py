@@ -1,6 +1,6 @@
 """Pictures of parts that do not lie quite where they lay: on a line none ever does.
 
-Training shows many of its pictures so and calibration weighs all evidence by such ones, so that what a shift changes is not
+Training shows many of its pictures so and calibration weighs the scorers on such ones, so that what a shift changes is not
 taken for damage.
 """
 

@@ -31,7 +31,9 @@ class Prediction(NamedTuple):
     """What a model says of a batch."""
 
     reconstruction: Tensor  # (B, 3, H, W), about 0..1
-    nll: Tensor  # (B, rows, columns): in training the context's, in nats a cell; else all evidence, see `Evidence`
+    nll: (
+        Tensor  # (B, rows, columns): in training the context's, in nats a cell; else the fused score, see `ScoreFusion`
+    )
     odds: Tensor | None = None  # (B, rows, columns), log-odds of a defect; in training, with a difference head
     maps: tuple[Tensor, ...] = ()  # in training, a backbone's maps as the difference head sees them
 
@@ -128,7 +130,7 @@ class Whitening(nn.Module):
         return y * self.context_scale
 
 
-class Witnesses(NamedTuple):
+class ScorerMaps(NamedTuple):
     """How odd each cell of a batch is, by five standards: (B, rows, columns) each; zeros of one that is not asked."""
 
     memory: Tensor  # distance to the nearest stored patch of a good part: are these features seen on good parts at all
@@ -138,33 +140,33 @@ class Witnesses(NamedTuple):
     odds: Tensor  # log-odds of a defect: do they look like damage; zeros too without a difference head
 
 
-class Evidence(nn.Module):
-    """The witnesses, each in units of its normal variation, weighted and summed.
+class ScoreFusion(nn.Module):
+    """The scorers, each in units of its normal variation, weighted and summed.
 
     `vtad.calibration.score_fusion` sets both buffers.
     """
 
     mean: Tensor
     weight: Tensor
-    counted: tuple[str, ...]  # witnesses that are summed
+    counted: tuple[str, ...]  # scorers that are summed
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(len(Witnesses._fields)))
+        self.register_buffer("mean", torch.zeros(len(ScorerMaps._fields)))
         self.register_buffer("weight", torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0]))
         self.ask_all()
 
     def ask_all(self) -> None:
-        """Weights are to be found: every witness is asked."""
-        self.counted = Witnesses._fields
+        """Weights are to be found: every scorer is asked."""
+        self.counted = ScorerMaps._fields
 
     def settle(self) -> None:
-        """Weights are final: a witness that weighs 0 is asked no more, so an export neither stores nor computes it."""
-        self.counted = tuple(name for name, weight in zip(Witnesses._fields, self.weight, strict=True) if weight != 0)
+        """Weights are final: a scorer that weighs 0 is asked no more, so an export neither stores nor computes it."""
+        self.counted = tuple(name for name, weight in zip(ScorerMaps._fields, self.weight, strict=True) if weight != 0)
 
-    def forward(self, seen: Witnesses) -> Tensor:
+    def forward(self, seen: ScorerMaps) -> Tensor:
         """-> (B, rows, columns)."""
-        counted = [i for i, name in enumerate(Witnesses._fields) if name in self.counted]
+        counted = [i for i, name in enumerate(ScorerMaps._fields) if name in self.counted]
         first, *others = (self.weight[i] * (seen[i] - self.mean[i]) for i in counted)
         return sum(others, start=first)
 
@@ -208,7 +210,7 @@ class Autoencoder(nn.Module):
         self.mixture = SharedMixture(self.features.channels, config.components)
         self.place = Place(feature_dim, self.grid[0] * self.cells, self.grid[1] * self.cells)
         self.difference = DifferenceHead() if config.synthetic_defects else None
-        self.evidence = Evidence()
+        self.score_fusion = ScoreFusion()
 
     def known(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """(B, 3, H, W) in 0..1 -> fixed features (B, C, rows, columns), and a backbone's maps as the head sees them."""
@@ -268,16 +270,16 @@ class Autoencoder(nn.Module):
         out: Tensor = self.base_image + to_pixels(self.pixels(tokens).float(), self.grid, self.patch)
         return out
 
-    def witnesses(self, image: Tensor) -> tuple[Tensor, Witnesses]:
+    def scorer_maps(self, image: Tensor) -> tuple[Tensor, ScorerMaps]:
         """(B, 3, H, W) in 0..1, its own context -> reconstruction (B, 3, H, W), and how odd each cell is."""
         features, maps = self.known(image)
         y = self.whitening(features)
-        counted = self.evidence.counted
+        counted = self.score_fusion.counted
         prediction = self.predict(self.context(image, y), y if "context" in counted else None)
         if isinstance(self.features, PixelFeatures):
             maps = self.features.maps(image, prediction.reconstruction)
         silent = torch.zeros_like(prediction.nll)
-        return prediction.reconstruction, Witnesses(
+        return prediction.reconstruction, ScorerMaps(
             memory=self.memory(features) if "memory" in counted else silent,
             mixture=self.mixture(features) if "mixture" in counted else silent,
             place=self.place(y) if "place" in counted else silent,
@@ -287,8 +289,8 @@ class Autoencoder(nn.Module):
 
     def forward(self, image: Tensor) -> Prediction:
         """(B, 3, H, W) in 0..1."""
-        reconstruction, seen = self.witnesses(image)
-        return Prediction(reconstruction, self.evidence(seen))
+        reconstruction, seen = self.scorer_maps(image)
+        return Prediction(reconstruction, self.score_fusion(seen))
 
     def denoise(self, corrupted: Tensor, clean: Tensor, observed: Tensor | None = None) -> Prediction:
         """What corrupted images (B, 3, H, W) say of the clean ones (A, 3, H, W) of the first A <= B of them.

@@ -2,7 +2,7 @@
 
 Trained on good pictures with synthetic defects, as the discriminative half of DRAEM (Zavrtanik et al., arXiv 2108.07610), but
 on features of several depths. A classifier between data and noise learns the logarithm of their density ratio (Gutmann &
-Hyvarinen, Noise-Contrastive Estimation, 2010): evidence of the same kind as a negative log-likelihood, and added to it.
+Hyvarinen, Noise-Contrastive Estimation, 2010): of the same kind as a negative log-likelihood, and added to it.
 """
 
 from __future__ import annotations

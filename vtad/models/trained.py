@@ -25,5 +25,5 @@ def load_detector(run: Run, device: torch.device | None = None) -> Detector:
     except (OSError, SafetensorError, RuntimeError) as e:
         raise RunError(f"{run.weights}: expected the weights of this run, got {e}".splitlines()[0]) from e
     if isinstance(detector.model, Autoencoder):
-        detector.model.evidence.settle()
+        detector.model.score_fusion.settle()
     return detector.to(device or torch.device("cpu")).eval()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from vtad.backbones.efficientnet import EfficientNetLite0
-from vtad.models.autoencoder import Autoencoder, Evidence, PixelFeatures, Whitening
+from vtad.models.autoencoder import Autoencoder, PixelFeatures, ScoreFusion, Whitening
 from vtad.models.context_density import MixtureHead
 from vtad.models.detector import Detector
 from vtad.models.feature_gmm import SharedMixture
@@ -63,7 +63,7 @@ FLOAT32_MODULES: tuple[type[nn.Module], ...] = (
     PatchMemory,
     SharedMixture,
     Place,
-    Evidence,
+    ScoreFusion,
     PaperAutoencoder,
 )
 # Whitening magnifies the rounding of what varies little. Pixels are exact, so there float32 keeps it out of the density

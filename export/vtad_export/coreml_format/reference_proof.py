@@ -45,7 +45,7 @@ DRIFT = {
     "score": MARGIN,  # of the calibration spread: the threshold lies that far above the calibration scores
 }
 
-WITNESS_MODULES = {  # of an Autoencoder, by the witness whose own they are
+SCORER_MODULES = {  # of an Autoencoder, by the scorer whose own they are
     "memory": "memory",
     "mixture": "mixture",
     "place": "place",
@@ -137,7 +137,7 @@ def prove_package(
 def compare_constants(program: Program, detector: Detector) -> tuple[int, tuple[str, ...]]:
     """Tensors of the detector that a float32 program holds under their own name, bit for bit; and the names of the rest.
 
-    Those of a witness that does not count are not in the program and not named. Raises ParityError where one of the same name
+    Those of a scorer that does not count are not in the program and not named. Raises ParityError where one of the same name
     differs.
     """
     tensors = dict(detector.named_parameters()) | dict(detector.named_buffers())
@@ -157,11 +157,11 @@ def compare_constants(program: Program, detector: Detector) -> tuple[int, tuple[
 
 
 def _not_exported(detector: Detector) -> tuple[str, ...]:
-    """How the names of tensors begin that only witnesses without a weight use."""
+    """How the names of tensors begin that only scorers without a weight use."""
     if not isinstance(detector.model, Autoencoder):
         return ()
-    counted = detector.model.evidence.counted
-    silent = [module for witness, module in WITNESS_MODULES.items() if witness not in counted]
+    counted = detector.model.score_fusion.counted
+    silent = [module for scorer, module in SCORER_MODULES.items() if scorer not in counted]
     return tuple(
         f"{parent}.{module}." for parent in ("model", "model.channels") for module in silent
     )  # `ChannelAutoencoder`

@@ -15,16 +15,16 @@ from vtad_export import to_onnx
 
 
 def stored(run: Run, path: Path, weights: list[float]) -> int:
-    """How many numbers the proven export stores when witnesses (memory, mixture, place, context, odds) have these weights."""
+    """How many numbers the proven export stores when scorers (memory, mixture, place, context, odds) have these weights."""
     tensors = load_file(run.weights)
-    tensors["model.evidence.weight"] = torch.tensor(weights)
+    tensors["model.score_fusion.weight"] = torch.tensor(weights)
     save_tensors(run.weights, tensors)
     run.write_card(dataclasses.replace(run.card(), weights_sha256=sha256(run.weights)))
     made = to_onnx(run, path, tolerance={"score": 1e-2}, max_flips=64)
     return sum(torch.Size(t.dims).numel() for t in onnx.load(made.path).graph.initializer)
 
 
-def test_an_export_holds_only_the_witnesses_that_count(run: Run, tmp_path: Path) -> None:
+def test_an_export_holds_only_the_scorers_that_count(run: Run, tmp_path: Path) -> None:
     tensors = load_file(run.weights)
     every = stored(run, tmp_path / "every.onnx", [1.0, 1.0, 1.0, 1.0, 0.5])
     for i, name in enumerate(("memory", "mixture", "place", "density")):
