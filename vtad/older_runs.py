@@ -20,6 +20,7 @@ _FIELDS = {
 _PARTS = {
     "features.teacher": "features.backbone",
     "evidence": "score_fusion",
+    "place": "position_gaussian",
 }
 
 

@@ -182,7 +182,7 @@ def test_the_default_architecture_at_full_size_is_likely_on_the_engine_and_compu
         model.whitening.matrix.normal_(0, 0.05)
         model.pixels.weight.normal_(0, 0.05)
         model.base_image.uniform_(0, 1)
-        model.place.factor.normal_(0, 0.1)
+        model.position_gaussian.factor.normal_(0, 0.1)
         model.mixture.centres.normal_()
         model.mixture.curvature.uniform_(-0.5, 1)
         model.score_fusion.weight.copy_(torch.tensor(weights))

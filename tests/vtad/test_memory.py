@@ -8,7 +8,7 @@ import torch
 from vtad.backbones.backbone import MAP_CHANNELS
 from vtad.data.sizing import chosen_size
 from vtad.models.patch_memory import PatchMemory
-from vtad.models.position_gaussian import Place
+from vtad.models.position_gaussian import PositionGaussian
 from vtad.models.segmentation_head import DifferenceHead, LearnedPyramid, odds_loss
 
 
@@ -78,7 +78,7 @@ def test_the_place_is_the_mahalanobis_distance_under_the_covariance_of_its_block
     mixing = torch.randn(3, 3, generator=generator)
     offsets = torch.einsum("ij,njhw->nihw", mixing, torch.randn(400, 3, rows, columns, generator=generator))
     offsets[:, :, 0, 0] *= 3  # a place that varies more
-    place = Place(3, rows, columns)
+    place = PositionGaussian(3, rows, columns)
     place.fit(torch.zeros_like(offsets[:1]), offsets)
     found = place(offsets)
     assert found.shape == (400, rows, columns)
@@ -95,7 +95,7 @@ def test_the_place_is_the_mahalanobis_distance_under_the_covariance_of_its_block
 def test_an_offset_that_is_common_elsewhere_is_odd_where_it_is_not() -> None:
     offsets = torch.randn(200, 2, 4, 16, generator=torch.Generator().manual_seed(0))
     offsets[:, 0, :, 8:] *= 10  # the right half varies along the first direction
-    place = Place(2, 4, 16)
+    place = PositionGaussian(2, 4, 16)
     place.fit(torch.zeros_like(offsets[:1]), offsets)
     shown = torch.zeros(1, 2, 4, 16)
     shown[:, 0] = 8.0

@@ -13,7 +13,7 @@ from vtad.data.batches import BATCH, batches
 from vtad.models.autoencoder import Autoencoder, PixelFeatures
 
 SAMPLES = 60_000  # cells that the memory's patches are chosen from and the mixture is fitted on
-PLACE_IMAGES = 400  # at most so many images say how features vary at their place
+POSITION_IMAGES = 400  # at most so many images say how features vary at their place
 MAX_CACHED = 1 << 30  # bytes of observed features kept in memory during training; more are computed when needed
 
 
@@ -40,7 +40,7 @@ class Moments:
 
 @torch.no_grad()
 def fit_statistics(
-    model: Autoencoder, images: NDArray[np.uint8], device: torch.device, mixture_and_place: bool = True
+    model: Autoencoder, images: NDArray[np.uint8], device: torch.device, gmm_and_position: bool = True
 ) -> None:
     """Set what is known without learning from training images (N, H, W, 3), in two passes that keep samples only.
 
@@ -64,7 +64,7 @@ def fit_statistics(
         moments.append([torch.stack([m.mean((0, 2, 3)), m.square().mean((0, 2, 3))]).cpu() for m in maps])
     cells = torch.cat(samples)
     model.memory.fit(cells)
-    if mixture_and_place:
+    if gmm_and_position:
         model.mixture.fit(cells)
     if model.backbone_head is not None:
         each = [torch.stack(m).mean(0) for m in zip(*moments, strict=True)]  # (2, C) of each map
@@ -76,10 +76,10 @@ def fit_statistics(
     square = torch.zeros_like(first)
     pixels = torch.zeros_like(model.base_image)
     kept: list[Tensor] = []
-    every = -(-len(images) // PLACE_IMAGES)
+    every = -(-len(images) // POSITION_IMAGES)
     for i, batch in enumerate(batches(images, device)):
         y = model.observe(batch.float() / 255)
-        if mixture_and_place:
+        if gmm_and_position:
             kept.append(y[-i * BATCH % every :: every].half().cpu())
         pixels += batch.float().sum(0, keepdim=True)
         first += y.sum(0, keepdim=True)
@@ -92,8 +92,8 @@ def fit_statistics(
     spread = _neighbours(variance + (location - blurred).square()).clamp_min(0) + 1e-2
     model.density.base_location.copy_(blurred)
     model.density.base_log_sigma.copy_(0.5 * spread.log())
-    if mixture_and_place:
-        model.place.fit(blurred, torch.cat(kept))
+    if gmm_and_position:
+        model.position_gaussian.fit(blurred, torch.cat(kept))
 
 
 @torch.no_grad()

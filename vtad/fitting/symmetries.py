@@ -57,7 +57,7 @@ def told_apart(config: Config, images: ImageCache, held_out: ImageCache, device:
     model = Autoencoder(dataclasses.replace(config, patches=min(PATCHES, config.patches))).to(device).eval()
     if isinstance(model.features, BackboneFeatures):
         model.features.load_pretrained(config)
-    fit_statistics(model, images[_spread(len(images), LEARNT_FROM)], device, mixture_and_place=False)
+    fit_statistics(model, images[_spread(len(images), LEARNT_FROM)], device, gmm_and_position=False)
     asked = held_out[_spread(len(held_out), ASKED)]
     plain = _oddness(model, asked, device)
     square = config.image_height == config.image_width

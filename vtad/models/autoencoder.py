@@ -23,7 +23,7 @@ from vtad.config import CELL, Config
 from vtad.models.context_density import MixtureHead
 from vtad.models.feature_gmm import SharedMixture
 from vtad.models.patch_memory import PatchMemory
-from vtad.models.position_gaussian import Place
+from vtad.models.position_gaussian import PositionGaussian
 from vtad.models.segmentation_head import DifferenceHead, LearnedPyramid
 
 
@@ -135,7 +135,7 @@ class ScorerMaps(NamedTuple):
 
     memory: Tensor  # distance to the nearest stored patch of a good part: are these features seen on good parts at all
     mixture: Tensor  # NLL of the mixture: likewise, in the directions in which good parts vary little too
-    place: Tensor  # distance from what this position shows: do they belong here
+    position_gaussian: Tensor  # distance from what this position shows: do they belong here
     context: Tensor  # NLL in nats: are they what this place, in this picture, should hold
     odds: Tensor  # log-odds of a defect: do they look like damage; zeros too without a difference head
 
@@ -208,7 +208,7 @@ class Autoencoder(nn.Module):
         self.density = MixtureHead(dim, feature_dim, config.mixture_size, self.grid, self.cells)
         self.memory = PatchMemory(self.features.channels, config.patches)
         self.mixture = SharedMixture(self.features.channels, config.components)
-        self.place = Place(feature_dim, self.grid[0] * self.cells, self.grid[1] * self.cells)
+        self.position_gaussian = PositionGaussian(feature_dim, self.grid[0] * self.cells, self.grid[1] * self.cells)
         self.difference = DifferenceHead() if config.synthetic_defects else None
         self.score_fusion = ScoreFusion()
 
@@ -282,7 +282,7 @@ class Autoencoder(nn.Module):
         return prediction.reconstruction, ScorerMaps(
             memory=self.memory(features) if "memory" in counted else silent,
             mixture=self.mixture(features) if "mixture" in counted else silent,
-            place=self.place(y) if "place" in counted else silent,
+            position_gaussian=self.position_gaussian(y) if "position_gaussian" in counted else silent,
             context=prediction.nll,
             odds=self.difference(maps) if self.difference and "odds" in counted else silent,
         )

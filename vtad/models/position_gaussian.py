@@ -19,7 +19,7 @@ REACH = 2  # cells beyond the block that it is estimated from as well
 NOISE = 0.02  # variance added to every whitened feature
 
 
-class Place(nn.Module):
+class PositionGaussian(nn.Module):
     """Whitened features of D dimensions against those of their position; `fit` sets it, nothing is trained by gradients."""
 
     mean: Tensor

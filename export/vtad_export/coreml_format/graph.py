@@ -21,7 +21,7 @@ from vtad.models.detector import Detector
 from vtad.models.feature_gmm import SharedMixture
 from vtad.models.paper import PaperAutoencoder
 from vtad.models.patch_memory import PatchMemory
-from vtad.models.position_gaussian import Place
+from vtad.models.position_gaussian import PositionGaussian
 from vtad.models.segmentation_head import DifferenceHead
 from vtad.models.ssim import SSIM, Blur
 from vtad_export.coreml_format.apple import quiet
@@ -62,7 +62,7 @@ FLOAT32_MODULES: tuple[type[nn.Module], ...] = (
     MixtureHead,
     PatchMemory,
     SharedMixture,
-    Place,
+    PositionGaussian,
     ScoreFusion,
     PaperAutoencoder,
 )

@@ -48,7 +48,7 @@ DRIFT = {
 SCORER_MODULES = {  # of an Autoencoder, by the scorer whose own they are
     "memory": "memory",
     "mixture": "mixture",
-    "place": "place",
+    "position_gaussian": "position_gaussian",
     "context": "density",
     "odds": "difference",
 }
