@@ -61,7 +61,7 @@ class Config:
     registers: int = 4  # learned tokens without a position; 0 for none
     mixture_size: int = 1  # components of the context's density, K
     patches: int = 4096  # of good images that the memory stores
-    components: int = 64  # Gaussians of the mixture over features, shared by all positions
+    components: int = 64  # Gaussians of the feature GMM, shared by all positions
     noise: float = 0.2  # bottleneck: dropout rate (default, scratch) or standard deviation (paper)
     published_mixture: bool = False  # paper only: its weighted sum of NLLs instead of the mixture's likelihood
     synthetic_defects: bool = True  # corrupt the input, aim at the clean image

@@ -127,7 +127,7 @@ def test_the_observed_features_get_no_gradient_and_every_trainable_parameter_doe
         assert (p.grad is not None and bool(p.grad.any() or learns_later)) == p.requires_grad, key
     trainable = [key for key, p in model.named_parameters() if p.requires_grad]
     assert not any(
-        key.startswith(("features.backbone.", "whitening.", "memory.", "mixture.", "position_gaussian."))
+        key.startswith(("features.backbone.", "whitening.", "memory.", "feature_gmm.", "position_gaussian."))
         for key in trainable
     )
 

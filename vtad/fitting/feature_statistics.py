@@ -65,7 +65,7 @@ def fit_statistics(
     cells = torch.cat(samples)
     model.memory.fit(cells)
     if gmm_and_position:
-        model.mixture.fit(cells)
+        model.feature_gmm.fit(cells)
     if model.backbone_head is not None:
         each = [torch.stack(m).mean(0) for m in zip(*moments, strict=True)]  # (2, C) of each map
         model.backbone_head.fit([m[0] for m in each], [(m[1] - m[0].square()).clamp_min(0).sqrt() for m in each])

@@ -21,7 +21,7 @@ from vtad.backbones.vit_backbone import VitBackbone
 from vtad.backbones.vit_checkpoint import VitShape
 from vtad.config import CELL, Config
 from vtad.models.context_density import MixtureHead
-from vtad.models.feature_gmm import SharedMixture
+from vtad.models.feature_gmm import FeatureGmm
 from vtad.models.patch_memory import PatchMemory
 from vtad.models.position_gaussian import PositionGaussian
 from vtad.models.segmentation_head import DifferenceHead, LearnedPyramid
@@ -134,7 +134,7 @@ class ScorerMaps(NamedTuple):
     """How odd each cell of a batch is, by five standards: (B, rows, columns) each; zeros of one that is not asked."""
 
     memory: Tensor  # distance to the nearest stored patch of a good part: are these features seen on good parts at all
-    mixture: Tensor  # NLL of the mixture: likewise, in the directions in which good parts vary little too
+    feature_gmm: Tensor  # NLL of the feature GMM: likewise, in the directions in which good parts vary little too
     position_gaussian: Tensor  # distance from what this position shows: do they belong here
     context: Tensor  # NLL in nats: are they what this place, in this picture, should hold
     odds: Tensor  # log-odds of a defect: do they look like damage; zeros too without a difference head
@@ -207,7 +207,7 @@ class Autoencoder(nn.Module):
         self.density_dim = feature_dim
         self.density = MixtureHead(dim, feature_dim, config.mixture_size, self.grid, self.cells)
         self.memory = PatchMemory(self.features.channels, config.patches)
-        self.mixture = SharedMixture(self.features.channels, config.components)
+        self.feature_gmm = FeatureGmm(self.features.channels, config.components)
         self.position_gaussian = PositionGaussian(feature_dim, self.grid[0] * self.cells, self.grid[1] * self.cells)
         self.difference = DifferenceHead() if config.synthetic_defects else None
         self.score_fusion = ScoreFusion()
@@ -281,7 +281,7 @@ class Autoencoder(nn.Module):
         silent = torch.zeros_like(prediction.nll)
         return prediction.reconstruction, ScorerMaps(
             memory=self.memory(features) if "memory" in counted else silent,
-            mixture=self.mixture(features) if "mixture" in counted else silent,
+            feature_gmm=self.feature_gmm(features) if "feature_gmm" in counted else silent,
             position_gaussian=self.position_gaussian(y) if "position_gaussian" in counted else silent,
             context=prediction.nll,
             odds=self.difference(maps) if self.difference and "odds" in counted else silent,

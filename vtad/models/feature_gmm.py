@@ -20,7 +20,7 @@ SMALLEST_VARIANCE = 1e-2  # of a direction, as a share of what the components ha
 NOISE = 1e-2  # variance added to every feature, as in PaDiM (arXiv 2011.08785)
 
 
-class SharedMixture(nn.Module):
+class FeatureGmm(nn.Module):
     """K Gaussians of C channels. `fit` sets them; nothing here is trained by gradients."""
 
     centres: Tensor
@@ -53,7 +53,7 @@ class SharedMixture(nn.Module):
     def fit(self, samples: Tensor, seed: int = 0) -> None:
         """From features of good images (N, C), on the CPU. Components of few samples lean on what all have in common."""
         if self.centres.device.type != "cpu":
-            twin = SharedMixture(self.centres.shape[1], self.components, self.rank)
+            twin = FeatureGmm(self.centres.shape[1], self.components, self.rank)
             twin.fit(samples, seed)
             self.load_state_dict(twin.state_dict())
             return

@@ -18,7 +18,7 @@ from vtad.backbones.efficientnet import EfficientNetLite0
 from vtad.models.autoencoder import Autoencoder, PixelFeatures, ScoreFusion, Whitening
 from vtad.models.context_density import MixtureHead
 from vtad.models.detector import Detector
-from vtad.models.feature_gmm import SharedMixture
+from vtad.models.feature_gmm import FeatureGmm
 from vtad.models.paper import PaperAutoencoder
 from vtad.models.patch_memory import PatchMemory
 from vtad.models.position_gaussian import PositionGaussian
@@ -61,7 +61,7 @@ FLOAT32_MODULES: tuple[type[nn.Module], ...] = (
     ConvolutionBlur,
     MixtureHead,
     PatchMemory,
-    SharedMixture,
+    FeatureGmm,
     PositionGaussian,
     ScoreFusion,
     PaperAutoencoder,

@@ -47,7 +47,7 @@ DRIFT = {
 
 SCORER_MODULES = {  # of an Autoencoder, by the scorer whose own they are
     "memory": "memory",
-    "mixture": "mixture",
+    "feature_gmm": "feature_gmm",
     "position_gaussian": "position_gaussian",
     "context": "density",
     "odds": "difference",
