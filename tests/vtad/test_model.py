@@ -127,7 +127,7 @@ def test_the_observed_features_get_no_gradient_and_every_trainable_parameter_doe
         assert (p.grad is not None and bool(p.grad.any() or learns_later)) == p.requires_grad, key
     trainable = [key for key, p in model.named_parameters() if p.requires_grad]
     assert not any(
-        key.startswith(("features.backbone.", "whitening.", "memory.", "feature_gmm.", "position_gaussian."))
+        key.startswith(("features.backbone.", "whitening.", "patch_memory.", "feature_gmm.", "position_gaussian."))
         for key in trainable
     )
 
@@ -218,6 +218,6 @@ def test_a_scorer_without_weight_is_not_asked_once_the_weights_are_final() -> No
     before = model(x).nll
     model.score_fusion.settle()
     seen = model.scorer_maps(x)[1]
-    assert seen.memory.any()
+    assert seen.patch_memory.any()
     assert not any(scorer.any() for scorer in seen[1:])
     torch.testing.assert_close(model(x).nll, before)

@@ -41,7 +41,7 @@ _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--mlp-dim", click.IntRange(1), "Hidden width of a block's MLP."),
     ("--registers", click.IntRange(0), "Learned tokens without a position; 0 for none."),
     ("--mixture-size", click.IntRange(1), "Components of the context's density; paper: of its only one."),
-    ("--patches", click.IntRange(1), "Patches of good images that the memory stores."),
+    ("--patches", click.IntRange(1), "Patches of good images that the patch memory stores."),
     ("--components", click.IntRange(1), "Gaussians of the feature GMM."),
     ("--feature-dim", click.IntRange(1), "Whitened feature directions that the context's density sees."),
     ("--noise", click.FloatRange(0, 1, max_open=True), "Bottleneck noise: dropout rate; paper: standard deviation."),

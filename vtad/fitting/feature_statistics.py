@@ -63,7 +63,7 @@ def fit_statistics(
         samples.append(f[torch.rand(len(f), generator=generator) < share])
         moments.append([torch.stack([m.mean((0, 2, 3)), m.square().mean((0, 2, 3))]).cpu() for m in maps])
     cells = torch.cat(samples)
-    model.memory.fit(cells)
+    model.patch_memory.fit(cells)
     if gmm_and_position:
         model.feature_gmm.fit(cells)
     if model.backbone_head is not None:

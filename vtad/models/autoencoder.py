@@ -133,7 +133,9 @@ class Whitening(nn.Module):
 class ScorerMaps(NamedTuple):
     """How odd each cell of a batch is, by five standards: (B, rows, columns) each; zeros of one that is not asked."""
 
-    memory: Tensor  # distance to the nearest stored patch of a good part: are these features seen on good parts at all
+    patch_memory: (
+        Tensor  # distance to the nearest stored patch of a good part: are these features seen on good parts at all
+    )
     feature_gmm: Tensor  # NLL of the feature GMM: likewise, in the directions in which good parts vary little too
     position_gaussian: Tensor  # distance from what this position shows: do they belong here
     context: Tensor  # NLL in nats: are they what this place, in this picture, should hold
@@ -206,7 +208,7 @@ class Autoencoder(nn.Module):
         self.register_buffer("base_image", torch.zeros(1, 3, config.image_height, config.image_width))
         self.density_dim = feature_dim
         self.density = MixtureHead(dim, feature_dim, config.mixture_size, self.grid, self.cells)
-        self.memory = PatchMemory(self.features.channels, config.patches)
+        self.patch_memory = PatchMemory(self.features.channels, config.patches)
         self.feature_gmm = FeatureGmm(self.features.channels, config.components)
         self.position_gaussian = PositionGaussian(feature_dim, self.grid[0] * self.cells, self.grid[1] * self.cells)
         self.difference = DifferenceHead() if config.synthetic_defects else None
@@ -280,7 +282,7 @@ class Autoencoder(nn.Module):
             maps = self.features.maps(image, prediction.reconstruction)
         silent = torch.zeros_like(prediction.nll)
         return prediction.reconstruction, ScorerMaps(
-            memory=self.memory(features) if "memory" in counted else silent,
+            patch_memory=self.patch_memory(features) if "patch_memory" in counted else silent,
             feature_gmm=self.feature_gmm(features) if "feature_gmm" in counted else silent,
             position_gaussian=self.position_gaussian(y) if "position_gaussian" in counted else silent,
             context=prediction.nll,

@@ -46,7 +46,7 @@ DRIFT = {
 }
 
 SCORER_MODULES = {  # of an Autoencoder, by the scorer whose own they are
-    "memory": "memory",
+    "patch_memory": "patch_memory",
     "feature_gmm": "feature_gmm",
     "position_gaussian": "position_gaussian",
     "context": "density",
