@@ -59,7 +59,7 @@ class Config:
     decoder_depth: int = 1  # decoder blocks
     mlp_dim: int = 768  # hidden width of a block's MLP
     registers: int = 4  # learned tokens without a position; 0 for none
-    mixture_size: int = 1  # components of the context's density, K
+    mixture_size: int = 1  # components of the context density, K
     patches: int = 4096  # of good images that the patch memory stores
     components: int = 64  # Gaussians of the feature GMM, shared by all positions
     noise: float = 0.2  # bottleneck: dropout rate (default, scratch) or standard deviation (paper)

@@ -20,6 +20,7 @@ _FIELDS = {
 _PARTS = {
     "features.teacher": "features.backbone",
     "evidence": "score_fusion",
+    "density": "context_density",
     "memory": "patch_memory",
     "mixture": "feature_gmm",
     "place": "position_gaussian",

@@ -211,7 +211,7 @@ def test_weights_that_the_program_does_not_use_are_not_asked_for(material: Mater
     detector.model.score_fusion.settle()
     half = coreai.Rounded(detector)
     assert half.graph_module.get_parameter("model.embed.weight").dtype is torch.float16
-    assert half.graph_module.get_parameter("model.density.location.weight").dtype is torch.float32
+    assert half.graph_module.get_parameter("model.context_density.location.weight").dtype is torch.float32
     path = tmp_path / "half.aimodel"
     coreai._save(coreai._program(half), material.card, path)
     coreai._check_structure(path, half)

@@ -43,7 +43,7 @@ def unruly(**changes: Any) -> Autoencoder:
                 module.weight.normal_(0, 1)
                 module.weight[0] = 1e-12
                 module.bias.normal_(0, 0.5)
-        for parameter in (model.pixels.weight, model.pixels.bias, model.density.location.weight):
+        for parameter in (model.pixels.weight, model.pixels.bias, model.context_density.location.weight):
             parameter.normal_(0, 0.05)
         model.whitening.matrix.normal_(0, 0.3)
         model.score_fusion.weight.copy_(torch.tensor([0.1, 0.2, 0.3, 1.0, 0.5]))

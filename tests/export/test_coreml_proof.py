@@ -110,9 +110,9 @@ def test_the_constants_of_the_package_are_the_checkpoints_bit_for_bit(packages: 
     assert proof.constants_equal >= 40
     learned = {name for name, p in packages.detector.named_parameters() if p.requires_grad}
     assert {n for n in proof.constants_derived if n in learned} <= {
-        "model.density.offset",
-        "model.density.log_spread",
-        "model.density.log_sigma",
+        "model.context_density.offset",
+        "model.context_density.log_spread",
+        "model.context_density.log_sigma",
     }
 
 

@@ -27,7 +27,7 @@ def stored(run: Run, path: Path, weights: list[float]) -> int:
 def test_an_export_holds_only_the_scorers_that_count(run: Run, tmp_path: Path) -> None:
     tensors = load_file(run.weights)
     every = stored(run, tmp_path / "every.onnx", [1.0, 1.0, 1.0, 1.0, 0.5])
-    for i, name in enumerate(("patch_memory", "feature_gmm", "position_gaussian", "density")):
+    for i, name in enumerate(("patch_memory", "feature_gmm", "position_gaussian", "context_density")):
         weights = [1.0, 1.0, 1.0, 1.0, 0.5]
         weights[i] = 0.0
         most = max(t.numel() for key, t in tensors.items() if key.startswith(f"model.{name}."))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vtad.models.context_density import (
     LOG_SIGMA_FLOOR,
-    MixtureHead,
+    ContextDensity,
     floor_log_sigma,
     mixture_nll,
     published_mixture_term,
@@ -72,16 +72,16 @@ def test_the_standard_deviation_has_a_smooth_floor() -> None:
     torch.testing.assert_close(bounded[-1], x[-1])
 
 
-def shaken(components: int, grid: tuple[int, int] = (2, 3), cells: int = 2) -> MixtureHead:
+def shaken(components: int, grid: tuple[int, int] = (2, 3), cells: int = 2) -> ContextDensity:
     """A head with no weight left at zero."""
     torch.manual_seed(components)
-    head = MixtureHead(embed_dim=6, feature_dim=4, components=components, grid=grid, cells=cells)
+    head = ContextDensity(embed_dim=6, feature_dim=4, components=components, grid=grid, cells=cells)
     for tensor in (*head.parameters(), *head.buffers()):
         tensor.data.copy_(0.4 * torch.randn(tensor.shape))
     return head
 
 
-def expanded(head: MixtureHead, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def expanded(head: ContextDensity, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The head's parameters as log_pi (B, rows, columns, K), mu and log_sigma (B, rows, columns, K, D)."""
     location = (head.base_location + head.to_cells(head.location(tokens))).permute(0, 2, 3, 1)[..., None, :]
     log_sigma = floor_log_sigma(head.base_log_sigma + head.log_sigma).permute(0, 2, 3, 1)[..., None, :]
@@ -114,7 +114,7 @@ def test_a_token_speaks_of_its_own_cells_only() -> None:
 
 @torch.no_grad()
 def test_an_untrained_head_of_one_component_is_the_base_gaussian() -> None:
-    head = MixtureHead(embed_dim=6, feature_dim=4, components=1, grid=(2, 2), cells=1)
+    head = ContextDensity(embed_dim=6, feature_dim=4, components=1, grid=(2, 2), cells=1)
     head.base_location.copy_(torch.randn(head.base_location.shape))
     nll = head(torch.randn(1, 4, 6), head.base_location)
     log_sigma = floor_log_sigma(torch.zeros(())).item()

@@ -137,7 +137,7 @@ def test_the_density_is_about_the_clean_image_given_the_corrupted_one() -> None:
     config = tiny()
     model = fitted(config)
     x, y = image(config), image(config, seed=2)
-    own = model.scorer_maps(x)[1].context
+    own = model.scorer_maps(x)[1].context_density
     assert torch.equal(model.denoise(x, x).nll, own)
     assert torch.equal(model.denoise(x, y).reconstruction, model(x).reconstruction)  # the target is not an input
     assert not torch.equal(model.denoise(x, y).nll, own)

@@ -44,7 +44,7 @@ def fit_statistics(
 ) -> None:
     """Set what is known without learning from training images (N, H, W, 3), in two passes that keep samples only.
 
-    The whitening, the memory, the mean image, the base of the context's density, the difference head's input scale, and,
+    The whitening, the memory, the mean image, the base of the context density, the difference head's input scale, and,
     which take the longest, the mixture and what varies at each place.
     """
     channels = model.features.channels
@@ -72,7 +72,7 @@ def fit_statistics(
     model.whitening.fit(*moments_of_features.mean_and_covariance())
     if model.detail is not None:
         model.detail.fit(*moments_of_pixels.mean_and_covariance())
-    first = torch.zeros_like(model.density.base_location)
+    first = torch.zeros_like(model.context_density.base_location)
     square = torch.zeros_like(first)
     pixels = torch.zeros_like(model.base_image)
     kept: list[Tensor] = []
@@ -90,8 +90,8 @@ def fit_statistics(
     # Neighbouring positions share their statistics: few images give noisy ones.
     blurred = _neighbours(location)
     spread = _neighbours(variance + (location - blurred).square()).clamp_min(0) + 1e-2
-    model.density.base_location.copy_(blurred)
-    model.density.base_log_sigma.copy_(0.5 * spread.log())
+    model.context_density.base_location.copy_(blurred)
+    model.context_density.base_log_sigma.copy_(0.5 * spread.log())
     if gmm_and_position:
         model.position_gaussian.fit(blurred, torch.cat(kept))
 
@@ -99,7 +99,7 @@ def fit_statistics(
 @torch.no_grad()
 def observed_features(model: Autoencoder, images: NDArray[np.uint8], device: torch.device) -> Tensor | None:
     """Whitened features of all images (N, D, rows, columns) in CPU memory, or None when they take too much of it."""
-    size = model.density.base_location.numel() * 4 * len(images)
+    size = model.context_density.base_location.numel() * 4 * len(images)
     if size > MAX_CACHED:
         return None
     return torch.cat([model.observe(batch.float() / 255).cpu() for batch in batches(images, device)])

@@ -108,7 +108,9 @@ def _oddness(model: Autoencoder, images: RGB, device: torch.device) -> NDArray[n
     out = []
     for batch in batches(images, device):
         features = model.features(batch.float() / 255)[0]
-        off = (model.whitening(features) - model.density.base_location) * torch.exp(-model.density.base_log_sigma)
+        off = (model.whitening(features) - model.context_density.base_location) * torch.exp(
+            -model.context_density.base_log_sigma
+        )
         maps = torch.stack([model.patch_memory(features), off.square().sum(1)], dim=1).flatten(2)  # (B, 2, cells)
         top = max(1, round(TOP_SHARE * maps.shape[2]))
         out.append(torch.topk(maps, top, dim=2).values.mean(2).cpu())

@@ -20,7 +20,7 @@ from vtad.backbones.layers import Block, Registers, to_pixels, to_tokens
 from vtad.backbones.vit_backbone import VitBackbone
 from vtad.backbones.vit_checkpoint import VitShape
 from vtad.config import CELL, Config
-from vtad.models.context_density import MixtureHead
+from vtad.models.context_density import ContextDensity
 from vtad.models.feature_gmm import FeatureGmm
 from vtad.models.patch_memory import PatchMemory
 from vtad.models.position_gaussian import PositionGaussian
@@ -138,7 +138,7 @@ class ScorerMaps(NamedTuple):
     )
     feature_gmm: Tensor  # NLL of the feature GMM: likewise, in the directions in which good parts vary little too
     position_gaussian: Tensor  # distance from what this position shows: do they belong here
-    context: Tensor  # NLL in nats: are they what this place, in this picture, should hold
+    context_density: Tensor  # NLL in nats: are they what this place, in this picture, should hold
     odds: Tensor  # log-odds of a defect: do they look like damage; zeros too without a difference head
 
 
@@ -207,7 +207,7 @@ class Autoencoder(nn.Module):
         nn.init.zeros_(self.pixels.bias)
         self.register_buffer("base_image", torch.zeros(1, 3, config.image_height, config.image_width))
         self.density_dim = feature_dim
-        self.density = MixtureHead(dim, feature_dim, config.mixture_size, self.grid, self.cells)
+        self.context_density = ContextDensity(dim, feature_dim, config.mixture_size, self.grid, self.cells)
         self.patch_memory = PatchMemory(self.features.channels, config.patches)
         self.feature_gmm = FeatureGmm(self.features.channels, config.components)
         self.position_gaussian = PositionGaussian(feature_dim, self.grid[0] * self.cells, self.grid[1] * self.cells)
@@ -248,7 +248,7 @@ class Autoencoder(nn.Module):
         Asked about none, its NLL is zeros.
         """
         x = self._decode(context)
-        nll = torch.zeros_like(context[:, 0]) if observed is None else self.density(x.float(), observed.float())
+        nll = torch.zeros_like(context[:, 0]) if observed is None else self.context_density(x.float(), observed.float())
         return Prediction(self._to_image(x), nll)
 
     @torch.no_grad()
@@ -277,7 +277,7 @@ class Autoencoder(nn.Module):
         features, maps = self.known(image)
         y = self.whitening(features)
         counted = self.score_fusion.counted
-        prediction = self.predict(self.context(image, y), y if "context" in counted else None)
+        prediction = self.predict(self.context(image, y), y if "context_density" in counted else None)
         if isinstance(self.features, PixelFeatures):
             maps = self.features.maps(image, prediction.reconstruction)
         silent = torch.zeros_like(prediction.nll)
@@ -285,7 +285,7 @@ class Autoencoder(nn.Module):
             patch_memory=self.patch_memory(features) if "patch_memory" in counted else silent,
             feature_gmm=self.feature_gmm(features) if "feature_gmm" in counted else silent,
             position_gaussian=self.position_gaussian(y) if "position_gaussian" in counted else silent,
-            context=prediction.nll,
+            context_density=prediction.nll,
             odds=self.difference(maps) if self.difference and "odds" in counted else silent,
         )
 

@@ -42,7 +42,7 @@ def published_mixture_term(log_pi: Tensor, mu: Tensor, log_sigma: Tensor, y: Ten
     return -(log_pi.exp() * log_p).sum(-1)
 
 
-class MixtureHead(nn.Module):
+class ContextDensity(nn.Module):
     """From decoder tokens to the likelihood of the features in the cells that each token covers."""
 
     base_location: Tensor

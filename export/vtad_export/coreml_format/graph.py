@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 
 from vtad.backbones.efficientnet import EfficientNetLite0
 from vtad.models.autoencoder import Autoencoder, PixelFeatures, ScoreFusion, Whitening
-from vtad.models.context_density import MixtureHead
+from vtad.models.context_density import ContextDensity
 from vtad.models.detector import Detector
 from vtad.models.feature_gmm import FeatureGmm
 from vtad.models.paper import PaperAutoencoder
@@ -59,7 +59,7 @@ FLOAT32_MODULES: tuple[type[nn.Module], ...] = (
     Detector,
     SSIM,
     ConvolutionBlur,
-    MixtureHead,
+    ContextDensity,
     PatchMemory,
     FeatureGmm,
     PositionGaussian,

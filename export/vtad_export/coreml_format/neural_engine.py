@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from vtad.backbones.efficientnet import TAPS, EfficientNetLite0
 from vtad.backbones.layers import Attention, Block
 from vtad.models.autoencoder import Autoencoder, Prediction
-from vtad.models.context_density import MixtureHead
+from vtad.models.context_density import ContextDensity
 from vtad.models.segmentation_head import DifferenceHead
 
 
@@ -109,10 +109,10 @@ class ChannelBlock(nn.Module):
         return x
 
 
-class ChannelMixtureHead(MixtureHead):
-    """`MixtureHead` on tokens in channels; the likelihood itself is inherited."""
+class ChannelContextDensity(ContextDensity):
+    """`ContextDensity` on tokens in channels; the likelihood itself is inherited."""
 
-    def __init__(self, head: MixtureHead, norm: nn.LayerNorm) -> None:
+    def __init__(self, head: ContextDensity, norm: nn.LayerNorm) -> None:
         dims = head.location.in_features, head.base_location.shape[1]
         super().__init__(*dims, head.components, head.grid, head.cells)
         self.load_state_dict(head.state_dict())
@@ -194,7 +194,7 @@ class ChannelTransformer(nn.Module):
         self.decoder = nn.ModuleList(ChannelBlock(cast(Block, b)) for b in model.decoder)
         self.norm = ChannelNorm(model.norm.eps)
         self.pixels = Project(model.pixels.weight, model.pixels.bias, model.norm)
-        self.density = ChannelMixtureHead(model.density, model.norm)
+        self.context_density = ChannelContextDensity(model.context_density, model.norm)
 
     def forward(self, context: Tensor, observed: Tensor | None) -> Prediction:
         """(B, D', rows, columns) and (B, D, rows, columns), as `Autoencoder.predict`."""
@@ -207,11 +207,11 @@ class ChannelTransformer(nn.Module):
             x = block(x)
         x = self.norm(x[..., :tokens])
         pixels = self.pixels(x).reshape(x.shape[0], -1, *self.grid)
-        nll = torch.zeros_like(context[:, 0]) if observed is None else self.density(x, observed)
+        nll = torch.zeros_like(context[:, 0]) if observed is None else self.context_density(x, observed)
         return Prediction(self.base_image + F.pixel_shuffle(pixels, self.patch), nll)
 
 
-_REARRANGED = {"embed", "registers", "encoder", "bottleneck", "decoder", "norm", "pixels", "density"}
+_REARRANGED = {"embed", "registers", "encoder", "bottleneck", "decoder", "norm", "pixels", "context_density"}
 
 
 class ChannelAutoencoder(Autoencoder):

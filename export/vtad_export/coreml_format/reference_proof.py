@@ -49,7 +49,7 @@ SCORER_MODULES = {  # of an Autoencoder, by the scorer whose own they are
     "patch_memory": "patch_memory",
     "feature_gmm": "feature_gmm",
     "position_gaussian": "position_gaussian",
-    "context": "density",
+    "context_density": "context_density",
     "odds": "difference",
 }
 FULL_IMAGES = 8  # of each kind: what the float32 program behind a float16 package is held to torch on

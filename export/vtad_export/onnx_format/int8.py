@@ -32,7 +32,7 @@ INT8_DRIFT = {
 TRANSFORMER = tuple(
     f"p_model_{layout}{part}_"
     for layout in ("", "channels_")
-    for part in ("embed", "encoder", "decoder", "pixels", "density_location", "density_logits")
+    for part in ("embed", "encoder", "decoder", "pixels", "context_density_location", "context_density_logits")
 )
 TESTS = 160  # test images that both programs judge, for AUROC and AUPRO before and after: some 20 seconds
 PACKAGE_TESTS = 24  # the same for a package: the reference execution takes a third of a second each
