@@ -71,7 +71,7 @@ class Config:
     epochs: int | None = None  # passes over the training images; given, it decides and not `minutes`
     patience: int = 25  # validations without improvement before training stops
     batch_size: int = (
-        4  # pictures drawn for a step; the difference head rehearses earlier ones, see vtad.fitting.replay_buffer
+        4  # pictures drawn for a step; the segmentation head rehearses earlier ones, see vtad.fitting.replay_buffer
     )
     optimizer: Optimizer = "adamw"
     learning_rate: float = 2e-3

@@ -20,6 +20,8 @@ _FIELDS = {
 _PARTS = {
     "features.teacher": "features.backbone",
     "evidence": "score_fusion",
+    "difference.odds": "segmentation_head.logits",
+    "difference": "segmentation_head",
     "density": "context_density",
     "memory": "patch_memory",
     "mixture": "feature_gmm",

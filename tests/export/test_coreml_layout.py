@@ -19,7 +19,7 @@ from vtad.backbones.efficientnet import EfficientNetLite0
 from vtad.config import preset
 from vtad.models.autoencoder import Autoencoder, Prediction
 from vtad.models.detector import Detector, Judgement
-from vtad.models.segmentation_head import DifferenceHead
+from vtad.models.segmentation_head import SegmentationHead
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run
 from vtad_export.coreml_format.exporter import convert, write_package
@@ -27,7 +27,7 @@ from vtad_export.coreml_format.graph import layout_of, prepared, trace
 from vtad_export.coreml_format.lint import REFERENCE, lint
 from vtad_export.coreml_format.mil import Executor
 from vtad_export.coreml_format.mlpackage import read_program
-from vtad_export.coreml_format.neural_engine import ChannelAutoencoder, EngineBackbone, FoldedDifferenceHead, Project
+from vtad_export.coreml_format.neural_engine import ChannelAutoencoder, EngineBackbone, FoldedSegmentationHead, Project
 from vtad_export.coreml_format.reference_proof import prove_package
 from vtad_export.coreml_format.same_program import difference
 from vtad_export.proof.parity import samples
@@ -47,12 +47,12 @@ def unruly(**changes: Any) -> Autoencoder:
             parameter.normal_(0, 0.05)
         model.whitening.matrix.normal_(0, 0.3)
         model.score_fusion.weight.copy_(torch.tensor([0.1, 0.2, 0.3, 1.0, 0.5]))
-    assert model.difference is not None
-    unsettle(model.difference)
+    assert model.segmentation_head is not None
+    unsettle(model.segmentation_head)
     return model
 
 
-def unsettle(head: DifferenceHead, dead: bool = False) -> DifferenceHead:
+def unsettle(head: SegmentationHead, dead: bool = False) -> SegmentationHead:
     """Scales and means as of real maps, perhaps with a channel that is dead on good images, and an opinion."""
     with torch.no_grad():
         for i in range(4):
@@ -60,7 +60,7 @@ def unsettle(head: DifferenceHead, dead: bool = False) -> DifferenceHead:
             getattr(head, f"scale{i}").uniform_(0.5, 2)
             if dead:
                 getattr(head, f"scale{i}")[0] = 1e4  # 1 / its standard deviation, as `fit` bounds it
-        head.odds.weight.normal_(0, 0.1)
+        head.logits.weight.normal_(0, 0.1)
     return head
 
 
@@ -92,14 +92,14 @@ def test_the_backbone_with_its_normalisation_folded_equals_it(backbone: Efficien
         assert (expected - got).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def test_the_difference_head_with_its_input_scale_folded_equals_it() -> None:
+def test_the_segmentation_head_with_its_input_scale_folded_equals_it() -> None:
     torch.manual_seed(0)
-    head = unsettle(DifferenceHead().eval(), dead=True)
+    head = unsettle(SegmentationHead().eval(), dead=True)
     maps = tuple(torch.randn(2, c, 64 // s, 64 // s) for c, s in zip(MAP_CHANNELS, (1, 2, 4, 4), strict=True))
     for i, x in enumerate(maps):
         x[:, 0] = getattr(head, f"mean{i}")[0]  # dead on good images: what its scale would magnify is rounding
     with torch.inference_mode():
-        expected, got = (h(h.standard(maps)) for h in (head, FoldedDifferenceHead(head)))
+        expected, got = (h(h.standard(maps)) for h in (head, FoldedSegmentationHead(head)))
     assert expected.std() > 0.1
     assert (expected - got).abs().max() <= 1e-3 * expected.abs().max()
 
@@ -177,7 +177,7 @@ def test_the_default_architecture_at_full_size_is_likely_on_the_engine_and_compu
     detector = Detector(preset("default", "pill")).eval()
     model: Any = detector.model
     model.features.backbone.load_state_dict(backbone.state_dict())
-    unsettle(model.difference)
+    unsettle(model.segmentation_head)
     with torch.no_grad():
         model.whitening.matrix.normal_(0, 0.05)
         model.pixels.weight.normal_(0, 0.05)

@@ -15,7 +15,7 @@ from vtad_export import to_onnx
 
 
 def stored(run: Run, path: Path, weights: list[float]) -> int:
-    """How many numbers the proven export stores when scorers (memory, mixture, place, context, odds) have these weights."""
+    """How many numbers the proven export stores when scorers, in the order of `ScorerMaps`, have these weights."""
     tensors = load_file(run.weights)
     tensors["model.score_fusion.weight"] = torch.tensor(weights)
     save_tensors(run.weights, tensors)

@@ -15,7 +15,7 @@ from vtad.config import Config, preset
 from vtad.fitting.feature_statistics import fit_statistics
 from vtad.models.autoencoder import Autoencoder, BackboneFeatures
 from vtad.models.detector import Detector, Judgement
-from vtad.models.segmentation_head import DifferenceHead
+from vtad.models.segmentation_head import SegmentationHead
 
 CPU = torch.device("cpu")
 
@@ -117,13 +117,15 @@ def test_the_observed_features_get_no_gradient_and_every_trainable_parameter_doe
     model = fitted(config).train()
     corrupted, clean = image(config).requires_grad_(), image(config, seed=2).requires_grad_()
     prediction = model.denoise(corrupted, clean)
-    assert prediction.odds is not None
-    loss = prediction.reconstruction.square().mean() + prediction.nll.mean() + prediction.odds.mean()
+    assert prediction.logits is not None
+    loss = prediction.reconstruction.square().mean() + prediction.nll.mean() + prediction.logits.mean()
     loss.backward()  # type: ignore[no-untyped-call]
     assert clean.grad is None
     for key, p in model.named_parameters():
-        # The last layer of the difference head starts at zero, so that nothing before it moves in the first step.
-        learns_later = key.startswith(("difference.", "features.pyramid.")) and not key.startswith("difference.odds.")
+        # The last layer of the segmentation head starts at zero, so that nothing before it moves in the first step.
+        learns_later = key.startswith(("segmentation_head.", "features.pyramid.")) and not key.startswith(
+            "segmentation_head.logits."
+        )
         assert (p.grad is not None and bool(p.grad.any() or learns_later)) == p.requires_grad, key
     trainable = [key for key, p in model.named_parameters() if p.requires_grad]
     assert not any(
@@ -178,17 +180,17 @@ def test_in_bfloat16_training_sees_nearly_what_the_detector_computes_in_float32(
     exact = model.denoise(x, x[:1])
     with torch.autocast("cpu", torch.bfloat16):
         rough = model.denoise(x, x[:1])
-    assert exact.odds is not None
-    assert rough.odds is not None
-    assert rough.odds.dtype == rough.nll.dtype == torch.float32
-    assert (rough.odds - exact.odds).abs().mean() < 0.1 * exact.odds.std()
+    assert exact.logits is not None
+    assert rough.logits is not None
+    assert rough.logits.dtype == rough.nll.dtype == torch.float32
+    assert (rough.logits - exact.logits).abs().mean() < 0.1 * exact.logits.std()
     assert (rough.nll - exact.nll).abs().mean() < 0.1 * exact.nll.std()
 
 
 @torch.no_grad()
-def test_every_convolution_of_the_difference_head_is_the_same_one_in_bfloat16() -> None:
+def test_every_convolution_of_the_segmentation_head_is_the_same_one_in_bfloat16() -> None:
     """Some kernels of some processors are not."""
-    layers = [m for m in DifferenceHead().modules() if isinstance(m, torch.nn.Conv2d)]
+    layers = [m for m in SegmentationHead().modules() if isinstance(m, torch.nn.Conv2d)]
     assert len(layers) == 8
     for layer in layers:
         layer.weight.normal_(std=layer.weight[0].numel() ** -0.5)

@@ -1,4 +1,4 @@
-"""The difference head learns again from pictures seen a little before."""
+"""The segmentation head learns again from pictures seen a little before."""
 
 from __future__ import annotations
 

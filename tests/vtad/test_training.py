@@ -111,7 +111,9 @@ def test_metrics_have_one_line_an_epoch_with_token_norms(configured: Callable[..
     found = rows(train(configured(epochs=3)))
     assert [(r["epoch"], r["step"]) for r in found] == [(1, 3), (2, 6), (3, 9)]
     for row in found:
-        assert row["loss"] == pytest.approx(5 * row["mse"] + 0.5 * row["ssim"] + row["nll"] + row["odds"], rel=1e-5)
+        assert row["loss"] == pytest.approx(
+            5 * row["mse"] + 0.5 * row["ssim"] + row["nll"] + row["segmentation_loss"], rel=1e-5
+        )
         assert {"val_loss", "token_norm_patch_median", "token_norm_patch_max", "token_norm_register_mean"} <= row.keys()
 
 
@@ -154,7 +156,7 @@ def test_what_the_default_preset_rehearses_is_the_same_after_a_stop(configured: 
     assert_equal_runs(unbroken, train(config, resume=stopped_after(STEPS - 2, config)))
 
 
-def test_rehearsals_change_the_difference_head_alone(
+def test_rehearsals_change_the_segmentation_head_alone(
     configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seen after two steps, the second followed by rehearsals; later the head's gradient counts in the norm that is clipped."""
@@ -165,7 +167,7 @@ def test_rehearsals_change_the_difference_head_alone(
     learnt = {k for k in without if k.startswith("model.")} - {"model.score_fusion.mean", "model.score_fusion.weight"}
     changed = {k for k in learnt if not torch.equal(with_them[k], without[k])}
     assert changed
-    assert all(k.startswith("model.difference.") for k in changed)
+    assert all(k.startswith("model.segmentation_head.") for k in changed)
 
 
 def test_a_training_may_be_stopped_again_and_again(configured: Callable[..., Config]) -> None:

@@ -5,7 +5,7 @@ depth, each under the network's last layer norm. Class token and registers take 
 
 Maps of full width would be too wide for the statistics of their covariance, so they are reduced by random orthonormal
 projections, which nearly keep distances (Johnson & Lindenstrauss, 1984): fixed, seeded, stored with the weights. Of what is finer
-than a token, the difference head sees such projections of the pixels themselves.
+than a token, the segmentation head sees such projections of the pixels themselves.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ CONTEXT_WEIGHTS = (1.0, 0.5, 0.25)  # the first of them is taken that costs litt
 MAY_COST = 5e-3  # of that mean,
 CHANCE = 2.0  # and so many of its standard errors
 RESAMPLES = 60  # of the pictures, with replacement, that the standard error is found by (bootstrap, Efron 1979)
-DIFFERENCE_WEIGHT = 0.5
-DIFFERENCE_WEIGHT_ALONE = 2.0  # without a backbone, where the memory and the place know no more than pixels
+SEGMENTATION_WEIGHT = 0.5
+SEGMENTATION_WEIGHT_ALONE = 2.0  # without a backbone, where the memory and the place know no more than pixels
 
 
 def fit_score_fusion(
@@ -43,7 +43,7 @@ def fit_score_fusion(
     defects, (N, H, W, 3) and (N, H, W). The context gets the largest weight that takes little from it, and no more than
     chance may: it alone knows what belongs together, which synthetic defects do not show. The means are returned by the
     weights as text. `moved` are good images as `moved_images` moves them, and so are the defective ones: on the line a part
-    never lies quite where it lay, and what cannot bear that must not decide. The weight of the difference head is fixed,
+    never lies quite where it lay, and what cannot bear that must not decide. The weight of the segmentation head is fixed,
     since it has learnt from defects drawn by the same hand. Nothing to do for `paper`.
     """
     model = detector.model
@@ -53,9 +53,9 @@ def fit_score_fusion(
     steady = _scorer_maps(model, good, device)
     mean, std = steady.mean((0, 2, 3)), steady.transpose(0, 1).flatten(1).std(1).clamp_min(1e-6)
     seen = (_scorer_maps(model, np.concatenate([defective, moved]), device) - mean[:, None, None]) / std[:, None, None]
-    difference = DIFFERENCE_WEIGHT_ALONE if model.learns_features else DIFFERENCE_WEIGHT
+    head = SEGMENTATION_WEIGHT_ALONE if model.learns_features else SEGMENTATION_WEIGHT
     trial = Trial(
-        seen, _cells(masks, len(moved)), len(defective), difference if model.difference else 0.0, detector.top
+        seen, _cells(masks, len(moved)), len(defective), head if model.segmentation_head else 0.0, detector.top
     )
     found: dict[Weights, float] = {}
     chosen = _choose_context(trial, _choose_known(trial, found), found)
@@ -71,7 +71,7 @@ class Trial(NamedTuple):
     seen: Tensor  # (N, 5, rows, columns), in units of variation on good images
     masks: NDArray[np.bool_]  # (N, rows, columns)
     defective: int  # of the N
-    head: float  # weight of the difference head
+    head: float  # weight of the segmentation head
     top: int  # cells whose mean is a picture's score
 
     def quality(self, weights: Weights) -> Callable[[NDArray[np.int64]], float]:

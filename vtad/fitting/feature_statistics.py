@@ -44,7 +44,7 @@ def fit_statistics(
 ) -> None:
     """Set what is known without learning from training images (N, H, W, 3), in two passes that keep samples only.
 
-    The whitening, the memory, the mean image, the base of the context density, the difference head's input scale, and,
+    The whitening, the memory, the mean image, the base of the context density, the segmentation head's input scale, and,
     which take the longest, the mixture and what varies at each place.
     """
     channels = model.features.channels

@@ -31,7 +31,7 @@ from vtad.models.autoencoder import Autoencoder, BackboneFeatures, Prediction
 from vtad.models.detector import Detector
 from vtad.models.losses import Loss, objective
 from vtad.models.paper import PaperAutoencoder
-from vtad.models.segmentation_head import damaged_share, odds_loss
+from vtad.models.segmentation_head import damaged_share, segmentation_loss
 from vtad.run_folder import Run, RunError, append_line, replacing
 from vtad_runtime.contract.errors import FAILED, VtadError
 
@@ -39,7 +39,7 @@ VALIDATION_STEPS = 120  # at least so many steps lie between two validations
 VALIDATION_IMAGES = 64  # at most so many held-out images decide about stopping
 CLIP_NORM = 1.0  # of the gradient
 WHOLE = 4  # one image in so many stays whole: most pictures that are judged are good ones
-AUTOENCODER_IMAGES = 2  # of a batch go through the transformer, whose step costs more than the difference head's
+AUTOENCODER_IMAGES = 2  # of a batch go through the transformer, whose step costs more than the segmentation head's
 STATISTICS_VIEWS = 400  # images under their symmetries that statistics are taken from, unless there are more images
 
 
@@ -207,13 +207,13 @@ class Loop:
         self.optimizer.step()
 
     def _rehearse(self) -> None:
-        """Further steps of the difference head alone."""
+        """Further steps of the segmentation head alone."""
         head = cast(Autoencoder, self.model).backbone_head
         assert head is not None
         for maps, share in self.rehearsal.batches(self.at.step):
             with self._autocast():
-                odds = head(maps)
-            self._descend(odds_loss(odds.float(), share))
+                logits = head(maps)
+            self._descend(segmentation_loss(logits.float(), share))
 
     def _recall(self) -> None:
         """What the backbone said of the last batches before a training stopped, computed again."""
@@ -245,8 +245,8 @@ class Loop:
 
     def _through_autoencoder(self, images: int) -> int:
         """How many images of a batch the transformer learns from."""
-        has_difference = isinstance(self.model, Autoencoder) and self.model.difference is not None
-        return min(AUTOENCODER_IMAGES, images) if has_difference else images
+        has_head = isinstance(self.model, Autoencoder) and self.model.segmentation_head is not None
+        return min(AUTOENCODER_IMAGES, images) if has_head else images
 
     def _judge(
         self, corrupted: Tensor, clean: Tensor, observed: Tensor | None, share: Tensor
@@ -305,9 +305,9 @@ class Loop:
             "seconds": round(self.at.seconds, 3),
             "learning_rate": self.config.learning_rate * self._rate(),
             "bfloat16": self.at.autocast,
-            **dict(zip(("loss", "mse", "ssim", "nll", "odds"), means, strict=True)),
+            **dict(zip(("loss", "mse", "ssim", "nll", "segmentation_loss"), means, strict=True)),
         }
-        parts = f"mse {means[1]:.4f}  1-ssim {means[2]:.3f}  nll {means[3]:.3f}  odds {means[4]:.3f}"
+        parts = f"mse {means[1]:.4f}  1-ssim {means[2]:.3f}  nll {means[3]:.3f}  segmentation {means[4]:.3f}"
         text = f"epoch {self.at.epoch}  loss {means[0]:.4f}  {parts}"
         if validate:
             loss, better = self._validate()

@@ -1,4 +1,4 @@
-"""Rehearsal: the difference head learns again from what the backbone said of recent pictures (Robins, 1995; replay, Lin, 1992).
+"""Rehearsal: the segmentation head learns again from what the backbone said of recent pictures (Robins, 1995; replay, Lin, 1992).
 
 The backbone does not change, so neither does what it says of a picture. Drawing a picture with its defects and asking the
 backbone cost more than a step of the head; kept maps make further steps of the head alone cheap, and the head is what learns

@@ -24,7 +24,7 @@ from vtad.models.context_density import ContextDensity
 from vtad.models.feature_gmm import FeatureGmm
 from vtad.models.patch_memory import PatchMemory
 from vtad.models.position_gaussian import PositionGaussian
-from vtad.models.segmentation_head import DifferenceHead, LearnedPyramid
+from vtad.models.segmentation_head import LearnedPyramid, SegmentationHead
 
 
 class Prediction(NamedTuple):
@@ -34,8 +34,8 @@ class Prediction(NamedTuple):
     nll: (
         Tensor  # (B, rows, columns): in training the context's, in nats a cell; else the fused score, see `ScoreFusion`
     )
-    odds: Tensor | None = None  # (B, rows, columns), log-odds of a defect; in training, with a difference head
-    maps: tuple[Tensor, ...] = ()  # in training, a backbone's maps as the difference head sees them
+    logits: Tensor | None = None  # (B, rows, columns), logits of a defect; in training, with a segmentation head
+    maps: tuple[Tensor, ...] = ()  # in training, a backbone's maps as the segmentation head sees them
 
 
 class PixelFeatures(nn.Module):
@@ -139,7 +139,7 @@ class ScorerMaps(NamedTuple):
     feature_gmm: Tensor  # NLL of the feature GMM: likewise, in the directions in which good parts vary little too
     position_gaussian: Tensor  # distance from what this position shows: do they belong here
     context_density: Tensor  # NLL in nats: are they what this place, in this picture, should hold
-    odds: Tensor  # log-odds of a defect: do they look like damage; zeros too without a difference head
+    segmentation_head: Tensor  # logits of a defect: do they look like damage; zeros too without a segmentation head
 
 
 class ScoreFusion(nn.Module):
@@ -177,7 +177,7 @@ class Autoencoder(nn.Module):
     """Fixed features -> tokens + registers -> encoder -> noisy bottleneck -> decoder -> pixels and density.
 
     Both heads start from what is known without learning: the mean image, and the features' statistics at each position.
-    Beside them stand a memory and a mixture of what the features are anywhere, and, with synthetic defects, the difference
+    Beside them stand the patch memory, the feature GMM and the position Gaussian, and, with synthetic defects, the segmentation
     head.
     """
 
@@ -211,7 +211,7 @@ class Autoencoder(nn.Module):
         self.patch_memory = PatchMemory(self.features.channels, config.patches)
         self.feature_gmm = FeatureGmm(self.features.channels, config.components)
         self.position_gaussian = PositionGaussian(feature_dim, self.grid[0] * self.cells, self.grid[1] * self.cells)
-        self.difference = DifferenceHead() if config.synthetic_defects else None
+        self.segmentation_head = SegmentationHead() if config.synthetic_defects else None
         self.score_fusion = ScoreFusion()
 
     def known(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -286,7 +286,9 @@ class Autoencoder(nn.Module):
             feature_gmm=self.feature_gmm(features) if "feature_gmm" in counted else silent,
             position_gaussian=self.position_gaussian(y) if "position_gaussian" in counted else silent,
             context_density=prediction.nll,
-            odds=self.difference(maps) if self.difference and "odds" in counted else silent,
+            segmentation_head=self.segmentation_head(maps)
+            if self.segmentation_head and "segmentation_head" in counted
+            else silent,
         )
 
     def forward(self, image: Tensor) -> Prediction:
@@ -297,31 +299,33 @@ class Autoencoder(nn.Module):
     def denoise(self, corrupted: Tensor, clean: Tensor, observed: Tensor | None = None) -> Prediction:
         """What corrupted images (B, 3, H, W) say of the clean ones (A, 3, H, W) of the first A <= B of them.
 
-        `observed` are the clean features, if known. The log-odds are of all B.
+        `observed` are the clean features, if known. The logits are of all B.
         """
         with torch.no_grad():
             features, maps = self.known(corrupted)  # in bfloat16 where that gains: what is learnt bears the rounding
             with torch.autocast(clean.device.type, enabled=False):
-                seen_by_head = self.difference is not None and self.learns_features
+                seen_by_head = self.segmentation_head is not None and self.learns_features
                 few = slice(None) if seen_by_head else slice(len(clean))
                 context = self.context(corrupted[few], self.whitening(features[few].float()))
                 target = self.observe(clean) if observed is None else observed
         seen = self.predict(context[: len(clean)], target)
-        if self.difference is None:
+        if self.segmentation_head is None:
             return seen
         if isinstance(self.features, PixelFeatures):
-            return seen._replace(odds=self.difference(self.features.maps(corrupted, self.restore(context))).float())
-        return seen._replace(odds=self.difference(maps).float(), maps=maps)
+            return seen._replace(
+                logits=self.segmentation_head(self.features.maps(corrupted, self.restore(context))).float()
+            )
+        return seen._replace(logits=self.segmentation_head(maps).float(), maps=maps)
 
     @property
     def learns_features(self) -> bool:
-        """Whether the maps that the difference head sees are learned, not a backbone's."""
+        """Whether the maps that the segmentation head sees are learned, not a backbone's."""
         return isinstance(self.features, PixelFeatures)
 
     @property
-    def backbone_head(self) -> DifferenceHead | None:
-        """The difference head where it sees a backbone's maps, which training does not change."""
-        return None if self.learns_features else self.difference
+    def backbone_head(self) -> SegmentationHead | None:
+        """The segmentation head where it sees a backbone's maps, which training does not change."""
+        return None if self.learns_features else self.segmentation_head
 
     @torch.no_grad()
     def token_norms(self, image: Tensor) -> dict[str, float]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vtad.config import Config
 from vtad.models.autoencoder import Prediction
-from vtad.models.segmentation_head import odds_loss
+from vtad.models.segmentation_head import segmentation_loss
 from vtad.models.ssim import SSIM
 
 
@@ -21,19 +21,19 @@ class Loss(NamedTuple):
     mse: Tensor  # mean squared error of pixels in 0..1
     ssim: Tensor  # 1 - mean structural similarity
     nll: Tensor  # nats a feature dimension
-    odds: Tensor  # of the difference head; 0 without one
+    segmentation: Tensor  # of the segmentation head; 0 without one
 
 
 def objective(
     prediction: Prediction, clean: Tensor, share: Tensor, ssim: SSIM, density_dim: int, config: Config
 ) -> Loss:
-    """Prediction for a corrupted image against the clean one, (B, 3, H, W) in 0..1; `share` as `odds_loss` has it."""
+    """Prediction for a corrupted image against the clean one, (B, 3, H, W) in 0..1; `share` as `segmentation_loss` has it."""
     reconstruction = prediction.reconstruction.float()
     mse = F.mse_loss(reconstruction, clean)
     unlike = ssim.dissimilarity(reconstruction, clean).mean()
     nll = prediction.nll.mean() / density_dim
     total = config.mse_weight * mse + config.ssim_weight * unlike + config.nll_weight * nll
-    if prediction.odds is None:
+    if prediction.logits is None:
         return Loss(total, mse, unlike, nll, torch.zeros_like(mse))
-    odds = odds_loss(prediction.odds, share)
-    return Loss(total + odds, mse, unlike, nll, odds)
+    segmentation = segmentation_loss(prediction.logits, share)
+    return Loss(total + segmentation, mse, unlike, nll, segmentation)

@@ -1,4 +1,4 @@
-"""The difference head: log-odds, cell by cell, that features come from a damaged picture rather than a good one.
+"""The segmentation head: logits, cell by cell, that features come from a damaged picture rather than a good one.
 
 Trained on good pictures with synthetic defects, as the discriminative half of DRAEM (Zavrtanik et al., arXiv 2108.07610), but
 on features of several depths. A classifier between data and noise learns the logarithm of their density ratio (Gutmann &
@@ -15,7 +15,7 @@ from vtad.backbones.backbone import MAP_CHANNELS
 from vtad.config import CELL
 
 WIDTH = 64
-RARE = -4.0  # log-odds of a defect before learning
+RARE = -4.0  # logits of a defect before learning
 
 
 class PatchConv(nn.Conv2d):
@@ -36,8 +36,8 @@ class PatchConv(nn.Conv2d):
         return F.conv2d(F.pixel_unshuffle(x, self.side), self.weight.flatten(1)[:, :, None, None], self.bias)
 
 
-class DifferenceHead(nn.Module):
-    """Maps of four depths in, log-odds at stride 8 out. About 100,000 parameters; plain convolutions without normalisation."""
+class SegmentationHead(nn.Module):
+    """Maps of four depths in, logits at stride 8 out. About 100,000 parameters; plain convolutions without normalisation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class DifferenceHead(nn.Module):
         self.join = nn.Conv2d(WIDTH // 2 + 3 * WIDTH, WIDTH, 1)
         self.first = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
         self.second = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
-        self.odds = nn.Conv2d(WIDTH, 1, 1)
+        self.logits = nn.Conv2d(WIDTH, 1, 1)
         for layer in (
             self.from_half,
             self.from_fine,
@@ -64,8 +64,8 @@ class DifferenceHead(nn.Module):
         ):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        nn.init.zeros_(self.odds.weight)
-        nn.init.constant_(self.odds.bias, RARE)  # type: ignore[arg-type]
+        nn.init.zeros_(self.logits.weight)
+        nn.init.constant_(self.logits.bias, RARE)  # type: ignore[arg-type]
 
     def fit(self, mean: list[Tensor], scale: list[Tensor]) -> None:
         """Mean and standard deviation (C,) of each of the four maps over the good images."""
@@ -82,7 +82,7 @@ class DifferenceHead(nn.Module):
         )
 
     def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
-        """Four maps (B, C, H / stride, W / stride), a backbone's as `standard` gives them -> log-odds (B, H / 8, W / 8)."""
+        """Four maps (B, C, H / stride, W / stride), a backbone's as `standard` gives them -> logits (B, H / 8, W / 8)."""
         half, fine, middle, coarse = maps
         x = torch.cat(
             [self.from_half(half), self.from_fine(fine), self.from_middle(middle), self.from_coarse(coarse)], dim=1
@@ -90,8 +90,8 @@ class DifferenceHead(nn.Module):
         x = F.relu(self.join(F.relu(x)))
         x = x + F.relu(self.first(x))
         x = x + F.relu(self.second(x))
-        odds: Tensor = self.odds(x)
-        return odds[:, 0]
+        logits: Tensor = self.logits(x)
+        return logits[:, 0]
 
 
 class LearnedPyramid(nn.Module):
@@ -131,15 +131,15 @@ def damaged_share(damaged: Tensor) -> Tensor:
     return F.avg_pool2d(damaged[:, None], CELL)[:, 0]
 
 
-def odds_loss(odds: Tensor, share: Tensor) -> Tensor:
-    """How wrong log-odds (B, rows, columns) are about which cells are damaged; `share` (same shape) is the damaged share of each.
+def segmentation_loss(logits: Tensor, share: Tensor) -> Tensor:
+    """How wrong logits (B, rows, columns) are about which cells are damaged; `share` (same shape) is the damaged share of each.
 
     Focal cross-entropy (Lin et al., arXiv 1708.02002) against cells of which more than a tenth is damaged, and the Dice
     loss, by which small defects weigh as much as large ones. A scalar.
     """
-    target = (share > 0.1).to(odds.dtype)
-    p = torch.sigmoid(odds)
-    cross_entropy = F.binary_cross_entropy_with_logits(odds, target, reduction="none")
+    target = (share > 0.1).to(logits.dtype)
+    p = torch.sigmoid(logits)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     focal = (cross_entropy * torch.where(target > 0, 1 - p, p).square()).mean()
     overlap = (2 * (p * target).sum((1, 2)) + 1) / (p.sum((1, 2)) + target.sum((1, 2)) + 1)
     return 8 * focal + 0.3 * (1 - overlap).mean()

@@ -22,11 +22,11 @@ from vtad.models.feature_gmm import FeatureGmm
 from vtad.models.paper import PaperAutoencoder
 from vtad.models.patch_memory import PatchMemory
 from vtad.models.position_gaussian import PositionGaussian
-from vtad.models.segmentation_head import DifferenceHead
+from vtad.models.segmentation_head import SegmentationHead
 from vtad.models.ssim import SSIM, Blur
 from vtad_export.coreml_format.apple import quiet
 from vtad_export.coreml_format.convolution_maps import ConvolutionBlur
-from vtad_export.coreml_format.neural_engine import ChannelAutoencoder, EngineBackbone, FoldedDifferenceHead
+from vtad_export.coreml_format.neural_engine import ChannelAutoencoder, EngineBackbone, FoldedSegmentationHead
 
 FLOAT32, FLOAT16 = "float32", "float16"
 Layout = Literal["ane", "standard"]
@@ -87,8 +87,8 @@ def prepared(detector: Detector, layout: Layout = "standard") -> Detector:
                 setattr(parent, name, ConvolutionBlur(child, channels=3 if isinstance(parent, SSIM) else 1))
             elif isinstance(child, EfficientNetLite0) and layout == "ane":
                 setattr(parent, name, EngineBackbone(child))
-            elif isinstance(child, DifferenceHead) and layout == "ane":
-                setattr(parent, name, FoldedDifferenceHead(child))
+            elif isinstance(child, SegmentationHead) and layout == "ane":
+                setattr(parent, name, FoldedSegmentationHead(child))
     return twin
 
 

@@ -10,7 +10,7 @@ layer norm g, d, then W, b     layer norm without g and d over channels, then W 
 position (1, N, E)             (1, E, 1, N); registers likewise
 backbone: 2 x - 1, then W, b   W times 2, b - sum of W; the border of zeros becomes one of 0.5
 backbone: nearest upsampling   transposed convolution with ones
-difference head: (x - m) s     W diag(s), b - W diag(s) m
+segmentation head: (x - m) s     W diag(s), b - W diag(s) m
 
 Nothing is divided by a weight or by a standard deviation, so small ones do no harm. Tokens come first and registers last, so
 that dropping the registers is a slice that starts at 0: a slice along the last axis that does not has been seen to lose
@@ -30,7 +30,7 @@ from vtad.backbones.efficientnet import TAPS, EfficientNetLite0
 from vtad.backbones.layers import Attention, Block
 from vtad.models.autoencoder import Autoencoder, Prediction
 from vtad.models.context_density import ContextDensity
-from vtad.models.segmentation_head import DifferenceHead
+from vtad.models.segmentation_head import SegmentationHead
 
 
 class Project(nn.Module):
@@ -157,10 +157,10 @@ class EngineBackbone(nn.Module):
         return torch.cat([F.avg_pool2d(fine, 2), middle, coarse], dim=1), (half, fine, middle, coarse)
 
 
-class FoldedDifferenceHead(DifferenceHead):
-    """`DifferenceHead` whose first convolutions, none of which pads, take the maps as they are."""
+class FoldedSegmentationHead(SegmentationHead):
+    """`SegmentationHead` whose first convolutions, none of which pads, take the maps as they are."""
 
-    def __init__(self, head: DifferenceHead) -> None:
+    def __init__(self, head: SegmentationHead) -> None:
         super().__init__()
         self.load_state_dict(head.state_dict())
         with torch.no_grad():

@@ -50,7 +50,7 @@ SCORER_MODULES = {  # of an Autoencoder, by the scorer whose own they are
     "feature_gmm": "feature_gmm",
     "position_gaussian": "position_gaussian",
     "context_density": "context_density",
-    "odds": "difference",
+    "segmentation_head": "segmentation_head",
 }
 FULL_IMAGES = 8  # of each kind: what the float32 program behind a float16 package is held to torch on
 

@@ -1,4 +1,4 @@
-"""The memory, the place, the difference head and the input's size."""
+"""The memory, the place, the segmentation head and the input's size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vtad.backbones.backbone import MAP_CHANNELS
 from vtad.data.sizing import chosen_size
 from vtad.models.patch_memory import PatchMemory
 from vtad.models.position_gaussian import PositionGaussian
-from vtad.models.segmentation_head import DifferenceHead, LearnedPyramid, odds_loss
+from vtad.models.segmentation_head import LearnedPyramid, SegmentationHead, segmentation_loss
 
 
 def clouds() -> torch.Tensor:
@@ -103,9 +103,9 @@ def test_an_offset_that_is_common_elsewhere_is_odd_where_it_is_not() -> None:
     assert found[:, :4].min() > 4 * found[:, 12:].max()
 
 
-def test_the_difference_head_learns_to_tell_damaged_cells() -> None:
+def test_the_segmentation_head_learns_to_tell_damaged_cells() -> None:
     torch.manual_seed(0)
-    pyramid, head = LearnedPyramid(), DifferenceHead()
+    pyramid, head = LearnedPyramid(), SegmentationHead()
     image = torch.full((4, 6, 32, 32), 0.5)
     damaged = torch.zeros(4, 4, 4)
     for i in range(4):
@@ -113,18 +113,18 @@ def test_the_difference_head_learns_to_tell_damaged_cells() -> None:
         damaged[i, i, 1] = 1
     optimizer = torch.optim.AdamW([*pyramid.parameters(), *head.parameters()], 3e-3)
     for _ in range(60):
-        loss = odds_loss(head(pyramid(image)), damaged)
+        loss = segmentation_loss(head(pyramid(image)), damaged)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    odds = head(pyramid(image))
-    assert odds[damaged > 0].min() > odds[damaged == 0].max()
+    logits = head(pyramid(image))
+    assert logits[damaged > 0].min() > logits[damaged == 0].max()
 
 
 def test_the_head_takes_maps_at_four_strides() -> None:
     maps = LearnedPyramid()(torch.rand(2, 6, 32, 48))
     assert [m.shape[1] for m in maps] == list(MAP_CHANNELS)
-    assert DifferenceHead()(maps).shape == (2, 4, 6)
+    assert SegmentationHead()(maps).shape == (2, 4, 6)
 
 
 @pytest.mark.parametrize(
