@@ -119,7 +119,7 @@ def _trained(plan: Plan, category: str, seed: int, method: Any, asked: dict[str,
     run, seconds = _train(preset(method, category, **changes))
     config = run.config()
     found = evaluate(run, data=plan.data)
-    detector = load_detector(run)
+    detector = load_detector(run, prune=False)  # so that the context density can be judged alone
     epochs = _epochs(run)
     last = epochs[-1] if epochs else {}
     norms: Row = next((row for row in reversed(epochs) if "val_loss" in row), {})

@@ -200,7 +200,7 @@ def test_float16_is_checked_for_structure_only_and_says_so(
 
 
 def test_weights_that_the_program_does_not_use_are_not_asked_for(material: Material, tmp_path: Path) -> None:
-    """Those of scorers that do not count."""
+    """Those of scorers that weigh nothing."""
     detector = Detector(tiny()).eval()
     with torch.no_grad():
         for values in (*detector.parameters(), *detector.buffers()):
@@ -208,7 +208,7 @@ def test_weights_that_the_program_does_not_use_are_not_asked_for(material: Mater
                 values.normal_()  # a constant of equal numbers is stored as one
     assert isinstance(detector.model, Autoencoder)
     detector.model.score_fusion.weight.zero_()[0] = 1
-    detector.model.score_fusion.settle()
+    detector.model.prune()
     half = coreai.Rounded(detector)
     assert half.graph_module.get_parameter("model.embed.weight").dtype is torch.float16
     assert half.graph_module.get_parameter("model.context_density.location.weight").dtype is torch.float32

@@ -48,11 +48,11 @@ def unruly(**changes: Any) -> Autoencoder:
         model.whitening.matrix.normal_(0, 0.3)
         model.score_fusion.weight.copy_(torch.tensor([0.1, 0.2, 0.3, 1.0, 0.5]))
     assert model.segmentation_head is not None
-    unsettle(model.segmentation_head)
+    as_trained(model.segmentation_head)
     return model
 
 
-def unsettle(head: SegmentationHead, dead: bool = False) -> SegmentationHead:
+def as_trained(head: SegmentationHead, dead: bool = False) -> SegmentationHead:
     """Scales and means as of real maps, perhaps with a channel that is dead on good images, and an opinion."""
     with torch.no_grad():
         for i in range(4):
@@ -94,7 +94,7 @@ def test_the_backbone_with_its_normalisation_folded_equals_it(backbone: Efficien
 
 def test_the_segmentation_head_with_its_input_scale_folded_equals_it() -> None:
     torch.manual_seed(0)
-    head = unsettle(SegmentationHead().eval(), dead=True)
+    head = as_trained(SegmentationHead().eval(), dead=True)
     maps = tuple(torch.randn(2, c, 64 // s, 64 // s) for c, s in zip(MAP_CHANNELS, (1, 2, 4, 4), strict=True))
     for i, x in enumerate(maps):
         x[:, 0] = getattr(head, f"mean{i}")[0]  # dead on good images: what its scale would magnify is rounding
@@ -177,7 +177,7 @@ def test_the_default_architecture_at_full_size_is_likely_on_the_engine_and_compu
     detector = Detector(preset("default", "pill")).eval()
     model: Any = detector.model
     model.features.backbone.load_state_dict(backbone.state_dict())
-    unsettle(model.segmentation_head)
+    as_trained(model.segmentation_head)
     with torch.no_grad():
         model.whitening.matrix.normal_(0, 0.05)
         model.pixels.weight.normal_(0, 0.05)
@@ -186,7 +186,7 @@ def test_the_default_architecture_at_full_size_is_likely_on_the_engine_and_compu
         model.feature_gmm.centres.normal_()
         model.feature_gmm.curvature.uniform_(-0.5, 1)
         model.score_fusion.weight.copy_(torch.tensor(weights))
-        model.score_fusion.settle()
+        model.prune()
     program = trace(prepared(detector, "ane"))
     full, half = tmp_path / "full.mlpackage", tmp_path / "half.mlpackage"
     write_package(convert(program, "fp32", "iOS16"), trained.card(), full)

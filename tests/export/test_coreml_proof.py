@@ -17,7 +17,7 @@ pytest.importorskip("coremltools", reason="coremltools is not installed: pip ins
 from coreml_surgery import DAMAGES, Damage, argument, constant, operations, save
 from tiny_run import tiny
 
-from vtad.models.autoencoder import Autoencoder
+from vtad.models.autoencoder import Autoencoder, ScorerMaps
 from vtad.models.detector import Detector, Judgement
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run
@@ -27,7 +27,7 @@ from vtad_export.coreml_format.exporter import convert, write_package
 from vtad_export.coreml_format.graph import Layout, prepared, trace
 from vtad_export.coreml_format.mil import FLOAT16_LIMIT, REFERENCE, Executor, rounded
 from vtad_export.coreml_format.mlpackage import PackageError, Program, read_program, specification, weight_file
-from vtad_export.coreml_format.reference_proof import DRIFT, SCORER_MODULES, ReferenceProof, prove_package
+from vtad_export.coreml_format.reference_proof import DRIFT, ReferenceProof, prove_package
 from vtad_export.coreml_format.same_program import difference
 from vtad_export.proof.parity import TOLERANCE, Limits, ParityError, Samples, accept, compare, samples
 from vtad_runtime.contract.card import Card
@@ -117,18 +117,13 @@ def test_the_constants_of_the_package_are_the_checkpoints_bit_for_bit(packages: 
 
 
 @pytest.mark.parametrize("layout", ["packages", "laid_out"])
-def test_no_tensor_of_a_scorer_that_does_not_count_is_said_to_be_folded(
-    layout: str, request: pytest.FixtureRequest
-) -> None:
+def test_no_tensor_of_a_pruned_scorer_is_said_to_be_folded(layout: str, request: pytest.FixtureRequest) -> None:
     made: Packages = request.getfixturevalue(layout)
     assert isinstance(made.detector.model, Autoencoder)
     derived = made.prove(made.full).constants_derived
-    for scorer, module in SCORER_MODULES.items():
-        if scorer not in made.detector.model.score_fusion.counted:
-            assert not [name for name in derived if f".{module}." in name]
-    assert set(made.detector.model.score_fusion.counted) < set(
-        SCORER_MODULES
-    )  # some do not count, or nothing was shown
+    pruned = set(ScorerMaps._fields) - set(made.detector.model.active)
+    assert pruned  # or nothing was shown
+    assert not [name for name in derived for scorer in pruned if f".{scorer}." in name]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__)

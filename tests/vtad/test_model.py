@@ -13,7 +13,7 @@ from torch import Tensor
 from vtad.backbones.layers import Registers, to_pixels, to_tokens
 from vtad.config import Config, preset
 from vtad.fitting.feature_statistics import fit_statistics
-from vtad.models.autoencoder import Autoencoder, BackboneFeatures
+from vtad.models.autoencoder import Autoencoder, BackboneFeatures, ScorerMaps
 from vtad.models.detector import Detector, Judgement
 from vtad.models.segmentation_head import SegmentationHead
 
@@ -140,6 +140,7 @@ def test_the_density_is_about_the_clean_image_given_the_corrupted_one() -> None:
     model = fitted(config)
     x, y = image(config), image(config, seed=2)
     own = model.scorer_maps(x)[1].context_density
+    assert own is not None
     assert torch.equal(model.denoise(x, x).nll, own)
     assert torch.equal(model.denoise(x, y).reconstruction, model(x).reconstruction)  # the target is not an input
     assert not torch.equal(model.denoise(x, y).nll, own)
@@ -214,12 +215,12 @@ def test_beside_a_backbone_the_transformer_sees_pixels_and_without_one_it_sees_t
 
 
 @torch.no_grad()
-def test_a_scorer_without_weight_is_not_asked_once_the_weights_are_final() -> None:
+def test_a_scorer_that_weighs_nothing_is_pruned_and_no_result_changes() -> None:
     model = fitted(tiny())
     x = image(tiny())
     before = model(x).nll
-    model.score_fusion.settle()
-    seen = model.scorer_maps(x)[1]
-    assert seen.patch_memory.any()
-    assert not any(scorer.any() for scorer in seen[1:])
-    torch.testing.assert_close(model(x).nll, before)
+    assert model.active == ScorerMaps._fields
+    model.prune()
+    assert list(model.active) == ["patch_memory"]
+    assert [seen is None for seen in model.scorer_maps(x)[1]] == [False, True, True, True, True]
+    assert torch.equal(model(x).nll, before)

@@ -49,7 +49,6 @@ def fit_score_fusion(
     model = detector.model
     if not isinstance(model, Autoencoder):
         return {}
-    model.score_fusion.ask_all()
     steady = _scorer_maps(model, good, device)
     mean, std = steady.mean((0, 2, 3)), steady.transpose(0, 1).flatten(1).std(1).clamp_min(1e-6)
     seen = (_scorer_maps(model, np.concatenate([defective, moved]), device) - mean[:, None, None]) / std[:, None, None]
@@ -61,7 +60,6 @@ def fit_score_fusion(
     chosen = _choose_context(trial, _choose_known(trial, found), found)
     model.score_fusion.mean.copy_(mean)
     model.score_fusion.weight.copy_(torch.tensor([*chosen, trial.head]) / std)
-    model.score_fusion.settle()
     return {" ".join(f"{w:g}" for w in weights): quality for weights, quality in found.items()}
 
 
@@ -121,12 +119,13 @@ def _choose_context(trial: Trial, known: Weights, found: dict[Weights, float]) -
 
 
 def _scorer_maps(model: Autoencoder, images: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """What each scorer says: (N, 5, rows, columns)."""
+    """What each scorer says: (N, 5, rows, columns); zeros of one that is not there."""
     out = []
     with torch.inference_mode():
         for batch in batches(images, device):
             _, seen = model.scorer_maps(batch.float() / 255)
-            out.append(torch.stack(list(seen), dim=1).cpu())
+            there = [x for x in seen if x is not None]
+            out.append(torch.stack([torch.zeros_like(there[0]) if x is None else x for x in seen], dim=1).cpu())
     return torch.cat(out)
 
 

@@ -131,45 +131,32 @@ class Whitening(nn.Module):
 
 
 class ScorerMaps(NamedTuple):
-    """How odd each cell of a batch is, by five standards: (B, rows, columns) each; zeros of one that is not asked."""
+    """How odd each cell of a batch is, by five scorers: (B, rows, columns) each; None of a scorer that is not there.
 
-    patch_memory: (
-        Tensor  # distance to the nearest stored patch of a good part: are these features seen on good parts at all
-    )
-    feature_gmm: Tensor  # NLL of the feature GMM: likewise, in the directions in which good parts vary little too
-    position_gaussian: Tensor  # distance from what this position shows: do they belong here
-    context_density: Tensor  # NLL in nats: are they what this place, in this picture, should hold
-    segmentation_head: Tensor  # logits of a defect: do they look like damage; zeros too without a segmentation head
+    The names are those of the autoencoder's modules.
+    """
+
+    patch_memory: Tensor | None  # distance to the nearest stored patch: are these features seen on good parts at all
+    feature_gmm: Tensor | None  # NLL: likewise, also in the directions in which good parts vary little
+    position_gaussian: Tensor | None  # distance from what this position shows: do they belong here
+    context_density: Tensor | None  # NLL in nats: are they what this position, in this picture, should hold
+    segmentation_head: Tensor | None  # logits of a defect: do they look like damage
 
 
 class ScoreFusion(nn.Module):
-    """The scorers, each in units of its normal variation, weighted and summed.
-
-    `vtad.calibration.score_fusion` sets both buffers.
-    """
+    """The scorers' z-scores over good pictures, weighted and summed. `vtad.calibration.score_fusion` sets both buffers."""
 
     mean: Tensor
-    weight: Tensor
-    counted: tuple[str, ...]  # scorers that are summed
+    weight: Tensor  # over the standard deviation
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(len(ScorerMaps._fields)))
         self.register_buffer("weight", torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0]))
-        self.ask_all()
-
-    def ask_all(self) -> None:
-        """Weights are to be found: every scorer is asked."""
-        self.counted = ScorerMaps._fields
-
-    def settle(self) -> None:
-        """Weights are final: a scorer that weighs 0 is asked no more, so an export neither stores nor computes it."""
-        self.counted = tuple(name for name, weight in zip(ScorerMaps._fields, self.weight, strict=True) if weight != 0)
 
     def forward(self, seen: ScorerMaps) -> Tensor:
         """-> (B, rows, columns)."""
-        counted = [i for i, name in enumerate(ScorerMaps._fields) if name in self.counted]
-        first, *others = (self.weight[i] * (seen[i] - self.mean[i]) for i in counted)
+        first, *others = (self.weight[i] * (x - self.mean[i]) for i, x in enumerate(seen) if x is not None)
         return sum(others, start=first)
 
 
@@ -272,23 +259,34 @@ class Autoencoder(nn.Module):
         out: Tensor = self.base_image + to_pixels(self.pixels(tokens).float(), self.grid, self.patch)
         return out
 
+    @property
+    def active(self) -> tuple[str, ...]:
+        """The scorers that are there: all that training made, and after `prune` those that weigh something."""
+        return tuple(name for name in ScorerMaps._fields if getattr(self, name, None) is not None)
+
+    def prune(self) -> None:
+        """Remove the scorers that weigh 0 in the score fusion: what is exported neither stores nor computes them.
+
+        No result changes.
+        """
+        for name, weight in zip(ScorerMaps._fields, self.score_fusion.weight.tolist(), strict=True):
+            if weight == 0:
+                setattr(self, name, None)
+
     def scorer_maps(self, image: Tensor) -> tuple[Tensor, ScorerMaps]:
         """(B, 3, H, W) in 0..1, its own context -> reconstruction (B, 3, H, W), and how odd each cell is."""
+        active = self.active
         features, maps = self.known(image)
         y = self.whitening(features)
-        counted = self.score_fusion.counted
-        prediction = self.predict(self.context(image, y), y if "context_density" in counted else None)
-        if isinstance(self.features, PixelFeatures):
+        prediction = self.predict(self.context(image, y), y if "context_density" in active else None)
+        if isinstance(self.features, PixelFeatures) and "segmentation_head" in active:
             maps = self.features.maps(image, prediction.reconstruction)
-        silent = torch.zeros_like(prediction.nll)
         return prediction.reconstruction, ScorerMaps(
-            patch_memory=self.patch_memory(features) if "patch_memory" in counted else silent,
-            feature_gmm=self.feature_gmm(features) if "feature_gmm" in counted else silent,
-            position_gaussian=self.position_gaussian(y) if "position_gaussian" in counted else silent,
-            context_density=prediction.nll,
-            segmentation_head=self.segmentation_head(maps)
-            if self.segmentation_head and "segmentation_head" in counted
-            else silent,
+            patch_memory=self.patch_memory(features) if "patch_memory" in active else None,
+            feature_gmm=self.feature_gmm(features) if "feature_gmm" in active else None,
+            position_gaussian=self.position_gaussian(y) if "position_gaussian" in active else None,
+            context_density=prediction.nll if "context_density" in active else None,
+            segmentation_head=self.segmentation_head(maps) if self.segmentation_head is not None else None,
         )
 
     def forward(self, image: Tensor) -> Prediction:

@@ -12,8 +12,11 @@ from vtad.older_runs import tensors_of_today
 from vtad.run_folder import Run, RunError, sha256
 
 
-def load_detector(run: Run, device: torch.device | None = None) -> Detector:
-    """The trained detector of a complete run, in evaluation mode. Raises RunError."""
+def load_detector(run: Run, device: torch.device | None = None, prune: bool = True) -> Detector:
+    """The trained detector of a complete run, in evaluation mode, without the scorers that weigh nothing. Raises RunError.
+
+    `prune=False` keeps all scorers; the outputs are the same.
+    """
     card = run.card()
     detector = Detector(run.config())
     try:
@@ -24,6 +27,6 @@ def load_detector(run: Run, device: torch.device | None = None) -> Detector:
         detector.load_state_dict(tensors_of_today(load_file(run.weights)))
     except (OSError, SafetensorError, RuntimeError) as e:
         raise RunError(f"{run.weights}: expected the weights of this run, got {e}".splitlines()[0]) from e
-    if isinstance(detector.model, Autoencoder):
-        detector.model.score_fusion.settle()
+    if prune and isinstance(detector.model, Autoencoder):
+        detector.model.prune()
     return detector.to(device or torch.device("cpu")).eval()

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from vtad.backbones.efficientnet import TAPS, EfficientNetLite0
 from vtad.backbones.layers import Attention, Block
-from vtad.models.autoencoder import Autoencoder, Prediction
+from vtad.models.autoencoder import Autoencoder, Prediction, ScorerMaps
 from vtad.models.context_density import ContextDensity
 from vtad.models.segmentation_head import SegmentationHead
 
@@ -194,7 +194,8 @@ class ChannelTransformer(nn.Module):
         self.decoder = nn.ModuleList(ChannelBlock(cast(Block, b)) for b in model.decoder)
         self.norm = ChannelNorm(model.norm.eps)
         self.pixels = Project(model.pixels.weight, model.pixels.bias, model.norm)
-        self.context_density = ChannelContextDensity(model.context_density, model.norm)
+        active = "context_density" in model.active
+        self.context_density = ChannelContextDensity(model.context_density, model.norm) if active else None
 
     def forward(self, context: Tensor, observed: Tensor | None) -> Prediction:
         """(B, D', rows, columns) and (B, D, rows, columns), as `Autoencoder.predict`."""
@@ -207,8 +208,10 @@ class ChannelTransformer(nn.Module):
             x = block(x)
         x = self.norm(x[..., :tokens])
         pixels = self.pixels(x).reshape(x.shape[0], -1, *self.grid)
-        nll = torch.zeros_like(context[:, 0]) if observed is None else self.context_density(x, observed)
-        return Prediction(self.base_image + F.pixel_shuffle(pixels, self.patch), nll)
+        reconstruction = self.base_image + F.pixel_shuffle(pixels, self.patch)
+        if observed is None or self.context_density is None:
+            return Prediction(reconstruction, torch.zeros_like(context[:, 0]))
+        return Prediction(reconstruction, self.context_density(x, observed))
 
 
 _REARRANGED = {"embed", "registers", "encoder", "bottleneck", "decoder", "norm", "pixels", "context_density"}
@@ -225,7 +228,15 @@ class ChannelAutoencoder(Autoencoder):
         for name, child in model.named_children():
             if name not in _REARRANGED:
                 self.add_module(name, child)
+        for name in set(ScorerMaps._fields) - set(model.active):
+            setattr(self, name, None)
         self.channels = ChannelTransformer(model)
+        self._active = model.active
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """As of the trained one; its context density is here a part of `channels`."""
+        return self._active
 
     def predict(self, context: Tensor, observed: Tensor | None) -> Prediction:
         """As `Autoencoder.predict`."""

@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 
-from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
 from vtad_export.coreml_format.mil import FLOAT16_LIMIT, REFERENCE, Executor
 from vtad_export.coreml_format.mlpackage import Program
@@ -45,13 +44,6 @@ DRIFT = {
     "score": MARGIN,  # of the calibration spread: the threshold lies that far above the calibration scores
 }
 
-SCORER_MODULES = {  # of an Autoencoder, by the scorer whose own they are
-    "patch_memory": "patch_memory",
-    "feature_gmm": "feature_gmm",
-    "position_gaussian": "position_gaussian",
-    "context_density": "context_density",
-    "segmentation_head": "segmentation_head",
-}
 FULL_IMAGES = 8  # of each kind: what the float32 program behind a float16 package is held to torch on
 
 
@@ -137,11 +129,9 @@ def prove_package(
 def compare_constants(program: Program, detector: Detector) -> tuple[int, tuple[str, ...]]:
     """Tensors of the detector that a float32 program holds under their own name, bit for bit; and the names of the rest.
 
-    Those of a scorer that does not count are not in the program and not named. Raises ParityError where one of the same name
-    differs.
+    Raises ParityError where one of the same name differs.
     """
     tensors = dict(detector.named_parameters()) | dict(detector.named_buffers())
-    silent = _not_exported(detector)
     equal, derived = 0, []
     for name, tensor in tensors.items():
         expected = tensor.detach().cpu().numpy()
@@ -151,20 +141,9 @@ def compare_constants(program: Program, detector: Detector) -> tuple[int, tuple[
                 raise ParityError(f"the coreml artefact: the constant {name} is not the checkpoint's; nothing was kept")
         if held:
             equal += 1
-        elif expected.dtype == np.float32 and not name.startswith(silent):
+        elif expected.dtype == np.float32:
             derived.append(name)
     return equal, tuple(derived)
-
-
-def _not_exported(detector: Detector) -> tuple[str, ...]:
-    """How the names of tensors begin that only scorers without a weight use."""
-    if not isinstance(detector.model, Autoencoder):
-        return ()
-    counted = detector.model.score_fusion.counted
-    silent = [module for scorer, module in SCORER_MODULES.items() if scorer not in counted]
-    return tuple(
-        f"{parent}.{module}." for parent in ("model", "model.channels") for module in silent
-    )  # `ChannelAutoencoder`
 
 
 def _constant_names(name: str) -> list[str]:
