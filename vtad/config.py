@@ -70,9 +70,7 @@ class Config:
     minutes: float | None = 10.0  # of training, unless `epochs` is given
     epochs: int | None = None  # passes over the training images; given, it decides and not `minutes`
     patience: int = 25  # validations without improvement before training stops
-    batch_size: int = (
-        4  # pictures drawn for a step; the segmentation head rehearses earlier ones, see vtad.fitting.replay_buffer
-    )
+    batch_size: int = 4  # pictures drawn for a step; the segmentation head learns from earlier ones too, see vtad.fitting.replay_buffer
     optimizer: Optimizer = "adamw"
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4

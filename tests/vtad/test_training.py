@@ -26,7 +26,7 @@ from vtad.data.images import split_good
 from vtad.data.layout import find_category
 from vtad.fitting import feature_statistics as statistics
 from vtad.fitting import loop
-from vtad.fitting import replay_buffer as rehearsal
+from vtad.fitting import replay_buffer as replay
 from vtad.fitting.loop import Interrupted, Loop, Report, TrainingError
 from vtad.inspection import advice
 from vtad.models.losses import Loss
@@ -150,19 +150,19 @@ def test_a_training_stopped_after_any_step_ends_as_if_it_had_not_been(
     assert_equal_runs(unbroken, run)
 
 
-def test_what_the_default_preset_rehearses_is_the_same_after_a_stop(configured: Callable[..., Config]) -> None:
+def test_what_the_default_preset_replays_is_the_same_after_a_stop(configured: Callable[..., Config]) -> None:
     config = configured(name="default", image_height=64, image_width=64, feature_dim=32)
     unbroken = train(config)
     assert_equal_runs(unbroken, train(config, resume=stopped_after(STEPS - 2, config)))
 
 
-def test_rehearsals_change_the_segmentation_head_alone(
+def test_replays_change_the_segmentation_head_alone(
     configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seen after two steps, the second followed by rehearsals; later the head's gradient counts in the norm that is clipped."""
+    """Seen after two steps, the second followed by replays; later the head's gradient counts in the norm that is clipped."""
     config = configured(name="default", epochs=1, batch_size=6, image_height=64, image_width=64, feature_dim=32)
     with_them = load_file(train(config).weights)
-    monkeypatch.setattr(rehearsal, "REHEARSALS", 0)
+    monkeypatch.setattr(replay, "REPLAYS", 0)
     without = load_file(train(config).weights)
     learnt = {k for k in without if k.startswith("model.")} - {"model.score_fusion.mean", "model.score_fusion.weight"}
     changed = {k for k in learnt if not torch.equal(with_them[k], without[k])}

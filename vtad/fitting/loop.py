@@ -25,7 +25,7 @@ from vtad.data.synthetic_defects import corrupt_batch
 from vtad.fitting.checkpoint import Progress, load, save
 from vtad.fitting.device import bfloat16_gains
 from vtad.fitting.feature_statistics import fit_statistics, observed_features
-from vtad.fitting.replay_buffer import Rehearsal, Seen
+from vtad.fitting.replay_buffer import ReplayBuffer, Seen
 from vtad.fitting.symmetries import Views, vary
 from vtad.models.autoencoder import Autoencoder, BackboneFeatures, Prediction
 from vtad.models.detector import Detector
@@ -102,7 +102,7 @@ class Loop:
         self.batch_size = min(config.batch_size, len(images))
         self.steps_an_epoch = len(images) // self.batch_size
         self.validate_every = math.ceil(VALIDATION_STEPS / self.steps_an_epoch)  # epochs
-        self.rehearsal = Rehearsal(config.seed, self.batch_size)
+        self.replay = ReplayBuffer(config.seed, self.batch_size)
         self.at = Progress()
         self.best: dict[str, Tensor] = {}
 
@@ -183,8 +183,8 @@ class Loop:
         self._require_number(loss.total.item())
         self._descend(loss.total)
         if prediction.maps:
-            self._rehearse()
-            self.rehearsal.recent.append(Seen(prediction.maps, share))
+            self._replay()
+            self.replay.recent.append(Seen(prediction.maps, share))
         return loss
 
     def _look(self, batch: Batch, share: Tensor) -> tuple[Prediction, Loss]:
@@ -206,11 +206,11 @@ class Loop:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
         self.optimizer.step()
 
-    def _rehearse(self) -> None:
+    def _replay(self) -> None:
         """Further steps of the segmentation head alone."""
         head = cast(Autoencoder, self.model).backbone_head
         assert head is not None
-        for maps, share in self.rehearsal.batches(self.at.step):
+        for maps, share in self.replay.batches(self.at.step):
             with self._autocast():
                 logits = head(maps)
             self._descend(segmentation_loss(logits.float(), share))
@@ -219,11 +219,11 @@ class Loop:
         """What the backbone said of the last batches before a training stopped, computed again."""
         if not isinstance(self.model, Autoencoder) or self.model.backbone_head is None:
             return
-        for step in range(max(0, self.at.step - self.rehearsal.length), self.at.step):
+        for step in range(max(0, self.at.step - self.replay.length), self.at.step):
             batch = self._draw(step)
             with torch.no_grad(), self._autocast():
                 _, maps = self.model.known(self._pixels(batch.corrupted))
-            self.rehearsal.recent.append(Seen(maps, self._share(batch.damaged)))
+            self.replay.recent.append(Seen(maps, self._share(batch.damaged)))
 
     def _observed(self, batch: Batch, few: slice) -> Tensor | None:
         """Whitened features of some clean images of a batch; None where none are kept."""

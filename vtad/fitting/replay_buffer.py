@@ -1,8 +1,7 @@
-"""Rehearsal: the segmentation head learns again from what the backbone said of recent pictures (Robins, 1995; replay, Lin, 1992).
+"""Experience replay (Lin, 1992): the segmentation head learns again from the backbone's maps of recent pictures.
 
-The backbone does not change, so neither does what it says of a picture. Drawing a picture with its defects and asking the
-backbone cost more than a step of the head; kept maps make further steps of the head alone cheap, and the head is what learns
-slowest.
+The backbone does not change, so its maps of a picture stay right. Drawing a picture with its defects and running the backbone
+cost more than a step of the head, which learns slowest. Kept maps make further steps of the head alone cheap.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 RECENT = 96  # pictures whose maps are kept: some 230 MB in bfloat16 at the default size
-REHEARSALS = 2  # further steps of the head after each step of the training
+REPLAYS = 2  # further steps of the head after each step of the training
 PICTURES = 8  # of each
 
 
@@ -27,7 +26,7 @@ class Seen(NamedTuple):
     share: Tensor  # (B, rows, columns), of each cell that is damaged
 
 
-class Rehearsal:
+class ReplayBuffer:
     """The recent batches, and batches of pictures drawn at random from them."""
 
     def __init__(self, seed: int, batch_size: int) -> None:
@@ -36,11 +35,11 @@ class Rehearsal:
         self.recent: deque[Seen] = deque(maxlen=self.length)
 
     def batches(self, step: int) -> Iterator[Seen]:
-        """`REHEARSALS` batches of `PICTURES`, by the seed and the step; none as long as none are kept."""
+        """`REPLAYS` batches of `PICTURES`, by the seed and the step; none as long as none are kept."""
         rng = np.random.default_rng((self.seed, 6, step))
         if not self.recent:
             return
-        for _ in range(REHEARSALS):
+        for _ in range(REPLAYS):
             drawn = [_picture(self.recent[i], rng) for i in rng.integers(len(self.recent), size=PICTURES)]
             maps = zip(*(seen.maps for seen in drawn), strict=True)
             yield Seen(tuple(map(torch.cat, maps)), torch.cat([seen.share for seen in drawn]))
