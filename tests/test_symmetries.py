@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_run import tiny
 
 from vtad.config import SYMMETRIES, symmetry_names
-from vtad.data.augmentation import moved_images
+from vtad.data.augmentation import shifted_and_zoomed
 from vtad.fitting.symmetries import TRANSFORMS, vary
 from vtad.training import train
 from vtad_export import to_onnx
@@ -37,7 +37,7 @@ def test_every_symmetry_trains_and_calibrates_with_every_preset(name: str, symme
         data=str(carpet(tmp_path / "data", 12)),
         out=str(tmp_path / "runs"),
         symmetries=symmetry,
-        motion=1.0,
+        shift_and_zoom=1.0,
         batch_size=1,  # so that whole batches are turned
         epochs=1,
     )
@@ -49,7 +49,7 @@ def test_every_symmetry_trains_and_calibrates_with_every_preset(name: str, symme
 def test_a_texture_that_may_be_turned_trains_and_exports(name: str, count: int, tmp_path: Path) -> None:
     given = {"symmetries": ",".join(SYMMETRIES)} if name == "paper" else {"symmetries": "auto"}
     data = carpet(tmp_path / "data", count)
-    run = train(tiny(name, "carpet", data=str(data), out=str(tmp_path / "runs"), motion=0.5, **given))
+    run = train(tiny(name, "carpet", data=str(data), out=str(tmp_path / "runs"), shift_and_zoom=0.5, **given))
     assert {"transpose", "turn270"} & set(symmetry_names(run.config().symmetries))
     detector = Detector(to_onnx(run, tmp_path / "carpet.onnx").path)
     assert detector(read_rgb(data / "carpet" / "train" / "good" / "000.png")).verdict in ("OK", "NG")
@@ -59,6 +59,6 @@ def test_a_texture_that_may_be_turned_trains_and_exports(name: str, count: int, 
 def test_turned_pictures_may_be_shifted_whatever_their_layout_in_memory(symmetry: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
     turned = np.stack([TRANSFORMS[symmetry](image) for image in images])
-    shifted = moved_images(turned, np.random.default_rng(1))
-    np.testing.assert_array_equal(shifted, moved_images(np.ascontiguousarray(turned), np.random.default_rng(1)))
+    shifted = shifted_and_zoomed(turned, np.random.default_rng(1))
+    np.testing.assert_array_equal(shifted, shifted_and_zoomed(np.ascontiguousarray(turned), np.random.default_rng(1)))
     assert vary(images, (symmetry,), np.random.default_rng(2)).flags.c_contiguous

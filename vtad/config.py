@@ -40,9 +40,7 @@ class Config:
     image_height: int = 384  # pixels
     image_width: int = 384  # pixels
     fit: Fit = "stretch"  # how a picture of another shape is brought to that size
-    symmetries: str = (
-        "auto"  # flips and turns that leave good parts good; auto: found from good images, vtad.fitting.symmetries
-    )
+    symmetries: str = "auto"  # flips and turns that leave good parts good; auto: found, see vtad.fitting.symmetries
     val_split: float = 0.2  # share of good training images held out for calibration and stopping
 
     backbone: bool = True  # fixed features from a frozen network; otherwise patches of the image itself
@@ -65,12 +63,12 @@ class Config:
     noise: float = 0.2  # bottleneck: dropout rate (default, scratch) or standard deviation (paper)
     published_mixture: bool = False  # paper only: its weighted sum of NLLs instead of the mixture's likelihood
     synthetic_defects: bool = True  # corrupt the input, aim at the clean image
-    motion: float = 0.25  # share of the training pictures that are shown a little nearer and off centre
+    shift_and_zoom: float = 0.25  # share of the training pictures that are shown a little nearer and off centre
 
     minutes: float | None = 10.0  # of training, unless `epochs` is given
     epochs: int | None = None  # passes over the training images; given, it decides and not `minutes`
     patience: int = 25  # validations without improvement before training stops
-    batch_size: int = 4  # pictures drawn for a step; the segmentation head learns from earlier ones too, see vtad.fitting.replay_buffer
+    batch_size: int = 4  # pictures drawn for a step; the head sees earlier ones too, see vtad.fitting.replay_buffer
     optimizer: Optimizer = "adamw"
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
@@ -133,8 +131,8 @@ class Config:
                 )
         if not 0 < self.val_split < 1:
             raise ConfigError(f"val_split: expected a share between 0 and 1, got {self.val_split}")
-        if not 0 <= self.motion <= 1:
-            raise ConfigError(f"motion: expected a share from 0 to 1, got {self.motion}")
+        if not 0 <= self.shift_and_zoom <= 1:
+            raise ConfigError(f"shift_and_zoom: expected a share from 0 to 1, got {self.shift_and_zoom}")
         if not 0 < self.false_alarms < 1:
             raise ConfigError(f"false_alarms: expected a share between 0 and 1, got {self.false_alarms}")
         if not 0 <= self.noise < 1:
@@ -157,7 +155,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "minutes": 25.0,
         "batch_size": 8,
         "nll_weight": 1.0,
-        "motion": 0.0,
+        "shift_and_zoom": 0.0,
     },
     "paper": {
         "preset": "paper",
@@ -175,7 +173,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "noise": 0.2,
         "symmetries": "none",
         "synthetic_defects": False,
-        "motion": 0.0,
+        "shift_and_zoom": 0.0,
         "minutes": None,
         "epochs": 400,
         "patience": 400,

@@ -15,6 +15,7 @@ _FIELDS = {
     "teacher_file": "backbone_file",
     "teacher_shape": "backbone_shape",
     "teacher_sha256": "backbone_sha256",
+    "motion": "shift_and_zoom",
 }
 # Parts of the autoencoder, as tensors name them between dots.
 _PARTS = {

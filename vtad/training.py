@@ -14,7 +14,7 @@ from vtad.backbones.vit_checkpoint import with_backbone
 from vtad.calibration.map_units import Maps, fit_fusion, fit_units, raw_maps, scores_and_peaks
 from vtad.calibration.score_fusion import fit_score_fusion
 from vtad.config import Config
-from vtad.data.augmentation import moved_images
+from vtad.data.augmentation import shifted_and_zoomed
 from vtad.data.images import ImageCache, fingerprint, split_good
 from vtad.data.layout import DataError, find_category
 from vtad.data.sizing import with_size
@@ -96,12 +96,12 @@ def unfinished_run(out: Path, path: Path | None, category: str | None) -> Run:
 @torch.no_grad()
 def _calibrate(detector: Detector, good: NDArray[np.uint8], config: Config, device: torch.device) -> Calibration:
     detector.eval()
-    moved = moved_images(good, np.random.default_rng((config.seed, 5)))
-    defective, masks = synthetic(moved, min(SCORER_IMAGES, 4 * len(good)), config.seed)
-    fit_score_fusion(detector, good, moved, defective, masks, device)
+    shifted = shifted_and_zoomed(good, np.random.default_rng((config.seed, 5)))
+    defective, masks = synthetic(shifted, min(SCORER_IMAGES, 4 * len(good)), config.seed)
+    fit_score_fusion(detector, good, shifted, defective, masks, device)
     maps = raw_maps(detector, good, device)
     fit_units(detector, maps)
     few = slice(FUSION_IMAGES)
-    shaken, damaged = (raw_maps(detector, images[few], device) for images in (moved, defective))
+    shaken, damaged = (raw_maps(detector, images[few], device) for images in (shifted, defective))
     fit_fusion(detector, Maps(maps.nll[few], maps.unlike[few]), shaken, damaged, masks[few])
     return calibration(*scores_and_peaks(detector, maps), config.false_alarms)

@@ -151,7 +151,7 @@ class ScriptedScorers(Autoencoder):
     [((0, 1), True, True), ((0, 2), None, True), ((0,), False, False)],
     ids=["place", "context", "neither"],
 )
-def test_a_scorer_counts_when_it_helps_on_images_that_moved(
+def test_a_scorer_counts_when_it_helps_on_shifted_images(
     told_by: tuple[int, ...], place: bool | None, context: bool
 ) -> None:
     """What does not see the defects is noise of its own, so counting it would harm, unless another corrects it.
@@ -186,43 +186,43 @@ def test_a_scorer_counts_when_it_helps_on_images_that_moved(
 @pytest.mark.parametrize(("sees", "chosen"), [(5.0, True), (0.2, False)])
 def test_the_mixture_stands_for_the_memory_where_it_sees_more(sees: float, chosen: bool) -> None:
     rng = np.random.default_rng(8)
-    good, moved, defective = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(3))
+    good, shifted, defective = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(3))
     masks = np.zeros((24, 32, 32), np.bool_)
     masks[:, 8:16, 16:24] = True
     defective[..., 0][masks] += 20
     detector = Detector(tiny())
     model = detector.model = ScriptedScorers(sees)
-    fit_score_fusion(detector, good, moved, defective, masks, CPU)
+    fit_score_fusion(detector, good, shifted, defective, masks, CPU)
     assert (model.score_fusion.weight[:2] > 0).tolist() == [not chosen, chosen]
 
 
-def test_a_place_that_cannot_bear_motion_does_not_count() -> None:
-    """It sees the defects best on images as they are, and every edge of those that moved."""
+def test_a_place_that_cannot_bear_a_shift_does_not_count() -> None:
+    """It sees the defects best on images as they are, and every edge of shifted ones."""
     rng = np.random.default_rng(7)
-    good, moved, defective = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(3))
+    good, shifted, defective = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(3))
     masks = np.zeros((24, 32, 32), np.bool_)
     masks[:, 8:16, 16:24] = True
     defective[..., 0][masks] += 40
     defective[..., 1][masks] += 40
-    for images in (moved, defective):
+    for images in (shifted, defective):
         images[:, 24:, :, 1] += 90
     detector = Detector(tiny())
     model = detector.model = ScriptedScorers()
-    fit_score_fusion(detector, good, moved, defective, masks, CPU)
+    fit_score_fusion(detector, good, shifted, defective, masks, CPU)
     assert model.score_fusion.weight[2] == 0
 
 
 def test_the_context_counts_while_it_costs_nothing() -> None:
     """It sees every defect that the memory sees and no more: synthetic defects do not speak for it, nor against it."""
     rng = np.random.default_rng(9)
-    good, moved, defective = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(3))
+    good, shifted, defective = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(3))
     masks = np.zeros((24, 32, 32), np.bool_)
     masks[:, 8:16, 16:24] = True
     for channel in (0, 2):
         defective[..., channel][masks] += 90
     detector = Detector(tiny())
     model = detector.model = ScriptedScorers()
-    found = fit_score_fusion(detector, good, moved, defective, masks, CPU)
+    found = fit_score_fusion(detector, good, shifted, defective, masks, CPU)
     assert model.score_fusion.weight[3] > 0
     assert max(found.values()) > 0.99
 
@@ -231,15 +231,15 @@ def test_a_context_that_surely_costs_does_not_count_however_little_that_is() -> 
     """It cries out at one cell in 576 of every picture, good or not: a small harm, and no chance."""
     side = 192
     rng = np.random.default_rng(11)
-    good, moved, defective = (rng.integers(90, 110, (12, side, side, 3), np.uint8) for _ in range(3))
+    good, shifted, defective = (rng.integers(90, 110, (12, side, side, 3), np.uint8) for _ in range(3))
     masks = np.zeros((12, side, side), np.bool_)
     masks[:, 48:72, 96:120] = True
     defective[..., 0][masks] += 90
-    for pictures_ in (moved, defective):
+    for pictures_ in (shifted, defective):
         pictures_[:, :8, :8, 2] = 250
     detector = Detector(tiny(image_height=side, image_width=side))
     model = detector.model = ScriptedScorers(image_height=side, image_width=side)
-    found = fit_score_fusion(detector, good, moved, defective, masks, CPU)
+    found = fit_score_fusion(detector, good, shifted, defective, masks, CPU)
     assert 0 < found["1 0 1 0"] - found["1 0 1 0.25"] < 0.005
     assert model.score_fusion.weight[3] == 0
 

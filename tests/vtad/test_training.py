@@ -242,12 +242,12 @@ def test_a_training_continues_with_the_images_it_began_with_or_not_at_all(
     assert train(config, resume=run).complete
 
 
-@pytest.mark.parametrize("motion", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("shift_and_zoom", [0.0, 0.5, 1.0])
 def test_features_kept_from_before_are_those_of_the_pictures_as_they_are_shown(
-    configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, motion: float
+    configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, shift_and_zoom: float
 ) -> None:
-    """What the density should say of a picture that moved must not be taken from the picture as it lay."""
-    config = configured(motion=motion, symmetries="none")
+    """What the density should say of a shifted picture must not be taken from the picture as it lay."""
+    config = configured(shift_and_zoom=shift_and_zoom, symmetries="none")
     kept = load_file(train(config).weights)
     monkeypatch.setattr(statistics, "MAX_CACHED", 0)
     computed = load_file(train(config).weights)

@@ -47,14 +47,15 @@ def fit_units(detector: Detector, good: Maps) -> None:
 
 
 def fit_fusion(
-    detector: Detector, good: Maps, moved: Maps, defective: Maps, masks: NDArray[np.bool_]
+    detector: Detector, good: Maps, shifted: Maps, defective: Maps, masks: NDArray[np.bool_]
 ) -> dict[str, float]:
     """Choose the maps' weights by AUPRO on synthetic defects with masks (N, H, W); AUPRO by SSIM share is returned.
 
-    `moved` are of good images as `moved_images` moves them, and so are the defective ones; `good`, as they are, set the unit.
+    `shifted` are of good images after `shifted_and_zoomed`, and the defective ones are of such images too; `good` are of good
+    images as they are, and set the unit.
     """
     found: dict[str, float] = {}
-    known, others, damaged = (_units(detector, maps) for maps in (good, moved, defective))
+    known, others, damaged = (_units(detector, maps) for maps in (good, shifted, defective))
     shown = Maps(*(torch.cat(pair) for pair in zip(damaged, others, strict=True)))
     every_mask = [*masks, *np.zeros_like(masks, shape=(len(others.nll), *masks.shape[1:]))]
     best = -1.0

@@ -32,7 +32,7 @@ SEGMENTATION_WEIGHT_ALONE = 2.0  # without a backbone, where the memory and the 
 def fit_score_fusion(
     detector: Detector,
     good: NDArray[np.uint8],
-    moved: NDArray[np.uint8],
+    shifted: NDArray[np.uint8],
     defective: NDArray[np.uint8],
     masks: NDArray[np.bool_],
     device: torch.device,
@@ -42,8 +42,8 @@ def fit_score_fusion(
     Memory, mixture and place get those of `KNOWN_WEIGHTS` with the largest mean of image AUROC and AUPRO on synthetic
     defects, (N, H, W, 3) and (N, H, W). The context gets the largest weight that takes little from it, and no more than
     chance may: it alone knows what belongs together, which synthetic defects do not show. The means are returned by the
-    weights as text. `moved` are good images as `moved_images` moves them, and so are the defective ones: on the line a part
-    never lies quite where it lay, and what cannot bear that must not decide. The weight of the segmentation head is fixed,
+    weights as text. `shifted` are good images after `shifted_and_zoomed`, and the defective ones were shifted too: on a line no
+    part lies quite where the one before it lay, and a scorer that cannot bear that must not decide. The weight of the segmentation head is fixed,
     since it has learnt from defects drawn by the same hand. Nothing to do for `paper`.
     """
     model = detector.model
@@ -51,10 +51,12 @@ def fit_score_fusion(
         return {}
     steady = _scorer_maps(model, good, device)
     mean, std = steady.mean((0, 2, 3)), steady.transpose(0, 1).flatten(1).std(1).clamp_min(1e-6)
-    seen = (_scorer_maps(model, np.concatenate([defective, moved]), device) - mean[:, None, None]) / std[:, None, None]
+    seen = (_scorer_maps(model, np.concatenate([defective, shifted]), device) - mean[:, None, None]) / std[
+        :, None, None
+    ]
     head = SEGMENTATION_WEIGHT_ALONE if model.learns_features else SEGMENTATION_WEIGHT
     trial = Trial(
-        seen, _cells(masks, len(moved)), len(defective), head if model.segmentation_head else 0.0, detector.top
+        seen, _cells(masks, len(shifted)), len(defective), head if model.segmentation_head else 0.0, detector.top
     )
     found: dict[Weights, float] = {}
     chosen = _choose_context(trial, _choose_known(trial, found), found)
@@ -64,7 +66,7 @@ def fit_score_fusion(
 
 
 class Trial(NamedTuple):
-    """Defective pictures, then good ones that moved, as the scorers see them."""
+    """Defective pictures, then good ones, all shifted and zoomed, as the scorers see them."""
 
     seen: Tensor  # (N, 5, rows, columns), in units of variation on good images
     masks: NDArray[np.bool_]  # (N, rows, columns)

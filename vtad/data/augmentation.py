@@ -1,7 +1,7 @@
-"""Pictures of parts that do not lie quite where they lay: on a line none ever does.
+"""Shift-and-zoom augmentation: on a line no part lies quite where the one before it lay.
 
-Training shows many of its pictures so and calibration weighs the scorers on such ones, so that what a shift changes is not
-taken for damage.
+Training shows a share of its pictures so, and calibration weighs the scorers on such pictures, so that a shift is not taken
+for damage.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 ZOOM = 0.06  # pictures are shown from up to so much nearer, and off centre by as much
 
 
-def moved_images(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Images (N, H, W, 3), each seen a little nearer and off centre."""
+def shifted_and_zoomed(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Images (N, H, W, 3) uint8, each seen a little nearer and off centre; copies."""
     height, width = images.shape[1:3]
-    moved = np.empty(
-        images.shape, np.uint8
-    )  # row by row, however `images` lies in memory: OpenCV writes into nothing else
+    shifted = np.empty(images.shape, np.uint8)  # row by row: OpenCV writes into no other layout
     for i, image in enumerate(images):
         share = 1 - ZOOM * rng.random()
         left, top = rng.random(2) * (1 - share) * (width, height)
         from_source = np.array([[1 / share, 0, -left / share], [0, 1 / share, -top / share]], np.float32)
-        cv2.warpAffine(image, from_source, (width, height), dst=moved[i], borderMode=cv2.BORDER_REPLICATE)
-    return moved
+        cv2.warpAffine(image, from_source, (width, height), dst=shifted[i], borderMode=cv2.BORDER_REPLICATE)
+    return shifted

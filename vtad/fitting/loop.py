@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vtad.config import Config, symmetry_names
-from vtad.data.augmentation import moved_images
+from vtad.data.augmentation import shifted_and_zoomed
 from vtad.data.images import ImageCache
 from vtad.data.synthetic_defects import corrupt_batch
 from vtad.fitting.checkpoint import Progress, load, save
@@ -73,7 +73,7 @@ class Batch(NamedTuple):
     """What one step learns from."""
 
     indices: NDArray[np.int64]
-    moved: NDArray[np.bool_]  # (B,), whether an image is not seen as it is
+    shifted: NDArray[np.bool_]  # (B,), whether an image is not seen as it is
     clean: NDArray[np.uint8]  # (B, H, W, 3)
     corrupted: NDArray[np.uint8]  # (B, H, W, 3)
     damaged: NDArray[np.bool_]  # (B, H, W)
@@ -165,14 +165,14 @@ class Loop:
         indices = order[place * self.batch_size : (place + 1) * self.batch_size]
         rng = np.random.default_rng((self.config.seed, 2, step))
         clean = vary(self.images[indices], self.symmetries, rng)
-        moved = rng.random(len(clean)) < self.config.motion
-        clean[moved] = moved_images(clean[moved], rng)
+        shifted = rng.random(len(clean)) < self.config.shift_and_zoom
+        clean[shifted] = shifted_and_zoomed(clean[shifted], rng)
         if not self.config.synthetic_defects:
-            return Batch(indices, moved, clean, clean, np.zeros(clean.shape[:3], np.bool_))
+            return Batch(indices, shifted, clean, clean, np.zeros(clean.shape[:3], np.bool_))
         corrupted, damaged = corrupt_batch(clean, self.images, rng)
         whole = np.arange(len(clean)) % WHOLE == WHOLE - 1
         corrupted[whole], damaged[whole] = clean[whole], False
-        return Batch(indices, moved, clean, corrupted, damaged)
+        return Batch(indices, shifted, clean, corrupted, damaged)
 
     def _step(self, batch: Batch) -> Loss:
         rate = self.config.learning_rate * self._rate()
@@ -230,10 +230,10 @@ class Loop:
         if self.observed is None:
             return None
         observed = self.observed[batch.indices[few]].to(self.device)
-        moved = np.flatnonzero(batch.moved[few])
-        if len(moved):
+        shifted = np.flatnonzero(batch.shifted[few])
+        if len(shifted):
             with torch.no_grad():
-                observed[moved] = cast(Autoencoder, self.model).observe(self._pixels(batch.clean[few][moved]))
+                observed[shifted] = cast(Autoencoder, self.model).observe(self._pixels(batch.clean[few][shifted]))
         return observed
 
     def _require_number(self, loss: float) -> None:
