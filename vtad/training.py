@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vtad.backbones.efficientnet import backbone_weights
 from vtad.backbones.vit_checkpoint import with_backbone
-from vtad.calibration.map_units import Maps, fit_fusion, fit_units, raw_maps, scores_and_peaks
+from vtad.calibration.map_fusion import Maps, fit_map_fusion, fit_z_scores, raw_maps, scores_and_peaks
 from vtad.calibration.score_fusion import fit_score_fusion
 from vtad.config import Config
 from vtad.data.augmentation import shifted_and_zoomed
@@ -100,8 +100,8 @@ def _calibrate(detector: Detector, good: NDArray[np.uint8], config: Config, devi
     defective, masks = synthetic(shifted, min(SCORER_IMAGES, 4 * len(good)), config.seed)
     fit_score_fusion(detector, good, shifted, defective, masks, device)
     maps = raw_maps(detector, good, device)
-    fit_units(detector, maps)
+    fit_z_scores(detector, maps)
     few = slice(FUSION_IMAGES)
     shaken, damaged = (raw_maps(detector, images[few], device) for images in (shifted, defective))
-    fit_fusion(detector, Maps(maps.nll[few], maps.unlike[few]), shaken, damaged, masks[few])
+    fit_map_fusion(detector, Maps(maps.nll[few], maps.unlike[few]), shaken, damaged, masks[few])
     return calibration(*scores_and_peaks(detector, maps), config.false_alarms)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tiny_run import tiny
 from torch import Tensor
 
-from vtad.calibration.map_units import fit_fusion, fit_units, raw_maps, scores_and_peaks
+from vtad.calibration.map_fusion import fit_map_fusion, fit_z_scores, raw_maps, scores_and_peaks
 from vtad.calibration.score_fusion import fit_score_fusion
 from vtad.models.autoencoder import Autoencoder, ScorerMaps
 from vtad.models.detector import SCORE_RULE, Detector
@@ -122,8 +122,8 @@ def test_the_map_that_sees_the_defects_gets_the_weight_when_the_other_is_noise(g
     masks[:, 10:18, 12:24] = True
     defective[masks] += 4  # far less than the noise of a pixel, far more than that of the blurred map
     maps = raw_maps(detector, good, CPU)
-    fit_units(detector, maps)
-    found = fit_fusion(detector, maps, maps, raw_maps(detector, defective, CPU), masks)
+    fit_z_scores(detector, maps)
+    found = fit_map_fusion(detector, maps, maps, raw_maps(detector, defective, CPU), masks)
     best = max(found, key=lambda share: found[share])
     assert best == ("0" if good_map == "nll" else "1")
     assert found[best] > 0.8
@@ -254,10 +254,10 @@ def test_the_runtime_takes_a_score_from_a_heatmap_as_the_graph_does(height: int,
     )
 
 
-def test_maps_of_good_images_are_in_units_of_normal_variation() -> None:
+def test_maps_of_good_images_are_z_scores() -> None:
     detector = Scripted("nll")
     good = pictures(np.random.default_rng(3), 40)
-    fit_units(detector, raw_maps(detector, good, CPU))
+    fit_z_scores(detector, raw_maps(detector, good, CPU))
     with torch.no_grad():
         judgement = detector(torch.from_numpy(good).permute(0, 3, 1, 2))
     for values in (judgement.density_map, judgement.ssim_map):

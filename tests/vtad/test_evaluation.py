@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from tiny_run import disk_fills_up, done, error, tiny
 
-from vtad.calibration.map_units import raw_maps, scores_and_peaks
+from vtad.calibration.map_fusion import raw_maps, scores_and_peaks
 from vtad.commands.evaluate import evaluate as command
 from vtad.data.images import ImageCache, fingerprint
 from vtad.data.layout import DataError, find_category

@@ -16,17 +16,19 @@ from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
 from vtad.models.segmentation_head import damaged_share
 
-Weights = tuple[float, ...]  # of memory, mixture, place and context
-# Of memory, mixture and place, in the order tried. Memory or mixture, never both, for each costs a quarter of the arithmetic;
-# place counts unless it harms, the mixture when it helps.
-KNOWN_WEIGHTS = tuple((1.0 - mixture, mixture, place, 0.0) for mixture in (0.0, 1.0) for place in (1.0, 0.0))
+Weights = tuple[float, ...]  # of patch memory, feature GMM, position Gaussian and context density
+# Of the first three, in the order tried. Patch memory or feature GMM, never both: each costs a quarter of the arithmetic. The
+# position Gaussian is active unless it harms, the feature GMM when it helps.
+KNOWN_WEIGHTS = tuple((1.0 - gmm, gmm, position, 0.0) for gmm in (0.0, 1.0) for position in (1.0, 0.0))
 EARNED = 2e-3  # mean of image AUROC and AUPRO that weights tried later must add: less is noise
-CONTEXT_WEIGHTS = (1.0, 0.5, 0.25)  # the first of them is taken that costs little enough, or none
+CONTEXT_WEIGHTS = (1.0, 0.5, 0.25)  # the first that costs little enough is taken, or none
 MAY_COST = 5e-3  # of that mean,
 CHANCE = 2.0  # and so many of its standard errors
 RESAMPLES = 60  # of the pictures, with replacement, that the standard error is found by (bootstrap, Efron 1979)
 SEGMENTATION_WEIGHT = 0.5
-SEGMENTATION_WEIGHT_ALONE = 2.0  # without a backbone, where the memory and the place know no more than pixels
+SEGMENTATION_WEIGHT_ALONE = (
+    2.0  # without a backbone, where the patch memory and the position Gaussian know no more than pixels
+)
 
 
 def fit_score_fusion(
@@ -37,14 +39,15 @@ def fit_score_fusion(
     masks: NDArray[np.bool_],
     device: torch.device,
 ) -> dict[str, float]:
-    """Set how much each scorer counts: all in units of their variation on held-out good images (N, H, W, 3).
+    """Set how much each scorer counts, as z-scores over held-out good images (N, H, W, 3); qualities by weights are returned.
 
-    Memory, mixture and place get those of `KNOWN_WEIGHTS` with the largest mean of image AUROC and AUPRO on synthetic
-    defects, (N, H, W, 3) and (N, H, W). The context gets the largest weight that takes little from it, and no more than
-    chance may: it alone knows what belongs together, which synthetic defects do not show. The means are returned by the
-    weights as text. `shifted` are good images after `shifted_and_zoomed`, and the defective ones were shifted too: on a line no
-    part lies quite where the one before it lay, and a scorer that cannot bear that must not decide. The weight of the segmentation head is fixed,
-    since it has learnt from defects drawn by the same hand. Nothing to do for `paper`.
+    Patch memory, feature GMM and position Gaussian get those of `KNOWN_WEIGHTS` with the largest quality: mean of image AUROC
+    and AUPRO on synthetic defects, (N, H, W, 3) and (N, H, W). The context density gets the largest weight that costs little
+    of it, and no more than chance may cost: it alone knows what belongs together, which synthetic defects do not show. The
+    weight of the segmentation head is fixed, since it has learnt from defects drawn by the same hand.
+
+    `shifted` are good images after `shifted_and_zoomed`, and the defective ones were shifted too: on a line no part lies quite
+    where the one before it lay, and a scorer that cannot bear that must not decide. Nothing to do for `paper`.
     """
     model = detector.model
     if not isinstance(model, Autoencoder):

@@ -1,9 +1,8 @@
 """The whole detector as one torch module: uint8 pixels in; score, maps and reconstruction out. This is what is exported.
 
-Both maps are put as z-scores, in standard deviations of held-out good images: the density map by one mean and one standard
-deviation over all cells (the density knows its place already), the SSIM map by those of each position (edges are always
-reconstructed worst). The heatmap is their weighted sum, again as z-scores; the score is the mean of its
-highest cells.
+All outputs except the reconstruction are z-scores: in standard deviations of good pictures, from their mean. Those of the
+density map are over all cells (the density knows its position already), those of the SSIM map are over each position (edges
+are always reconstructed worst). The heatmap is their weighted sum, again a z-score. The score is the mean of its highest cells.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ class Detector(nn.Module):
         unlike = self.ssim.dissimilarity(x, prediction.reconstruction).mean(dim=1, keepdim=True)
         return nll, self.smooth(unlike)[:, 0], prediction.reconstruction
 
-    def in_units(self, nll: Tensor, unlike: Tensor) -> tuple[Tensor, Tensor]:
+    def z_scores(self, nll: Tensor, unlike: Tensor) -> tuple[Tensor, Tensor]:
         """Raw maps (B, H, W) each -> density map and SSIM map as z-scores."""
         return (nll - self.nll_mean) / self.nll_std, (unlike - self.ssim_mean) / self.ssim_std
 
@@ -108,6 +107,6 @@ class Detector(nn.Module):
     def forward(self, image: Tensor) -> Judgement:
         """Uint8 RGB (B, 3, H, W)."""
         nll, unlike, reconstruction = self.raw_maps(image)
-        density_map, ssim_map = self.in_units(nll, unlike)
+        density_map, ssim_map = self.z_scores(nll, unlike)
         heatmap = self.heatmap(ssim_map, density_map)
         return Judgement(self.score(heatmap), heatmap, ssim_map, density_map, reconstruction)

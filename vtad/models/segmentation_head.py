@@ -74,7 +74,7 @@ class SegmentationHead(nn.Module):
             getattr(self, f"scale{i}").copy_(1 / scale[i].clamp_min(1e-4))
 
     def standard(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """A backbone's four maps in units of their variation over good images; of their own precision."""
+        """A backbone's four maps as z-scores over good images, in their own precision."""
         known = ((getattr(self, f"mean{i}"), getattr(self, f"scale{i}")) for i in range(len(MAP_CHANNELS)))
         return tuple(
             ((x - mean[None, :, None, None]) * scale[None, :, None, None]).to(x.dtype)

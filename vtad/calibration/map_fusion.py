@@ -1,7 +1,7 @@
-"""Calibration from held-out good images only: units of normal variation, fusion of the two maps.
+"""The two maps of the detector, calibrated on held-out good images: their z-scores, and their weights in the heatmap.
 
-How much each scorer of the density counts is in vtad.calibration.score_fusion; the threshold, which edge and training
-take by one rule, in vtad_runtime.contract.conformal.
+The weights of the scorers behind the density map are found in vtad.calibration.score_fusion; the threshold, by the one rule
+of edge and training, in vtad_runtime.contract.conformal.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def raw_maps(detector: Detector, images: NDArray[np.uint8], device: torch.device
     return Maps(torch.cat([m[0].cpu() for m in maps]), torch.cat([m[1].cpu() for m in maps]))
 
 
-def fit_units(detector: Detector, good: Maps) -> None:
+def fit_z_scores(detector: Detector, good: Maps) -> None:
     """Set the mean and standard deviation of both maps from held-out good images."""
     detector.nll_mean.copy_(good.nll.mean())
     detector.nll_std.copy_(good.nll.std().clamp_min(1e-6))
@@ -46,7 +46,7 @@ def fit_units(detector: Detector, good: Maps) -> None:
     detector.ssim_std.copy_((0.5 * _smooth(detector, variance) + 0.5 * variance.mean()).sqrt().clamp_min(1e-6))
 
 
-def fit_fusion(
+def fit_map_fusion(
     detector: Detector, good: Maps, shifted: Maps, defective: Maps, masks: NDArray[np.bool_]
 ) -> dict[str, float]:
     """Choose the maps' weights by AUPRO on synthetic defects with masks (N, H, W); AUPRO by SSIM share is returned.
@@ -55,7 +55,7 @@ def fit_fusion(
     images as they are, and set the unit.
     """
     found: dict[str, float] = {}
-    known, others, damaged = (_units(detector, maps) for maps in (good, shifted, defective))
+    known, others, damaged = (_z_scores(detector, maps) for maps in (good, shifted, defective))
     shown = Maps(*(torch.cat(pair) for pair in zip(damaged, others, strict=True)))
     every_mask = [*masks, *np.zeros_like(masks, shape=(len(others.nll), *masks.shape[1:]))]
     best = -1.0
@@ -79,16 +79,16 @@ def scores_and_peaks(detector: Detector, maps: Maps) -> tuple[list[float], list[
     with torch.inference_mode():
         for i in range(0, len(maps.nll), BATCH):
             part = slice(i, i + BATCH)
-            density_map, ssim_map = detector.in_units(maps.nll[part].to(device), maps.unlike[part].to(device))
+            density_map, ssim_map = detector.z_scores(maps.nll[part].to(device), maps.unlike[part].to(device))
             heatmap = detector.heatmap(ssim_map, density_map)
             scores += detector.score(heatmap).tolist()
             peaks += heatmap.flatten(1).amax(dim=1).tolist()
     return scores, peaks
 
 
-def _units(detector: Detector, maps: Maps) -> Maps:
+def _z_scores(detector: Detector, maps: Maps) -> Maps:
     device = detector.nll_mean.device
-    return Maps(*(m.cpu() for m in detector.in_units(maps.nll.to(device), maps.unlike.to(device))))
+    return Maps(*(m.cpu() for m in detector.z_scores(maps.nll.to(device), maps.unlike.to(device))))
 
 
 def _smooth(detector: Detector, x: Tensor) -> Tensor:
