@@ -16,7 +16,7 @@ from vtad.calibration.score_fusion import fit_score_fusion
 from vtad.config import Config
 from vtad.data.augmentation import shifted_and_zoomed
 from vtad.data.images import ImageCache, fingerprint, split_good
-from vtad.data.layout import DataError, find_category
+from vtad.data.layout import find_category
 from vtad.data.sizing import with_size
 from vtad.data.synthetic_defects import synthetic
 from vtad.fitting.checkpoint import save_tensors
@@ -27,7 +27,7 @@ from vtad.inspection import input_spec, make_card
 from vtad.models.detector import SCORE_RULE, Detector
 from vtad.run_folder import Run, RunError, create_run, newest_run, open_run, sha256
 from vtad_runtime.contract.card import Calibration
-from vtad_runtime.contract.conformal import MIN_IMAGES, calibration
+from vtad_runtime.contract.conformal import calibration
 
 SCORER_IMAGES = 128  # synthetic defects that the weights of the scorers are chosen on
 FUSION_IMAGES = 64  # of them, those that the weights of the two maps are chosen on
@@ -52,11 +52,6 @@ def train(
     files = find_category(Path(config.data), config.category)
     train_files, val_files = split_good(files.train_good, config.val_split, config.seed)
     config = with_size(config, files.train_good)
-    if len(val_files) < MIN_IMAGES:
-        raise DataError(
-            f"{files.root}: expected at least {MIN_IMAGES} held-out good images to calibrate, got {len(val_files)} of "
-            f"{len(files.train_good)}: add good images or raise --val-split"
-        )
     if config.backbone and not config.backbone_file:
         backbone_weights()
     if resume is None:  # a resumed run has its backbone in its checkpoint

@@ -124,14 +124,13 @@ def test_adding_a_picture_moves_at_most_one_other(make_category: MakeCategory) -
 
 @pytest.mark.parametrize("val_split", [0.001, 0.5, 0.999])
 def test_both_sides_of_the_split_get_a_picture(tmp_path: Path, val_split: float) -> None:
-    train, val = split_good([tmp_path / f"{i}.png" for i in range(4)], val_split)
-    assert train
-    assert val
+    train, val = split_good([tmp_path / f"{i}.png" for i in range(6)], val_split)
+    assert len(train) == len(val) == 3
 
 
 def test_too_few_pictures_and_impossible_shares_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="expected at least 4 good pictures, got 3"):
-        split_good([tmp_path / f"{i}.png" for i in range(3)])
+    with pytest.raises(DataError, match="expected at least 6 good pictures, got 5"):
+        split_good([tmp_path / f"{i}.png" for i in range(5)])
     for share in (0.0, 1.0, float("nan")):
         with pytest.raises(DataError, match="val_split"):
             split_good([tmp_path / f"{i}.png" for i in range(9)], share)

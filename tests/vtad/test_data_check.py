@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from vtad.data.check import CheckReport, check_category
-from vtad.data.layout import find_category
+from vtad.data.images import split_good
+from vtad.data.layout import DataError, find_category
+from vtad_runtime.contract.image import read_mask
+from vtad_runtime.sources.folder import find
 
 MakeCategory = Callable[..., Path]
 WriteImage = Callable[..., Path]
@@ -96,7 +100,7 @@ def test_the_same_pixels_twice_are_found_whatever_the_file_format(
 def test_too_few_pictures_to_train_from_is_a_problem(make_category: MakeCategory) -> None:
     report = check(make_category(train=3))
     assert not report.ok
-    assert "fewer than 4 good pictures" in report.to_text()
+    assert "fewer than 6 good pictures" in report.to_text()
 
 
 def test_the_text_names_five_files_and_counts_the_rest(make_category: MakeCategory) -> None:
@@ -108,3 +112,99 @@ def test_the_text_names_five_files_and_counts_the_rest(make_category: MakeCatego
     assert "004.png" in text
     assert "005.png" not in text
     assert "and 3 more" in text
+
+
+def test_masks_that_cover_most_of_their_picture_are_said(make_category: MakeCategory, write_image: WriteImage) -> None:
+    data = make_category()
+    mask = np.full((32, 40), 255, np.uint8)
+    mask[8:14, 10:20] = 0
+    write_image(data / "part/ground_truth/dent/000_mask.png", mask)
+    report = check(data)
+    assert report.inverted_masks == ("ground_truth/dent/000_mask.png: 95%",)
+    assert "is white the defect?" in report.to_text()
+    assert not report.ok
+
+
+def test_masks_beside_their_pictures_are_no_pictures(
+    make_category: MakeCategory, write_image: WriteImage, picture: Picture
+) -> None:
+    data = make_category(defective=0)
+    mask = np.zeros((32, 40), np.uint8)
+    mask[3:9, 4:12] = 1
+    write_image(data / "part/test/crack/exp1.jpg", picture(91))
+    write_image(data / "part/test/crack/exp1.png", mask)
+    write_image(data / "part/test/crack/exp2.png", picture(92))
+    write_image(data / "part/test/crack/gt/exp2.png", mask)
+    report = check(data)
+    assert (report.test, report.masks, report.ok) == ({"crack": 2, "good": 2}, 2, True)
+    found = {t.path.name: t.mask for t in find_category(data, "part").test if t.kind == "crack"}
+    assert {name: m.name if m else None for name, m in found.items()} == {
+        "exp1.jpg": "exp1.png",
+        "exp2.png": "exp2.png",
+    }
+
+
+@pytest.mark.parametrize("name", ["Good", "ok", "OK"])
+def test_a_folder_of_good_pictures_may_be_called_as_people_call_it(make_category: MakeCategory, name: str) -> None:
+    data = make_category()
+    for split in ("train", "test"):
+        (data / "part" / split / "good").rename(data / "part" / split / name)
+    report = check(data)
+    assert (report.train_good, report.test, report.ok) == (6, {"good": 2, "dent": 2}, True)
+
+
+def test_files_that_are_not_read_are_counted(make_category: MakeCategory) -> None:
+    data = make_category()
+    for name in ("a.HEIC", "b.heic", "c.gif", ".DS_Store", "Thumbs.db"):
+        (data / "part/train/good" / name).write_bytes(b"x")
+    report = check(data)
+    assert report.left_out == {".gif": 1, ".heic": 2}
+    assert report.ok
+    assert "left out, for vtad does not read them: 1 .gif, 2 .heic" in report.to_text()
+
+
+def test_pictures_of_12_bits_in_16_are_said_to_come_out_dark(make_category: MakeCategory) -> None:
+    data = make_category()
+    for file in (data / "part/train/good").iterdir():
+        levels = np.random.default_rng(len(file.name)).integers(0, 4096, (32, 40)).astype(np.uint16)
+        Image.fromarray(levels).save(file)
+    report = check(data)
+    assert report.dark == 6
+    assert "6 in train/good: they come out dark" in report.to_text()
+    assert not report.ok
+
+
+def test_a_mask_saved_as_jpeg_loses_its_grey_fringe(tmp_path: Path) -> None:
+    for top in (255, 1):
+        mask = np.zeros((64, 64), np.uint8)
+        mask[20:40, 10:50] = top
+        Image.fromarray(mask).save(tmp_path / "mask.png")
+        np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), mask > 0)
+    Image.fromarray(np.where(mask > 0, 255, 0).astype(np.uint8)).save(tmp_path / "mask.jpg", quality=75)
+    assert (read_mask(tmp_path / "mask.jpg") != (mask > 0)).sum() <= 8
+    Image.fromarray(np.zeros_like(mask)).save(tmp_path / "empty.jpg", quality=75)
+    assert not read_mask(tmp_path / "empty.jpg").any()
+
+
+def test_the_check_and_the_split_agree_on_how_few_are_too_few(make_category: MakeCategory) -> None:
+    for count in range(1, 14):
+        data = make_category(f"part{count}", train=count)
+        files = find_category(data, f"part{count}")
+        try:
+            train, held_out = split_good(files.train_good)
+            assert min(len(train), len(held_out)) >= 3
+            enough = True
+        except DataError:
+            enough = False
+        assert check_category(files).ok is enough is (count >= 6)
+
+
+def test_linked_subfolders_are_seen_by_training_the_check_and_vtad_run_alike(make_category: MakeCategory) -> None:
+    data = make_category()
+    good = data / "part/train/good"
+    elsewhere = data / "elsewhere"
+    elsewhere.mkdir()
+    (good / "000.png").rename(elsewhere / "000.png")
+    (good / "B").symlink_to(elsewhere)
+    (elsewhere / "loop").symlink_to(good)
+    assert len(find_category(data, "part").train_good) == len(find(good).files) == check(data).train_good == 6

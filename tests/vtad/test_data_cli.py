@@ -13,7 +13,7 @@ from vtad.commands.data import data as command
 from vtad.data.layout import MVTEC_CATEGORIES
 
 MakeCategory = Callable[..., Path]
-FEW = ["--size", "64", "--train", "4", "--good", "1", "--defects", "1"]
+FEW = ["--size", "64", "--train", "6", "--good", "1", "--defects", "1"]
 
 
 def run(*arguments: str) -> Result:
@@ -23,7 +23,7 @@ def run(*arguments: str) -> Result:
 def test_demo_images_pass_the_check(tmp_path: Path) -> None:
     made = run("demo", "--category", "pill", "--data", str(tmp_path), *FEW)
     assert made.exit_code == 0, made.output
-    assert "4 good to train, 1 good to test" in made.output
+    assert "6 good to train, 1 good to test" in made.output
     checked = run("check", "--category", "pill", "--data", str(tmp_path))
     assert checked.exit_code == 0, checked.output
     assert checked.output.splitlines()[-1].strip() == "ok"

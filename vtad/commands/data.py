@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from vtad.commands.options import ALL, NAMES_HELP, data_option
+from vtad.data.images import FEWEST
 from vtad.data.layout import DataError, find_categories, find_category, require_folder_name
 from vtad_runtime.contract.command import no_traceback
 from vtad_runtime.contract.errors import VtadError
@@ -31,7 +32,7 @@ def data() -> None:
 @data_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="The same seed gives the same pictures.")
 @click.option("--size", type=click.IntRange(64, 2048), default=512, help="Width and height of each picture, pixels.")
-@click.option("--train", type=click.IntRange(4), default=220, help="Good pictures to train from.")
+@click.option("--train", type=click.IntRange(FEWEST), default=220, help="Good pictures to train from.")
 @click.option("--good", type=click.IntRange(0), default=40, help="Good pictures to test with.")
 @click.option("--defects", type=click.IntRange(0), default=20, help="Pictures of each of the five defect types.")
 def demo(*, category: str, data_dir: Path, seed: int, size: int, train: int, good: int, defects: int) -> None:

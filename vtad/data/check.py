@@ -12,9 +12,13 @@ from pathlib import Path
 
 from vtad.data.images import FEWEST
 from vtad.data.layout import GOOD, CategoryFiles, pictures_below
-from vtad_runtime.contract.image import ImageError, read_mask, read_rgb
+from vtad_runtime.contract.image import SUFFIXES, ImageError, read_mask, read_rgb, sixteen_bit_peak
 
 SHOWN = 5  # files named per finding in the text
+READ = " ".join(sorted(SUFFIXES))
+LOSSY = (".jpg", ".jpeg", ".jfif")
+DARK = 1 << 14  # a picture of 16 bits whose values stay below a quarter of their range comes out dark
+MOST_OF_IT = 0.5  # share of a picture that a mask covers at most; above it black and white are probably exchanged
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,10 @@ class CheckReport:
     unmasked_kinds: tuple[str, ...]  # defect types without any mask: allowed, but no pixel metrics
     wrong_size_masks: tuple[str, ...]
     empty_masks: tuple[str, ...]
+    inverted_masks: tuple[str, ...]  # that cover most of their picture
+    lossy_masks: int  # saved as JPEG: half of the maximum counts as defect
+    dark: int  # training pictures of 16 bits that use 12 or fewer: they come out dark
+    left_out: dict[str, int]  # files that are no pictures that vtad reads, by suffix
     stray_masks: tuple[str, ...]  # without a picture
     leaked: tuple[tuple[str, ...], ...]  # groups of the same pixels in both train and test
     repeated: tuple[tuple[str, ...], ...]  # groups of the same pixels within train
@@ -55,9 +63,17 @@ class CheckReport:
         found = [
             (f"fewer than {FEWEST} good pictures to train from", few),
             ("unreadable files", list(self.unreadable)),
+            (
+                "pictures of 16 bits whose values stay below a quarter of the range, as those of 12-bit cameras do",
+                [f"{self.dark} in train/good: they come out dark; multiply them by 16"] if self.dark else [],
+            ),
             ("defective pictures without a mask", list(self.missing_masks)),
             ("masks of another size than their picture", list(self.wrong_size_masks)),
             ("masks without a single defective pixel", list(self.empty_masks)),
+            (
+                f"masks that cover more than {MOST_OF_IT:.0%} of their picture (is white the defect?)",
+                list(self.inverted_masks),
+            ),
             ("masks without a picture", list(self.stray_masks)),
             ("the same picture in train and test", [" = ".join(group) for group in self.leaked]),
             ("the same picture more than once in train", [" = ".join(group) for group in self.repeated]),
@@ -76,6 +92,13 @@ class CheckReport:
             lines.append(f"  sizes: {usual}" if s.distinct == 1 else f"  sizes: {small} to {large}, mostly {usual}")
         if self.unmasked_kinds:
             lines.append(f"  note: no masks for {', '.join(self.unmasked_kinds)}; no pixel metrics from these")
+        if self.lossy_masks:
+            lines.append(
+                f"  note: {self.lossy_masks} masks are JPEG: what is above half of the maximum counts; save PNG"
+            )
+        if self.left_out:
+            found = ", ".join(f"{count} {suffix}" for suffix, count in self.left_out.items())
+            lines.append(f"  note: left out, for vtad does not read them: {found}; it reads {READ}")
         for what, files in self._problems():
             lines.append(f"  problem: {what}: {len(files)}")
             lines += [f"    {file}" for file in files[:SHOWN]]
@@ -89,6 +112,7 @@ class _Seen:
 
     size: tuple[int, int] | None  # width, height; None when unreadable
     pixels: bytes  # sha256 of size and RGB
+    peak: int | None  # highest value of a grey picture of 16 bits
     error: str
 
 
@@ -97,8 +121,9 @@ def check_category(files: CategoryFiles, workers: int | None = None) -> CheckRep
     pictures = [*files.train_good, *(image.path for image in files.test)]
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
         seen = dict(zip(pictures, pool.map(_look, pictures), strict=True))
+    train = [seen[path] for path in files.train_good]
     unreadable = [f"{_name(path, files)}: {s.error}" for path, s in seen.items() if s.size is None]
-    wrong_size, empty = [], []
+    wrong_size, empty, inverted = [], [], []
     for image in files.test:
         if image.mask is None:
             continue
@@ -112,6 +137,8 @@ def check_category(files: CategoryFiles, workers: int | None = None) -> CheckRep
             wrong_size.append(f"{_name(image.mask, files)}: {size[0]}x{size[1]}, picture {expected[0]}x{expected[1]}")
         if not mask.any():
             empty.append(_name(image.mask, files))
+        elif mask.mean() > MOST_OF_IT:
+            inverted.append(f"{_name(image.mask, files)}: {mask.mean():.0%}")
     masked = Counter(image.kind for image in files.test if image.mask is not None)
     unmasked = [image for image in files.test if image.mask is None and image.kind != GOOD]
     leaked, repeated = _duplicates(files, seen)
@@ -126,6 +153,10 @@ def check_category(files: CategoryFiles, workers: int | None = None) -> CheckRep
         unmasked_kinds=tuple(sorted({image.kind for image in unmasked if not masked[image.kind]})),
         wrong_size_masks=tuple(wrong_size),
         empty_masks=tuple(empty),
+        inverted_masks=tuple(inverted),
+        lossy_masks=sum(image.mask is not None and image.mask.suffix.lower() in LOSSY for image in files.test),
+        dark=len(peaks) if (peaks := [s.peak for s in train if s.peak is not None]) and max(peaks) < DARK else 0,
+        left_out=files.left_out,
         stray_masks=_stray_masks(files),
         leaked=leaked,
         repeated=repeated,
@@ -136,10 +167,10 @@ def _look(path: Path) -> _Seen:
     try:
         rgb = read_rgb(path)
     except ImageError as e:
-        return _Seen(None, b"", _reason(e, path))
+        return _Seen(None, b"", None, _reason(e, path))
     digest = hashlib.sha256(repr(rgb.shape).encode())
     digest.update(rgb.tobytes())
-    return _Seen((rgb.shape[1], rgb.shape[0]), digest.digest(), "")
+    return _Seen((rgb.shape[1], rgb.shape[0]), digest.digest(), sixteen_bit_peak(path), "")
 
 
 def _reason(error: ImageError, path: Path) -> str:

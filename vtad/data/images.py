@@ -17,19 +17,21 @@ from numpy.typing import NDArray
 
 from vtad.data.layout import DataError
 from vtad_runtime.contract.card import Input
+from vtad_runtime.contract.conformal import MIN_IMAGES
 from vtad_runtime.contract.image import ImageError, fit_image, read_rgb
 
-FEWEST = 4  # good pictures to train and calibrate from
+FEWEST_TO_TRAIN = 3  # good pictures that are learnt from
+FEWEST = FEWEST_TO_TRAIN + MIN_IMAGES  # good pictures to train and calibrate from
 MEMORY = 2 << 30  # bytes of pictures kept in memory by default
 
 
 def split_good(
     files: Sequence[Path], val_split: float = 0.2, seed: int = 0
 ) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Good pictures as (training, held out), the share `val_split` held out, rounded, at least one picture each.
+    """Good pictures as (training, held out): the share `val_split` is held out, rounded, and at least three each way.
 
     Which file goes where depends on `seed` and on the names below the common folder of all files only, not on the
-    order on disk or on where that folder is. Raises DataError below four pictures and for a share outside 0..1.
+    order on disk or on where that folder is. Raises DataError below six pictures and for a share outside 0..1.
     """
     if not 0 < val_split < 1:
         raise DataError(f"val_split: expected a share between 0 and 1, got {val_split}")
@@ -41,7 +43,7 @@ def split_good(
             "add more (some dozens make a usable detector)"
         )
     ranked = sorted(files, key=lambda file: hashlib.sha256(f"{seed}\0{names[file]}".encode()).digest())
-    held_out = min(max(1, math.floor(len(files) * val_split + 0.5)), len(files) - 1)
+    held_out = min(max(MIN_IMAGES, math.floor(len(files) * val_split + 0.5)), len(files) - FEWEST_TO_TRAIN)
     train, val = ranked[held_out:], ranked[:held_out]
     return tuple(sorted(train, key=names.__getitem__)), tuple(sorted(val, key=names.__getitem__))
 

@@ -1,20 +1,29 @@
 """Finding the files of a category: the MVTec AD folder layout.
 
-<data>/<category>/train/good/*.png            good pictures to train from; subfolders are searched too
+<data>/<category>/train/good/*.png            good pictures to train from; subfolders are searched too, linked ones as well
 <data>/<category>/test/<kind>/*.png           optional; "good" or the name of a defect type
 <data>/<category>/ground_truth/<kind>/*.png   optional; <stem>_mask.png, or <stem>.png as some sets in this layout do
+
+As people have them: a folder of good pictures may be called good, ok or Good; masks may lie beside the pictures, in a folder gt,
+mask or masks, or as part.png beside part.jpg.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.image import is_image
+from vtad_runtime.contract.walking import walk
 
 GOOD = "good"
+GOOD_NAMES = ("good", "ok")  # what people call a folder of good pictures, in any case
+MASK_FOLDERS = ("gt", "mask", "masks", "ground_truth")  # among the pictures of a defect type
+LITTER = ("thumbs.db", "desktop.ini")  # files that systems leave everywhere
+MASK_SUFFIX = ".png"  # of a mask that lies beside its picture under the same name
 MVTEC_CATEGORIES = (
     "bottle",
     "cable",
@@ -57,6 +66,9 @@ class CategoryFiles:
     root: Path
     train_good: tuple[Path, ...]
     test: tuple[TestImage, ...]  # empty when there is no test folder
+    left_out: dict[
+        str, int
+    ]  # files in these folders that are no pictures that vtad reads, by suffix, e.g. {".heic": 3}
 
 
 def default_data_dir() -> Path:
@@ -68,14 +80,16 @@ def find_categories(data_dir: Path) -> tuple[str, ...]:
     """Names of the folders in `data_dir` that hold a train/good folder, sorted; none if it does not exist."""
     if not data_dir.is_dir():
         return ()
-    return tuple(sorted(p.name for p in data_dir.iterdir() if p.name[0] != "." and (p / "train" / GOOD).is_dir()))
+    return tuple(
+        sorted(p.name for p in data_dir.iterdir() if p.name[0] != "." and _good_folder(p / "train") is not None)
+    )
 
 
 def find_category(data_dir: Path, category: str) -> CategoryFiles:
     """The files of `data_dir`/`category`. Raises DataError: no such category, no train/good, or no pictures in it."""
     root = data_dir / category
-    train = root / "train" / GOOD
     require_folder_name(category)
+    train = _good_folder(root / "train") or root / "train" / GOOD
     if not root.is_dir():
         found = ", ".join(find_categories(data_dir)) or "no categories"
         raise DataError(
@@ -89,7 +103,7 @@ def find_category(data_dir: Path, category: str) -> CategoryFiles:
         raise DataError(
             f"{train}: expected pictures of good parts (PNG, JPEG, BMP, TIFF or WebP), got none; put them there"
         )
-    return CategoryFiles(category, root, train_good, _test_images(root))
+    return CategoryFiles(category, root, train_good, _test_images(root), _left_out(train, root / "test"))
 
 
 def require_folder_name(category: str) -> None:
@@ -100,12 +114,21 @@ def require_folder_name(category: str) -> None:
 
 def pictures_below(folder: Path) -> tuple[Path, ...]:
     """Every picture file in `folder` and its subfolders, dot folders aside, sorted by relative name."""
-    names = [p.relative_to(folder) for p in folder.rglob("*") if is_image(p) and p.is_file() and not _hidden(p, folder)]
-    return tuple(folder / name for name in sorted(names, key=lambda name: name.as_posix()))
+    found = [here / name for here, _, names in walk(folder) for name in names]
+    files = [path for path in found if is_image(path) and path.is_file()]
+    return tuple(sorted(files, key=lambda path: path.relative_to(folder).as_posix()))
 
 
-def _hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def _good_folder(folder: Path) -> Path | None:
+    """The folder of good pictures in `folder`: the one called good, or else one that people call so."""
+    if (folder / GOOD).is_dir() or not folder.is_dir():
+        return folder / GOOD if (folder / GOOD).is_dir() else None
+    found = [p for p in folder.iterdir() if p.name.lower() in GOOD_NAMES and p.is_dir()]
+    return min(found, default=None)
+
+
+def _kind(folder: Path) -> str:
+    return GOOD if folder.name.lower() in GOOD_NAMES else folder.name
 
 
 def _test_images(root: Path) -> tuple[TestImage, ...]:
@@ -113,13 +136,42 @@ def _test_images(root: Path) -> tuple[TestImage, ...]:
         return ()
     found = []
     for folder in sorted(p for p in (root / "test").iterdir() if p.is_dir() and not p.name.startswith(".")):
-        masks_dir = root / "ground_truth" / folder.name
-        masks = {} if folder.name == GOOD or not masks_dir.is_dir() else _masks_by_name(masks_dir)
-        for path in pictures_below(folder):
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            found.append(TestImage(path, folder.name, masks.get(f"{name}_mask") or masks.get(name)))
+        kind, masks_dir = _kind(folder), root / "ground_truth" / folder.name
+        masks = {} if kind == GOOD or not masks_dir.is_dir() else _masks_by_name(masks_dir)
+        pictures, beside = (pictures_below(folder), {}) if kind == GOOD else _apart(folder)
+        masks = {**beside, **masks}
+        for path in pictures:
+            name = _stem(path, folder)
+            found.append(TestImage(path, kind, masks.get(f"{name}_mask") or masks.get(name)))
     return tuple(found)
 
 
+def _apart(folder: Path) -> tuple[tuple[Path, ...], dict[str, Path]]:
+    """The pictures of a defect type, and the masks that lie among them, by the name of their picture."""
+    files = pictures_below(folder)
+    in_mask_folder = {
+        p for p in files if any(part.lower() in MASK_FOLDERS for part in p.relative_to(folder).parts[:-1])
+    }
+    pictures = [p for p in files if p not in in_mask_folder]
+    others = {_stem(p, folder) for p in pictures if p.suffix.lower() != MASK_SUFFIX}
+    beside = {p for p in pictures if p.suffix.lower() == MASK_SUFFIX and _stem(p, folder) in others}
+    masks = {_stem(p, folder): p for p in beside}
+    for mask in in_mask_folder:
+        parts = [part for part in mask.relative_to(folder).parts if part.lower() not in MASK_FOLDERS]
+        masks[Path(*parts).with_suffix("").as_posix()] = mask
+    return tuple(p for p in pictures if p not in beside), masks
+
+
+def _stem(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def _left_out(*folders: Path) -> dict[str, int]:
+    """How many files below are no pictures that vtad reads, by suffix; hidden files and those of Windows aside."""
+    names = [Path(name) for folder in folders for _, _, names in walk(folder) for name in names]
+    others = [p for p in names if not is_image(p) and not p.name.startswith(".") and p.name.lower() not in LITTER]
+    return dict(sorted(Counter(p.suffix.lower() or "(no suffix)" for p in others).items()))
+
+
 def _masks_by_name(folder: Path) -> dict[str, Path]:
-    return {p.relative_to(folder).with_suffix("").as_posix(): p for p in pictures_below(folder)}
+    return {_stem(p, folder): p for p in pictures_below(folder)}

@@ -27,6 +27,7 @@ from vtad_runtime.contract.jpeg import decode_jpeg, require_whole
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow's names; the rest of its decoders stays shut
+JPEG_NOISE = 16  # levels of 255 that compression leaves on black
 ORIENTATION = 0x0112  # EXIF; 5..8 swap width and height
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})  # Pillow's modes of one 16-bit channel
 
@@ -105,9 +106,23 @@ def image_size(path: Path) -> tuple[int, int]:
     return (height, width) if swapped else (width, height)
 
 
-def read_mask(path: Path) -> NDArray[np.bool_]:
-    """Decode a defect mask to (H, W) bool: any non-zero pixel is defect, whatever its colour. Raises ImageError."""
+def sixteen_bit_peak(path: Path) -> int | None:
+    """The highest value of a grey picture of 16 bits; None for any other. Raises ImageError."""
     with _open(path) as image:
+        if image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format == "PNG"):
+            return int(np.asarray(image).max())
+    return None
+
+
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """Decode a defect mask to (H, W) bool: any non-zero pixel is defect, whatever its colour. Raises ImageError.
+
+    In a JPEG, whose edges have a grey fringe that nobody drew, a pixel is defect above half of the brightest.
+    """
+    with _open(path) as image:
+        if image.format == "JPEG":
+            grey = _to_rgb(image, path).max(axis=2)
+            return np.asarray(2 * grey.astype(np.uint16) > max(int(grey.max()), 2 * JPEG_NOISE))
         if image.mode in _SIXTEEN_BIT or image.mode in ("I", "F"):  # a label of 1 must not round to 0
             return np.asarray(np.asarray(_upright(image)) != 0)
         return np.asarray(_to_rgb(image, path).any(axis=2))

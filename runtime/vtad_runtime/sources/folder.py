@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import glob
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.image import SUFFIXES, is_image
+from vtad_runtime.contract.walking import walk
 
 RESULTS_FILE = "results.jsonl"  # a folder that holds this one is an output of vtad-run, not a source
 
@@ -61,19 +61,13 @@ def _walk(root: Path) -> tuple[list[Path], list[Path]]:
     """All pictures below `root`, and the folders left out. Follows links, each folder once."""
     files: list[Path] = []
     skipped: list[Path] = []
-    seen: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_refuse):
-        real = os.path.realpath(folder)
-        here = Path(folder)
-        masks = here.name == "ground_truth" and (here.parent / "test").is_dir()
-        if real in seen or masks or RESULTS_FILE in names:
+    for folder, subfolders, names in walk(root, _refuse):
+        masks = folder.name == "ground_truth" and (folder.parent / "test").is_dir()
+        if masks or RESULTS_FILE in names:
             subfolders.clear()
-            if real not in seen:
-                skipped.append(here)
+            skipped.append(folder)
             continue
-        seen.add(real)
-        subfolders[:] = [s for s in subfolders if not s.startswith(".")]
-        files += [here / name for name in names if is_image(here / name)]
+        files += [folder / name for name in names if is_image(folder / name)]
     return files, skipped
 
 
