@@ -137,46 +137,6 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None
         Sink(tmp_path / "file")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_one_clear_error_and_leaves_whole_lines(tmp_path: Path) -> None:
-    with Sink(tmp_path) as sink:
-        sink.write_row(row())
-        with Path("/dev/full").open("wb", buffering=0) as full:
-            whole = sink._jsonl._file
-            sink._jsonl._file = full
-            with pytest.raises(SinkError, match="No space left on device"):
-                sink.write_row(row())
-            sink._jsonl._file = whole
-    assert len(lines(sink)) == 1
-
-
-def test_half_a_line_is_cut_off_again(tmp_path: Path) -> None:
-    class Half:
-        """Takes ten bytes, then the disk is full."""
-
-        def __init__(self, file: object) -> None:
-            self.file, self.taken = file, False
-
-        def write(self, data: bytes) -> int:
-            if self.taken:
-                raise OSError(28, "No space left on device")
-            self.taken = True
-            return int(self.file.write(data[:10]))  # type: ignore[attr-defined]
-
-        def truncate(self, size: int) -> int:
-            return int(self.file.truncate(size))  # type: ignore[attr-defined]
-
-        def close(self) -> None:
-            self.file.close()  # type: ignore[attr-defined]
-
-    with Sink(tmp_path) as sink:
-        sink.write_row(row())
-        sink._jsonl._file = Half(sink._jsonl._file)  # type: ignore[assignment]
-        with pytest.raises(SinkError, match="No space left"):
-            sink.write_row(row())
-    assert len(lines(sink)) == 1
-
-
 def test_half_a_picture_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def half(path: Path, data: bytes) -> int:
         with path.open("wb") as file:

@@ -41,26 +41,43 @@ def sync(path: Path) -> None:
 
 
 class Lines:
-    """A text file that grows by whole lines: what the disk takes of a line only in part is cut off again."""
+    """A text file that grows by whole lines, also where two processes add to it.
+
+    What the disk takes of a line only in part is cut off again; a line that a power cut tore is ended, so that it does not
+    swallow the next one.
+    """
 
     def __init__(self, path: Path, *, new: bool = True) -> None:
         """Open `path`, a new file or one to add to. Raises OSError, FileExistsError where a new one is there."""
-        self._file = path.open("xb" if new else "ab", buffering=0)
-        self._end = self._file.seek(0, os.SEEK_END)  # bytes, after the last whole line
+        torn = not new and _ends_in_half_a_line(path)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_EXCL if new else 0), 0o666)
+        if torn:
+            self.write("\n")
 
     def write(self, line: str) -> None:
         """Add one line, which ends in a line break, by one write call. Raises OSError."""
         data = line.encode("utf-8", "backslashreplace")  # file names need not be valid text
-        try:
-            written = 0
-            while written < len(data):
-                written += self._file.write(data[written:])
-        except OSError:
-            with suppress(OSError):  # the first error is the one to tell
-                self._file.truncate(self._end)
-            raise
-        self._end += len(data)
+        written = os.write(self._file, data)
+        if written < len(data):
+            start = os.fstat(self._file).st_size - written
+            try:
+                while written < len(data):
+                    written += os.write(self._file, data[written:])
+            except OSError:
+                with suppress(OSError):  # the first error is the one to tell
+                    os.ftruncate(self._file, start)
+                raise
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file. May be called twice."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
+
+def _ends_in_half_a_line(path: Path) -> bool:
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"

@@ -6,11 +6,12 @@ import errno
 import json
 import os
 import shutil
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
 
 from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.files import Lines, sync
 from vtad_runtime.verdict.verdict import Verdict
 
 MARK = ".vtad-sorted"  # a folder that holds this file is one of sorted files: a hot folder leaves it out
@@ -74,7 +75,7 @@ class Sorter:
         part = wanted.with_name(f".{wanted.name}.{os.getpid()}.part")
         try:
             shutil.copy2(file, part)
-            _sync(part)
+            sync(part)
             moved = _rename_to_free_name(part, wanted)
         except OSError:
             part.unlink(missing_ok=True)
@@ -90,8 +91,11 @@ class Sorter:
         if self._log is None:
             return
         to = str(moved.resolve()) if moved else None
-        with suppress(OSError), self._log.open("ab", buffering=0) as log:  # a help for replay; the move itself counts
-            log.write((json.dumps({"file": file.as_posix(), "to": to}) + "\n").encode())
+        with (
+            suppress(OSError),
+            closing(Lines(self._log, new=False)) as log,
+        ):  # a help for replay; the move itself counts
+            log.write(json.dumps({"file": file.as_posix(), "to": to}) + "\n")
 
 
 def _rename_to_free_name(file: Path, wanted: Path) -> Path:
@@ -129,8 +133,3 @@ def _rename(file: Path, to: Path) -> None:
     except OSError:
         to.unlink(missing_ok=True)
         raise
-
-
-def _sync(path: Path) -> None:
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
