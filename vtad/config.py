@@ -196,7 +196,10 @@ def preset(name: Preset, category: str, **changes: Any) -> Config:
         raise ConfigError("expected either minutes or epochs, got both")
     if changes.get("minutes") is not None:
         values["epochs"] = None
-    return Config(**values).check()
+    config = Config(**values).check()
+    if (changes.get("image_height") is None) != (changes.get("image_width") is None):
+        raise ConfigError("image_height and image_width: expected both or neither, got one: give the other too")
+    return config
 
 
 def symmetry_names(symmetries: str) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ def make_card(config: Config, rule: ScoreRule, chosen: Calibration, data_fingerp
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             vtad_version=VERSION,
             git_commit=_git_commit(),
-            config=dataclasses.asdict(config),
+            config={**dataclasses.asdict(config), "data": Path(config.data).name},  # not where the pictures lie
             data_fingerprint=data_fingerprint,
         ),
         input=input_spec(config),

@@ -72,6 +72,11 @@ class Run:
         except (OSError, ValueError, ConfigError) as e:
             raise RunError(f"{where}: expected the configuration of a run, got {type(e).__name__}: {e}") from e
 
+    def moved_to(self, config: Config) -> Run:
+        """Itself, with a configuration that says where its images are now. Raises WriteError."""
+        write_text(self.path / "config.json", _config_text(config))
+        return self
+
     def card(self) -> Card:
         """The inspection card. Raises RunError when training did not end, CardError when it is damaged."""
         if not self.complete:
@@ -98,11 +103,15 @@ def create_run(config: Config) -> Run:
             f"{parent}: expected a folder that can be written, got {e.strerror or e}: choose another by --out"
         ) from e
     try:
-        write_text(path / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+        write_text(path / "config.json", _config_text(config))
     except WriteError:
         path.rmdir()
         raise
     return Run(path)
+
+
+def _config_text(config: Config) -> str:
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
 def make_folder(path: Path) -> None:
@@ -122,7 +131,9 @@ def open_run(path: Path) -> Run:
 
 def newest_run(out: Path, category: str | None = None, complete: bool = True) -> Run:
     """The run trained last under a folder of runs. Raises RunError when there is none."""
-    found = [p.parent for p in out.glob(f"{category or '*'}/*/config.json") if Run(p.parent).complete == complete]
+    # Not by a glob with the category in it: a folder may be called lot[12].
+    runs = (Run(p.parent) for p in out.glob("*/*/config.json") if category in (None, p.parent.parent.name))
+    found = [run.path for run in runs if run.complete == complete]
     if not found:
         kind = "complete run" if complete else "run to continue"
         of = f" of category {category}" if category else ""

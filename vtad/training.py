@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from vtad.calibration.score_fusion import fit_score_fusion
 from vtad.config import Config
 from vtad.data.augmentation import shifted_and_zoomed
 from vtad.data.images import ImageCache, fingerprint, split_good
-from vtad.data.layout import find_category
+from vtad.data.layout import DataError, find_category
 from vtad.data.sizing import with_size
 from vtad.data.synthetic_defects import synthetic
 from vtad.fitting.checkpoint import save_tensors
@@ -42,12 +43,13 @@ def train(
 ) -> Run:
     """Train, calibrate and write a run folder; it is returned.
 
-    `resume` continues a run that was stopped, with the configuration of that run. `stop` is asked after each step.
+    `resume` continues a run that was stopped, with the configuration of that run; only where its data are may be another.
+    `stop` is asked after each step.
     Raises DataError, ConfigError, BackboneError, CalibrationError, RunError, TrainingError or Interrupted, each with one line.
     """
     if resume is not None:
-        config = resume.config()
-    config.check()
+        config = dataclasses.replace(resume.config(), data=config.data)
+    config = dataclasses.replace(config, data=str(Path(config.data).absolute())).check()
     device = pick_device(config.device)
     files = find_category(Path(config.data), config.category)
     train_files, val_files = split_good(files.train_good, config.val_split, config.seed)
@@ -59,11 +61,12 @@ def train(
     spec = input_spec(config)
     images_seen = fingerprint(files.train_good)
     with ImageCache(train_files, spec) as images, ImageCache(val_files, spec) as held_out:
+        _require_something_to_see(images, files.root)
         if resume is None:
             torch.manual_seed(config.seed)
             report(Report(0.0, "looking for symmetries of good images", lasting=False))
             config = with_symmetries(config, images, held_out, device)
-        run = resume or create_run(config)
+        run = create_run(config) if resume is None else resume.moved_to(config)
         torch.manual_seed(config.seed)
         detector = Detector(config).to(device)
         loop = Loop(config, run, detector, images, held_out, device, report, stop)
@@ -76,6 +79,14 @@ def train(
     run.write_card(make_card(config, SCORE_RULE, chosen, images_seen, sha256(run.weights)))
     run.checkpoint.unlink(missing_ok=True)
     return run
+
+
+def _require_something_to_see(images: ImageCache, root: Path) -> None:
+    """Raise DataError where every picture is of one colour: a covered lens, or pixels of an unknown range."""
+    if all((image == image[0, 0]).all() for image in images):
+        raise DataError(
+            f"{root}: expected pictures of parts, got {len(images)} of one colour each: look at them, and at the exposure"
+        )
 
 
 def unfinished_run(out: Path, path: Path | None, category: str | None) -> Run:

@@ -95,7 +95,7 @@ def test_too_few_images_to_calibrate_says_how_many_there_are(make_category: Make
         (["--preset", "paper", "--patch-size", "48"], "image_height 512 is not a multiple of patch_size 48"),
         (["--run", "runs/part/0001"], "give --resume with it"),
         (["--resume", "--epochs", "3"], "--resume continues with the run's own configuration"),
-        (["--resume", "--data", "data"], "--resume continues with the run's own configuration"),
+        (["--resume", "--seed", "3"], "--resume continues with the run's own configuration"),
     ],
 )
 def test_options_that_cannot_work_together(make_category: MakeCategory, options: list[str], says: str) -> None:
@@ -226,7 +226,7 @@ class TestTheRun:
 
     def test_whose_images_are_gone(self, command: Any, run: Run) -> None:
         line = error(2, command, "--run", run.path, "--data", "elsewhere")
-        assert "elsewhere/pill: expected a folder in the MVTec AD layout" in line
+        assert "elsewhere/pill: expected the images that" in line
 
 
 def test_resume_says_what_is_wrong_with_the_run(run: Run) -> None:

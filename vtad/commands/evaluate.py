@@ -31,5 +31,7 @@ def evaluate(run_path: Path | None, runs: Path, category: str | None, data_dir: 
         from vtad.evaluation.evaluate import evaluate as evaluate_run
         from vtad.evaluation.report import table
 
-        click.echo(table(evaluate_run(run, data=data_dir, device=device)))
+        found = evaluate_run(run, data=data_dir, device=device)
+        click.echo(f"images: {found.data}" + (f"; note: {found.note}" if found.note else ""))
+        click.echo(table(found))
         click.echo(f"\n  {run.path / 'metrics.json'}")

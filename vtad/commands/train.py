@@ -134,14 +134,17 @@ def train(
         if resume or run_path:
             if not resume:
                 raise ConfigError("--run names the run to continue: give --resume with it")
+            if changes or preset_name != "default":
+                raise ConfigError(
+                    "--resume continues with the run's own configuration: leave the other options out, except --data"
+                )
             elsewhere = click.get_current_context().get_parameter_source("data_dir") is ParameterSource.COMMANDLINE
-            if changes or elsewhere or preset_name != "default":
-                raise ConfigError("--resume continues with the run's own configuration: leave the other options out")
             from vtad.training import unfinished_run
 
             run = unfinished_run(Path(out), run_path, category)
             click.echo(f"continuing {run.path}")
-            _train(run.config(), run)
+            config = run.config()
+            _train(dataclasses.replace(config, data=str(data_dir)) if elsewhere else config, run)
             return
         for name in _categories(category, data_dir):
             _train(preset(preset_name, name, data=str(data_dir), out=out, **changes), None)

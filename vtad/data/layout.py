@@ -91,6 +91,11 @@ def find_category(data_dir: Path, category: str) -> CategoryFiles:
     require_folder_name(category)
     train = _good_folder(root / "train") or root / "train" / GOOD
     if not root.is_dir():
+        if data_dir.name == category and _good_folder(data_dir / "train") is not None:
+            raise DataError(
+                f"{root}: expected a folder in the MVTec AD layout, got none; {data_dir} is the category itself: "
+                f"give --data {data_dir.parent}"
+            )
         found = ", ".join(find_categories(data_dir)) or "no categories"
         raise DataError(
             f"{root}: expected a folder in the MVTec AD layout, got none ({data_dir} holds {found}); "

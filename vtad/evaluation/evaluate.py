@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from vtad.data.batches import batches
 from vtad.data.images import fingerprint
-from vtad.data.layout import GOOD, DataError, TestImage, find_category
+from vtad.data.layout import GOOD, DataError, TestImage
+from vtad.data.run_data import run_data
 from vtad.fitting.device import pick_device
 from vtad.inspection import input_spec
 from vtad.metrics import PixelReport, ScoreReport, evaluate_pixels, evaluate_scores
@@ -48,6 +49,8 @@ class Evaluation:
     without_mask: int  # defective pictures that only count as pictures
     good_with_region: float | None  # share of good pictures on which a region would be drawn
     data_fingerprint: str
+    data: str  # the folder of the category
+    note: str | None  # one line where its good images are not those of the training
     paper_pro: float | None  # preset `paper`: what VT-ADL calls PRO, which is the pixel AUROC
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,7 +81,8 @@ def evaluate(
     `data`: the folder of categories, by default the one it was trained from. Raises RunError, CardError, DataError.
     """
     config, card = run.config(), run.card()
-    files = find_category(Path(data or config.data), config.category)
+    found_data = run_data(run, Path(data) if data else None)
+    files = found_data.files
     if not files.test:
         raise DataError(
             f"{files.root / 'test'}: expected test images in folders good/ and one for each defect type, got none"
@@ -105,10 +109,13 @@ def evaluate(
         if good_peaks
         else None,
         data_fingerprint=fingerprint([t.path for t in files.test]),
+        data=str(files.root),
+        note=found_data.note,
         paper_pro=density_map.auroc if config.preset == "paper" else None,
     )
     write_text(run.path / "metrics.json", json.dumps(evaluation.to_dict(), indent=2, allow_nan=False) + "\n")
-    run.write_card(dataclasses.replace(card, results=evaluation.to_dict()))
+    on_the_card = {key: value for key, value in evaluation.to_dict().items() if key != "data"}  # not where pictures lie
+    run.write_card(dataclasses.replace(card, results=on_the_card))
     return evaluation
 
 

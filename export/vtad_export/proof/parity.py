@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vtad.data.batches import batches
-from vtad.data.images import ImageCache, fingerprint, split_good
-from vtad.data.layout import find_category
+from vtad.data.images import ImageCache, split_good
+from vtad.data.run_data import run_data
 from vtad.data.synthetic_defects import synthetic
 from vtad.inspection import input_spec
 from vtad.models.detector import Detector, Judgement
@@ -131,16 +131,13 @@ def load_material(run: Run, data: Path | str | None = None) -> Material:
 
 def samples(run: Run, data: Path | None = None) -> Samples:
     """Held-out good images of the run and synthetic defects on them. Raises DataError when the images are not there."""
-    config = run.config()
-    files = find_category(data or Path(config.data), config.category)
+    config, found = run.config(), run_data(run, data)
+    files = found.files
     _, held_out = split_good(files.train_good, config.val_split, config.seed)
     chosen = held_out[:GOOD_IMAGES]
     with ImageCache(chosen, input_spec(config)) as images:
         good = images[:]
-    expected = run.card().identity.data_fingerprint
-    same = fingerprint(files.train_good) == expected
-    note = None if same else f"the images in {files.root} are not those that the run was trained on"
-    return Samples(good, synthetic(good, DEFECTIVE_IMAGES, config.seed + 1)[0], tuple(chosen), note)
+    return Samples(good, synthetic(good, DEFECTIVE_IMAGES, config.seed + 1)[0], tuple(chosen), found.note)
 
 
 @contextmanager
