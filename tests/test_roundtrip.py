@@ -38,7 +38,7 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done(vtad_train, "--category", "pill", *flags(epochs=1))
         done(vtad_train, "--category", "pill", *flags(epochs=20, learning_rate=3e-3))
         assert "run: runs/pill/0002, the newest" in done(vtad_eval)
-        assert "run: runs/pill/0002, the newest" in done(vtad_export, "--format", "onnx")
+        assert "run: runs/pill/0002, the newest" in done(vtad_export)
         result = invoke(vtad_run, "--folder", "data/pill/test")
         assert result.exit_code in (0, 1), result.output
         assert "model: runs/pill/0002/export/pill.onnx, the newest export" in result.stdout
