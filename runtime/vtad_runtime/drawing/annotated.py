@@ -27,13 +27,13 @@ def annotated(judgement: Judgement) -> RGB:
     frame, result = judgement.frame, judgement.result
     if frame is not None and result is not None:
         # What counts is the verdict over time, which may differ from that of the picture alone.
-        said = dataclasses.replace(
+        shown = dataclasses.replace(
             result,
             verdict=judgement.verdict,
             threshold=judgement.threshold,
             error=_line(judgement) if judgement.reason else result.error,
         )
-        return overlay(*shrink_judged(frame.rgb, said, LONGEST))
+        return overlay(*shrink_judged(frame.rgb, shown, LONGEST))
     if frame is None:
         rgb: RGB = np.full((MIN_WIDTH * 3 // 4, MIN_WIDTH, 3), PAPER, np.uint8)
     else:

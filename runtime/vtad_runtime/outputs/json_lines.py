@@ -46,5 +46,5 @@ class JsonLines:
             self._lines.close()
 
     def _failed(self, error: OSError, exit_code: int) -> SinkError:
-        said = f"{self._target}: cannot write JSON Lines: {one_line(error)}; lines written so far are whole"
-        return SinkError(said, exit_code)
+        message = f"{self._target}: cannot write JSON Lines: {one_line(error)}; lines written so far are whole"
+        return SinkError(message, exit_code)

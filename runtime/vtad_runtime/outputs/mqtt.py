@@ -1,7 +1,7 @@
 """Judgements to an MQTT broker (MQTT 3.1.1, quality of service 1), through a spool on disk.
 
 Each judgement is one message on the topic, not retained. `<topic>/status` is retained: "online" while connected, "offline"
-after a clean end, or said by the broker itself (last will) when the connection breaks, so that silence is not taken for OK.
+after a clean end, or sent by the broker itself (last will) when the connection breaks, so that silence is not taken for OK.
 A message counts as delivered once the broker has confirmed it (PUBACK).
 """
 
@@ -114,7 +114,7 @@ class _Link:
         from paho.mqtt.enums import CallbackAPIVersion
 
         self._broker, self._status = broker, f"{broker.topic}/status"
-        self._news = threading.Condition()  # guards what follows
+        self._changed = threading.Condition()  # guards what follows
         self._answer: str | None = None  # to the request to connect
         self._confirmed: set[int] = set()  # message ids
         self.lost = ""  # why the connection is gone
@@ -146,7 +146,7 @@ class _Link:
 
     def publish(self, batch: Sequence[bytes]) -> None:
         """Publish in order and wait until all is confirmed. Raises NotDelivered, which says how many were."""
-        with self._news:
+        with self._changed:
             self._confirmed.clear()  # of earlier batches, and of the status
         ids = [self._client.publish(self._broker.topic, message, qos=1).mid for message in batch]
         if self._wait(lambda: self._confirmed.issuperset(ids), CONFIRM_S):
@@ -158,8 +158,8 @@ class _Link:
     def end(self, status: str | None = None) -> None:
         """Say the status and disconnect, within a few seconds."""
         if status is not None and not self.lost:
-            said = self._client.publish(self._status, status, qos=1, retain=True).mid
-            self._wait(lambda: said in self._confirmed, 1.0)
+            sent = self._client.publish(self._status, status, qos=1, retain=True).mid
+            self._wait(lambda: sent in self._confirmed, 1.0)
         self._client.disconnect()
         # paho's join has no bound, and its thread may be in the middle of a network call.
         joining = threading.Thread(target=self._client.loop_stop, name="vtad-mqtt-end", daemon=True)
@@ -168,24 +168,24 @@ class _Link:
 
     def _wait(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Whether the condition came true before the connection was lost and the time was over."""
-        with self._news:
-            self._news.wait_for(lambda: condition() or self.lost, seconds)
+        with self._changed:
+            self._changed.wait_for(lambda: condition() or self.lost, seconds)
             return bool(condition())
 
     def _on_connect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        with self._news:
+        with self._changed:
             self._answer = str(reason) if reason.is_failure else ""
-            self._news.notify_all()
+            self._changed.notify_all()
 
     def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        with self._news:
+        with self._changed:
             self.lost = f"connection lost ({reason})"
-            self._news.notify_all()
+            self._changed.notify_all()
 
     def _on_publish(self, _client: Any, _data: Any, mid: int, _reason: Any, _properties: Any) -> None:
-        with self._news:
+        with self._changed:
             self._confirmed.add(mid)
-            self._news.notify_all()
+            self._changed.notify_all()
 
 
 def parse_url(url: str) -> Broker:

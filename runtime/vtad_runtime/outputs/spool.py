@@ -25,7 +25,7 @@ from vtad_runtime.contract.log import warning
 from vtad_runtime.outputs.message_queue import DiskError, MessageQueue
 
 SYNC_S = 1.0  # between two syncs of what waits
-MAX_SAID = 20  # different reasons said while a receiver is gone; a reason may hold anything
+MAX_REASONS = 20  # different reasons logged while a receiver is gone; a reason may hold anything
 Event = Literal[
     "waiting", "lost", "back", "rejected", "full", "room", "disk_failed", "disk_works", "damaged", "taken_over", "left"
 ]  # fmt: skip
@@ -71,7 +71,7 @@ class Spool:
         self._delivered = self._dropped = self._rejected = 0
         self._connected: bool | None = None
         self._last_error: str | None = None
-        self._said: dict[Event, set[str]] = {}  # what is wrong, with the reasons said so far
+        self._troubles: dict[Event, set[str]] = {}  # what is wrong, with the reasons logged so far
         self._closing = self._abandon = False
         self._synced = time.monotonic()
         self._queue = MessageQueue(folder, max_bytes, self._say)
@@ -124,12 +124,12 @@ class Spool:
         with self._disk("what cannot be stored is dropped and counted"):
             taken = self._queue.append(payload)
         if taken:
-            self._right(
+            self._over(
                 "disk_failed", "disk_works", f"can be stored again, {self._dropped} messages were dropped so far"
             )
         elif taken is not None:
             dropped = f"new messages are dropped and counted, {self._queue.waiting} wait"
-            self._wrong("full", f"spool full: {self._queue.max_bytes} bytes", dropped)
+            self._trouble("full", f"spool full: {self._queue.max_bytes} bytes", dropped)
         return bool(taken)
 
     def _run(self) -> None:
@@ -176,23 +176,23 @@ class Spool:
             done, rejected = e.confirmed + 1, str(e)
         except NotDelivered as e:
             done, failure = e.confirmed, str(e)
-        except Exception as e:  # this thread must live: what it failed to foresee is said and tried again
+        except Exception as e:  # this thread must live: what it failed to foresee is logged and tried again
             done, failure = 0, f"internal error: {type(e).__name__}: {e}; please report it"
         with self._changed:
             self._connected = not failure
             self._delivered += done - bool(rejected)
             self._rejected += bool(rejected)
             if rejected:
-                self._wrong("rejected", rejected, "such messages are dropped and counted")
+                self._trouble("rejected", rejected, "such messages are dropped and counted")
             if failure:
-                self._wrong("lost", failure, f"messages wait on disk, {self._queue.waiting - done} now")
+                self._trouble("lost", failure, f"messages wait on disk, {self._queue.waiting - done} now")
             with self._disk("a restart delivers the last messages again"):
                 self._queue.take(done)
             if not failure:
-                self._right("lost", "back", f"delivers again, {self._queue.waiting} messages wait")
+                self._over("lost", "back", f"delivers again, {self._queue.waiting} messages wait")
             with self._disk("whether there is room is not known"):
-                if "full" in self._said and 2 * self._queue.size <= self._queue.max_bytes:
-                    self._right("full", "room", f"has room again, {self._dropped} messages were dropped so far")
+                if "full" in self._troubles and 2 * self._queue.size <= self._queue.max_bytes:
+                    self._over("full", "room", f"has room again, {self._dropped} messages were dropped so far")
         return not failure
 
     def _wait(self, seconds: float) -> None:
@@ -222,18 +222,18 @@ class Spool:
             yield
         except (DiskError, OSError) as e:
             with self._changed:
-                self._wrong("disk_failed", f"spool {self._queue.folder}: {one_line(e)}", consequence)
+                self._trouble("disk_failed", f"spool {self._queue.folder}: {one_line(e)}", consequence)
 
-    def _wrong(self, event: Event, reason: str, consequence: str) -> None:
-        """Say what is wrong: each reason once, until it is `_right` again."""
+    def _trouble(self, event: Event, reason: str, consequence: str) -> None:
+        """Log what is wrong: each reason once, until it is `_over`."""
         self._last_error = reason
-        said = self._said.setdefault(event, set())
-        if reason not in said and len(said) < MAX_SAID:
-            said.add(reason)
+        reasons = self._troubles.setdefault(event, set())
+        if reason not in reasons and len(reasons) < MAX_REASONS:
+            reasons.add(reason)
             self._say(event, f"{reason}; {consequence}")
 
-    def _right(self, wrong: Event, event: Event, text: str) -> None:
-        if self._said.pop(wrong, None):
+    def _over(self, wrong: Event, event: Event, text: str) -> None:
+        if self._troubles.pop(wrong, None):
             self._say(event, text)
 
     def _say(self, event: Event, text: str) -> None:

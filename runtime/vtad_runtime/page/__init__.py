@@ -1,4 +1,4 @@
-"""The live page: one page that shows what is judged, as it is judged (extra `live`).
+"""The live page: one page that shows what is judged, as it is judged (extra `live`). May import `drawing`, `verdict`, `contract`.
 
 state.py     what the page knows, an Output that the writing thread feeds
 picture.py   pictures for the browser

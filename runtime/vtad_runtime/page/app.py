@@ -46,7 +46,7 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "cache-control": "no-store",
 }
-POLL_S = 0.04  # how often a stream looks for news
+POLL_S = 0.04  # how often a stream looks for something new
 EVENT_S, PICTURE_S = 0.1, 0.1  # the least time between two events, two pictures
 BEAT_S = 1.0  # the most time between two events
 MAX_STREAMS = 32  # open at once; a page has two
@@ -184,8 +184,8 @@ async def _events(state: PageState, viewers: Viewers) -> AsyncIterator[bytes]:
         while not viewers.stop.is_set():
             await asyncio.sleep(POLL_S)
             waited = time.monotonic() - sent_at
-            news = state.seq != seen or state.closed != closed
-            if waited < EVENT_S or not (news or waited >= BEAT_S):
+            changed = state.seq != seen or state.closed != closed
+            if waited < EVENT_S or not (changed or waited >= BEAT_S):
                 continue
             snapshot = await asyncio.to_thread(state.snapshot, seen)
             yield _event(snapshot)

@@ -12,7 +12,7 @@ const CHART_MS = matchMedia("(prefers-reduced-motion: reduce)").matches ? 1000 :
 const $ = (id) => document.getElementById(id);
 const opened = clock();
 let facts = null; // of the first event: source, model, card
-let news = null; // of the last event
+let update = null; // of the last event
 let heard = null; // when
 let points = [];
 let drawn = null; // the picture on the canvas: { bitmap, about }
@@ -34,7 +34,7 @@ function listen() {
     const event = JSON.parse(message.data);
     if ("card" in event) begin(event);
     points = points.concat(event.points).slice(-facts.points_kept);
-    news = event;
+    update = event;
     heard = clock();
     render();
   };
@@ -62,32 +62,32 @@ function begin(event) {
 
 /** What to say now: a state (colour and shape), a word, the reason, and whether it is about the present. */
 function shown() {
-  if (news?.closed) return { state: "GONE", word: "STOPPED", why: last("vtad-run has ended."), live: false };
+  if (update?.closed) return { state: "GONE", word: "STOPPED", why: last("vtad-run has ended."), live: false };
   if (heard === null || since(heard) > SILENCE_S) {
     const silent = since(heard ?? opened);
     if (heard === null && silent <= SILENCE_S) return { state: "WAIT", word: "CONNECTING", why: "", live: false };
     const why = `nothing heard from vtad-run for ${duration(silent)}. Is it running? If it was restarted, use its new link.`;
     return { state: "GONE", word: "NO CONNECTION", why: last(why), live: false };
   }
-  const latest = news.latest;
+  const latest = update.latest;
   if (!latest) return { state: "WAIT", word: "WAITING", why: "no frame yet", live: false };
-  const quiet = news.since_frame_s === null ? null : news.since_frame_s + since(heard);
-  const age = news.frame_age_s === null ? null : news.frame_age_s + since(heard);
+  const quiet = update.since_frame_s === null ? null : update.since_frame_s + since(heard);
+  const age = update.frame_age_s === null ? null : update.frame_age_s + since(heard);
   if (latest.verdict === "ERROR") {
-    const gone = quiet !== null && quiet > news.quiet_s ? `; no frame for ${duration(quiet)}` : "";
+    const gone = quiet !== null && quiet > update.quiet_s ? `; no frame for ${duration(quiet)}` : "";
     return { state: "ERROR", word: "ERROR", why: (latest.reason ?? "not judged") + gone, live: true };
   }
-  if (quiet === null || quiet > news.quiet_s) {
+  if (quiet === null || quiet > update.quiet_s) {
     return { state: "GONE", word: "NO FRAME", why: last(`for ${duration(quiet ?? 0)}.`), live: false };
   }
-  if (age > news.quiet_s && latest.verdict !== "STALE") {
+  if (age > update.quiet_s && latest.verdict !== "STALE") {
     return { state: "GONE", word: "NO FRAME", why: last(`the newest judged frame is ${duration(age)} old.`), live: false };
   }
   return { state: latest.verdict, word: latest.verdict, why: latest.reason ?? "", live: true };
 }
 
 function last(why) {
-  const latest = news?.latest;
+  const latest = update?.latest;
   return latest ? `${why} Last: ${latest.verdict} at ${time(latest.at)}.` : why;
 }
 
@@ -96,7 +96,7 @@ function render() {
   const tile = $("verdict");
   tile.dataset.state = now.state;
   tile.style.setProperty("--letters", now.word === "NO CONNECTION" ? "CONNECTION".length : now.word.length);
-  tile.toggleAttribute("data-past", !now.live && news?.latest != null);
+  tile.toggleAttribute("data-past", !now.live && update?.latest != null);
   tile.querySelector("use").setAttribute("href", `#shape-${now.state}`);
   set("word", now.word);
   set("why", now.why);
@@ -108,7 +108,7 @@ function render() {
   announce(now);
   renderAge();
   renderOld(now);
-  if (!news) return;
+  if (!update) return;
   renderScore(now);
   if (performance.now() - calm.chart >= CHART_MS) renderChart();
   if (performance.now() - calm.numbers >= NUMBERS_MS) renderNumbers();
@@ -116,7 +116,7 @@ function render() {
 
 /** Only a change of the verdict is spoken, and a flickering one not more often than every two seconds. */
 function announce(now) {
-  const alarm = now.live && news?.latest?.alarm ? ", alarm on" : "";
+  const alarm = now.live && update?.latest?.alarm ? ", alarm on" : "";
   const text = `${now.word}${alarm}`;
   if (text === announced.text || performance.now() - announced.at < ANNOUNCE_MS) return;
   announced = { text, at: performance.now() };
@@ -124,7 +124,7 @@ function announce(now) {
 }
 
 function renderAge() {
-  const age = news?.frame_age_s;
+  const age = update?.frame_age_s;
   set("age", age === null || age === undefined ? "–" : seconds(age + since(heard)));
 }
 
@@ -133,15 +133,15 @@ function renderOld(now) {
   $("frame").toggleAttribute("data-old", old && drawn !== null);
   $("old").hidden = !(old && drawn);
   if (old && drawn) set("old", `last picture: frame ${drawn.about.frame}, ${time(drawn.about.captured_at)}`);
-  if (!drawn || !news?.latest) return;
+  if (!drawn || !update?.latest) return;
   const { frame, captured_at, file, regions } = drawn.about;
-  const behind = news.latest.frame > frame ? news.latest.at - captured_at : 0;
+  const behind = update.latest.frame > frame ? update.latest.at - captured_at : 0;
   const words = `${file ? `${file}, ` : ""}frame ${frame}, ${time(captured_at)}, ${boxed(regions)}`;
   set("caption", behind > 1 && now.live ? `${words}; this picture is ${seconds(behind)} behind the verdict` : words);
 }
 
 function renderScore(now) {
-  const latest = news.latest;
+  const latest = update.latest;
   const alarm = $("alarm");
   alarm.hidden = !latest || latest.alarm === null || !now.live;
   alarm.toggleAttribute("data-on", latest?.alarm === true);
@@ -156,8 +156,8 @@ function renderScore(now) {
 
 function renderChart() {
   calm.chart = performance.now();
-  const now = news.now + since(heard);
-  const threshold = news.latest?.threshold ?? facts.threshold;
+  const now = update.now + since(heard);
+  const threshold = update.latest?.threshold ?? facts.threshold;
   drawChart($("chart"), points, threshold, now);
   if (performance.now() - calm.words < 1000) return;
   calm.words = performance.now();
@@ -166,10 +166,10 @@ function renderChart() {
 
 function renderNumbers() {
   calm.numbers = performance.now();
-  const latest = news.latest;
-  set("n-judged", Object.values(news.totals).reduce((a, b) => a + b, 0).toLocaleString("en"));
-  set("n-rate", news.per_s === null ? "–" : news.per_s >= 1 ? `${short(news.per_s)} / s` : `${short(news.per_s * 60)} / min`);
-  set("n-dropped", news.dropped.toLocaleString("en"));
+  const latest = update.latest;
+  set("n-judged", Object.values(update.totals).reduce((a, b) => a + b, 0).toLocaleString("en"));
+  set("n-rate", update.per_s === null ? "–" : update.per_s >= 1 ? `${short(update.per_s)} / s` : `${short(update.per_s * 60)} / min`);
+  set("n-dropped", update.dropped.toLocaleString("en"));
   if (latest) {
     set("n-queue", ms(latest.queue_age_ms));
     set("n-capture", ms(latest.capture_ms));
@@ -177,13 +177,13 @@ function renderNumbers() {
     set("n-infer", ms(latest.infer_ms));
     set("n-size", latest.size ?? "–");
   }
-  const rows = [["all", news.totals], ...news.hours.map((h) => [hour(h.start), h])];
+  const rows = [["all", update.totals], ...update.hours.map((h) => [hour(h.start), h])];
   $("hours").replaceChildren(...rows.map(([name, counts], i) => countsRow(name, counts, i === 0)));
-  notice("drift", news.drift && { text: news.drift, ok: false }, "Drift");
-  notice("golden", news.golden, "Golden samples");
-  $("notices").hidden = !news.drift && !news.golden;
-  $("outputs").hidden = !news.outputs.length;
-  $("outputs-list").replaceChildren(...news.outputs.map(outputItem));
+  notice("drift", update.drift && { text: update.drift, ok: false }, "Drift");
+  notice("golden", update.golden, "Golden samples");
+  $("notices").hidden = !update.drift && !update.golden;
+  $("outputs").hidden = !update.outputs.length;
+  $("outputs-list").replaceChildren(...update.outputs.map(outputItem));
   renderNg();
 }
 
@@ -201,11 +201,11 @@ function countsRow(name, counts, all) {
   return row;
 }
 
-function notice(id, said, title) {
-  $(id).hidden = !said;
-  if (!said) return;
-  $(id).toggleAttribute("data-warn", !said.ok);
-  $(id).replaceChildren(node("strong", `${said.ok ? "✓" : "⚠"} ${title}`), said.text);
+function notice(id, content, title) {
+  $(id).hidden = !content;
+  if (!content) return;
+  $(id).toggleAttribute("data-warn", !content.ok);
+  $(id).replaceChildren(node("strong", `${content.ok ? "✓" : "⚠"} ${title}`), content.text);
 }
 
 function outputItem(state) {
@@ -222,15 +222,15 @@ function outputItem(state) {
 }
 
 function renderNg() {
-  $("ng-none").hidden = news.ng.length > 0;
+  $("ng-none").hidden = update.ng.length > 0;
   const list = $("ng");
-  const wanted = new Set(news.ng.map((ng) => String(ng.seq)));
+  const wanted = new Set(update.ng.map((ng) => String(ng.seq)));
   for (const item of [...list.children]) if (!wanted.has(item.dataset.seq) || item.dataset.at !== at(item)) item.remove();
   const there = new Set([...list.children].map((item) => item.dataset.seq));
-  for (const ng of [...news.ng].reverse()) if (!there.has(String(ng.seq))) list.prepend(ngItem(ng)); // newest first; focus stays
+  for (const ng of [...update.ng].reverse()) if (!there.has(String(ng.seq))) list.prepend(ngItem(ng)); // newest first; focus stays
 
   function at(item) { // a new run counts from 1 again
-    return String(news.ng.find((ng) => String(ng.seq) === item.dataset.seq)?.at);
+    return String(update.ng.find((ng) => String(ng.seq) === item.dataset.seq)?.at);
   }
 }
 
@@ -333,7 +333,7 @@ if (new URLSearchParams(location.search).has("token")) history.replaceState(null
 $("blend").addEventListener("input", blend);
 $("large-close").addEventListener("click", () => $("large").close());
 $("large").addEventListener("click", (event) => event.target === $("large") && $("large").close());
-new ResizeObserver(() => news && renderChart()).observe($("chart"));
+new ResizeObserver(() => update && renderChart()).observe($("chart"));
 setInterval(render, 250);
 listen();
 watchPictures(show);

@@ -30,7 +30,7 @@ POINTS = 600  # scores kept for the chart
 LAST_NG = 12  # NG pictures kept, at most 800 pixels a side: 2.2 MB each
 HOURS = 24  # hours with counts kept
 RATE_S = 60.0  # the rate is that of the last minute
-OUTPUTS_S = 1.0  # how long the outputs' states are taken as said
+OUTPUTS_S = 1.0  # how long the outputs' states are taken as they were
 
 Outputs = Callable[[], list[dict[str, Any]]]
 
@@ -72,7 +72,7 @@ class PageState:
         self._hours: dict[int, Counter[Verdict]] = {}  # by seconds since the epoch at which the hour began
         self._totals: Counter[Verdict] = Counter()
         self._outputs: Outputs = list
-        self._outputs_said: tuple[float, list[dict[str, Any]]] = (-math.inf, [])
+        self._outputs_known: tuple[float, list[dict[str, Any]]] = (-math.inf, [])
         self._drift: str | None = None
         self._golden: tuple[str, bool] | None = None
         self._closed = False
@@ -207,15 +207,15 @@ class PageState:
 
     def _outputs_now(self) -> list[dict[str, Any]]:
         """The outputs' states, asked for at most once a second. An output that cannot say becomes the thing to show."""
-        said_at, said = self._outputs_said
-        if time.monotonic() - said_at < OUTPUTS_S:
-            return said
+        known_at, known = self._outputs_known
+        if time.monotonic() - known_at < OUTPUTS_S:
+            return known
         try:
-            said = [{str(k): _plain(v) for k, v in state.items()} for state in self._outputs()]
+            known = [{str(k): _plain(v) for k, v in state.items()} for state in self._outputs()]
         except Exception as e:  # whatever an output raises must not take the page away
-            said = [{"name": "outputs", "last_error": f"no state: {type(e).__name__}: {e}"}]
-        self._outputs_said = (time.monotonic(), said)
-        return said
+            known = [{"name": "outputs", "last_error": f"no state: {type(e).__name__}: {e}"}]
+        self._outputs_known = (time.monotonic(), known)
+        return known
 
 
 def _keep(seq: int, judgement: Judgement) -> KeptPicture | None:

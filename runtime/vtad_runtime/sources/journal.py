@@ -76,7 +76,7 @@ class Journal:
         self._unwritten: list[Entry] = []  # rows of `done` whose results may not be on disk yet
         self._commit_due = 0.0  # time.monotonic()
         self._forget_due = 0.0  # by the clock
-        with self._said(USAGE):
+        with self._as_journal_error(USAGE):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = Lock(path.with_name(path.name + ".lock"))
             with ExitStack() as stack:
@@ -94,7 +94,7 @@ class Journal:
 
     def begin(self, files: list[tuple[str, Stamp, str]]) -> None:
         """Note that these files are about to be judged: name, stamp, and `file` as the row will give it. Raises JournalError."""
-        with self._mutex, self._said():
+        with self._mutex, self._as_journal_error():
             results = os.fsencode(self._results.resolve()) if self._results else None
             offset = self._results.stat().st_size if self._results and self._results.exists() else 0
             rows = [(os.fsencode(n), *stamp, os.fsencode(file), results, offset) for n, stamp, file in files]
@@ -111,7 +111,7 @@ class Journal:
 
         Raises JournalError.
         """
-        with self._mutex, self._said():
+        with self._mutex, self._as_journal_error():
             start = time.monotonic()
             if not self._unwritten or (not at_once and start < self._commit_due):
                 return not self._unwritten
@@ -129,7 +129,7 @@ class Journal:
         `present` are the names that the folder holds now. Raises JournalError.
         """
         now = self._clock()
-        with self._mutex, self._said():
+        with self._mutex, self._as_journal_error():
             if len(self._known) < LONG or now < self._forget_due:
                 return
             self._forget_due = now + FORGET_EVERY_S
@@ -186,7 +186,7 @@ class Journal:
             self._known[os.fsdecode(name)] = Stamp(size, mtime_ns), verdict
 
     @contextmanager
-    def _said(self, exit_code: int = NOT_WRITTEN) -> Iterator[None]:
+    def _as_journal_error(self, exit_code: int = NOT_WRITTEN) -> Iterator[None]:
         """What the disk refuses inside the block becomes a JournalError."""
         try:
             yield
