@@ -63,7 +63,7 @@ def parts() -> list[Picture]:
 
 
 def simulated(part: Picture, rng: np.random.Generator) -> Result:
-    """A result made from the mask: normal variation everywhere, a peak where the defect is."""
+    """A result made from the mask: as good parts vary everywhere, and a peak where the defect is."""
     noise = cv2.GaussianBlur(rng.normal(0.0, 1.0, (MAP, MAP)), (0, 0), 9)
     normal = np.abs(noise) / float(np.abs(noise).max()) * rng.uniform(1.0, 1.5)
     mask = cv2.resize(part.mask.astype(np.float32), (MAP, MAP), interpolation=cv2.INTER_AREA)

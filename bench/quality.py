@@ -132,7 +132,7 @@ def _trained(plan: Plan, category: str, seed: int, method: Any, asked: dict[str,
         "ssim_aupro": found.ssim_map.aupro,
         "density_pixel_auroc": found.density_map.auroc,
         "density_aupro": found.density_map.aupro,
-        **_context(plan, detector, config),
+        **_density_alone(plan, detector, config),
         "missed": found.scores.miss_rate,
         "false_alarms": found.scores.false_alarm_rate,
         "good_with_region": found.good_with_region,
@@ -147,7 +147,7 @@ def _trained(plan: Plan, category: str, seed: int, method: Any, asked: dict[str,
     }
 
 
-def _context(plan: Plan, detector: Any, config: Config) -> Row:
+def _density_alone(plan: Plan, detector: Any, config: Config) -> Row:
     """What the transformer's density says on its own; nothing for `paper`, where it is all there is."""
     from bench.baselines.judge import judge
     from bench.context_alone import ContextAlone

@@ -112,7 +112,7 @@ def watch(arguments: list[str], folder: Path, frames: int) -> Watched:
         if due and seen.rows < frames:  # with the last row the run has begun to end
             _sample(process.pid, seen)
         if seen.rows % 1000 == 0 and frames > 1000:
-            print(f"  {seen.rows:,} frames, {_newest(seen.patch_memory_mb):.1f} MB", flush=True)
+            print(f"  {seen.rows:,} frames, {_newest(seen.memory_mb):.1f} MB", flush=True)
     seen.exit_code = process.wait(SILENT_S)
     seen.seconds = time.monotonic() - start
     log.join(5)
@@ -130,9 +130,9 @@ def steadiness(seen: Watched, frames: int, bounds: Bounds) -> list[Finding]:
     if seen.errors:
         said += f"; exit code {seen.exit_code}: {seen.errors[-1]}"
     found = [Finding("frames", whole, said)]
-    if not seen.patch_memory_mb:
+    if not seen.memory_mb:
         return [*found, Finding("memory", False, f"expected at least {WARM_UP} frames to look at, got {seen.rows}")]
-    warm, most, last = seen.patch_memory_mb[WARM_UP], max(seen.patch_memory_mb.values()), _newest(seen.patch_memory_mb)
+    warm, most, last = seen.memory_mb[WARM_UP], max(seen.memory_mb.values()), _newest(seen.memory_mb)
     grown = most / warm - 1
     text = f"{warm:.1f} MB after {WARM_UP} frames, {last:.1f} MB at the end; most {grown:+.2%}, at most {bounds.memory:.0%}"
     found.append(Finding("memory", grown <= bounds.memory, text))
@@ -254,11 +254,11 @@ def _sample(pid: int, seen: Watched) -> None:
     if not status.parent.parent.joinpath("self").exists():  # macOS
         said = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
         if said.strip():
-            seen.patch_memory_mb[seen.rows] = int(said) * 1024 / 1e6
+            seen.memory_mb[seen.rows] = int(said) * 1024 / 1e6
         return
     with suppress(OSError, KeyError):
         values = dict(line.split(":", 1) for line in status.read_text(encoding="ascii", errors="replace").splitlines())
-        seen.patch_memory_mb[seen.rows] = int(values["VmRSS"].split()[0]) * 1024 / 1e6
+        seen.memory_mb[seen.rows] = int(values["VmRSS"].split()[0]) * 1024 / 1e6
         seen.threads[seen.rows] = int(values["Threads"])
 
 

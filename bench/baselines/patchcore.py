@@ -2,8 +2,8 @@
 
 As published: features averaged over 3 x 3 cells, greedy k-centre coreset chosen in a random projection (128 dimensions), exact
 nearest neighbour, bilinear upsampling, Gaussian blur of 4 pixels, score = the largest nearest distance, re-weighted by how
-crowded the memory is around the neighbour (its equation 7, with the 9 nearest). Different: the features are the detector's
-own; the greedy choice is among a random subset of about CANDIDATES patches, since its time is in proportion to their number.
+crowded the stored patches are around the neighbour (its equation 7, with the 9 nearest). Different: the features are the
+detector's own; the greedy choice is among a random subset of about CANDIDATES patches, since its time grows with their number.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Patchcore(Baseline):
         f = self.features(image.float() / 255)
         rows, columns = f.shape[2:]
         cells, scores = [], []
-        for patches in f.flatten(2).transpose(1, 2):  # one image at a time: its distances to the memory are 200 MB
+        for patches in f.flatten(2).transpose(1, 2):  # one image at a time: its distances are 200 MB
             distance, nearest = squared_distances(patches, self.memory).min(1)
             distance = distance.sqrt()
             scores.append(self._reweighted(patches, distance, nearest))

@@ -27,7 +27,7 @@ class PictureError(VtadError):
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """What OpenCV or the memory refuses inside the block becomes a PictureError. Also serves as a decorator."""
+    """What OpenCV refuses inside the block, and a lack of memory, becomes a PictureError. Also serves as a decorator."""
     try:
         yield
     except (cv2.error, MemoryError) as e:

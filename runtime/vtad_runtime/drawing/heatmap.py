@@ -83,7 +83,7 @@ def legend(result: Result, width: int) -> RGB:
     strip[bar] = colour_bar(bar_width, bar_height, result.pixel_threshold)
     top = 2 * result.pixel_threshold
     tick_scale = scale * 0.8
-    unit = " x normal variation" if width >= 1.4 * MIN_WIDTH else ""
+    unit = " standard deviations" if width >= 1.4 * MIN_WIDTH else ""
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         x = bar[1].start + round(share * (bar_width - 1))
         marked = share == 0.5

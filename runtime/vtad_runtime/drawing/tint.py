@@ -1,6 +1,6 @@
 """The colours of a heatmap, blended over a picture, and the boxes around its regions.
 
-The scale is fixed in units of normal variation, from 0 to twice the pixel threshold, so a colour means the same in every
+The scale is fixed, from 0 to twice the pixel threshold, a z-score, so a colour means the same in every
 picture. Below half the pixel threshold nothing is tinted, and a good part looks like itself.
 """
 

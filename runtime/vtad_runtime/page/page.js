@@ -54,9 +54,9 @@ function begin(event) {
   $("source").title = facts.source;
   $("model").title = facts.model;
   const pixel = short(facts.pixel_threshold), top = short(2 * facts.pixel_threshold);
-  set("tick-threshold", `pixel threshold ${pixel} × normal variation`);
+  set("tick-threshold", `pixel threshold ${pixel} standard deviations`);
   set("tick-top", top);
-  set("scale-text", `Colour scale in units of normal variation, 0 to ${top}; regions are boxed from the pixel threshold of ${pixel}`);
+  set("scale-text", `Colour scale in standard deviations of good pictures, 0 to ${top}; regions are boxed from the pixel threshold of ${pixel}`);
   $("card").replaceChildren(...Object.entries(facts.card).flatMap(([key, value]) => [node("dt", key), node("dd", value)]));
 }
 

@@ -176,7 +176,7 @@ class PageState:
                 "git commit": card.identity.git_commit or "not recorded",
                 "input": f"{card.input.width} × {card.input.height} px, {card.input.fit}",
                 "threshold": f"{calibration.threshold:.4g}",
-                "pixel threshold": f"{calibration.pixel_threshold:.3g} × normal variation",
+                "pixel threshold": f"{calibration.pixel_threshold:.3g} standard deviations",
                 "false-alarm budget": f"{calibration.false_alarms:.3g}"
                 + (
                     ""

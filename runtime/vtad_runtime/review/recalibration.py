@@ -39,7 +39,7 @@ class Judged:
 
     file: Path
     score: float
-    peak: float  # maximum of the heatmap at model resolution, in units of normal variation
+    peak: float  # maximum of the heatmap at model resolution, a z-score
 
 
 @dataclass(frozen=True)
