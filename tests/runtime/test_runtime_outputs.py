@@ -27,11 +27,11 @@ from vtad_runtime.contract.log import event, logging_to, note, warning
 from vtad_runtime.drawing.annotated import annotated
 from vtad_runtime.drawing.text import VERDICT_COLOURS
 from vtad_runtime.outputs.json_lines import JsonLines
-from vtad_runtime.outputs.message import Messages
 from vtad_runtime.outputs.results_folder import COLUMNS, SinkError
-from vtad_runtime.outputs.spool import Event
 from vtad_runtime.outputs.video import VideoError, VideoOutput
-from vtad_runtime.outputs.webhook import WebhookOutput
+from vtad_runtime.receivers.message import Messages
+from vtad_runtime.receivers.spool import Event
+from vtad_runtime.receivers.webhook import WebhookOutput
 from vtad_runtime.verdict.detector import Region
 from vtad_runtime.verdict.judgement import Frame, Judgement
 

@@ -21,9 +21,9 @@ import pytest
 from tiny_model import make_card
 
 from vtad_runtime.contract.log import logging_to
-from vtad_runtime.outputs.message import OutputError
-from vtad_runtime.outputs.mqtt import MqttOutput, parse_url
-from vtad_runtime.outputs.webhook import WebhookOutput
+from vtad_runtime.receivers.message import OutputError
+from vtad_runtime.receivers.mqtt import MqttOutput, parse_url
+from vtad_runtime.receivers.webhook import WebhookOutput
 from vtad_runtime.verdict.judgement import Judgement
 from vtad_runtime.verdict.verdict import Verdict
 
@@ -192,7 +192,7 @@ def test_a_killed_program_is_offline_by_its_last_will(broker: Broker, listener: 
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from vtad_runtime.outputs.mqtt import MqttOutput\n"
+        "from vtad_runtime.receivers.mqtt import MqttOutput\n"
         "MqttOutput(sys.argv[1], Path(sys.argv[2]))\n"
         "time.sleep(60)\n"
     )

@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from vtad_runtime.contract.log import logging_to
-from vtad_runtime.outputs.message import OutputError
-from vtad_runtime.outputs.message_queue import FILE
-from vtad_runtime.outputs.spool import NotDelivered, Rejected, Spool
+from vtad_runtime.receivers.message import OutputError
+from vtad_runtime.receivers.message_queue import FILE
+from vtad_runtime.receivers.spool import NotDelivered, Rejected, Spool
 
 QUICK = (0.01, 0.05)
 
@@ -177,7 +177,7 @@ def test_a_killed_process_loses_nothing(tmp_path: Path, open_spool: Open) -> Non
     program = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from vtad_runtime.outputs.spool import NotDelivered, Spool\n"
+        "from vtad_runtime.receivers.spool import NotDelivered, Spool\n"
         "def away(batch): raise NotDelivered('gone')\n"
         "spool = Spool(Path(sys.argv[1]), away, 2**20, 'test')\n"
         "for n in range(100): spool.put({'n': n})\n"

@@ -63,8 +63,8 @@ def mask_of(options: RunOptions, card: Card) -> Mask | None:
 
 def shared_outputs(options: RunOptions, card: Card, source: str, fps: float) -> list[Output]:
     """The outputs that any source can have: JSON Lines, video, broker, webhook. Raises VtadError; what was begun is closed."""
-    from vtad_runtime.outputs.message import OutputError
     from vtad_runtime.outputs.results_folder import SinkError
+    from vtad_runtime.receivers.message import OutputError
 
     outputs: list[Output] = []
     try:
@@ -105,13 +105,13 @@ def _wanted(options: RunOptions, card: Card, source: str, fps: float) -> list[Ca
         return VideoOutput(options.write_video or Path(), fps)
 
     def mqtt() -> Output:
-        from vtad_runtime.outputs.mqtt import MqttOutput
+        from vtad_runtime.receivers.mqtt import MqttOutput
 
         url = options.mqtt or ""
         return MqttOutput(url, spool("mqtt", url), card=card)
 
     def webhook() -> Output:
-        from vtad_runtime.outputs.webhook import WebhookOutput
+        from vtad_runtime.receivers.webhook import WebhookOutput
 
         url = options.post or ""
         return WebhookOutput(url, spool("webhook", url), card=card)

@@ -1,4 +1,4 @@
-"""Where judgements go: the results folder, pictures, JSON Lines, a video, a window, a broker, a web server, events.
+"""Judgements on this machine: the results folder, pictures, JSON Lines, a video, a window, events.
 
 May import `drawing`, `sources`, `verdict` and `contract`.
 """

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from vtad_runtime.contract.card import Card
-from vtad_runtime.outputs.message import Messages, OutputError, without_credentials
-from vtad_runtime.outputs.spool import NotDelivered, Spool
+from vtad_runtime.receivers.message import Messages, OutputError, without_credentials
+from vtad_runtime.receivers.spool import NotDelivered, Spool
 from vtad_runtime.verdict.judgement import Judgement
 
 if TYPE_CHECKING:

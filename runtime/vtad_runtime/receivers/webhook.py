@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from vtad_runtime.contract.card import Card
-from vtad_runtime.outputs.message import Messages, OutputError
-from vtad_runtime.outputs.spool import NotDelivered, Rejected, Spool
+from vtad_runtime.receivers.message import Messages, OutputError
+from vtad_runtime.receivers.spool import NotDelivered, Rejected, Spool
 from vtad_runtime.verdict.judgement import Judgement
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from vtad_runtime.contract.errors import one_line
 from vtad_runtime.contract.files import sync
 from vtad_runtime.contract.log import warning
-from vtad_runtime.outputs.message_queue import DiskError, MessageQueue
+from vtad_runtime.receivers.message_queue import DiskError, MessageQueue
 
 SYNC_S = 1.0  # between two syncs of what waits
 MAX_REASONS = 20  # different reasons logged while a receiver is gone; a reason may hold anything
