@@ -25,6 +25,7 @@ from vtad.older_runs import config_of_today
 from vtad_runtime.contract import files
 from vtad_runtime.contract.card import Card, read_card
 from vtad_runtime.contract.errors import NOT_WRITTEN, VtadError
+from vtad_runtime.contract.typed_json import WrongJson, parsed
 
 
 class RunError(VtadError):
@@ -67,9 +68,9 @@ class Run:
         """The configuration. Raises RunError."""
         where = self.path / "config.json"
         try:
-            values = json.loads(where.read_text(encoding="utf-8"))
+            values = parsed(where.read_bytes())
             return from_dict(config_of_today(values) if isinstance(values, dict) else values)
-        except (OSError, ValueError, ConfigError) as e:
+        except (OSError, WrongJson, ConfigError) as e:
             raise RunError(f"{where}: expected the configuration of a run, got {type(e).__name__}: {e}") from e
 
     def moved_to(self, config: Config) -> Run:

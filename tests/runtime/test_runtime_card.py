@@ -129,3 +129,46 @@ def test_the_stored_card_of_schema_1_becomes_one_of_schema_2() -> None:
     assert card.score_rule == ScoreRule(cell=8, top_share=0.01)
     assert Card.from_json(card.to_json()) == card
     assert json.loads(card.to_json())["schema"] == 2
+
+
+def damaged(**changes: Any) -> str:
+    """A card's text with changed fields, `calibration__threshold=...`."""
+    raw = json.loads(make_card().to_json())
+    for name, value in changes.items():
+        part, _, field = name.partition("__")
+        raw[part][field] = value
+    return json.dumps(raw)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"calibration__threshold": 1e308}, "expected a threshold near its calibration scores, 0.1 to 1.9, got 1e"),
+        ({"calibration__threshold": -300.0}, "expected a threshold near its calibration scores"),
+        ({"calibration__false_alarms": 40.0}, "expected a false-alarm budget between 0 and 1"),
+        ({"input__roi": [0, 0, 1, 1]}, "at least 8 pixels a side, got [0, 0, 1, 1]"),
+        ({"input__roi": [-4, 0, 100, 100]}, "expected a region inside the picture"),
+        ({"calibration__threshold": 10**400}, "calibration.threshold: expected float, got a number of 401 digits"),
+    ],
+)
+def test_a_damaged_card_never_turns_parts_into_good_ones(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(CardError) as error:
+        Card.from_json(damaged(**changes), "pill.onnx")
+    assert str(error.value).startswith("pill.onnx: ")
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (make_card().to_json().replace('"threshold": 2.0', '"threshold": 2.0, "threshold": 2.5'), "'threshold' twice"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"schema": ' + "9" * 5000 + "}", "text that does not parse"),
+        ("{", "text that does not parse"),
+    ],
+)
+def test_text_that_is_no_clean_json_is_one_line(text: str, says: str) -> None:
+    with pytest.raises(CardError) as error:
+        Card.from_json(text, "pill.onnx")
+    assert says in str(error.value)
+    assert len(str(error.value)) < 600

@@ -12,10 +12,11 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import pstdev
 from typing import Any, Literal
 
 from vtad_runtime.contract.errors import VtadError
-from vtad_runtime.contract.typed_json import WrongJson, typed
+from vtad_runtime.contract.typed_json import WrongJson, parsed, typed
 
 # A card of an older vtad has every field that has no default; one with a default may be added under the same number.
 # Schema 1, still read: the density map was called nll_map, and the score rule was the one below, said nowhere.
@@ -23,6 +24,9 @@ SCHEMA = 2
 UNIT = "z-score (standard deviations of good pictures)"  # of the score and the maps
 OLD_NAMES = {"nll_map": "density_map", "units of normal variation": UNIT}
 OLD_SCORE_RULE = {"cell": 8, "top_share": 0.01}
+FURTHEST = 20.0  # standard deviations of the calibration scores from the threshold to the nearest of them
+FURTHEST_WITHOUT_SCORES = 1e6
+SMALLEST_ROI = 8  # pixels a side
 ONNX_KEY = "vtad.card"  # the name of the card in ONNX metadata_props, and in a Core ML package's user-defined metadata
 
 ComputeUnits = Literal["CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY", "ALL"]  # of Core ML, by coremltools' names
@@ -130,9 +134,9 @@ class Card:
     def from_json(text: str, where: str = "card") -> Card:
         """Parse strictly. `where` names the file in errors. Raises CardError: bad JSON, other schema, wrong fields."""
         try:
-            raw = json.loads(text)
-        except json.JSONDecodeError as e:
-            raise CardError(f"{where}: expected a vtad card in JSON, got text that does not parse ({e})") from e
+            raw = parsed(text)
+        except WrongJson as e:
+            raise CardError(f"{where}: expected a vtad card in JSON: {e}") from e
         if not isinstance(raw, dict):
             raise CardError(f"{where}: expected a vtad card (a JSON object), got {type(raw).__name__}")
         if raw.get("schema") == 1:
@@ -161,6 +165,7 @@ class Card:
             )
         if len(c.scores) != c.images or list(c.scores) != sorted(c.scores):
             raise CardError(f"{where}: expected {c.images} ascending calibration scores, got {len(c.scores)}")
+        self._check_plausible(where)
         if self.input.width < 1 or self.input.height < 1:
             raise CardError(f"{where}: expected a positive input size, got {self.input.width}x{self.input.height}")
         cell, share = self.score_rule.cell, self.score_rule.top_share
@@ -168,6 +173,30 @@ class Card:
             raise CardError(
                 f"{where}: expected a score rule with cells of 1 pixel to the picture's shorter side and a share of them "
                 f"above 0 and at most 1, got {cell} pixels and {share}"
+            )
+
+    def _check_plausible(self, where: str) -> None:
+        """Raise CardError where a threshold has nothing to do with its scores, or a region with any camera.
+
+        A file that was damaged on its way must not turn every part into a good one.
+        """
+        c, roi = self.calibration, self.input.roi
+        if not (0 < c.false_alarms < 1 and 0 < c.achievable <= 1):
+            raise CardError(
+                f"{where}: expected a false-alarm budget between 0 and 1, got {c.false_alarms:g} and {c.achievable:g}; "
+                "copy the file again"
+            )
+        reach = FURTHEST * max(pstdev(c.scores), 1e-3) if c.scores else FURTHEST_WITHOUT_SCORES
+        lowest, highest = (c.scores[0], c.scores[-1]) if c.scores else (0.0, 0.0)
+        if not lowest - reach <= c.threshold <= highest + reach:
+            raise CardError(
+                f"{where}: expected a threshold near its calibration scores, {lowest:.4g} to {highest:.4g}, got "
+                f"{c.threshold:.4g}; copy or export the file again"
+            )
+        if roi is not None and (min(roi[:2]) < 0 or min(roi[2:]) < SMALLEST_ROI):
+            raise CardError(
+                f"{where}: expected a region inside the picture of at least {SMALLEST_ROI} pixels a side, got {list(roi)}; "
+                "copy or export the file again"
             )
 
 

@@ -6,16 +6,36 @@ Standard library only. The card, the training's configuration and the golden rec
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.errors import VtadError, one_line
 
 T = TypeVar("T")
 
 
 class WrongJson(VtadError):
-    """A JSON value of another type than expected. One line: field, expected, got."""
+    """Text that is no JSON, or a value of another type than expected. One line: field, expected, got."""
+
+
+def parsed(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises WrongJson: not JSON, a key that comes twice, nested too deeply, a number too long."""
+    try:
+        return json.loads(text, object_pairs_hook=_each_key_once)
+    except RecursionError as e:
+        raise WrongJson("expected JSON, got values nested too deeply") from e
+    except ValueError as e:  # also bytes that are no text, and numbers of thousands of digits
+        raise WrongJson(f"expected JSON, got text that does not parse ({one_line(e)})") from e
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise WrongJson(f"expected each key once, got {twice!r:.80} twice")
+    return found
 
 
 def typed(kind: type[T], value: object, field: str, *, defaults: bool = True) -> T:
@@ -47,7 +67,10 @@ def _typed(kind: Any, value: Any, field: str, defaults: bool) -> Any:  # noqa: P
     elif origin is dict and isinstance(value, dict):
         return {key: _typed(args[1], item, f"{field}.{key}", defaults) for key, item in value.items()}
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as e:
+            raise WrongJson(f"{field}: expected float, got a number of {len(str(value))} digits") from e
     elif origin is None and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     name = kind.__name__ if isinstance(kind, type) and not args else str(kind).replace("typing.", "")

@@ -68,8 +68,11 @@ def _open(path: Path, threads: int | None, providers: tuple[str, ...]) -> ort.In
 
 
 def _card(session: ort.InferenceSession, path: Path) -> Card:
-    meta = session.get_modelmeta()
-    text = meta.custom_metadata_map.get(ONNX_KEY)
+    try:
+        meta = session.get_modelmeta()
+        text = meta.custom_metadata_map.get(ONNX_KEY)
+    except UnicodeDecodeError as e:
+        raise ModelError(f"{path}: expected text in the metadata, got bytes that are none: copy the file again") from e
     if text is None:
         inputs = ", ".join(f"{i.name} {i.type} {i.shape}" for i in session.get_inputs())
         raise ModelError(

@@ -15,6 +15,7 @@ from typing import Any
 
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.files import write_whole
+from vtad_runtime.contract.typed_json import WrongJson, parsed
 from vtad_runtime.line.view import View
 
 SCHEMA = 1
@@ -70,7 +71,7 @@ class Record:
     def read(path: Path) -> Record:
         """Raises GoldenError: unreadable, damaged, of another schema."""
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = parsed(path.read_bytes())
             if raw["schema"] != SCHEMA:
                 raise ValueError(f"schema {raw['schema']!r}")
             return Record(
@@ -81,7 +82,7 @@ class Record:
             )
         except OSError as e:
             raise GoldenError(f"{path}: expected a readable file, got {e.strerror}; check its permissions") from e
-        except (ValueError, TypeError, KeyError, AttributeError) as e:
+        except (WrongJson, ValueError, TypeError, KeyError, AttributeError) as e:
             raise GoldenError(
                 f"{path}: expected scores recorded by vtad-run, got a damaged file or one of another version ({e}); "
                 "delete it to record anew"
