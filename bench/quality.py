@@ -239,13 +239,14 @@ def _make(plan: Plan, method: Any, config: Config) -> Any:
     from bench.baselines.padim import JoinedFeatures, Padim
     from bench.baselines.patchcore import PATCHES, Patchcore
     from bench.baselines.plain_autoencoder import PlainAutoencoder
-    from vtad.models.autoencoder import BackboneFeatures
+    from vtad.backbones.efficientnet import read_weights
+    from vtad.models.features import BackboneFeatures
 
     if method in ("l1", "ssim"):
         seconds = 60 * (plan.minutes or MINUTES[method])
         return PlainAutoencoder(config.image_height, config.image_width, method, seconds, seed=config.seed)
     seen = BackboneFeatures().eval()
-    seen.load_pretrained(config)
+    seen.load_pretrained(read_weights())
     features = JoinedFeatures(seen)
     return Padim(features) if method == "padim" else Patchcore(features, plan.patches or PATCHES, seed=config.seed)
 

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vtad.backbones.efficientnet import backbone_weights
-from vtad.backbones.vit_checkpoint import with_backbone
+from vtad.backbones.pretrained import read_pretrained, with_backbone
 from vtad.calibration.map_fusion import Maps, fit_map_fusion, fit_z_scores, raw_maps, scores_and_peaks
 from vtad.calibration.score_fusion import fit_score_fusion
 from vtad.config import Config
@@ -22,7 +21,7 @@ from vtad.data.sizing import with_size
 from vtad.data.synthetic_defects import synthetic
 from vtad.fitting.checkpoint import save_tensors
 from vtad.fitting.device import pick_device
-from vtad.fitting.loop import Loop, Report, Reporter
+from vtad.fitting.loop import Report, Reporter, begun, resumed
 from vtad.fitting.symmetries import with_symmetries
 from vtad.inspection import input_spec, make_card
 from vtad.models.detector import SCORE_RULE, Detector
@@ -54,10 +53,8 @@ def train(
     files = find_category(Path(config.data), config.category)
     train_files, val_files = split_good(files.train_good, config.val_split, config.seed)
     config = with_size(config, files.train_good)
-    if config.backbone and not config.backbone_file:
-        backbone_weights()
-    if resume is None:  # a resumed run has its backbone in its checkpoint
-        config = with_backbone(config)
+    pretrained = None if resume else read_pretrained(config)  # a resumed run has its backbone in its checkpoint
+    config = with_backbone(config, pretrained)
     spec = input_spec(config)
     images_seen = fingerprint(files.train_good)
     with ImageCache(train_files, spec) as images, ImageCache(val_files, spec) as held_out:
@@ -65,13 +62,16 @@ def train(
         if resume is None:
             torch.manual_seed(config.seed)
             report(Report(0.0, "looking for symmetries of good images", lasting=False))
-            config = with_symmetries(config, images, held_out, device)
+            config = with_symmetries(config, images, held_out, device, pretrained)
         run = create_run(config) if resume is None else resume.moved_to(config)
         torch.manual_seed(config.seed)
         detector = Detector(config).to(device)
-        loop = Loop(config, run, detector, images, held_out, device, report, stop)
-        loop.prepare(images_seen, resumed=resume is not None)
-        loop.learn()
+        if resume is None:
+            loop = begun(config, run, detector, images, held_out, device, pretrained, images_seen)
+        else:
+            loop = resumed(config, run, detector, images, held_out, device, images_seen)
+        del pretrained  # a large backbone need not lie in memory twice
+        loop.learn(report, stop)
         report(Report(1.0, "calibrating on held-out good images", lasting=False))
         good = held_out[:]
         chosen = _calibrate(detector, good, config, device)

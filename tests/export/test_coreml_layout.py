@@ -15,7 +15,7 @@ pytest.importorskip("coremltools", reason="coremltools is not installed: pip ins
 from tiny_run import tiny
 
 from vtad.backbones.backbone import MAP_CHANNELS
-from vtad.backbones.efficientnet import EfficientNetLite0
+from vtad.backbones.efficientnet import EfficientNetLite0, read_weights
 from vtad.config import preset
 from vtad.models.autoencoder import Autoencoder, Prediction
 from vtad.models.detector import Detector, Judgement
@@ -79,7 +79,7 @@ def test_it_equals_the_trained_layout(changes: dict[str, Any]) -> None:
 def backbone() -> EfficientNetLite0:
     """With its pretrained weights."""
     made = EfficientNetLite0().eval()
-    made.load_pretrained()
+    made.load_pretrained(read_weights())
     return made
 
 

@@ -17,8 +17,9 @@ pytest.importorskip("coremltools", reason="coremltools is not installed: pip ins
 from coreml_surgery import DAMAGES, Damage, argument, constant, operations, save
 from tiny_run import tiny
 
-from vtad.models.autoencoder import Autoencoder, ScorerMaps
+from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector, Judgement
+from vtad.models.score_fusion import ScorerMaps
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run
 from vtad.training import train

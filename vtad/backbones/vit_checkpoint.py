@@ -9,6 +9,8 @@ squares of 16 pixels.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
 import math
 import os
 import re
@@ -18,13 +20,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vtad.backbones.backbone import BackboneError
-from vtad.config import Config
-from vtad.run_folder import sha256
 
 TOKEN = 16  # pixels a side of the square that one token sees; resized to the checkpoint's patch size
 HEAD_DIM = 64
@@ -81,17 +82,6 @@ class VitCheckpoint:
     shape: VitShape
     tensors: dict[str, Tensor]  # float32
     sha256: str  # of the file
-
-
-def with_backbone(config: Config) -> Config:
-    """The configuration with its backbone's shape and digest filled in from the file that it names; else itself.
-
-    Raises BackboneError when there is no usable file.
-    """
-    if not config.backbone_file:
-        return config
-    found = read_checkpoint(Path(config.backbone_file))
-    return dataclasses.replace(config, backbone_shape=found.shape.text(), backbone_sha256=found.sha256)
 
 
 def read_checkpoint(path: Path) -> VitCheckpoint:
@@ -165,14 +155,13 @@ def _load(path: Path) -> tuple[object, str]:
         if not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "something else"
             raise BackboneError(f"{path}: expected a file of weights, got {kind}: {_ADVICE}")
-        digest = sha256(path)
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path), digest
+            return safetensors.torch.load(content), digest
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols: what comes of them is checked
-            return torch.load(path, map_location="cpu", weights_only=True), digest
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), digest
     except BackboneError:
         raise
     except OSError as e:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vtad.config import CELL
 from vtad.data.batches import BATCH, batches
-from vtad.models.autoencoder import Autoencoder, PixelFeatures
+from vtad.models.autoencoder import Autoencoder
+from vtad.models.features import PixelFeatures
 
 SAMPLES = 60_000  # cells that the memory's patches are chosen from and the mixture is fitted on
 POSITION_IMAGES = 400  # at most so many images say how features vary at their place

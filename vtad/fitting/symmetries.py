@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vtad.backbones.pretrained import Pretrained
 from vtad.config import SQUARE_ONLY, Config
 from vtad.data.batches import batches
 from vtad.data.images import ImageCache
 from vtad.fitting.feature_statistics import fit_statistics
 from vtad.metrics import image_auroc
-from vtad.models.autoencoder import Autoencoder, BackboneFeatures
+from vtad.models.autoencoder import Autoencoder
+from vtad.models.features import BackboneFeatures
 
 RGB = NDArray[np.uint8]  # (..., H, W, 3)
 
@@ -43,20 +45,24 @@ TRANSFORMS: dict[str, Callable[[RGB], RGB]] = {
 }
 
 
-def with_symmetries(config: Config, images: ImageCache, held_out: ImageCache, device: torch.device) -> Config:
+def with_symmetries(
+    config: Config, images: ImageCache, held_out: ImageCache, device: torch.device, pretrained: Pretrained | None
+) -> Config:
     """The configuration with its symmetries settled; itself when they are given."""
     if config.symmetries != "auto":
         return config
-    kept = [name for name, auroc in told_apart(config, images, held_out, device).items() if auroc <= ALIKE]
+    kept = [name for name, auroc in told_apart(config, images, held_out, device, pretrained).items() if auroc <= ALIKE]
     return dataclasses.replace(config, symmetries=",".join(kept) or "none")
 
 
 @torch.no_grad()
-def told_apart(config: Config, images: ImageCache, held_out: ImageCache, device: torch.device) -> dict[str, float]:
+def told_apart(
+    config: Config, images: ImageCache, held_out: ImageCache, device: torch.device, pretrained: Pretrained | None
+) -> dict[str, float]:
     """For each symmetry, how well transformed held-out images can be told from the others: the larger AUROC of two."""
     model = Autoencoder(dataclasses.replace(config, patches=min(PATCHES, config.patches))).to(device).eval()
-    if isinstance(model.features, BackboneFeatures):
-        model.features.load_pretrained(config)
+    if isinstance(model.features, BackboneFeatures) and pretrained is not None:
+        model.features.load_pretrained(pretrained)
     fit_statistics(model, images[_spread(len(images), LEARNT_FROM)], device, gmm_and_position=False)
     asked = held_out[_spread(len(held_out), ASKED)]
     plain = _oddness(model, asked, device)

@@ -7,157 +7,34 @@ training corrupts the input but asks for the clean image and its features, so co
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vtad.backbones.backbone import CHANNELS
-from vtad.backbones.efficientnet import EfficientNetLite0
 from vtad.backbones.layers import Block, Registers, to_pixels, to_tokens
-from vtad.backbones.vit_backbone import VitBackbone
-from vtad.backbones.vit_checkpoint import VitShape
 from vtad.config import CELL, Config
 from vtad.models.context_density import ContextDensity
 from vtad.models.feature_gmm import FeatureGmm
+from vtad.models.features import BackboneFeatures, PixelFeatures
 from vtad.models.patch_memory import PatchMemory
 from vtad.models.position_gaussian import PositionGaussian
-from vtad.models.segmentation_head import LearnedPyramid, SegmentationHead
+from vtad.models.score_fusion import ScoreFusion, ScorerMaps
+from vtad.models.segmentation_head import SegmentationHead
+from vtad.models.whitening import Whitening
 
 
 class Prediction(NamedTuple):
     """What a model says of a batch."""
 
     reconstruction: Tensor  # (B, 3, H, W), about 0..1
-    nll: (
-        Tensor  # (B, rows, columns): in training the context's, in nats a cell; else the fused score, see `ScoreFusion`
-    )
+    nll: Tensor  # (B, rows, columns): in training of the context density, nats a cell; else the fused score
     logits: Tensor | None = None  # (B, rows, columns), logits of a defect; in training, with a segmentation head
     maps: tuple[Tensor, ...] = ()  # in training, a backbone's maps as the segmentation head sees them
 
 
-class PixelFeatures(nn.Module):
-    """Without a backbone the image itself is the feature: each cell's pixels, in order; the deeper maps are learned.
-
-    They are of the image beside its reconstruction, as DRAEM's discriminator sees it (arXiv 2108.07610).
-    """
-
-    channels = 3 * CELL * CELL
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pyramid = LearnedPyramid()
-
-    def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(B, 3, H, W) -> (B, 192, H / 8, W / 8), and no maps: those need the reconstruction."""
-        return F.pixel_unshuffle(image, CELL), ()
-
-    def maps(self, image: Tensor, reconstruction: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) in 0..1 twice -> maps at strides 2, 4, 8 and 8."""
-        maps: tuple[Tensor, ...] = self.pyramid(torch.cat([image, reconstruction], dim=1))
-        return maps
-
-
-class BackboneFeatures(nn.Module):
-    """The backbone's maps, averaged over 3 x 3 cells so that a shift of a few pixels changes little."""
-
-    channels = CHANNELS
-
-    def __init__(self, config: Config | None = None) -> None:
-        """The backbone of a configuration; EfficientNet-lite0 without one."""
-        super().__init__()
-        self.backbone: EfficientNetLite0 | VitBackbone
-        if config is None or not config.backbone_file:
-            self.backbone = EfficientNetLite0()
-        else:
-            shape = VitShape.from_text(config.backbone_shape)
-            self.backbone = VitBackbone(shape, config.image_height, config.image_width)
-
-    def load_pretrained(self, config: Config) -> None:
-        """Fill in the backbone's weights. Raises BackboneError."""
-        if isinstance(self.backbone, VitBackbone):
-            self.backbone.load_pretrained(Path(config.backbone_file), config.backbone_sha256)
-        else:
-            self.backbone.load_pretrained()
-
-    def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(B, 3, H, W) in 0..1 -> (B, 176, H / 8, W / 8), and the backbone's maps one by one, not averaged."""
-        joined, maps = self.backbone(image)
-        return F.avg_pool2d(joined, 3, stride=1, padding=1, count_include_pad=False), maps
-
-
 DETAIL = 96  # whitened directions of a cell's pixels that the transformer sees beside a backbone's features
-CONTEXT_FLOOR = 1e-2  # of the largest variance: directions below it hardly reach the transformer
-
-
-class Whitening(nn.Module):
-    """Fixed features turned into uncorrelated ones of variance 1 over the training images (PCA whitening).
-
-    The density is asked about all of them. The transformer sees those of small variance attenuated: they are mostly
-    noise, would carry float32 rounding errors into the reconstruction, and invite copying.
-    """
-
-    mean: Tensor
-    matrix: Tensor
-    context_scale: Tensor
-
-    def __init__(self, channels: int, feature_dim: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("matrix", torch.zeros(feature_dim, channels))
-        self.register_buffer("context_scale", torch.ones(1, feature_dim, 1, 1))
-
-    def fit(self, mean: Tensor, covariance: Tensor, floor: float = 1e-6) -> None:
-        """From the features' mean (C,) and covariance (C, C). `floor` bounds a variance from below, as a share of the largest."""
-        variance, directions = torch.linalg.eigh(covariance.double())
-        variance, directions = variance.flip(0), directions.flip(1)
-        dim = self.matrix.shape[0]
-        scale = torch.rsqrt(variance[:dim].clamp_min(0) + floor * variance[0] + 1e-12)
-        self.matrix.copy_((directions[:, :dim] * scale).T)
-        self.mean.copy_(mean)
-        share = variance[:dim].clamp_min(0) / variance[0]
-        self.context_scale.copy_((share / (share + CONTEXT_FLOOR)).sqrt()[None, :, None, None])
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, C, rows, columns) -> (B, D, rows, columns)."""
-        bias = -(self.matrix @ self.mean)
-        return F.conv2d(features, self.matrix[:, :, None, None], bias)
-
-    def attenuated(self, y: Tensor) -> Tensor:
-        """Whitened features (B, D, rows, columns) as the transformer sees them."""
-        return y * self.context_scale
-
-
-class ScorerMaps(NamedTuple):
-    """How odd each cell of a batch is, by five scorers: (B, rows, columns) each; None of a scorer that is not there.
-
-    The names are those of the autoencoder's modules.
-    """
-
-    patch_memory: Tensor | None  # distance to the nearest stored patch: are these features seen on good parts at all
-    feature_gmm: Tensor | None  # NLL: likewise, also in the directions in which good parts vary little
-    position_gaussian: Tensor | None  # distance from what this position shows: do they belong here
-    context_density: Tensor | None  # NLL in nats: are they what this position, in this picture, should hold
-    segmentation_head: Tensor | None  # logits of a defect: do they look like damage
-
-
-class ScoreFusion(nn.Module):
-    """The scorers' z-scores over good pictures, weighted and summed. `vtad.calibration.score_fusion` sets both buffers."""
-
-    mean: Tensor
-    weight: Tensor  # over the standard deviation
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(len(ScorerMaps._fields)))
-        self.register_buffer("weight", torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0]))
-
-    def forward(self, seen: ScorerMaps) -> Tensor:
-        """-> (B, rows, columns)."""
-        first, *others = (self.weight[i] * (x - self.mean[i]) for i, x in enumerate(seen) if x is not None)
-        return sum(others, start=first)
 
 
 class Autoencoder(nn.Module):

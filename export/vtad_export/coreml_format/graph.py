@@ -15,15 +15,18 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from vtad.backbones.efficientnet import EfficientNetLite0
-from vtad.models.autoencoder import Autoencoder, PixelFeatures, ScoreFusion, Whitening
+from vtad.models.autoencoder import Autoencoder
 from vtad.models.context_density import ContextDensity
 from vtad.models.detector import Detector
 from vtad.models.feature_gmm import FeatureGmm
+from vtad.models.features import PixelFeatures
 from vtad.models.paper import PaperAutoencoder
 from vtad.models.patch_memory import PatchMemory
 from vtad.models.position_gaussian import PositionGaussian
+from vtad.models.score_fusion import ScoreFusion
 from vtad.models.segmentation_head import SegmentationHead
 from vtad.models.ssim import SSIM, Blur
+from vtad.models.whitening import Whitening
 from vtad_export.coreml_format.apple import quiet
 from vtad_export.coreml_format.convolution_maps import ConvolutionBlur
 from vtad_export.coreml_format.neural_engine import ChannelAutoencoder, EngineBackbone, FoldedSegmentationHead

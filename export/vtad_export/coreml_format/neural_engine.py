@@ -28,8 +28,9 @@ from torch import Tensor, nn
 
 from vtad.backbones.efficientnet import TAPS, EfficientNetLite0
 from vtad.backbones.layers import Attention, Block
-from vtad.models.autoencoder import Autoencoder, Prediction, ScorerMaps
+from vtad.models.autoencoder import Autoencoder, Prediction
 from vtad.models.context_density import ContextDensity
+from vtad.models.score_fusion import ScorerMaps
 from vtad.models.segmentation_head import SegmentationHead
 
 

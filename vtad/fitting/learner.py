@@ -1,0 +1,134 @@
+"""One training step: a batch in, the weights a little better."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vtad.config import Config
+from vtad.fitting.losses import Loss, objective
+from vtad.fitting.replay_buffer import ReplayBuffer, Seen
+from vtad.fitting.sampling import Batch
+from vtad.models.autoencoder import Autoencoder, Prediction
+from vtad.models.detector import Detector
+from vtad.models.paper import PaperAutoencoder
+from vtad.models.segmentation_head import damaged_share, segmentation_loss
+
+CLIP_NORM = 1.0  # of the gradient
+AUTOENCODER_IMAGES = 2  # of a batch go through the transformer, whose step costs more than the segmentation head's
+
+
+class Learner:
+    """What learns: the model, its optimizer, and the replay buffer of its segmentation head.
+
+    `observed`: whitened features of all training images as they are (N, D, rows, columns), where they are kept.
+    """
+
+    def __init__(self, config: Config, detector: Detector, batch_size: int, device: torch.device) -> None:
+        self.config, self.detector, self.device = config, detector, device
+        self.model = cast(Autoencoder | PaperAutoencoder, detector.model)
+        self.optimizer = make_optimizer([p for p in self.model.parameters() if p.requires_grad], config)
+        self.replay = ReplayBuffer(config.seed, batch_size)
+        self.autocast = False  # bfloat16
+        self.observed: Tensor | None = None
+
+    def learn(self, batch: Batch, step: int, rate: float) -> Loss:
+        """Learn from a batch at this learning rate. A loss that is not finite changes nothing."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        share = self.share(batch.damaged)
+        prediction, loss = self._look(batch, share, step)
+        if not torch.isfinite(loss.total):
+            return loss
+        self._descend(loss.total)
+        if prediction.maps:
+            self._replay(step)
+            self.replay.recent.append(Seen(prediction.maps, share))
+        return loss
+
+    def try_out(self, batch: Batch, bfloat16: bool) -> None:
+        """A step except for its last part: nothing is learnt."""
+        self.autocast = bfloat16
+        self._look(batch, self.share(batch.damaged), 0)[1].total.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def remember(self, batch: Batch) -> None:
+        """Put a batch into the replay buffer as `learn` did before a training stopped."""
+        if not isinstance(self.model, Autoencoder) or self.model.backbone_head is None:
+            return
+        with torch.no_grad(), self._bfloat16():
+            _, maps = self.model.known(self.pixels(batch.corrupted))
+        self.replay.recent.append(Seen(maps, self.share(batch.damaged)))
+
+    def loss(self, corrupted: Tensor, clean: Tensor, observed: Tensor | None, share: Tensor) -> tuple[Prediction, Loss]:
+        """Of corrupted images (B, 3, H, W), the clean ones, their features if known, and the damaged share of each cell."""
+        with self._bfloat16():
+            prediction = self.model.denoise(corrupted, clean, observed)
+        return prediction, objective(prediction, clean, share, self.detector.ssim, self.model.density_dim, self.config)
+
+    def pixels(self, images: NDArray[np.uint8]) -> Tensor:
+        """(B, H, W, 3) -> (B, 3, H, W) in 0..1 on the device."""
+        return torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
+
+    def share(self, damaged: NDArray[np.bool_]) -> Tensor:
+        """(B, H, W) -> damaged share of each cell."""
+        return damaged_share(torch.from_numpy(damaged).to(self.device).float())
+
+    def _look(self, batch: Batch, share: Tensor, step: int) -> tuple[Prediction, Loss]:
+        torch.manual_seed(hash((self.config.seed, step)) & 0x7FFFFFFF)
+        self.model.train()
+        has_head = isinstance(self.model, Autoencoder) and self.model.segmentation_head is not None
+        few = slice(min(AUTOENCODER_IMAGES, len(batch.indices)) if has_head else len(batch.indices))
+        clean, observed = self.pixels(batch.clean[few]), self._observed(batch, few)
+        return self.loss(self.pixels(batch.corrupted), clean, observed, share)
+
+    def _observed(self, batch: Batch, few: slice) -> Tensor | None:
+        """Whitened features of some clean images of a batch; None where none are kept."""
+        if self.observed is None:
+            return None
+        observed = self.observed[batch.indices[few]].to(self.device)
+        shifted = np.flatnonzero(batch.shifted[few])
+        if len(shifted):
+            with torch.no_grad():
+                observed[shifted] = cast(Autoencoder, self.model).observe(self.pixels(batch.clean[few][shifted]))
+        return observed
+
+    def _descend(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)  # what this loss does not depend on stays as it is
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
+        self.optimizer.step()
+
+    def _replay(self, step: int) -> None:
+        """Further steps of the segmentation head alone."""
+        head = cast(Autoencoder, self.model).backbone_head
+        assert head is not None
+        for maps, share in self.replay.batches(step):
+            with self._bfloat16():
+                logits = head(maps)
+            self._descend(segmentation_loss(logits.float(), share))
+
+    def _bfloat16(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+
+
+def make_optimizer(parameters: list[torch.nn.Parameter], config: Config) -> torch.optim.Optimizer:
+    """The optimizer that the configuration names."""
+    rate, decay = config.learning_rate, config.weight_decay
+    match config.optimizer:
+        case "adam":
+            return torch.optim.Adam(parameters, rate, weight_decay=decay)
+        case "adamw":
+            return torch.optim.AdamW(parameters, rate, weight_decay=decay)
+        case "adadelta":
+            return torch.optim.Adadelta(parameters, rate, weight_decay=decay)
+        case "adagrad":
+            return torch.optim.Adagrad(parameters, rate, weight_decay=decay)
+        case "sgd":
+            return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=decay)
+        case "rmsprop":
+            return torch.optim.RMSprop(parameters, rate, weight_decay=decay)
