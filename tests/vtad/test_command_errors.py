@@ -284,3 +284,21 @@ def test_help_names_every_exit_code(command: Any, codes: str) -> None:
 def test_a_reader_that_goes_away_is_not_called_a_file_that_cannot_be_read() -> None:
     with pytest.raises(BrokenPipeError), library_errors_as_lines():
         raise BrokenPipeError
+
+
+def test_the_help_of_training_has_sections_with_what_people_need_first() -> None:
+    text = done(vtad_train, "--help")
+    titles = (
+        "Data",
+        "What most people change",
+        "The network",
+        "The training",
+        "Calibration",
+        "  Examples",
+        "  Exit codes",
+    )
+    places = [text.index(f"\n{title}:") for title in titles]
+    assert places == sorted(places)
+    first = text[: text.index("The network:")]
+    assert all(flag in first for flag in ("--category", "--data", "--preset", "--minutes", "--resume"))
+    assert all(flag not in first for flag in ("--embed-dim", "--weight-decay", "--val-split"))

@@ -354,9 +354,7 @@ def test_a_stopped_training_continues_to_the_same_weights_whatever_became_of_the
 
 
 @pytest.mark.slow
-def test_the_file_is_read_once(
-    configured: Callable[..., Config], vit: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_file_is_read_once(configured: Callable[..., Config], vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that what becomes of it while a training starts does not matter."""
 
     def read_and_remove(path: Path) -> VitCheckpoint:

@@ -18,14 +18,13 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-data_option = click.option(
-    "--data",
-    "data_dir",
-    type=click.Path(path_type=Path),
-    default=default_data_dir,
-    show_default="$VTAD_DATA, or ./data",
-    help="Folder that holds one folder per category.",
-)
+DATA_FOLDER: dict[str, Any] = {  # what --data is
+    "type": click.Path(path_type=Path),
+    "default": default_data_dir,
+    "show_default": "$VTAD_DATA, or ./data",
+    "help": "Folder that holds one folder per category.",
+}
+data_option = click.option("--data", "data_dir", **DATA_FOLDER)
 
 
 def run_options(command: F) -> F:

@@ -2,63 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from vtad.commands.library_errors import library_errors_as_lines
-from vtad.commands.options import ALL, CONTEXT, DEVICES, NAMES_HELP, F, data_option
-from vtad.config import PRESETS, Config, ConfigError, Fit, Optimizer, preset
+from vtad.commands.options import ALL, CONTEXT, DATA_FOLDER, NAMES_HELP
+from vtad.commands.train_options import (
+    CALIBRATION,
+    DATA,
+    NETWORK,
+    OFTEN,
+    TRAINING,
+    config_options,
+    option,
+    preset_lines,
+    preset_option,
+)
+from vtad.config import Config, ConfigError, preset
 from vtad.data.layout import DataError, find_categories
 from vtad.run_folder import Run
 from vtad_runtime.contract.command import no_traceback
 from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.sections import SectionCommand
 from vtad_runtime.contract.stopping import stoppable
-
-# (flag, type, what it is); the field of Config has the flag's name with underscores.
-_OPTIONS: tuple[tuple[str, Any, str], ...] = (
-    ("--minutes", click.FloatRange(0, min_open=True), "Minutes of training; --epochs N instead counts passes."),
-    ("--epochs", click.IntRange(1), "Passes over the training images, in place of --minutes."),
-    (
-        "--image-height",
-        click.IntRange(16),
-        "Height the model sees, pixels. Neither side given: chosen from the images.",
-    ),
-    ("--image-width", click.IntRange(16), "Width the model sees, pixels."),
-    ("--fit", click.Choice(get_args(Fit)), "How pictures of another shape are brought to that size."),
-    ("--symmetries", str, "Flips and turns of good images that are good too; names with commas, or none."),
-    ("--patch-size", click.IntRange(2), "Side of the square that one token covers, pixels."),
-    ("--embed-dim", click.IntRange(1), "Width of a token."),
-    ("--heads", click.IntRange(1), "Attention heads."),
-    ("--depth", click.IntRange(1), "Encoder blocks."),
-    ("--decoder-depth", click.IntRange(0), "Decoder blocks."),
-    ("--mlp-dim", click.IntRange(1), "Hidden width of a block's MLP."),
-    ("--registers", click.IntRange(0), "Learned tokens without a position; 0 for none."),
-    ("--mixture-size", click.IntRange(1), "Components of the context density; paper: of its only one."),
-    ("--patches", click.IntRange(1), "Patches of good images that the patch memory stores."),
-    ("--components", click.IntRange(1), "Gaussians of the feature GMM."),
-    ("--feature-dim", click.IntRange(1), "Whitened feature directions that the context density sees."),
-    ("--noise", click.FloatRange(0, 1, max_open=True), "Bottleneck noise: dropout rate; paper: standard deviation."),
-    ("--batch-size", click.IntRange(1), "Images a step."),
-    ("--optimizer", click.Choice(get_args(Optimizer)), "Optimizer."),
-    ("--learning-rate", click.FloatRange(0, min_open=True), "Largest learning rate."),
-    ("--weight-decay", click.FloatRange(0), "Weight decay."),
-    ("--warmup", click.IntRange(0), "Steps of linear learning-rate growth; a cosine down to 0 follows."),
-    ("--patience", click.IntRange(1), "Validations without improvement before training stops."),
-    ("--mse-weight", click.FloatRange(0), "Weight of the reconstruction's squared error."),
-    ("--ssim-weight", click.FloatRange(0), "Weight of the reconstruction's 1 - SSIM."),
-    ("--nll-weight", click.FloatRange(0), "Weight of the density's negative log-likelihood."),
-    ("--val-split", click.FloatRange(0, 1, min_open=True, max_open=True), "Share of good images held out."),
-    ("--false-alarms", click.FloatRange(0, 1, min_open=True, max_open=True), "Share of good images that may be NG."),
-    ("--seed", click.IntRange(0), "The same seed and --epochs give the same weights on one machine."),
-    ("--device", click.Choice(DEVICES), "auto: cuda, else mps, else cpu."),
-)
 
 _CODES = """\b
 Exit codes:
@@ -72,52 +44,25 @@ Exit codes:
 """
 
 
-def _preset_lines() -> str:
-    lines = ["\b", "Presets differ from the defaults above in:"]
-    for name, values in PRESETS.items():
-        for i, text in enumerate(_wrapped(", ".join(f"{k} {v}" for k, v in values.items() if k != "preset"))):
-            lines.append(f"  {name if i == 0 else '':<8} {text}")
-    return "\n".join(lines)
+_EXAMPLES = """\b
+Examples:
+  vtad-train --category pill                     ./data/pill, ten minutes
+  vtad-train --category all --minutes 30         every category below ./data
+  vtad-train --category pill --preset scratch    without pretrained weights
+  vtad-train --resume                            the run that was stopped last
+"""
+FOLDER = click.Path(path_type=Path)
 
 
-def _wrapped(text: str) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(text or "nothing", 90)
-
-
-def _config_options(command: F) -> F:
-    defaults = {f.name: f.default for f in dataclasses.fields(Config)}
-    for flag, kind, text in reversed(_OPTIONS):
-        shown = defaults[flag.removeprefix("--").replace("-", "_")]
-        command = click.option(flag, type=kind, default=None, help=text, show_default=str(shown))(command)
-    return command
-
-
-@click.command(context_settings=CONTEXT, epilog=f"{_preset_lines()}\n\n{_CODES}")
-@click.option("--category", help=f"Folder of images below --data, or `{ALL}` for each one found. {NAMES_HELP}")
-@data_option
-@click.option("--out", default="runs", show_default=True, help="Folder that gets <category>/<number>.")
-@click.option(
-    "--preset",
-    "preset_name",
-    type=click.Choice(list(PRESETS)),
-    default="default",
-    show_default=True,
-    help="default: features of a frozen backbone. scratch: no pretrained weights. paper: VT-ADL as published.",
-)
-@_config_options
-@click.option(
-    "--backbone",
-    "backbone_file",
-    type=click.Path(path_type=Path),
-    help="A Vision Transformer's weights (DINOv2 or timm; .pth, .pt, .safetensors) as the frozen backbone of the preset default."
-    "  [default: EfficientNet-lite0]",
-)
-@click.option("--published-mixture", is_flag=True, default=None, help="paper: its weighted sum of NLLs.")
-@click.option("--synthetic-defects/--no-synthetic-defects", default=None, help="Corrupt the input in training.")
-@click.option("--resume", is_flag=True, help="Continue a stopped run: the newest, or --run.")
-@click.option("--run", "run_path", type=click.Path(path_type=Path), help="The run folder to --resume.")
+@click.command(cls=SectionCommand, context_settings=CONTEXT, epilog="\n\n".join((preset_lines(), _EXAMPLES, _CODES)))
+@option(DATA, "--category", help=f"Folder of images below --data, or `{ALL}` for each one found. {NAMES_HELP}")
+@option(DATA, "--data", "data_dir", **DATA_FOLDER)
+@option(DATA, "--out", default="runs", show_default=True, help="Folder that gets <category>/<number>.")
+@preset_option
+@config_options(OFTEN)
+@option(OFTEN, "--resume", is_flag=True, help="Continue a stopped run: the newest, or --run.")
+@option(OFTEN, "--run", "run_path", type=FOLDER, help="The run folder to --resume.")
+@config_options(NETWORK, TRAINING, CALIBRATION)
 @click.version_option(package_name="vtad", prog_name="vtad-train")
 def train(
     category: str | None,
