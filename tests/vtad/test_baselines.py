@@ -25,8 +25,8 @@ from bench.quality import Plan, fill, quality, read_rows
 from bench.quality_table import markdown
 from vtad.data.images import ImageCache
 from vtad.data.layout import find_category
+from vtad.evaluation import evaluate as evaluation
 from vtad.evaluation.evaluate import evaluate
-from vtad.evaluation.evaluate import evaluate as evaluation
 from vtad.inspection import input_spec
 from vtad.models.patch_memory import greedy_coreset
 from vtad.models.trained import load_detector
