@@ -15,11 +15,11 @@ import pytest
 from numpy.typing import NDArray
 from tiny_run import done, error, flags, invoke
 
-import vtad.fitting.loop
 from vtad.commands.data import data as vtad_data
 from vtad.commands.evaluate import evaluate as vtad_eval
 from vtad.commands.library_errors import library_errors_as_lines
 from vtad.commands.train import train as vtad_train
+from vtad.fitting import sampling
 from vtad.run_folder import Run
 from vtad_export.commands.export import export as vtad_export
 
@@ -266,7 +266,7 @@ def test_a_fault_of_ours_is_one_line_and_70(make_category: MakeCategory, monkeyp
     def fault(*_: object) -> NDArray[np.uint8]:
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr(vtad.fitting.loop, "corrupt_batch", fault)
+    monkeypatch.setattr(sampling, "corrupt_batch", fault)
     line = error(70, vtad_train, "--category", "part", *flags())
     assert line == "Error: internal error: ZeroDivisionError: a fault; please report it"
 
