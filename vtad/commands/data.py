@@ -9,7 +9,7 @@ import click
 from vtad.commands.options import ALL, NAMES_HELP, data_option
 from vtad.data.images import FEWEST
 from vtad.data.layout import DataError, find_categories, find_category, require_folder_name
-from vtad_runtime.contract.command import no_traceback
+from vtad_runtime.contract.command import no_traceback, say
 from vtad_runtime.contract.errors import VtadError
 
 _CODES = """\b
@@ -43,7 +43,7 @@ def demo(*, category: str, data_dir: Path, seed: int, size: int, train: int, goo
         require_folder_name(category)
         counts = write_demo(data_dir / category, seed, size=size, train=train, good=good, per_defect=defects)
     kinds = ", ".join(f"{n} {kind}" for kind, n in counts.defects.items())
-    click.echo(f"{data_dir / category}: {counts.train_good} good to train, {counts.test_good} good to test, {kinds}")
+    say(f"{data_dir / category}: {counts.train_good} good to train, {counts.test_good} good to test, {kinds}")
 
 
 @data.command()
@@ -65,7 +65,7 @@ def check(ctx: click.Context, category: str, data_dir: Path) -> None:
                 )
             for name in names:
                 report = check_category(find_category(data_dir, name))
-                click.echo(report.to_text())
+                say(report.to_text())
                 good = good and report.ok
         except OSError as e:
             raise VtadError(f"{e.filename or data_dir}: expected a readable folder, got {e.strerror or e}") from e

@@ -8,7 +8,7 @@ import click
 
 from vtad.commands.library_errors import library_errors_as_lines
 from vtad.commands.options import CONTEXT, DEVICES, choose_run, run_options
-from vtad_runtime.contract.command import no_traceback
+from vtad_runtime.contract.command import no_traceback, say
 
 _CODES = """\b
 Exit codes:
@@ -32,6 +32,6 @@ def evaluate(run_path: Path | None, runs: Path, category: str | None, data_dir: 
         from vtad.evaluation.report import table
 
         found = evaluate_run(run, data=data_dir, device=device)
-        click.echo(f"images: {found.data}" + (f"; note: {found.note}" if found.note else ""))
-        click.echo(table(found))
-        click.echo(f"\n  {run.path / 'metrics.json'}")
+        say(f"images: {found.data}" + (f"; note: {found.note}" if found.note else ""))
+        say(table(found))
+        say(f"\n  {run.path / 'metrics.json'}")

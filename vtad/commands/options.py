@@ -10,6 +10,7 @@ import click
 
 from vtad.data.layout import MVTEC_CATEGORIES, default_data_dir
 from vtad.run_folder import Run, newest_run, open_run
+from vtad_runtime.contract.command import say
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 ALL = "all"
@@ -44,5 +45,5 @@ def choose_run(path: Path | None, runs: Path, category: str | None) -> Run:
     if path is not None:
         return open_run(path)
     run = newest_run(runs, category)
-    click.echo(f"run: {run.path}, the newest")
+    say(f"run: {run.path}, the newest")
     return run

@@ -28,7 +28,7 @@ from vtad.commands.train_options import (
 from vtad.config import Config, ConfigError, preset
 from vtad.data.layout import DataError, find_categories
 from vtad.run_folder import Run
-from vtad_runtime.contract.command import no_traceback
+from vtad_runtime.contract.command import no_traceback, say
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.sections import SectionCommand
 from vtad_runtime.contract.stopping import stoppable
@@ -88,7 +88,7 @@ def train(
             from vtad.training import unfinished_run
 
             run = unfinished_run(Path(out), run_path, category)
-            click.echo(f"continuing {run.path}")
+            say(f"continuing {run.path}")
             config = run.config()
             _train(dataclasses.replace(config, data=str(data_dir)) if elsewhere else config, run)
             return
@@ -121,11 +121,9 @@ def _train(config: Config, resume: Run | None) -> None:
         except Interrupted as e:
             raise VtadError(e, 128 + (stop.signal or 0)) from e
     card = run.card()
-    click.echo(
-        f"{run.path}: threshold {card.calibration.threshold:.3f} from {card.calibration.images} held-out good images"
-    )
+    say(f"{run.path}: threshold {card.calibration.threshold:.3f} from {card.calibration.images} held-out good images")
     if line := advice(card):
-        click.echo(f"note: {line}")
+        say(f"note: {line}")
     if stop.signal is not None:  # it came during calibration
         raise VtadError(f"stopped; {run.path} is complete", 128 + stop.signal)
 
@@ -134,7 +132,7 @@ def _train(config: Config, resume: Run | None) -> None:
 def _reporter() -> Iterator[Callable[[Any], None]]:
     """A progress bar on a terminal, plain lines elsewhere."""
     if not sys.stderr.isatty():
-        yield lambda report: click.echo(f"{report.fraction:4.0%}  {report.text}") if report.lasting else None
+        yield lambda report: say(f"{report.fraction:4.0%}  {report.text}") if report.lasting else None
         return
     from tqdm import tqdm
 

@@ -42,7 +42,7 @@ def split_good(
             f"{where}: expected at least {FEWEST} good pictures, got {len(files)}; "
             "add more (some dozens make a usable detector)"
         )
-    ranked = sorted(files, key=lambda file: hashlib.sha256(f"{seed}\0{names[file]}".encode()).digest())
+    ranked = sorted(files, key=lambda file: hashlib.sha256(os.fsencode(f"{seed}\0{names[file]}")).digest())
     held_out = min(max(MIN_IMAGES, math.floor(len(files) * val_split + 0.5)), len(files) - FEWEST_TO_TRAIN)
     train, val = ranked[held_out:], ranked[:held_out]
     return tuple(sorted(train, key=names.__getitem__)), tuple(sorted(val, key=names.__getitem__))

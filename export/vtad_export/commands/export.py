@@ -14,7 +14,7 @@ import click
 from vtad.commands.library_errors import library_errors_as_lines
 from vtad.commands.options import CONTEXT, choose_run, run_options
 from vtad_export.commands.formats import FORMATS, card_of, format_named, listing
-from vtad_runtime.contract.command import no_traceback
+from vtad_runtime.contract.command import no_traceback, say
 from vtad_runtime.contract.errors import FAILED, USAGE, VtadError
 from vtad_runtime.contract.stopping import interruptible
 
@@ -115,14 +115,14 @@ def export(
 ) -> None:
     """Export a run and prove on real good images and synthetic defects that the artefact judges as torch does."""
     if list_formats:
-        click.echo(listing())
+        say(listing())
         return
     with no_traceback(), library_errors_as_lines(), _stopped():
         if show is not None:
             from vtad_export.proof.show import card_text
 
             card = card_of(show)
-            click.echo(card.to_json() if as_json else card_text(show, card))
+            say(card.to_json() if as_json else card_text(show, card))
             return
         if device_check is not None:
             _check_device(device_check)
@@ -155,14 +155,14 @@ def _export(
     options = Options(out or run.path / "export", target, layout, tolerance, max_flips)
     material = load_material(run, data_dir)
     if kind != "all":
-        click.echo(_one(pairs, precision, material, options).certificate)
+        say(_one(pairs, precision, material, options).certificate)
         return
     from vtad_export.proof.table import table
 
-    rows = make_all(pairs, material, options, lambda text: click.echo(text, err=True))
-    click.echo(table(rows, options.folder))
+    rows = make_all(pairs, material, options, lambda text: say(text, err=True))
+    say(table(rows, options.folder))
     if material.sample.note:
-        click.echo(f"  note: {material.sample.note}")
+        say(f"  note: {material.sample.note}")
     if any(row.status == "failed" for row in rows):
         sys.exit(FAILED)
     if any(row.status == "not made" for row in rows):
@@ -180,7 +180,7 @@ def _one(pairs: Any, precision: str | None, material: Any, options: Any) -> Any:
     except FlipError as e:
         if precision is not None or first == "fp32" or "fp32" not in format.precisions:
             raise
-        click.echo(f"{first}: {e}; exporting in float32 instead", err=True)
+        say(f"{first}: {e}; exporting in float32 instead", err=True)
         return make(format, "fp32", material, options)
 
 
@@ -188,7 +188,7 @@ def _check_device(model: Path) -> None:
     from vtad_export.coreml_format.device_check import device_check
 
     report = device_check(model)
-    click.echo("\n".join(report.lines()))
+    say("\n".join(report.lines()))
     if not report.ok:
         sys.exit(FAILED)
 

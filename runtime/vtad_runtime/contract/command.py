@@ -41,6 +41,11 @@ def no_traceback() -> Iterator[None]:
         raise _OneLine(f"internal error: {type(e).__name__}: {e}; please report it", INTERNAL) from e
 
 
+def say(text: object, *, err: bool = False) -> None:
+    """Print a line to stdout or stderr, whatever names it holds."""
+    click.echo(printable(str(text)), err=err)
+
+
 def printable(text: str) -> str:
     """Text that any terminal takes: file names may hold bytes that are no valid text."""
     return text.encode("utf-8", "replace").decode("utf-8")

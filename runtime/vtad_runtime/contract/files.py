@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+LONGEST_NAME = 255  # bytes that file systems take
 
 
 @contextmanager
@@ -15,13 +18,26 @@ def replacing(path: Path) -> Iterator[Path]:
     The folder is made where there is none. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = path.with_name(f".{_short_hash(path.name)}.{os.getpid()}.part")  # short, however long the name is
     try:
         yield beside
         os.replace(beside, path)
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def fitting_name(name: str, suffix: str = "") -> str:
+    """`name` and `suffix` as a file name of at most LONGEST_NAME bytes: a longer one is cut and gets a hash of its own."""
+    whole = os.fsencode(name + suffix)
+    if len(whole) <= LONGEST_NAME:
+        return name + suffix
+    end = f"~{_short_hash(name)}{suffix}"
+    return os.fsencode(name)[: LONGEST_NAME - len(os.fsencode(end))].decode("utf-8", "ignore") + end
+
+
+def _short_hash(name: str) -> str:
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
 
 
 def write_whole(path: Path, data: bytes) -> None:

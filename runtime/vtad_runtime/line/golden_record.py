@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import platform
 from contextlib import suppress
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def sha256(path: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
         if file != path:
-            digest.update(f"{file.relative_to(path).as_posix()}\0".encode())
+            digest.update(os.fsencode(f"{file.relative_to(path).as_posix()}\0"))
         with file.open("rb") as f:
             while block := f.read(2**20):
                 digest.update(block)

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from vtad_runtime.contract.errors import NOT_WRITTEN, VtadError
-from vtad_runtime.contract.files import Lines, write_whole
+from vtad_runtime.contract.files import Lines, fitting_name, write_whole
 from vtad_runtime.contract.json_values import finite
 from vtad_runtime.drawing.encoding import RGB, Suffix, encode
 from vtad_runtime.sources.folder import RESULTS_FILE
@@ -116,7 +116,7 @@ class Sink:
         retention has no room for it. Raises SinkError, PictureError.
         """
         name = Path("heatmaps", *(p for p in relative.parts if p not in ("..", relative.anchor)))
-        name = name.with_name(name.name + self._suffix)
+        name = name.with_name(fitting_name(name.name, self._suffix))
         data = encode(rgb, self._suffix)
         if self._retention is not None and not self._retention.room_for(len(data)):
             return None
