@@ -22,7 +22,7 @@ for name in ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
 
 if TYPE_CHECKING:
     from vtad.run_folder import Run
-    from vtad_export.onnx_format.exporter import Export
+    from vtad_export.proof.exporter import Export
 
 Pixels = NDArray[np.uint8]
 WriteImage = Callable[..., Path]

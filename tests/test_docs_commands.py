@@ -26,7 +26,7 @@ from tiny_vit import write_vit
 
 if TYPE_CHECKING:
     from vtad.run_folder import Run
-    from vtad_export.onnx_format.exporter import Export
+    from vtad_export.proof.exporter import Export
 
 TINY_DEMO = ("--size", "64", "--train", "6", "--good", "1", "--defects", "1")
 ENDLESS = ("--camera", "--stream", "--watch")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
-import types
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.typed_json import WrongJson, typed
 
 Optimizer = Literal["adam", "adamw", "adadelta", "adagrad", "sgd", "rmsprop"]
 Fit = Literal["stretch", "letterbox", "centre_crop"]
@@ -88,9 +87,10 @@ class Config:
     def check(self) -> Config:
         """Itself, or ConfigError in one line when a value has another type or values cannot work together."""
         for name, kind in get_type_hints(Config).items():
-            if not _is(kind, getattr(self, name)):
-                expected = kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
-                raise ConfigError(f"{name}: expected {expected}, got {getattr(self, name)!r:.80}")
+            try:
+                typed(kind, getattr(self, name), name)
+            except WrongJson as e:
+                raise ConfigError(e) from e
         _positive(self, "image_height", "image_width", "patch_size", "embed_dim", "heads", "depth", "mlp_dim")
         _positive(self, "feature_dim", "mixture_size", "patches", "components", "batch_size", "patience")
         for side in ("image_height", "image_width"):
@@ -214,30 +214,12 @@ def symmetry_names(symmetries: str) -> tuple[str, ...]:
     return names
 
 
-def from_dict(values: dict[str, Any]) -> Config:
+def from_dict(values: object) -> Config:
     """A configuration from JSON. Raises ConfigError: unknown or missing fields, wrong types, or see `Config.check`."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"expected a vtad configuration (a JSON object), got {type(values).__name__}")
-    known = {f.name for f in dataclasses.fields(Config)}
-    if unknown := sorted(values.keys() - known):
-        raise ConfigError(f"expected a vtad configuration, got unknown fields {unknown}")
-    if missing := sorted(known - values.keys()):
-        raise ConfigError(f"expected a vtad configuration, got one without {missing}")
-    for name in ("data", "out", "backbone_file"):
-        if not isinstance(values[name], str):
-            raise ConfigError(f"{name}: expected str, got {values[name]!r:.80}")
-    return Config(**values).check()
-
-
-def _is(kind: Any, value: Any) -> bool:
-    """Whether a value from JSON is of a field's type: plain, a literal or a union."""
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if get_origin(kind) is types.UnionType:
-        return any(_is(part, value) for part in get_args(kind))
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    try:
+        return typed(Config, values, "configuration", defaults=False).check()
+    except WrongJson as e:
+        raise ConfigError(e) from e
 
 
 def _positive(config: Config, *names: str) -> None:

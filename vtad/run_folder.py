@@ -157,6 +157,16 @@ def replacing(path: Path) -> Iterator[Path]:
         raise not_written(path, e) from e
 
 
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder."""
+    try:
+        with files.replacing_folder(path) as beside:
+            yield beside
+    except OSError as e:
+        raise not_written(path, e) from e
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file whole."""
     with replacing(path) as beside:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vtad_export.coreai_format.exporter import to_coreai
     from vtad_export.coreml_format.exporter import to_coreml
     from vtad_export.onnx_format.exporter import to_onnx
-    from vtad_export.proof.parity import ParityError
+    from vtad_export.proof.errors import ParityError
 
-__all__ = ["ParityError", "to_coreml", "to_onnx"]
+__all__ = ["ParityError", "to_coreai", "to_coreml", "to_onnx"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,7 +18,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     homes = {
-        "ParityError": "vtad_export.proof.parity",
+        "ParityError": "vtad_export.proof.errors",
+        "to_coreai": "vtad_export.coreai_format.exporter",
         "to_coreml": "vtad_export.coreml_format.exporter",
         "to_onnx": "vtad_export.onnx_format.exporter",
     }

@@ -24,18 +24,16 @@ from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector, Judgement
 from vtad.run_folder import Run, RunError
 from vtad_export.commands.export import export as command
-from vtad_export.commands.formats import for_one_picture
-from vtad_export.coreai_format import exporter as coreai
-from vtad_export.coreai_format.exporter import (
-    EXECUTED,
-    STRUCTURE,
-    CoreAIExport,
-    Runtime,
-    read_asset_card,
-    to_coreai,
-    verify,
-)
-from vtad_export.proof.parity import TOLERANCE, Material, ParityError, load_material
+from vtad_export.coreai_format.asset import read_asset_card, verify
+from vtad_export.coreai_format.conversion import check_structure, program_of, save_asset
+from vtad_export.coreai_format.exporter import EXECUTED, STRUCTURE, CoreAIExport, to_coreai
+from vtad_export.coreai_format.packages import VERSIONS
+from vtad_export.coreai_format.rounded import Rounded
+from vtad_export.coreai_format.runtime import Runtime
+from vtad_export.proof.errors import ParityError
+from vtad_export.proof.exporter import for_one_picture
+from vtad_export.proof.material import Material, load_material
+from vtad_export.proof.tolerance import TOLERANCE
 from vtad_runtime.contract.card import CardError
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 from vtad_runtime.engine.opening import newest_export
@@ -66,24 +64,24 @@ def test_apples_runtime_agrees_with_torch_to_its_last_digits(made: CoreAIExport)
     assert parity.max_error["heatmap"] > 0  # it was measured
 
 
-def test_the_onnx_twin_lies_beside_it_and_was_compared_too(made: CoreAIExport) -> None:
-    assert made.twin == made.path.with_suffix(".onnx")
-    assert OnnxSession(made.twin).card.weights_sha256 == made.card.weights_sha256
-    assert made.against_twin is not None
-    assert made.against_twin.flips == 0
-    assert 0 < made.against_twin.apart["heatmap"] <= 2 * TOLERANCE["heatmap"]
+def test_the_onnx_fallback_lies_beside_it_and_was_compared_too(made: CoreAIExport) -> None:
+    assert made.fallback == made.path.with_suffix(".onnx")
+    assert OnnxSession(made.fallback).card.weights_sha256 == made.card.weights_sha256
+    assert made.against_fallback is not None
+    assert made.against_fallback.flips == 0
+    assert 0 < made.against_fallback.apart["heatmap"] <= 2 * TOLERANCE["heatmap"]
     report = json.loads((made.path.parent / "parity-coreai.json").read_text())
-    assert report["twin"]["apart"] == made.against_twin.apart
+    assert report["onnx_fallback"]["apart"] == made.against_fallback.apart
     assert report["packages"] == {"coreai-torch": "0.4.3", "coreai-core": "1.0.0b3"}
 
 
-def test_it_makes_its_twin_the_newest_export(
+def test_it_makes_its_fallback_the_newest_export(
     run: Run, material: Material, made: CoreAIExport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = run.path / "export"
     folder.mkdir()
     for age, name in enumerate(("pill-int8.onnx", "pill.onnx")):
-        shutil.copy2(made.twin, folder / name)
+        shutil.copy2(made.fallback, folder / name)
         os.utime(folder / name, (2000 - age, 2000 - age))
     assert newest_export(run.path.parents[1]) == folder / "pill-int8.onnx"
     to_coreai(run, material=dataclasses.replace(material, run=run, sample=material.sample.first(1)))
@@ -101,15 +99,15 @@ def test_the_card_is_one_string_in_the_metadata(made: CoreAIExport, trained: Run
 def test_the_certificate_is_one_screen_and_show_prints_the_card(
     run: Run, material: Material, made: CoreAIExport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vtad_export.proof import parity
+    from vtad_export.proof import material as loaded
 
     (run.path / "export").mkdir()
-    shutil.copy2(made.twin, run.path / "export" / "pill.onnx")
-    monkeypatch.setattr(parity, "load_material", lambda *_: dataclasses.replace(material, run=run))
+    shutil.copy2(made.fallback, run.path / "export" / "pill.onnx")
+    monkeypatch.setattr(loaded, "load_material", lambda *_: dataclasses.replace(material, run=run))
     out = done(command, "--run", run.path, "--format", "coreai")
     assert "executed by Apple's Core AI runtime on this machine" in out
     assert "verdict flips   0 of 4" in out
-    assert "ONNX twin" in out
+    assert "ONNX fallback" in out
     assert len(out.splitlines()) <= 24
     assert sorted(p.name for p in (run.path / "export").iterdir()) == [
         "parity-coreai.json",
@@ -164,20 +162,20 @@ def test_a_wrong_output_fails_the_proof_and_leaves_nothing(
     assert list((run.path / "export").iterdir()) == []
 
 
-def test_a_twin_that_no_longer_agrees_is_named(
+def test_a_fallback_that_no_longer_agrees_is_named(
     trained: Run, material: Material, made: CoreAIExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vtad_export.onnx_format import exporter as onnx
+    from vtad_export.onnx_format import fallback
 
-    shutil.copy2(made.twin, tmp_path / "pill.onnx")
-    honest = onnx._run
+    shutil.copy2(made.fallback, tmp_path / "pill.onnx")
+    from vtad_export.onnx_format.graph import executor_of as honest
 
     def off(session: OnnxSession) -> Any:
         execute = honest(session)
         return lambda pixels: {k: v + np.float32(0.01) for k, v in execute(pixels).items()}
 
-    monkeypatch.setattr(onnx, "_run", off)
-    with pytest.raises(ParityError, match=r"pill\.onnx: the ONNX twin does not agree with torch any more"):
+    monkeypatch.setattr(fallback, "executor_of", off)
+    with pytest.raises(ParityError, match=r"pill\.onnx: the ONNX fallback does not agree with torch any more"):
         to_coreai(trained, tmp_path / "pill.aimodel", material=material)
     assert [p.name for p in tmp_path.iterdir()] == ["pill.onnx"]
 
@@ -185,7 +183,7 @@ def test_a_twin_that_no_longer_agrees_is_named(
 def test_float16_is_checked_for_structure_only_and_says_so(
     trained: Run, material: Material, made: CoreAIExport, tmp_path: Path
 ) -> None:
-    shutil.copy2(made.twin, tmp_path / "pill.onnx")
+    shutil.copy2(made.fallback, tmp_path / "pill.onnx")
     half = to_coreai(trained, tmp_path / "pill-fp16.aimodel", precision="fp16", material=material)
     assert half.method == STRUCTURE
     assert "not executed" in STRUCTURE
@@ -196,7 +194,7 @@ def test_float16_is_checked_for_structure_only_and_says_so(
     size = {p: (p / "main.mlirb").stat().st_size for p in (half.path, made.path)}
     assert size[half.path] < size[made.path]
     with pytest.raises(ParityError, match="weights in float16"):
-        coreai._check_structure(made.path, coreai.Rounded(material.detector))
+        check_structure(made.path, Rounded(material.detector))
 
 
 def test_weights_of_pruned_scorers_are_neither_there_nor_asked_for(material: Material, tmp_path: Path) -> None:
@@ -208,13 +206,13 @@ def test_weights_of_pruned_scorers_are_neither_there_nor_asked_for(material: Mat
     assert isinstance(detector.model, Autoencoder)
     detector.model.score_fusion.weight.zero_()[0] = 1
     detector.model.prune()
-    half = coreai.Rounded(detector)
+    half = Rounded(detector)
     assert half.graph_module.get_parameter("model.embed.weight").dtype is torch.float16
     with pytest.raises(AttributeError, match="context_density"):
         half.graph_module.get_parameter("model.context_density.location.weight")
     path = tmp_path / "half.aimodel"
-    coreai._save(coreai._program(half), material.card, path)
-    coreai._check_structure(path, half)
+    save_asset(program_of(half), material.card, path)
+    check_structure(path, half)
 
 
 def test_pooling_that_leaves_the_padding_out_comes_out_right(material: Material, tmp_path: Path) -> None:
@@ -229,7 +227,7 @@ def test_pooling_that_leaves_the_padding_out_comes_out_right(material: Material,
 
     pool: Any = Pool()
     path = tmp_path / "pool.aimodel"
-    coreai._save(coreai._program(pool), material.card, path)
+    save_asset(program_of(pool), material.card, path)
     pixels = np.random.default_rng(0).integers(0, 256, (1, 3, 8, 8), dtype=np.uint8)
     with Runtime(path) as execute:
         got = execute(pixels)
@@ -253,9 +251,9 @@ def test_without_the_pinned_packages_one_line_says_what_to_install(
     def version(name: str) -> str:
         if fault == "absent":
             raise PackageNotFoundError(name)
-        return "9.9" if fault == "other version" else coreai.VERSIONS[name]
+        return "9.9" if fault == "other version" else VERSIONS[name]
 
-    monkeypatch.setattr(coreai, "version", version)
+    monkeypatch.setattr("vtad_export.coreai_format.packages.version", version)
     if fault == "broken":
         monkeypatch.setitem(sys.modules, "coreai_torch", None)
     assert "pip install 'vtad[coreai]'" in error(2, command, "--run", run.path, "--format", "coreai")

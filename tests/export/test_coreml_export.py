@@ -18,12 +18,12 @@ from tiny_run import done, error
 
 from vtad.models.detector import Judgement
 from vtad.models.trained import load_detector
-from vtad.run_folder import Run, RunError, WriteError
+from vtad.run_folder import Run, RunError, WriteError, replacing_folder
 from vtad_export.commands.export import export
-from vtad_export.coreml_format import exporter as coreml
-from vtad_export.coreml_format.exporter import CoreMLExport, read_package_card, replacing_folder, to_coreml
-from vtad_export.coreml_format.mlpackage import specification
-from vtad_export.proof.parity import ParityError
+from vtad_export.coreml_format.exporter import CoreMLExport, to_coreml
+from vtad_export.coreml_format.mlpackage import read_package_card, specification
+from vtad_export.onnx_format import fallback
+from vtad_export.proof.errors import ParityError
 from vtad_export.proof.reference import read_reference
 from vtad_runtime.contract.card import ONNX_KEY, Card
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
@@ -91,15 +91,15 @@ def test_a_reference_that_is_torn_or_absent_is_refused(made: CoreMLExport, tmp_p
         read_reference(package)
 
 
-def test_the_onnx_twin_of_the_same_weights_lies_beside_it(made: CoreMLExport) -> None:
-    assert made.twin == made.path.with_suffix(".onnx")
-    assert OnnxSession(made.twin).card.weights_sha256 == made.card.weights_sha256
+def test_the_onnx_fallback_of_the_same_weights_lies_beside_it(made: CoreMLExport) -> None:
+    assert made.fallback == made.path.with_suffix(".onnx")
+    assert OnnxSession(made.fallback).card.weights_sha256 == made.card.weights_sha256
 
 
 def test_no_path_of_this_machine_is_in_the_package_but_on_its_card(made: CoreMLExport) -> None:
     spec = specification(made.path)
     del spec.description.metadata.userDefined[ONNX_KEY]
-    source = str(Path(coreml.__file__).parents[3]).encode()
+    source = str(Path(fallback.__file__).parents[3]).encode()
     assert source not in spec.SerializeToString()
     assert sorted(p.name for p in made.path.iterdir()) == ["Data", "Manifest.json"]
 
@@ -108,19 +108,19 @@ def test_whoever_may_read_the_folder_may_read_the_package(made: CoreMLExport) ->
     parts = [made.path, *made.path.rglob("*")]
     (made.path.parent / "any").mkdir()
     assert {p.stat().st_mode for p in parts if p.is_dir()} == {(made.path.parent / "any").stat().st_mode}
-    assert {p.stat().st_mode for p in parts if p.is_file()} == {made.twin.stat().st_mode}
+    assert {p.stat().st_mode for p in parts if p.is_file()} == {made.fallback.stat().st_mode}
 
 
-def test_an_old_package_is_replaced_and_the_twin_is_kept(run: Run, made: CoreMLExport) -> None:
+def test_an_old_package_is_replaced_and_the_fallback_is_kept(run: Run, made: CoreMLExport) -> None:
     old = run.path / "export" / "pill.mlpackage"
     (old / "Data").mkdir(parents=True)
     (old / "left over").touch()
-    twin = Path(shutil.copy2(made.twin, old.with_suffix(".onnx")))
-    stamp = twin.stat().st_mtime_ns
+    fallback = Path(shutil.copy2(made.fallback, old.with_suffix(".onnx")))
+    stamp = fallback.stat().st_mtime_ns
     again = to_coreml(run, precision="fp32")
-    assert (again.path, again.twin) == (old, twin)
+    assert (again.path, again.fallback) == (old, fallback)
     assert read_package_card(old).parity == again.card.parity
-    assert twin.stat().st_mtime_ns == stamp
+    assert fallback.stat().st_mtime_ns == stamp
     assert not (old / "left over").exists()
     assert sorted(p.name for p in old.parent.iterdir()) == [
         "parity-coreml-fp32.json",
@@ -130,27 +130,27 @@ def test_an_old_package_is_replaced_and_the_twin_is_kept(run: Run, made: CoreMLE
     ]
 
 
-def test_what_is_no_twin_of_these_weights_is_replaced(trained: Run, made: CoreMLExport, tmp_path: Path) -> None:
+def test_what_is_no_fallback_of_these_weights_is_replaced(trained: Run, made: CoreMLExport, tmp_path: Path) -> None:
     (tmp_path / "pill.onnx").write_text("not a model")
     export = to_coreml(trained, tmp_path / "pill.mlpackage", precision="fp32")
-    assert export.twin == tmp_path / "pill.onnx"
-    assert OnnxSession(export.twin).card.weights_sha256 == made.card.weights_sha256
+    assert export.fallback == tmp_path / "pill.onnx"
+    assert OnnxSession(export.fallback).card.weights_sha256 == made.card.weights_sha256
 
 
-def test_the_proof_compares_the_onnx_twin_too(made: CoreMLExport) -> None:
-    twin = made.proof.against_twin
-    assert twin is not None
-    assert twin.flips == 0
-    assert 0 < twin.max_error["heatmap"] <= 5e-4  # twin and torch: float32
-    assert twin.apart["heatmap"] > twin.max_error["heatmap"]  # twin and package: float16
+def test_the_proof_compares_the_onnx_fallback_too(made: CoreMLExport) -> None:
+    fallback = made.proof.against_fallback
+    assert fallback is not None
+    assert fallback.flips == 0
+    assert 0 < fallback.max_error["heatmap"] <= 5e-4  # fallback and torch: float32
+    assert fallback.apart["heatmap"] > fallback.max_error["heatmap"]  # fallback and package: float16
 
 
 def test_every_image_of_the_proof_comes_from_its_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vtad_export.proof import parity
+    from vtad_export.proof import material
     from vtad_runtime.contract.image import read_rgb
 
-    done(export, "--run", run.path)  # the twin is there already
-    monkeypatch.setattr(parity, "read_rgb", lambda path: read_rgb(path)[:, ::-1])
+    done(export, "--run", run.path)  # the fallback is there already
+    monkeypatch.setattr(material, "read_rgb", lambda path: read_rgb(path)[:, ::-1])
     line = error(1, export, "--run", run.path, "--format", "coreml")
     assert "the runtime's pixels are not those of the training" in line
     assert sorted(p.name for p in (run.path / "export").iterdir()) == ["parity.json", "pill.onnx"]
@@ -160,10 +160,10 @@ def test_a_failed_proof_leaves_nothing_behind(run: Run, monkeypatch: pytest.Monk
     def refuses(*_: Any, **__: Any) -> Any:
         raise ParityError("the coreml artefact does not agree with torch")
 
-    monkeypatch.setattr(coreml, "prove_package", refuses)
+    monkeypatch.setattr("vtad_export.coreml_format.exporter.prove_package", refuses)
     with pytest.raises(ParityError):
         to_coreml(run)
-    assert list((run.path / "export").iterdir()) == []  # the twin that was made for it is gone too
+    assert list((run.path / "export").iterdir()) == []  # the fallback that was made for it is gone too
     assert "does not agree with torch" in error(1, export, "--run", run.path, "--format", "coreml")
     assert not (run.path / "export" / "pill.mlpackage").exists()
 
@@ -172,7 +172,7 @@ def test_a_failed_proof_leaves_the_old_package_as_it_was(run: Run, monkeypatch: 
     old = run.path / "export" / "pill.mlpackage"
     old.mkdir(parents=True)
     (old / "Manifest.json").write_text("old")
-    monkeypatch.setattr(coreml, "place_twin", lambda *_: (_ for _ in ()).throw(ParityError("the twin does not agree")))
+    monkeypatch.setattr(fallback, "fallback_of", lambda *_: (_ for _ in ()).throw(ParityError("it does not agree")))
     with pytest.raises(ParityError):
         to_coreml(run)
     assert [p.name for p in old.parent.iterdir()] == ["pill.mlpackage"]
@@ -232,13 +232,13 @@ def test_the_certificate_says_how_it_was_proven_and_what_runs_elsewhere(run: Run
     assert all(len(line) <= 120 for line in out.splitlines() if str(run.path) not in line)
     assert "largest activation" in out
     assert "likely eligible" in out
-    assert f"vtad-run takes the ONNX twin: {run.path / 'export' / 'pill.onnx'}" in out
+    assert f"vtad-run takes the ONNX fallback: {run.path / 'export' / 'pill.onnx'}" in out
     assert f"vtad-export --device-check {run.path / 'export' / 'pill.mlpackage'}" in out
 
 
 def test_show_prints_the_card_of_every_artefact(made: CoreMLExport, trained: Run) -> None:
     assert Card.from_json(done(export, "--show", made.path, "--json")) == made.card
-    assert Card.from_json(done(export, "--show", made.twin, "--json")) == OnnxSession(made.twin).card
+    assert Card.from_json(done(export, "--show", made.fallback, "--json")) == OnnxSession(made.fallback).card
     assert Card.from_json(done(export, "--show", trained.path, "--json")) == trained.card()
 
 

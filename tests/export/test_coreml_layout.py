@@ -22,7 +22,7 @@ from vtad.models.detector import Detector, Judgement
 from vtad.models.segmentation_head import SegmentationHead
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run
-from vtad_export.coreml_format.exporter import convert, write_package
+from vtad_export.coreml_format.conversion import convert, write_package
 from vtad_export.coreml_format.graph import layout_of, prepared, trace
 from vtad_export.coreml_format.lint import REFERENCE, lint
 from vtad_export.coreml_format.mil import Executor
@@ -30,7 +30,7 @@ from vtad_export.coreml_format.mlpackage import read_program
 from vtad_export.coreml_format.neural_engine import ChannelAutoencoder, EngineBackbone, FoldedSegmentationHead, Project
 from vtad_export.coreml_format.reference_proof import prove_package
 from vtad_export.coreml_format.same_program import difference
-from vtad_export.proof.parity import samples
+from vtad_export.proof.material import samples
 
 
 def unruly(**changes: Any) -> Autoencoder:
@@ -106,11 +106,11 @@ def test_the_segmentation_head_with_its_input_scale_folded_equals_it() -> None:
 
 def test_blurs_by_convolutions_equal_those_by_products() -> None:
     detector = Detector(tiny(image_width=64))
-    twin = prepared(detector)
+    rearranged = prepared(detector)
     x = torch.rand(2, 3, 32, 64, generator=torch.Generator().manual_seed(0))
     for image, blur, convolutions in (
-        (x, detector.ssim.blur, twin.ssim.blur),
-        (x[:, :1], detector.smooth, twin.smooth),
+        (x, detector.ssim.blur, rearranged.ssim.blur),
+        (x[:, :1], detector.smooth, rearranged.smooth),
     ):
         assert type(convolutions) is not type(blur)
         assert (blur(image) - image).abs().max() > 0.1
@@ -120,21 +120,21 @@ def test_blurs_by_convolutions_equal_those_by_products() -> None:
 def test_every_weight_of_the_transformer_matters_to_it() -> None:
     model = unruly()
     image = torch.rand(1, 3, 32, 32)
-    twin = ChannelAutoencoder(copy.deepcopy(model)).eval()
-    for name, part in twin.named_modules():
+    rearranged = ChannelAutoencoder(copy.deepcopy(model)).eval()
+    for name, part in rearranged.named_modules():
         if not isinstance(part, Project) or name.endswith("attention.k"):  # a shift of all keys cancels in the softmax
             continue
-        before = shifted(twin, part, image, torch.zeros_like(part.bias))
-        after = shifted(twin, part, image, 0.3 * torch.randn_like(part.bias))
+        before = shifted(rearranged, part, image, torch.zeros_like(part.bias))
+        after = shifted(rearranged, part, image, 0.3 * torch.randn_like(part.bias))
         assert max((a - b).abs().max() for a, b in zip(before[:2], after[:2], strict=True)) > 1e-4, name
 
 
-def shifted(twin: nn.Module, part: Project, image: Tensor, shift: Tensor) -> Prediction:
-    """What the twin says when the bias of one layer is shifted."""
+def shifted(rearranged: nn.Module, part: Project, image: Tensor, shift: Tensor) -> Prediction:
+    """What the rearranged says when the bias of one layer is shifted."""
     kept = part.bias.data
     part.bias.data = kept + shift
     with torch.inference_mode():
-        prediction: Prediction = twin(image)
+        prediction: Prediction = rearranged(image)
     part.bias.data = kept
     return prediction
 

@@ -23,14 +23,18 @@ from vtad.models.score_fusion import ScorerMaps
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run
 from vtad.training import train
-from vtad_export.coreml_format.apple import quiet
-from vtad_export.coreml_format.exporter import convert, write_package
-from vtad_export.coreml_format.graph import Layout, prepared, trace
+from vtad_export.coreml_format.choices import Layout
+from vtad_export.coreml_format.conversion import convert, write_package
+from vtad_export.coreml_format.graph import prepared, trace
 from vtad_export.coreml_format.mil import FLOAT16_LIMIT, REFERENCE, Executor, rounded
 from vtad_export.coreml_format.mlpackage import PackageError, Program, read_program, specification, weight_file
-from vtad_export.coreml_format.reference_proof import DRIFT, ReferenceProof, prove_package
+from vtad_export.coreml_format.reference_proof import ReferenceProof, prove_package
 from vtad_export.coreml_format.same_program import difference
-from vtad_export.proof.parity import TOLERANCE, Limits, ParityError, Samples, accept, compare, samples
+from vtad_export.proof.errors import ParityError
+from vtad_export.proof.material import Samples, samples
+from vtad_export.proof.parity import accept, compare
+from vtad_export.proof.quiet import quiet
+from vtad_export.proof.tolerance import FLOAT16_DRIFT, TOLERANCE, Limits
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.conformal import spread
 
@@ -100,7 +104,7 @@ def test_a_float32_package_agrees_with_torch_to_its_last_digits(packages: Packag
 
 def test_a_float16_package_drifts_within_its_budget_and_far_from_overflow(packages: Packages) -> None:
     proof = packages.prove(packages.half, packages.full)
-    assert all(0 < proof.parity.max_error[name] <= DRIFT[name] for name in Judgement._fields)
+    assert all(0 < proof.parity.max_error[name] <= FLOAT16_DRIFT[name] for name in Judgement._fields)
     assert proof.parity.precision == "fp16"
     assert proof.parity.verdict_flips == len(proof.flipped) == 0
     assert 0 < proof.largest_float16 < FLOAT16_LIMIT
@@ -181,7 +185,7 @@ def test_every_verdict_that_flips_is_counted_and_named_and_more_than_allowed_are
     with torch.inference_mode():
         pixels = torch.from_numpy(np.ascontiguousarray(packages.sample.defective[:1].transpose(0, 3, 1, 2)))
         score = float(packages.detector(pixels).score)
-    hair = 0.1 * DRIFT["score"] * spread(scores)
+    hair = 0.1 * FLOAT16_DRIFT["score"] * spread(scores)
     calibration = dataclasses.replace(packages.card.calibration, threshold=score - hair)
 
     def lower(given: Any) -> Any:
@@ -189,14 +193,14 @@ def test_every_verdict_that_flips_is_counted_and_named_and_more_than_allowed_are
             out = {k: v.numpy() for k, v in packages.detector(torch.from_numpy(given))._asdict().items()}
         return {**out, "score": out["score"] - np.float32(2 * hair)}
 
-    found = compare(packages.detector, lower, packages.sample, calibration, DRIFT)
+    found = compare(packages.detector, lower, packages.sample, calibration, FLOAT16_DRIFT)
     assert 1 <= len(found.flipped) <= found.near
     assert "synthetic defect 1 (" in str(found.flipped[0])
     entry: Any = {"format": "coreml", "precision": "fp16"}
-    allowed = accept(found, packages.sample, **entry, tolerance=Limits(DRIFT, len(found.flipped)))
+    allowed = accept(found, packages.sample, **entry, tolerance=Limits(FLOAT16_DRIFT, len(found.flipped)))
     assert allowed.verdict_flips == len(found.flipped)
     with pytest.raises(ParityError, match="verdicts differ"):
-        accept(found, packages.sample, **entry, tolerance=Limits(DRIFT, len(found.flipped) - 1))
+        accept(found, packages.sample, **entry, tolerance=Limits(FLOAT16_DRIFT, len(found.flipped) - 1))
 
 
 def test_values_that_overflow_float16_are_refused(packages: Packages, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from tiny_run import tiny
 
 from vtad.models.detector import Detector
 from vtad.run_folder import Run, RunError
-from vtad_export.coreml_format.exporter import Target, convert, write_package
+from vtad_export.coreml_format.choices import Target
+from vtad_export.coreml_format.conversion import convert, write_package
 from vtad_export.coreml_format.graph import prepared, trace
 from vtad_export.coreml_format.mil import Executor
 from vtad_export.coreml_format.mlpackage import specification
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 # specification version and operation set of Core ML, by coremltools' table
 VERSIONS = {"iOS16": (7, "CoreML6"), "iOS17": (8, "CoreML7"), "iOS18": (9, "CoreML8"), "iOS26": (10, "CoreML9")}
-TWINS = {"macOS13": "iOS16", "macOS14": "iOS17", "macOS15": "iOS18", "macOS26": "iOS26"}
+OF_THE_SAME_YEAR = {"macOS13": "iOS16", "macOS14": "iOS17", "macOS15": "iOS18", "macOS26": "iOS26"}
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,8 @@ def program(detector: Detector) -> ExportedProgram:
 def test_every_target_is_tested_a_mac_being_the_same_target_as_its_phone() -> None:
     import coremltools as ct
 
-    assert set(get_args(Target)) == VERSIONS.keys() | TWINS.keys()
-    for mac, phone in TWINS.items():
+    assert set(get_args(Target)) == VERSIONS.keys() | OF_THE_SAME_YEAR.keys()
+    for mac, phone in OF_THE_SAME_YEAR.items():
         assert getattr(ct.target, mac) is getattr(ct.target, phone)
 
 

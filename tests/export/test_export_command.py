@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,35 @@ import pytest
 from PIL import Image
 from tiny_run import done, error, invoke
 
-import vtad_export.commands.making as making
 from vtad.run_folder import Run, RunError, WriteError
 from vtad_export.commands.export import export
-from vtad_export.commands.formats import FORMATS
+from vtad_export.commands.formats import EXPORTERS
 from vtad_export.onnx_format import exporter as onnx
-from vtad_export.onnx_format.exporter import Export
-from vtad_export.proof import parity
-from vtad_export.proof.parity import Flip, FlipError, ParityError
+from vtad_export.onnx_format.format import Onnx
+from vtad_export.proof import material
+from vtad_export.proof.errors import FlipError, ParityError
+from vtad_export.proof.exporter import Export, Exporter, Request
+from vtad_export.proof.parity import Flip
 from vtad_export.proof.show import card_text
 from vtad_runtime.contract.card import Card
 
-PAIRS = [(f.name, p) for f in FORMATS for p in f.precisions]
+PAIRS = [(f.name, p) for f in EXPORTERS for p in f.precisions]
+
+
+@dataclasses.dataclass(frozen=True)
+class Copied(Export):
+    """What stands for an artefact here."""
+
+    @property
+    def certificate(self) -> str:
+        return ""
+
+
+def every_format(monkeypatch: pytest.MonkeyPatch, export: Callable[..., Export]) -> None:
+    """Let `export(format, material, precision, request)` make the artefacts of every format."""
+    for format in EXPORTERS:
+        monkeypatch.setattr(type(format), "export", export)
+        monkeypatch.setattr(type(format), "available", lambda _: None)
 
 
 @pytest.fixture
@@ -36,8 +54,8 @@ def made_at_once(exported: Export, monkeypatch: pytest.MonkeyPatch) -> list[str]
     """Every artefact is a copy of the ONNX export; a list that takes names of those that are to fail, and how."""
     faults: list[str] = []
 
-    def make(format: Any, precision: str, material: Any, options: Any) -> making.Made:
-        options.folder.mkdir(exist_ok=True)
+    def copied(format: Exporter, material: Any, precision: str, request: Request) -> Export:
+        request.folder.mkdir(exist_ok=True)
         name = f"{format.name} {precision}"
         if f"proof of {name}" in faults:
             raise ParityError(f"the {name} artefact does not agree with torch")
@@ -45,10 +63,10 @@ def made_at_once(exported: Export, monkeypatch: pytest.MonkeyPatch) -> list[str]
             raise RunError("needs what is not installed: pip install 'vtad[coreai]'")
         if f"disk of {name}" in faults:
             raise WriteError("could not be written")
-        path = Path(shutil.copy2(exported.path, options.folder / format.file_name("pill", precision)))
-        return making.Made(Export(path, exported.card, 7), "", "proven")
+        path = Path(shutil.copy2(exported.path, request.folder / format.file_name("pill", precision)))
+        return Copied(path, exported.card, 7, (), None)
 
-    monkeypatch.setattr(making, "make", make)
+    every_format(monkeypatch, copied)
     return faults
 
 
@@ -93,12 +111,13 @@ def test_a_failed_proof_among_them_is_exit_code_1_and_the_rest_is_made(run: Run,
 
 @pytest.mark.usefixtures("made_at_once")
 def test_images_that_are_judged_otherwise_are_named_below_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = making.make
+    honest: Any = Onnx.export
 
-    def flipping(format: Any, precision: str, *rest: Any) -> making.Made:
-        return dataclasses.replace(honest(format, precision, *rest), flipped=(Flip("dent/3.png", 2.5, 2.4),))
+    def flipping(*arguments: Any) -> Export:
+        made: Export = honest(*arguments)
+        return dataclasses.replace(made, flipped=(Flip("dent/3.png", 2.5, 2.4),))
 
-    monkeypatch.setattr(making, "make", flipping)
+    every_format(monkeypatch, flipping)
     out = done(export, "--run", run.path, "--format", "all", "--precision", "int8")
     assert "onnx int8: judged otherwise: dent/3.png (2.5 in torch, 2.4)" in out
 
@@ -107,14 +126,14 @@ def test_images_that_are_judged_otherwise_are_named_below_the_table(run: Run, mo
 def test_without_a_precision_a_float16_flip_makes_a_float32_package_and_says_so(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = making.make
+    honest: Any = Onnx.export
 
-    def flips(format: Any, precision: str, *rest: Any) -> Any:
+    def flips(format: Exporter, material: Any, precision: str, request: Request) -> Any:
         if precision == "fp16":
             raise FlipError("1 of 64 verdicts differ: part 7.png")
-        return honest(format, precision, *rest)
+        return honest(format, material, precision, request)
 
-    monkeypatch.setattr(making, "make", flips)
+    every_format(monkeypatch, flips)
     result = invoke(export, "--run", run.path, "--format", "coreml")
     assert result.exit_code == 0
     assert "1 of 64 verdicts differ: part 7.png; exporting in float32 instead" in result.stderr
@@ -146,8 +165,8 @@ def test_a_signal_removes_what_is_half_written_and_keeps_what_is_there(
         finally:
             os.kill(os.getpid(), number)  # as `timeout` does: to the process, then to its group
 
-    monkeypatch.setattr(onnx, "_write", stopped)
-    monkeypatch.setattr(onnx, "_graph", lambda _: None)
+    monkeypatch.setattr(onnx, "write_graph", stopped)
+    monkeypatch.setattr(onnx, "onnx_graph", lambda _: None)
     line = error(code, export, "--run", run.path)
     assert line == "Error: stopped; nothing half written is left"
     assert [p.name for p in old.parent.iterdir()] == ["pill.onnx"]
@@ -159,26 +178,26 @@ def test_a_signal_removes_what_is_half_written_and_keeps_what_is_there(
 def test_a_signal_that_a_library_swallows_or_reports_as_its_own_error_still_ends_it(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = making.make
+    honest: Any = Onnx.export
 
-    def swallows(*arguments: Any) -> making.Made:
+    def swallows(*arguments: Any) -> Any:
         with contextlib.suppress(BaseException):
             os.kill(os.getpid(), signal.SIGTERM)
         return honest(*arguments)
 
-    monkeypatch.setattr(making, "make", swallows)
+    every_format(monkeypatch, swallows)
     result = invoke(export, "--run", run.path)
     assert (result.exit_code, result.stderr) == (143, "Error: stopped; what was asked for is complete\n")
     assert (run.path / "export" / "pill.onnx").exists()
 
-    def reports(*_: Any) -> making.Made:
+    def reports(*_: Any) -> Any:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         except BaseException as e:
             raise ParityError("it cannot be made") from e
         raise AssertionError
 
-    monkeypatch.setattr(making, "make", reports)
+    every_format(monkeypatch, reports)
     assert error(143, export, "--run", run.path) == "Error: stopped; nothing half written is left"
 
 
@@ -193,11 +212,11 @@ def test_sigterm_to_the_command_is_143_and_leaves_no_draft(run: Run) -> None:
     )
     folder = run.path / "export"
     deadline = time.monotonic() + 120
-    while not list(folder.glob(".pill.mlpackage.*.part")):
+    while not any(path.is_dir() for path in folder.glob(".*.part")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert (folder / "pill.onnx").is_file()  # the twin is there by now
+    assert (folder / "pill.onnx").is_file()  # the ONNX fallback is there by now
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr) == (143, "Error: stopped; nothing half written is left\n")
@@ -207,20 +226,20 @@ def test_sigterm_to_the_command_is_143_and_leaves_no_draft(run: Run) -> None:
 @pytest.mark.usefixtures("made_at_once")
 def test_the_run_and_its_images_are_loaded_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    honest = parity.samples
+    honest = material.samples
 
     def counted(*arguments: Any) -> Any:
         calls.append(arguments)
         return honest(*arguments)
 
-    monkeypatch.setattr(parity, "samples", counted)
+    monkeypatch.setattr(material, "samples", counted)
     done(export, "--run", run.path, "--format", "all")
     assert len(calls) == 1
 
 
 def test_the_list_says_where_each_runs_and_what_was_proven_how() -> None:
     out = done(export, "--list")
-    for f in FORMATS:
+    for f in EXPORTERS:
         assert f"{f.name:<8} {f.suffix:<11} {' '.join(f.precisions)}" in out
         assert f.runs in out
         assert all(proof in out for proof in f.proofs.values())
@@ -268,7 +287,7 @@ def test_a_tolerance_below_what_is_measured_refuses(run: Run) -> None:
 def test_a_precision_that_a_format_has_not_is_refused_before_anything_is_made(
     run: Run, kind: str, precision: str
 ) -> None:
-    known = next(f.precisions for f in FORMATS if f.name == kind)
+    known = next(f.precisions for f in EXPORTERS if f.name == kind)
     assert " or ".join(known) in error(2, export, "--run", run.path, "--format", kind, "--precision", precision)
     assert not (run.path / "export").exists()
 

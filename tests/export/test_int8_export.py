@@ -15,16 +15,19 @@ from numpy.typing import NDArray
 from tiny_run import done, error
 
 import vtad_export.onnx_format.exporter as exporter
-import vtad_export.onnx_format.int8 as quantize
 from vtad.data.layout import find_category
 from vtad.run_folder import Run
 from vtad_export import to_onnx
 from vtad_export.commands.export import export as command
-from vtad_export.onnx_format.exporter import Export, OnnxExport
-from vtad_export.onnx_format.int8 import INT8_DRIFT, category_tests, learned_products
+from vtad_export.onnx_format.exporter import OnnxExport
+from vtad_export.onnx_format.int8 import learned_products
 from vtad_export.proof.certificate import quality_lines
-from vtad_export.proof.parity import Flip, Material, ParityError, allowed_flips, compare, load_material
+from vtad_export.proof.errors import ParityError
+from vtad_export.proof.exporter import Export
+from vtad_export.proof.material import Material, category_tests, load_material
+from vtad_export.proof.parity import Flip, compare
 from vtad_export.proof.quality import Measured, Quality, measured
+from vtad_export.proof.tolerance import INT8_DRIFT, allowed_flips
 from vtad_runtime.contract.card import Parity
 from vtad_runtime.engine.model import OUTPUTS
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
@@ -133,7 +136,7 @@ def test_a_flip_on_test_images_counts_for_core_ml_too(run: Run, monkeypatch: pyt
     def flipping(*arguments: Any) -> Quality:
         return dataclasses.replace(measured(*arguments), flipped=(Flip("dent/3.png", 2.5, 2.4),))
 
-    monkeypatch.setattr(quantize, "SMALLEST", 200)
+    monkeypatch.setattr("vtad_export.coreml_format.conversion.SMALLEST", 200)
     monkeypatch.setattr(coreml, "measured", flipping)
     given = ("--run", run.path, "--format", "coreml", "--precision", "int8", "--tolerance", "score=9", "--max-flips")
     assert "dent/3.png (2.5 in torch, 2.4)" in error(1, command, *given, 0)
@@ -159,7 +162,7 @@ def test_a_model_without_weights_to_round_is_not_called_int8(
     pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
     from vtad_export import to_coreml
 
-    monkeypatch.setattr(quantize, "SMALLEST", 10**6)
+    monkeypatch.setattr("vtad_export.coreml_format.conversion.SMALLEST", 10**6)
     line = error(2, command, "--run", run.path, "--format", "coreml", "--precision", "int8")
     assert "expected weights of the transformer of 1000000 numbers or more, got none: export in fp16" in line
     assert list((run.path / "export").iterdir()) == []
@@ -171,20 +174,21 @@ def test_a_model_without_weights_to_round_is_not_called_int8(
 
 def shifted(monkeypatch: pytest.MonkeyPatch, material: Material) -> None:
     """An executor whose scores all lie just below the threshold, within a tolerance of anything."""
-    honest = exporter._executor
+    from vtad_export.onnx_format.graph import executor as honest
+
     threshold = material.card.calibration.threshold
 
     def low(path: Path) -> Any:
         execute = honest(path)
         return lambda pixels: {**execute(pixels), "score": np.full(len(pixels), threshold - 1e-3, np.float32)}
 
-    monkeypatch.setattr(exporter, "_executor", low)
+    monkeypatch.setattr(exporter, "executor", low)
 
 
 def test_flips_beyond_the_limit_refuse_the_export_and_name_the_images(
     run: Run, material: Material, exported: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter, "_graph", lambda _: onnx.load(exported.path))
+    monkeypatch.setattr(exporter, "onnx_graph", lambda _: onnx.load(exported.path))
     shifted(monkeypatch, material)
     line = error(
         1, command, "--run", run.path, "--precision", "int8", "--max-flips", 0, "--tolerance", "score=1e6"
@@ -197,7 +201,7 @@ def test_flips_beyond_the_limit_refuse_the_export_and_name_the_images(
 def test_flips_within_the_limit_are_listed_with_both_scores(
     run: Run, exported: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter, "_graph", lambda _: onnx.load(exported.path))
+    monkeypatch.setattr(exporter, "onnx_graph", lambda _: onnx.load(exported.path))
 
     def one_flip(*arguments: Any) -> Any:
         found = compare(*arguments)
@@ -217,7 +221,7 @@ def test_core_ml_stores_the_transformers_weights_as_int8_and_the_rest_as_they_we
     pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
     from vtad_export.coreml_format.mlpackage import read_program
 
-    monkeypatch.setattr(quantize, "SMALLEST", 200)  # the tiny transformer's are small
+    monkeypatch.setattr("vtad_export.coreml_format.conversion.SMALLEST", 200)  # the tiny transformer's are small
     out = done(
         command, "--run", run.path, "--format", "coreml", "--precision", "int8", "--layout", layout, "--max-flips", 40
     )  # fmt: skip
@@ -229,7 +233,7 @@ def test_core_ml_stores_the_transformers_weights_as_int8_and_the_rest_as_they_we
     assert not [name for name in program.steps if "backbone" in name or name.startswith("b_")]
     assert "9 test images: image AUROC" in out
     assert find_category(Path(run.config().data), "pill").test
-    assert f"vtad-run takes the ONNX twin: {run.path / 'export' / 'pill.onnx'}" in out
+    assert f"vtad-run takes the ONNX fallback: {run.path / 'export' / 'pill.onnx'}" in out
     assert newest_export(run.path.parents[1]) == run.path / "export" / "pill.onnx"
     assert not package.with_suffix(".onnx").exists()  # none is named int8 that is not
 
@@ -244,7 +248,7 @@ def test_no_onnx_beside_an_int8_package_is_named_int8_unless_it_is(
     run: Run, exported: Export, monkeypatch: pytest.MonkeyPatch, made: OnnxExport
 ) -> None:
     pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
-    monkeypatch.setattr(quantize, "SMALLEST", 200)
+    monkeypatch.setattr("vtad_export.coreml_format.conversion.SMALLEST", 200)
     given = ("--run", run.path, "--format", "coreml", "--precision", "int8", "--max-flips", 40)
     folder = run.path / "export"
     folder.mkdir()
@@ -253,23 +257,23 @@ def test_no_onnx_beside_an_int8_package_is_named_int8_unless_it_is(
     assert [p.name for p in folder.glob("*.onnx")] == ["pill.onnx"]
     assert parity_of(folder / "pill.onnx").precision == "fp32"
     shutil.copy2(made.path, folder / "pill-int8.onnx")
-    assert f"vtad-run takes the ONNX twin: {folder / 'pill-int8.onnx'}" in done(command, *given)
+    assert f"vtad-run takes the ONNX fallback: {folder / 'pill-int8.onnx'}" in done(command, *given)
     assert parity_of(folder / "pill-int8.onnx").precision == "int8"
     assert newest_export(run.path.parents[1]) == folder / "pill-int8.onnx"
 
 
-def test_the_python_export_of_an_int8_package_has_a_twin_of_a_true_name_too(
+def test_the_python_export_of_an_int8_package_has_a_fallback_of_a_true_name_too(
     run: Run, exported: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
     from vtad_export.coreml_format.exporter import to_coreml
     from vtad_runtime.engine.coreml_engine import onnx_fallback
 
-    monkeypatch.setattr(quantize, "SMALLEST", 200)
+    monkeypatch.setattr("vtad_export.coreml_format.conversion.SMALLEST", 200)
     folder = run.path / "export"
     folder.mkdir()
     shutil.copy2(exported.path, folder / "pill.onnx")
-    for name, twin in (("pill-int8", "pill"), ("half-int8", "half"), ("half", "half")):
+    for name, fallback in (("pill-int8", "pill"), ("half-int8", "half"), ("half", "half")):
         made = to_coreml(run, folder / f"{name}.mlpackage", precision="int8", max_flips=40)
-        assert made.twin == onnx_fallback(made.path) == folder / f"{twin}.onnx"
-        assert parity_of(made.twin).precision == "fp32"
+        assert made.fallback == onnx_fallback(made.path) == folder / f"{fallback}.onnx"
+        assert parity_of(made.fallback).precision == "fp32"

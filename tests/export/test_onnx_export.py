@@ -23,9 +23,11 @@ from vtad.run_folder import Run, WriteError
 from vtad.training import train
 from vtad_export import ParityError, to_onnx
 from vtad_export.commands.export import export as command
-from vtad_export.onnx_format.exporter import Export
 from vtad_export.onnx_format.int8 import learned_products
-from vtad_export.proof.parity import TOLERANCE, Samples, decoded, image_files, prove, samples
+from vtad_export.proof.exporter import Export
+from vtad_export.proof.material import Samples, decoded, image_files, samples
+from vtad_export.proof.parity import prove
+from vtad_export.proof.tolerance import TOLERANCE
 from vtad_runtime.contract.image import read_rgb
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
@@ -37,7 +39,7 @@ Outputs = dict[str, NDArray[np.float32]]
 @pytest.fixture
 def ready_graph(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph of `trained` without tracing it again, which takes seconds."""
-    monkeypatch.setattr(exporter, "_graph", lambda detector: onnx.load(exported.path))
+    monkeypatch.setattr(exporter, "onnx_graph", lambda detector: onnx.load(exported.path))
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +113,7 @@ def altered_weight(model: onnx.ModelProto) -> onnx.ModelProto:
 def test_a_changed_weight_is_found_and_nothing_is_left(
     exported: Export, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter, "_graph", lambda detector: altered_weight(onnx.load(exported.path)))
+    monkeypatch.setattr(exporter, "onnx_graph", lambda detector: altered_weight(onnx.load(exported.path)))
     line = error(1, command, "--run", run.path)
     assert "the onnx artefact does not agree with torch" in line
     assert line.endswith("nothing was kept")
@@ -126,7 +128,7 @@ def test_a_graph_that_the_runtime_refuses_is_a_failed_proof(
         del model.graph.output[0]
         return model
 
-    monkeypatch.setattr(exporter, "_graph", without_score)
+    monkeypatch.setattr(exporter, "onnx_graph", without_score)
     assert "the onnx artefact does not run" in error(1, command, "--run", run.path)
     assert files(run.path / "export") == []
 
@@ -137,7 +139,7 @@ def test_a_graph_that_the_runtime_refuses_is_a_failed_proof(
 def test_an_output_that_is_off_is_found_by_its_name_and_nothing_is_left(
     run: Run, monkeypatch: pytest.MonkeyPatch, name: str, fault: str
 ) -> None:
-    honest = exporter._executor
+    from vtad_export.onnx_format.graph import executor as honest
 
     def perturbed(path: Path) -> Callable[[NDArray[np.uint8]], Outputs]:
         execute = honest(path)
@@ -155,7 +157,7 @@ def test_an_output_that_is_off_is_found_by_its_name_and_nothing_is_left(
 
         return dishonest
 
-    monkeypatch.setattr(exporter, "_executor", perturbed)
+    monkeypatch.setattr(exporter, "executor", perturbed)
     line = error(1, command, "--run", run.path)
     assert f"{name} {'inf' if fault != 'off' else ''}" in line
     assert "nothing was kept" in line
@@ -235,7 +237,7 @@ def test_a_path_may_be_text(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ready_graph")
-@pytest.mark.parametrize("function", ["_write", "write_text"])
+@pytest.mark.parametrize("function", ["write_graph", "write_text"])
 def test_a_full_disk_is_exit_code_4_and_the_earlier_export_stays(
     run: Run, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
@@ -293,11 +295,11 @@ def test_every_image_of_the_proof_is_a_file_whose_pixels_are_the_trainings(train
 def test_a_runtime_that_sees_or_says_otherwise_fails_the_proof(
     run: Run, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    from vtad_export.proof import parity
+    from vtad_export.proof import material
     from vtad_runtime.verdict import detector
 
     if fault == "pixels":
-        monkeypatch.setattr(parity, "read_rgb", lambda path: read_rgb(path)[:, ::-1])
+        monkeypatch.setattr(material, "read_rgb", lambda path: read_rgb(path)[:, ::-1])
         expected = "the runtime's pixels are not those of the training"
     else:
         monkeypatch.setattr(detector, "decide", lambda *_: Verdict.NG)

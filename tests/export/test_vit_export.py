@@ -18,8 +18,9 @@ from vtad.commands.train import train as vtad_train
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run
 from vtad_export.commands.export import export as vtad_export
-from vtad_export.coreml_format.exporter import convert, read_package_card
+from vtad_export.coreml_format.conversion import convert
 from vtad_export.coreml_format.graph import prepared, trace
+from vtad_export.coreml_format.mlpackage import read_package_card
 from vtad_export.onnx_format.int8 import learned_products
 from vtad_runtime import Detector
 from vtad_runtime.contract.image import read_rgb
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def run(pills: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Trained, then exported to Core ML with its ONNX twin, both proven; the backbone's file was gone before the export."""
+    """Trained, then exported to Core ML with its ONNX fallback, both proven; the backbone's file was gone before the export."""
     here = tmp_path_factory.mktemp("vit")
     file = write_vit(here / "vit.pth", patch=14, depth=4, registers=4)
     options = flags(preset="default", epochs=1)
@@ -42,11 +43,11 @@ def run(pills: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_both_artefacts_carry_their_proof(run: Run) -> None:
     package = read_package_card(run.path / "export" / "pill.mlpackage")
-    twin = Detector(run.path / "export" / "pill.onnx").card
+    fallback = Detector(run.path / "export" / "pill.onnx").card
     assert package.parity is not None
-    assert twin.parity is not None
-    assert package.parity.verdict_flips == twin.parity.verdict_flips == 0
-    assert package.weights_sha256 == twin.weights_sha256 == run.card().weights_sha256
+    assert fallback.parity is not None
+    assert package.parity.verdict_flips == fallback.parity.verdict_flips == 0
+    assert package.weights_sha256 == fallback.weights_sha256 == run.card().weights_sha256
 
 
 def test_the_runtime_says_what_torch_says(run: Run, pills: Path) -> None:

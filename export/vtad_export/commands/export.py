@@ -7,19 +7,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from vtad.commands.library_errors import library_errors_as_lines
 from vtad.commands.options import CONTEXT, choose_run, run_options
-from vtad_export.commands.formats import FORMATS, card_of, format_named, listing
+from vtad_export.commands.formats import EXPORTERS, card_of, exporters, listing
+from vtad_export.coreml_format.choices import Layout, Target
+from vtad_export.proof.exporter import Export, Exporter, Precision, Request
+from vtad_export.proof.show import card_text
 from vtad_runtime.contract.command import no_traceback, say
 from vtad_runtime.contract.errors import FAILED, USAGE, VtadError
 from vtad_runtime.contract.stopping import interruptible
 
 if TYPE_CHECKING:
     from vtad.run_folder import Run
+    from vtad_export.proof.material import Material
 
 NOT_MADE = 3
 
@@ -33,7 +37,6 @@ Exit codes:
   70   internal error
   130  stopped by Ctrl-C, 143 by SIGTERM; nothing half written is left
 """
-_TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26", "macOS13", "macOS14", "macOS15", "macOS26")
 
 
 def _errors(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
@@ -55,10 +58,10 @@ def _errors(_context: click.Context, _option: click.Parameter, given: tuple[str,
 @click.option(
     "--format",
     "kind",
-    type=click.Choice([*(f.name for f in FORMATS), "all"]),
+    type=click.Choice([*(f.name for f in EXPORTERS), "all"]),
     default="onnx",
     show_default=True,
-    help="Artefact; all: each format in each precision. Core ML and Core AI come with an ONNX twin.",
+    help="Artefact; all: each format in each precision. Core ML and Core AI come with an ONNX fallback.",
 )
 @click.option(
     "--precision",
@@ -67,14 +70,14 @@ def _errors(_context: click.Context, _option: click.Parameter, given: tuple[str,
 )
 @click.option(
     "--target",
-    type=click.Choice(_TARGETS),
+    type=click.Choice(get_args(Target)),
     default="iOS16",
     show_default=True,
     help="coreml: oldest system it runs on.",
 )
 @click.option(
     "--layout",
-    type=click.Choice(["ane", "standard"]),
+    type=click.Choice(get_args(Layout)),
     default="ane",
     show_default=True,
     help="coreml: the transformer as the Neural Engine likes it, or as it was trained.",
@@ -119,8 +122,6 @@ def export(
         return
     with no_traceback(), library_errors_as_lines(), _stopped():
         if show is not None:
-            from vtad_export.proof.show import card_text
-
             card = card_of(show)
             say(card.to_json() if as_json else card_text(show, card))
             return
@@ -139,28 +140,28 @@ def _export(
     out: Path | None,
     tolerance: dict[str, float],
     max_flips: int | None,
-    target: Any,
-    layout: Any,
+    target: Target,
+    layout: Layout,
 ) -> None:
-    wanted = FORMATS if kind == "all" else (format_named(kind),)
+    wanted = [f for f in exporters(target, layout) if kind in ("all", f.name)]
     pairs = [(f, p) for f in wanted for p in f.precisions if precision in (None, p)]
     if not pairs:
         precisions = " or ".join(wanted[0].precisions)
         raise VtadError(f"--precision {precision}: {kind} artefacts are {precisions}; see --list", USAGE)
-    from vtad_export.commands.making import Options, make_all
-    from vtad_export.proof.parity import TOLERANCE, load_material
+    from vtad_export.commands.making import make_all
+    from vtad_export.proof.material import load_material
+    from vtad_export.proof.table import table
+    from vtad_export.proof.tolerance import TOLERANCE
 
     if unknown := tolerance.keys() - TOLERANCE.keys():
         raise VtadError(f"--tolerance {unknown.pop()}: expected one of the outputs {', '.join(TOLERANCE)}", USAGE)
-    options = Options(out or run.path / "export", target, layout, tolerance, max_flips)
+    request = Request(out or run.path / "export", tolerance, max_flips)
     material = load_material(run, data_dir)
     if kind != "all":
-        say(_one(pairs, precision, material, options).certificate)
+        say(_one(*pairs[0], material, request, chosen=precision is not None).certificate)
         return
-    from vtad_export.proof.table import table
-
-    rows = make_all(pairs, material, options, lambda text: say(text, err=True))
-    say(table(rows, options.folder))
+    rows = make_all(pairs, material, request, lambda text: say(text, err=True))
+    say(table(rows, request.folder))
     if material.sample.note:
         say(f"  note: {material.sample.note}")
     if any(row.status == "failed" for row in rows):
@@ -169,19 +170,18 @@ def _export(
         sys.exit(NOT_MADE)
 
 
-def _one(pairs: Any, precision: str | None, material: Any, options: Any) -> Any:
-    """The artefact asked for. Where no precision was, and rounding to the format's first one flips a verdict, in float32."""
+def _one(format: Exporter, first: Precision, material: Material, request: Request, *, chosen: bool) -> Export:
+    """An artefact in its first precision. Where the user chose none, and rounding to it flips a verdict, in float32."""
     from vtad_export.commands.making import make
-    from vtad_export.proof.parity import FlipError
+    from vtad_export.proof.errors import FlipError
 
-    format, first = pairs[0]
     try:
-        return make(format, first, material, options)
+        return make(format, first, material, request)
     except FlipError as e:
-        if precision is not None or first == "fp32" or "fp32" not in format.precisions:
+        if chosen or first == "fp32" or "fp32" not in format.precisions:
             raise
         say(f"{first}: {e}; exporting in float32 instead", err=True)
-        return make(format, "fp32", material, options)
+        return make(format, "fp32", material, request)
 
 
 def _check_device(model: Path) -> None:

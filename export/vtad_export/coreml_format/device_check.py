@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad.run_folder import RunError
-from vtad_export.coreml_format.apple import coremltools
 from vtad_export.coreml_format.lint import REFERENCE, lint
-from vtad_export.coreml_format.mlpackage import read_program
-from vtad_export.proof.parity import allowed_flips
-from vtad_export.proof.reference import Reference, Values, read_reference, sampled
+from vtad_export.coreml_format.mlpackage import coremltools, read_program
+from vtad_export.proof.material import Values
+from vtad_export.proof.reference import Reference, read_reference, sampled
+from vtad_export.proof.tolerance import allowed_flips
 from vtad_runtime.contract.card import Card, Parity
 from vtad_runtime.contract.conformal import spread
 from vtad_runtime.engine.coreml_engine import CoreMLSession

@@ -7,7 +7,6 @@ pixels, likelihood, SSIM, calibration, heatmap and score. The mark is the module
 from __future__ import annotations
 
 import copy
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,12 +26,11 @@ from vtad.models.score_fusion import ScoreFusion
 from vtad.models.segmentation_head import SegmentationHead
 from vtad.models.ssim import SSIM, Blur
 from vtad.models.whitening import Whitening
-from vtad_export.coreml_format.apple import quiet
-from vtad_export.coreml_format.convolution_maps import ConvolutionBlur
+from vtad_export.coreml_format.choices import Layout
 from vtad_export.coreml_format.neural_engine import ChannelAutoencoder, EngineBackbone, FoldedSegmentationHead
+from vtad_export.proof.quiet import quiet
 
 FLOAT32, FLOAT16 = "float32", "float16"
-Layout = Literal["ane", "standard"]
 
 
 class FoldedWhitening(nn.Module):
@@ -57,6 +55,30 @@ class FoldedWhitening(nn.Module):
         return y * self.context_scale
 
 
+class ConvolutionBlur(nn.Module):
+    """`Blur` as two 1-D convolutions a channel.
+
+    Matrix products gain something on CPUs (vtad/models/ssim.py), and nothing on Apple's chips. All of it is float32, hence off
+    the Neural Engine in any case: padding by reflection takes nothing off it.
+    """
+
+    down: Tensor
+    across: Tensor
+
+    def __init__(self, blur: Blur, channels: int) -> None:
+        super().__init__()
+        self.radius, self.channels = blur.radius, channels
+        window = blur.block[0, : 2 * blur.radius + 1]
+        self.register_buffer("down", window.reshape(1, 1, -1, 1).repeat(channels, 1, 1, 1), persistent=False)
+        self.register_buffer("across", window.reshape(1, 1, 1, -1).repeat(channels, 1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        x = F.pad(x, [self.radius] * 4, mode="reflect")
+        x = F.conv2d(x, self.down, groups=self.channels)
+        return F.conv2d(x, self.across, groups=self.channels)
+
+
 # What they do themselves, not what the layers in them do.
 FLOAT32_MODULES: tuple[type[nn.Module], ...] = (
     Detector,
@@ -79,10 +101,10 @@ def prepared(detector: Detector, layout: Layout = "standard") -> Detector:
 
     The preset `paper` has the standard layout only.
     """
-    twin = copy.deepcopy(detector).cpu().eval()
-    if layout == "ane" and isinstance(twin.model, Autoencoder):
-        twin.model = ChannelAutoencoder(twin.model).eval()
-    for parent in list(twin.modules()):
+    copied = copy.deepcopy(detector).cpu().eval()
+    if layout == "ane" and isinstance(copied.model, Autoencoder):
+        copied.model = ChannelAutoencoder(copied.model).eval()
+    for parent in list(copied.modules()):
         for name, child in parent.named_children():
             if isinstance(child, Whitening):
                 setattr(parent, name, FoldedWhitening(child))
@@ -92,7 +114,7 @@ def prepared(detector: Detector, layout: Layout = "standard") -> Detector:
                 setattr(parent, name, EngineBackbone(child))
             elif isinstance(child, SegmentationHead) and layout == "ane":
                 setattr(parent, name, FoldedSegmentationHead(child))
-    return twin
+    return copied
 
 
 def layout_of(detector: Detector) -> Layout:

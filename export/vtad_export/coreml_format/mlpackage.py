@@ -10,12 +10,15 @@ import math
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad_export.coreml_format.apple import coremltools
+from vtad.run_folder import RunError
+from vtad_export.proof.quiet import quiet
+from vtad_runtime.contract.card import ONNX_KEY, Card, CardError
 from vtad_runtime.contract.errors import VtadError
 
 SENTINEL = 0xDEADBEEF
@@ -87,6 +90,21 @@ class Program:
         return {v.name: v for v in values}
 
 
+def coremltools() -> ModuleType:
+    """The package, imported when first needed and quietly: off a Mac it warns of every native library that it lacks.
+
+    Raises RunError when it is not installed.
+    """
+    try:
+        with quiet():
+            import coremltools as package
+    except ImportError as e:
+        raise RunError(
+            f"Core ML packages need coremltools, which cannot be imported ({e}): pip install 'vtad[export]'"
+        ) from e
+    return package  # type: ignore[no-any-return]
+
+
 def specification(path: Path) -> Any:
     """The protobuf of a package. Raises PackageError when it is not one."""
     if not (path / "Manifest.json").is_file():
@@ -105,6 +123,14 @@ def model_file(path: Path) -> Path:
 def weight_file(path: Path) -> Path:
     """Where the constants of a package are."""
     return path / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
+
+
+def read_package_card(path: Path) -> Card:
+    """The card of a saved package. Raises PackageError or CardError."""
+    text = specification(path).description.metadata.userDefined.get(ONNX_KEY)
+    if text is None:
+        raise CardError(f"{path}: expected a package of vtad-export with its inspection card, got one without")
+    return Card.from_json(text, str(path))
 
 
 def read_program(path: Path) -> Program:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -14,35 +13,13 @@ from vtad.models.detector import Detector
 from vtad_export.coreml_format.mil import FLOAT16_LIMIT, REFERENCE, Executor
 from vtad_export.coreml_format.mlpackage import Program
 from vtad_export.coreml_format.same_program import difference
-from vtad_export.proof.parity import (
-    TOLERANCE,
-    Execute,
-    Flip,
-    Limits,
-    ParityError,
-    Samples,
-    TwinComparison,
-    accept,
-    allowed_flips,
-    compare,
-)
+from vtad_export.proof.errors import ParityError
+from vtad_export.proof.exporter import Precision
+from vtad_export.proof.material import Execute, Samples
+from vtad_export.proof.parity import FallbackComparison, Flip, accept, compare
 from vtad_export.proof.quality import Quality
+from vtad_export.proof.tolerance import TOLERANCE, limits
 from vtad_runtime.contract.card import Calibration, Parity
-from vtad_runtime.contract.conformal import MARGIN
-
-Precision = Literal["fp16", "fp32", "int8"]
-
-# What float16 may drift. The backbone's rounding is magnified by the whitening, where features vary little, and reaches the
-# score through the density, the reconstruction through the transformer. Measured, default preset: MVTec AD bottle, two
-# trainings: reconstruction 0.0016, ssim_map 0.035, density_map and heatmap 0.10, score 0.026 of the spread; the demo's
-# tablets: reconstruction 0.009, ssim_map 0.15. The maps share one budget; verdicts are held by the score's.
-DRIFT = {
-    "reconstruction": 2e-2,  # intensity: five of 255 levels, in a picture that is only looked at
-    "ssim_map": 0.5,  # z-scores
-    "density_map": 0.5,
-    "heatmap": 0.5,
-    "score": MARGIN,  # of the calibration spread: the threshold lies that far above the calibration scores
-}
 
 FULL_IMAGES = 8  # of each kind: what the float32 program behind a float16 package is held to torch on
 
@@ -59,7 +36,7 @@ class ReferenceProof:
     constants_derived: tuple[str, ...]  # those that the converter folded into others: compared by execution only
     largest_float16: float  # activation, against FLOAT16_LIMIT
     largest_float16_at: str  # its name in the program
-    against_twin: TwinComparison | None  # the ONNX twin on the same images, where the samples have one
+    against_fallback: FallbackComparison | None  # the ONNX fallback on the same images, where the samples have one
     quality: Quality | None  # on test images, where it was asked for
 
 
@@ -71,27 +48,29 @@ def prove_package(
     calibration: Calibration,
     arranged: Detector | None = None,
     *,
-    precision: Literal["fp16", "int8"] = "fp16",
-    tolerance: dict[str, float] | None = None,
+    precision: Precision = "fp16",
+    tolerance: Mapping[str, float] | None = None,
     judge: Callable[[Execute], Quality] | None = None,
 ) -> ReferenceProof:
     """Execute a saved package against the detector in torch. Raises ParityError or PackageError.
 
     `full` is the same detector in a float32 package, and `path` itself for one: it is held to torch's last digits. A package
-    of lower `precision` must be that program rounded, and may drift by `tolerance`. `tolerance`: `TOLERANCE` or `DRIFT` and
-    as many flips as `allowed_flips` says, by default. `judge`: measures the package on test images, whose flips count.
-    `arranged`: the detector as it was converted, whose tensors the package's constants must be; `detector` by default.
+    of lower `precision` must be that program rounded, and may drift by `tolerance`, by default the budget of its precision.
+    `judge`: measures the package on test images, whose flips count. `arranged`: the detector as it was converted, whose tensors
+    the package's constants must be; `detector` by default.
     """
     if tolerance is None:
         images = len(sample.good) + len(sample.defective)
-        tolerance = TOLERANCE if path == full else Limits(DRIFT, allowed_flips(precision, None, images))
+        tolerance = limits("fp32" if path == full else precision, None, None, images)
     reference = Executor.load(full)
     equal, derived = compare_constants(reference.program, arranged or detector)
     if path == full:
         found = compare(detector, reference, sample, calibration, tolerance)
         parity = accept(found, sample, format="coreml", precision="fp32", tolerance=tolerance)
-        return ReferenceProof(parity, REFERENCE, found.near, found.flipped, equal, derived, 0.0, "", found.twin, None)
-    few = dataclasses.replace(sample.first(FULL_IMAGES), twin=None)
+        return ReferenceProof(
+            parity, REFERENCE, found.near, found.flipped, equal, derived, 0.0, "", found.fallback, None
+        )
+    few = dataclasses.replace(sample.first(FULL_IMAGES), fallback=None)
     found = compare(detector, reference, few, calibration, TOLERANCE)
     accept(found, few, format="coreml", precision="fp32", tolerance=TOLERANCE)
     executor = Executor.load(path)
@@ -111,7 +90,7 @@ def prove_package(
         parity = accept(found, sample, format="coreml", precision=precision, tolerance=tolerance, tests=tests)
     except ParityError as e:
         finer = "fp32" if precision == "fp16" else "fp16"
-        raise ParityError(f"{e}; {precision} rounds too coarsely for this run: export with --precision {finer}") from e
+        raise type(e)(f"{e}; {precision} rounds too coarsely for this run: export with --precision {finer}") from e
     return ReferenceProof(
         parity,
         REFERENCE,
@@ -121,7 +100,7 @@ def prove_package(
         derived,
         peak.value,
         peak.name,
-        found.twin,
+        found.fallback,
         quality,
     )
 

@@ -1,4 +1,4 @@
-"""Whether a program is a float32 program rounded: the same operations on the same values, constants but for rounding.
+"""Whether a program is a float32 program rounded: the same operations on the same values, constants except for rounding.
 
 The float32 package is proven to the last digits; a float16 or int8 one can only be held to its drift, which would hide a
 wrong epsilon. This comparison carries the tight proof over.
@@ -15,7 +15,7 @@ from vtad_export.coreml_format.mlpackage import Operation, Program
 
 FREE = "output_indices_dtype"  # of topk: its indices are not used, and their integer type follows the precision
 
-Place = tuple[Operation, int]  # an operation and which of its outputs
+Source = tuple[Operation, int]  # an operation and which of its outputs
 
 
 def difference(half: Program, full: Program) -> str | None:
@@ -37,9 +37,9 @@ def difference(half: Program, full: Program) -> str | None:
             if not _same_given(a, b, half, full):
                 return f"{a} is not {b} of the float32 program"
             continue
-        (op_a, place_a), (op_b, place_b) = made_half[a], made_full[b]
+        (op_a, output_a), (op_b, output_b) = made_half[a], made_full[b]
         arguments = [{k: len(v) for k, v in op.arguments.items() if k != FREE} for op in (op_a, op_b)]
-        if (op_a.kind, place_a) != (op_b.kind, place_b) or arguments[0] != arguments[1]:
+        if (op_a.kind, output_a) != (op_b.kind, output_b) or arguments[0] != arguments[1]:
             return f"{op_a.kind} {a} is not {op_b.kind} {b} of the float32 program"
         for key, names in op_a.arguments.items():
             if key == FREE or (key == "perm" and _same_order(names[0], op_b.arguments[key][0], half, full)):
@@ -48,11 +48,11 @@ def difference(half: Program, full: Program) -> str | None:
     return None
 
 
-def _made(program: Program) -> dict[str, Place]:
+def _made(program: Program) -> dict[str, Source]:
     return {v.name: (op, i) for op in program.operations for i, v in enumerate(op.outputs)}
 
 
-def _uncast(name: str, made: dict[str, Place]) -> str:
+def _uncast(name: str, made: dict[str, Source]) -> str:
     """The value that a chain of casts between floating types starts from."""
     while name in made and made[name][0].kind == "cast" and np.issubdtype(made[name][0].outputs[0].dtype, np.floating):
         name = made[name][0].arguments["x"][0]

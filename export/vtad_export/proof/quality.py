@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from vtad.data.layout import GOOD, DataError, TestImage
 from vtad.metrics import evaluate_pixels, image_metrics
 from vtad.models.detector import Detector
-from vtad_export.proof.parity import Execute, Flip
+from vtad_export.proof.material import Execute
+from vtad_export.proof.parity import Flip
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.image import ImageError, fit_image, fit_mask, read_mask, read_rgb
 

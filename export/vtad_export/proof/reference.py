@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 
 from vtad.models.detector import Detector, Judgement
 from vtad.run_folder import RunError, replacing
-from vtad_export.proof.parity import Samples
+from vtad_export.proof.material import Samples, Values
 from vtad_runtime.engine.model import graph_names
 
 STEP = 8  # pixels
 ROOM = 800_000  # bytes of pixels, before compression
 MAX_PAIRS = 8
-
-Values = dict[str, NDArray[np.float32]]  # by output name
 
 
 @dataclass(frozen=True, eq=False)

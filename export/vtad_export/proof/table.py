@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from vtad_export.proof.certificate import proof_of, size
+from vtad_export.proof.certificate import size
+from vtad_export.proof.exporter import Export, Status
 
-if TYPE_CHECKING:
-    from vtad_export.onnx_format.exporter import Export
-
-Status = Literal["proven", "structure only", "failed", "not made"]
 _HEAD = (
     "format",
     "precision",
@@ -37,7 +34,7 @@ class Row:
     format: str
     precision: str
     seconds: float  # with proof
-    status: Status
+    status: Status | Literal["failed", "not made"]
     made: Export | None = None
     reason: str = ""  # why it failed or was not made, or which images it judges otherwise than torch
 
@@ -45,7 +42,7 @@ class Row:
         """As many as the table has columns."""
         if self.made is None:
             return (self.format, self.precision, *["-"] * 8, f"{self.seconds:.0f}", self.status)
-        parity = proof_of(self.made.card)
+        parity = self.made.parity
         return (
             self.format,
             self.precision,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,6 +39,30 @@ def fitting_name(name: str, suffix: str = "") -> str:
 
 def _short_hash(name: str) -> str:
     return hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A path to write a folder to; it takes the place of `path` when the block ends well, and goes when not. Raises OSError.
+
+    Two renames, not one: a folder cannot be renamed over another.
+    """
+    room = path.with_name(f".{_short_hash(path.name)}.{os.getpid()}.part")
+    beside, old = room / path.name, room / "old"
+    try:
+        shutil.rmtree(room, ignore_errors=True)
+        room.mkdir()
+        yield beside
+        try:
+            if path.exists():
+                path.rename(old)
+            beside.rename(path)
+        except BaseException:  # a signal's too, which can come between the two
+            if old.exists() and not path.exists():
+                old.rename(path)
+            raise
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -74,6 +74,7 @@ def _typed(kind: Any, value: Any, field: str, defaults: bool) -> Any:  # noqa: P
     elif origin is None and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     name = kind.__name__ if isinstance(kind, type) and not args else str(kind).replace("typing.", "")
+    name = "a JSON object" if dataclasses.is_dataclass(kind) else name
     raise WrongJson(f"{field}: expected {name}, got {value!r:.80}")
 
 

@@ -12,11 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.files import write_whole
-from vtad_runtime.contract.typed_json import WrongJson, parsed
+from vtad_runtime.contract.typed_json import WrongJson, parsed, typed
 from vtad_runtime.line.view import View
 
 SCHEMA = 1
@@ -73,17 +72,17 @@ class Record:
         """Raises GoldenError: unreadable, damaged, of another schema."""
         try:
             raw = parsed(path.read_bytes())
-            if raw["schema"] != SCHEMA:
-                raise ValueError(f"schema {raw['schema']!r}")
-            return Record(
-                raw["recorded"],
-                Model(**raw["model"]),
-                raw["software"],
-                {name: _part(value) for name, value in raw["parts"].items()},
-            )
+            if not isinstance(raw, dict) or raw.pop("schema", None) != SCHEMA:
+                raise ValueError(f"expected schema {SCHEMA}")
+            record = typed(Record, raw, "record")
+            for name, part in record.parts.items():
+                view = part.view
+                if not all(map(math.isfinite, (part.score, view.brightness, *view.colour, view.contrast, view.focus))):
+                    raise ValueError(f"a number is missing in {name}")
+            return record
         except OSError as e:
             raise GoldenError(f"{path}: expected a readable file, got {e.strerror}; check its permissions") from e
-        except (WrongJson, ValueError, TypeError, KeyError, AttributeError) as e:
+        except (ValueError, WrongJson) as e:
             raise GoldenError(
                 f"{path}: expected scores recorded by vtad-run, got a damaged file or one of another version ({e}); "
                 "delete it to record anew"
@@ -109,12 +108,3 @@ def sha256(path: Path) -> str:
             while block := f.read(2**20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _part(value: dict[str, Any]) -> Part:
-    view = value["view"]
-    part = Part(**{**value, "view": View(**{**view, "colour": tuple(view["colour"])})})
-    numbers = (part.score, part.view.brightness, *part.view.colour, part.view.contrast, part.view.focus)
-    if len(part.view.colour) != 3 or not all(math.isfinite(n) for n in numbers):
-        raise ValueError("a number is missing")
-    return part

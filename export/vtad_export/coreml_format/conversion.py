@@ -1,0 +1,127 @@
+"""A traced detector as an .mlpackage: conversion by coremltools, int8 weights, saving, and the card inside.
+
+Int8 takes the weights of the transformer and its heads, never the backbone's: that feeds the whitening, which magnifies what
+varies little.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.export import ExportedProgram
+
+import vtad
+from vtad.models.detector import Judgement
+from vtad.run_folder import RunError
+from vtad_export.coreml_format.choices import Target
+from vtad_export.coreml_format.graph import FLOAT32
+from vtad_export.coreml_format.mlpackage import coremltools, model_file, specification, weight_file
+from vtad_export.proof.exporter import Precision
+from vtad_export.proof.quiet import quiet
+from vtad_runtime.contract.card import ONNX_KEY, Card
+
+SMALLEST = 2048  # elements; smaller weights stay as they are in int8
+# Parameters of vtad.models.autoencoder.Autoencoder and of its layout for the Neural Engine, as torch.export names them.
+TRANSFORMER = tuple(
+    f"p_model_{layout}{part}_"
+    for layout in ("", "channels_")
+    for part in ("embed", "encoder", "decoder", "pixels", "context_density_location", "context_density_logits")
+)
+# What Xcode draws in its preview tab. It has no type for heatmaps; this one takes a picture and draws a map in grey.
+PREVIEW_KEY, PREVIEW = "com.apple.coreml.model.preview.type", "depthEstimation"
+
+_OUTPUTS = {
+    "score": "Score of the picture: mean of the highest cells of the heatmap, a z-score: in standard deviations of good "
+    "pictures. NG if and only if it is above calibration.threshold of the card.",
+    "heatmap": "How unlike good parts each pixel is, as a z-score.",
+    "ssim_map": "How unlike its reconstruction each pixel is (1 - SSIM), as a z-score.",
+    "density_map": "How unlikely the features at each pixel are (negative log-likelihood), as a z-score.",
+    "reconstruction": "The picture as the model expects it, RGB, intensity about 0 to 1.",
+}
+
+
+def convert(program: ExportedProgram, precision: Precision, target: Target) -> Any:
+    """A traced detector as coremltools' MLModel, not yet on disk. Raises RunError when the target is not known."""
+    ct = coremltools()
+    known = getattr(ct.target, target, None)
+    if known is None:
+        raise RunError(f"expected a target that coremltools {ct.__version__} knows, got {target}")
+    shape = next(n for n in program.graph.nodes if n.name == program.graph_signature.user_inputs[0]).meta["val"].shape
+    half = ct.transform.FP16ComputePrecision(op_selector=_takes_float16)
+    with quiet():
+        own = copy.deepcopy(program)  # a constant subtracted after a convolution is negated in place by coremltools 9
+        return ct.convert(
+            own,
+            inputs=[ct.ImageType(name="image", shape=tuple(shape), color_layout=ct.colorlayout.RGB)],
+            outputs=[ct.TensorType(name=name, dtype=np.float32) for name in Judgement._fields],
+            convert_to="mlprogram",
+            minimum_deployment_target=known,
+            compute_precision=ct.precision.FLOAT32 if precision == "fp32" else half,
+            skip_model_load=True,
+        )
+
+
+def _takes_float16(op: Any) -> bool:
+    """Whether an operation was marked so by `trace`; what the converter added without a mark stays float32."""
+    from coremltools.converters.mil.mil.scope import ScopeSource
+
+    marks = op.scopes.get(ScopeSource.EXIR_STACK_TRACE, [FLOAT32])
+    return FLOAT32 not in marks
+
+
+def write_package(model: Any, card: Card, path: Path) -> None:
+    """Save a converted model with its card, descriptions and licence."""
+    size = f"{card.input.width} x {card.input.height}"
+    model.short_description = (
+        f"Visual anomaly detection of {card.identity.category}: score, heatmap and reconstruction. "
+        f"The inspection card is in the metadata under {ONNX_KEY}."
+    )
+    model.author = "vtad"
+    model.license = "Apache-2.0"
+    model.version = vtad.__version__
+    model.input_description["image"] = f"Picture, RGB, {size} pixels, intensity 0 to 255; the scale is in the model."
+    for name, text in _OUTPUTS.items():
+        model.output_description[name] = text
+    model.user_defined_metadata[ONNX_KEY] = card.to_json()
+    model.user_defined_metadata[PREVIEW_KEY] = PREVIEW
+    with quiet():
+        model.save(str(path))
+    (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # debugging aid of the converter
+    for part in (path, *path.rglob("*")):  # coremltools makes most of them private
+        shutil.copymode(path.parent if part.is_dir() else weight_file(path), part)
+
+
+def write_card(path: Path, card: Card) -> None:
+    """Replace the card in a saved package; its program and constants are not touched."""
+    spec = specification(path)
+    spec.description.metadata.userDefined[ONNX_KEY] = card.to_json()
+    model_file(path).write_bytes(spec.SerializeToString())
+
+
+def int8_weights(model: Any) -> Any:
+    """A float16 Core ML model with its learned weights as int8, one scale a channel, to be computed with in float16: the file is
+    smaller, the arithmetic the same.
+
+    Raises RunError when it has none.
+    """
+    import coremltools.optimize.coreml as optimize
+
+    with quiet():
+        found = optimize.get_weights_metadata(model, weight_threshold=SMALLEST)
+        int8 = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", weight_threshold=SMALLEST)
+        chosen = {name: int8 for name in found if is_transformers(name)}
+        if not chosen:
+            raise RunError(
+                f"int8: expected weights of the transformer of {SMALLEST} numbers or more, got none: export in fp16"
+            )
+        config = optimize.OptimizationConfig(op_name_configs=chosen)
+        return optimize.linear_quantize_weights(model, config=config)
+
+
+def is_transformers(constant: str) -> bool:
+    """Whether a constant is a weight of the transformer or its heads, by the name that torch.export gives a parameter."""
+    return constant.startswith(TRANSFORMER) and "_weight" in constant

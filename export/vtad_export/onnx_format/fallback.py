@@ -1,0 +1,78 @@
+"""The ONNX fallback: the model of the same weights beside a package, which vtad-run takes where the package does not run."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from vtad.run_folder import replacing
+from vtad_export.onnx_format.exporter import to_onnx
+from vtad_export.onnx_format.graph import executor_of
+from vtad_export.proof.material import Fallback, Material
+from vtad_runtime.engine.model import ModelError
+from vtad_runtime.engine.onnxruntime_engine import OnnxSession
+
+
+def open_fallback(path: Path, weights_sha256: str) -> Fallback | None:
+    """The proven ONNX artefact in a file; None where there is none of these weights."""
+    try:
+        session = OnnxSession(path)
+    except ModelError:
+        return None  # not there, not ours, or damaged
+    if session.card.weights_sha256 != weights_sha256 or session.card.parity is None:
+        return None
+    return Fallback(path, executor_of(session), session.card.parity)
+
+
+def plain_fallback(folder: Path, material: Material) -> Fallback:
+    """The float32 model in a folder, such as pill.onnx: the one that is there, or a new one.
+
+    Raises ParityError, RunError, WriteError.
+    """
+    path = folder / f"{material.card.identity.category}.onnx"
+    fallback = open_fallback(path, material.card.weights_sha256)
+    if fallback is None:
+        to_onnx(material.run, path, material=material)
+        fallback = open_fallback(path, material.card.weights_sha256)
+    assert fallback is not None
+    return fallback
+
+
+def fallback_of(package: Path, material: Material) -> Fallback:
+    """See to the ONNX model that `vtad_runtime.engine.coreml_engine.onnx_fallback` finds for a package.
+
+    What has the package's name stays if it is of these weights and what its name says. Else it is the float32 model, pill.onnx,
+    or a copy of it under the name of a package such as pill-fp32.mlpackage, less a final -int8. Raises as `plain_fallback`.
+    """
+    weights = material.card.weights_sha256
+    own = package.with_suffix(".onnx")
+    there = open_fallback(own, weights)
+    if there and (there.parity.precision == "int8" or not own.stem.endswith("-int8")):
+        return there
+    plain = plain_fallback(package.parent, material)
+    path = own.with_stem(own.stem.removesuffix("-int8"))
+    if path != plain.path and not open_fallback(path, weights):
+        with replacing(path) as beside:
+            shutil.copyfile(plain.path, beside)
+    if path != own:
+        own.unlink(missing_ok=True)  # not what its name says, and it would be taken for this package's fallback
+    fallback = open_fallback(path, weights)
+    assert fallback is not None
+    return fallback
+
+
+@contextlib.contextmanager
+def fallback_for(package: Path, material: Material) -> Iterator[Fallback]:
+    """`fallback_of` a package; what was made for it goes when the block fails, and what was there before stays."""
+    own = package.with_suffix(".onnx")
+    plain = own.with_name(f"{material.card.identity.category}.onnx")
+    mine = {own, own.with_stem(own.stem.removesuffix("-int8")), plain, plain.with_name("parity.json")}
+    before = {path for path in mine if path.exists()}
+    try:
+        yield fallback_of(package, material)
+    except BaseException:  # a signal's too
+        for made in mine - before:
+            made.unlink(missing_ok=True)
+        raise

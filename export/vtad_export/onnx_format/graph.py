@@ -1,0 +1,63 @@
+"""The detector as an ONNX graph: uint8 in, a free batch; and the file with the card in it, opened by the runtime's engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from vtad.models.detector import Detector, Judgement
+from vtad_export.proof.material import Execute, Values
+from vtad_export.proof.quiet import quiet
+from vtad_runtime.contract.card import ONNX_KEY, Card
+from vtad_runtime.engine.model import MAX_BATCH
+from vtad_runtime.engine.onnxruntime_engine import OnnxSession
+
+OPSET = 20
+
+
+def onnx_graph(detector: Detector) -> onnx.ModelProto:
+    """Input uint8 (batch, 3, H, W), outputs by the names of `Judgement`."""
+    height, width = detector.size
+    example = torch.zeros(2, 3, height, width, dtype=torch.uint8)  # a batch of 1 would be taken for a constant
+    with quiet():
+        program = torch.onnx.export(
+            detector,
+            (example,),
+            dynamo=True,
+            external_data=False,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=list(Judgement._fields),
+            dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=MAX_BATCH)}},
+        )
+    assert program is not None
+    model = program.model_proto
+    model.producer_name = "vtad"
+    onnx.checker.check_model(model)
+    return model
+
+
+def write_graph(model: onnx.ModelProto, card: Card, path: Path) -> None:
+    """Save a graph with its card. Raises OSError."""
+    del model.metadata_props[:]
+    entry = model.metadata_props.add()
+    entry.key, entry.value = ONNX_KEY, card.to_json()
+    path.write_bytes(model.SerializeToString())
+
+
+def executor(path: Path) -> Execute:
+    """Runs a saved file as vtad_runtime does. Raises ModelError."""
+    return executor_of(OnnxSession(path))
+
+
+def executor_of(session: OnnxSession) -> Execute:
+    """Runs an opened model: (B, 3, H, W) uint8 -> outputs by name."""
+
+    def execute(pixels: NDArray[np.uint8]) -> Values:
+        return vars(session.run(pixels))
+
+    return execute

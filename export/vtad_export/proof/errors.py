@@ -1,0 +1,15 @@
+"""What a failed proof raises."""
+
+from __future__ import annotations
+
+from vtad_runtime.contract.errors import FAILED, VtadError
+
+
+class ParityError(VtadError):
+    """The artefact does not run or does not agree with torch. The message is one line: where and by how much."""
+
+    exit_code = FAILED
+
+
+class FlipError(ParityError):
+    """The artefact agrees with torch within the tolerances, and yet more verdicts differ than may."""

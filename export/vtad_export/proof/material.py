@@ -1,0 +1,142 @@
+"""What a proof runs on: a run, loaded once, its held-out good images, synthetic defects on them, and the category's test images.
+
+Every image is a file and comes through the runtime's own decoding; its pixels must be those of the training, bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vtad.data.images import ImageCache, split_good
+from vtad.data.layout import DataError, TestImage, find_category
+from vtad.data.run_data import run_data
+from vtad.data.synthetic_defects import synthetic
+from vtad.inspection import input_spec
+from vtad.models.detector import Detector
+from vtad.models.trained import load_detector
+from vtad.run_folder import Run
+from vtad_export.proof.errors import ParityError
+from vtad_runtime.contract.card import Card, Input, Parity
+from vtad_runtime.contract.image import ImageError, fit_image, read_rgb
+
+GOOD_IMAGES = 32
+DEFECTIVE_IMAGES = 32
+
+Pixels = NDArray[np.uint8]
+Values = dict[str, NDArray[np.float32]]
+Execute = Callable[[Pixels], Values]  # (B, 3, H, W) -> outputs by name
+
+
+@dataclass(frozen=True, eq=False)
+class Fallback:
+    """The ONNX artefact of the same weights, held to the tolerances of its own proof."""
+
+    path: Path
+    execute: Execute
+    parity: Parity
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What the proof runs on, (N, H, W, 3) uint8 each; `files` are where the good ones come from."""
+
+    good: Pixels
+    defective: Pixels
+    files: tuple[Path, ...] = ()
+    note: str | None = None  # set when the images are not those of the training
+    fallback: Fallback | None = None  # compared as well, where there is one
+
+    def name(self, number: int) -> str:
+        """What to call an image, the good ones first."""
+        if number < len(self.files):
+            return self.files[number].name
+        good = number < len(self.good)
+        kind, index = ("good image", number) if good else ("synthetic defect", number - len(self.good))
+        base = self.files[index % len(self.files)].name if self.files and not good else ""
+        return f"{kind} {index + 1}" + (f" on {base}" if base else "")
+
+    def first(self, count: int) -> Samples:
+        """At most `count` of each kind."""
+        return dataclasses.replace(
+            self, good=self.good[:count], defective=self.defective[:count], files=self.files[:count]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """A run, loaded once for all artefacts that are made of it."""
+
+    run: Run
+    card: Card
+    detector: Detector
+    sample: Samples
+    data: Path | None  # where the images were asked for; None: where the run was trained from
+
+
+def load_material(run: Run, data: Path | str | None = None) -> Material:
+    """Raises RunError, CardError, DataError."""
+    card = run.card()
+    where = Path(data) if data else None
+    return Material(run, card, load_detector(run), samples(run, where), where)
+
+
+def samples(run: Run, data: Path | None = None) -> Samples:
+    """Held-out good images of the run and synthetic defects on them. Raises DataError when the images are not there."""
+    config, found = run.config(), run_data(run, data)
+    _, held_out = split_good(found.files.train_good, config.val_split, config.seed)
+    chosen = held_out[:GOOD_IMAGES]
+    with ImageCache(chosen, input_spec(config)) as images:
+        good = images[:]
+    return Samples(good, synthetic(good, DEFECTIVE_IMAGES, config.seed + 1)[0], tuple(chosen), found.note)
+
+
+@contextmanager
+def image_files(sample: Samples) -> Iterator[list[Path]]:
+    """A file for every image, the good ones first: theirs, or one written without loss for the time of the block."""
+    with tempfile.TemporaryDirectory(prefix="vtad-proof-") as folder:
+        written = []
+        images = np.concatenate([sample.good[len(sample.files) :], sample.defective])
+        for number, pixels in enumerate(images):
+            path = Path(folder) / f"{number:04d}.png"
+            Image.fromarray(pixels).save(path, compress_level=1)
+            written.append(path)
+        yield [*sample.files, *written]
+
+
+def decoded(file: Path, spec: Input, trained_on: Pixels) -> Pixels:
+    """A file through the runtime's decoding, (H, W, 3). Raises ParityError where that is not the training's, bit for bit."""
+    try:
+        pixels, _ = fit_image(read_rgb(file), spec)
+    except ImageError as e:
+        raise ParityError(f"{e}; nothing was kept") from e
+    if not np.array_equal(pixels, trained_on):
+        raise ParityError(f"{file}: the runtime's pixels are not those of the training; nothing was kept")
+    return pixels
+
+
+def check_pixels(sample: Samples, spec: Input) -> None:
+    """Decode a file for every image. Raises ParityError where its pixels are not the training's."""
+    with image_files(sample) as files:
+        for file, pixels in zip(files, np.concatenate([sample.good, sample.defective]), strict=True):
+            decoded(file, spec, pixels)
+
+
+def category_tests(material: Material, most: int | None = None) -> tuple[TestImage, ...]:
+    """The category's test images, none where there are none; at most `most`, evenly spread over the kinds."""
+    config = material.run.config()
+    try:
+        found = find_category(material.data or Path(config.data), config.category).test
+    except DataError:
+        return ()
+    if most is None or len(found) <= most:
+        return found
+    return tuple(found[i * len(found) // most] for i in range(most))
