@@ -5,12 +5,11 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from vtad.fitting import device
 from vtad.fitting.device import bfloat16_gains
 
 CPU = torch.device("cpu")
@@ -44,34 +43,49 @@ def test_memory_that_a_step_frees_serves_the_next_one() -> None:
     assert faults("keep") * 10 < faults("free")
 
 
-@pytest.fixture
-def product_is_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU whose products take the same time in bfloat16, or nearly."""
-    monkeypatch.setattr(device, "_product", lambda bfloat16: time.sleep(1e-3))
+class Clock:
+    """Seconds that pass as the test says."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def work(self, in_bfloat16: float, in_float32: float) -> Callable[[bool], None]:
+        """Work that takes so long."""
+
+        def step(bfloat16: bool) -> None:
+            self.seconds += in_bfloat16 if bfloat16 else in_float32
+
+        return step
 
 
-@pytest.mark.usefixtures("product_is_alike")
 @pytest.mark.parametrize(
     ("in_bfloat16", "in_float32", "gains"), [(0.01, 0.03, True), (0.02, 0.02, False), (0.03, 0.01, False)]
 )
 def test_bfloat16_is_used_when_a_training_step_is_faster_in_it(
     in_bfloat16: float, in_float32: float, gains: bool
 ) -> None:
-    assert bfloat16_gains(CPU, lambda bfloat16: time.sleep(in_bfloat16 if bfloat16 else in_float32)) is gains
+    clock = Clock()
+    assert bfloat16_gains(CPU, clock.work(in_bfloat16, in_float32), clock.work(1e-3, 1e-3), clock) is gains
 
 
-@pytest.mark.usefixtures("product_is_alike")
 def test_other_work_on_the_machine_does_not_decide_whether_bfloat16_is_used() -> None:
-    disturbed = iter([0.0, 0.1, 0.0, 0.1])
+    clock, disturbed = Clock(), iter([0.0, 0.1, 0.0, 0.1])
 
     def step(bfloat16: bool) -> None:
-        time.sleep(0.01 + next(disturbed) if bfloat16 else 0.03)
+        clock.seconds += 0.01 + next(disturbed) if bfloat16 else 0.03
 
-    assert bfloat16_gains(CPU, step)
+    assert bfloat16_gains(CPU, step, clock.work(1e-3, 1e-3), clock)
 
 
-def test_a_cpu_whose_products_are_hopeless_in_bfloat16_is_spared_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_product", lambda bfloat16: time.sleep(0.02 if bfloat16 else 1e-4))
+def test_a_cpu_whose_products_are_hopeless_in_bfloat16_is_spared_the_steps() -> None:
+    clock = Clock()
     asked: list[bool] = []
-    assert not bfloat16_gains(CPU, asked.append)
+    assert not bfloat16_gains(CPU, asked.append, clock.work(0.02, 1e-4), clock)
     assert not asked
+
+
+def test_the_product_that_is_timed_runs_in_both() -> None:
+    assert bfloat16_gains(CPU, lambda bfloat16: None) in (True, False)

@@ -32,7 +32,18 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def bfloat16_gains(device: torch.device, step: Callable[[bool], None]) -> bool:
+def matrix_product(bfloat16: bool) -> None:
+    """One product of 192 x 192 numbers, in bfloat16 or float32."""
+    a = torch.ones(192, 192, dtype=torch.bfloat16 if bfloat16 else torch.float32)
+    a @ a
+
+
+def bfloat16_gains(
+    device: torch.device,
+    step: Callable[[bool], None],
+    product: Callable[[bool], None] = matrix_product,
+    clock: Callable[[], float] = time.perf_counter,
+) -> bool:
     """Whether `step`, told whether to compute in bfloat16, is clearly faster in it.
 
     True on GPUs that have it. On a CPU the step itself is timed both ways, in turns: what a single product gains says little
@@ -42,26 +53,21 @@ def bfloat16_gains(device: torch.device, step: Callable[[bool], None]) -> bool:
         return bool(torch.cuda.is_bf16_supported())
     if device.type != "cpu":
         return False
-    rounded, whole = _fastest(_product)
+    rounded, whole = _fastest(product, clock)
     if rounded > HOPELESS * whole:
         return False
-    rounded, whole = _fastest(step)
+    rounded, whole = _fastest(step, clock)
     return rounded * GAIN < whole
 
 
-def _product(bfloat16: bool) -> None:
-    a = torch.ones(192, 192, dtype=torch.bfloat16 if bfloat16 else torch.float32)
-    a @ a
-
-
-def _fastest(work: Callable[[bool], None]) -> tuple[float, float]:
+def _fastest(work: Callable[[bool], None], clock: Callable[[], float]) -> tuple[float, float]:
     """Seconds that `work` takes in bfloat16 and not, each the least of some: what else a machine does only slows."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(1 + TURNS):
         for bfloat16, taken in seconds.items():
-            start = time.perf_counter()
+            start = clock()
             work(bfloat16)
-            taken.append(time.perf_counter() - start)
+            taken.append(clock() - start)
     return min(seconds[True][1:]), min(seconds[False][1:])  # the first of each prepares
 
 
