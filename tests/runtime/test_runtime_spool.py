@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import resource
@@ -189,6 +190,31 @@ def test_a_killed_process_loses_nothing(tmp_path: Path, open_spool: Open) -> Non
     open_spool(receiver)
     eventually(lambda: len(receiver.got) == 100)
     assert receiver.got == list(range(100))
+
+
+@pytest.mark.parametrize("after", [1, 50, 777])
+def test_killed_at_any_moment_what_was_put_comes_in_order_and_without_gaps(
+    tmp_path: Path, open_spool: Open, after: int
+) -> None:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        spool = Spool(tmp_path / "spool", Receiver(up=False), 2**24, "test")
+        for n in itertools.count():
+            spool.put({"n": n})
+            os.write(writing, b".")
+    os.close(writing)
+    taken = sum(len(os.read(reading, 1)) for _ in range(after))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    while more := os.read(reading, 4096):
+        taken += len(more)
+    os.close(reading)
+    receiver = Receiver()
+    spool = open_spool(receiver, batch=20, max_bytes=2**24)
+    eventually(lambda: spool.state()["waiting"] == 0)
+    assert len(receiver.got) >= taken
+    assert receiver.got == list(range(len(receiver.got)))
 
 
 def test_delivered_messages_do_not_come_again_after_a_crash(open_spool: Open, tmp_path: Path) -> None:
