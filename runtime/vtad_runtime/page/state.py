@@ -131,7 +131,7 @@ class PageState:
             return next((k for k in self._ng if k.seq == seq), None)
 
     def snapshot(self, since: int = 0) -> dict[str, Any]:
-        """Everything to show, ready for JSON, but of the points only those after `since`. Ages count from now."""
+        """Everything to show, ready for JSON; of the points only those after `since`. Ages count from now."""
         outputs = self._outputs_now()
         with self._lock:
             now = time.monotonic()

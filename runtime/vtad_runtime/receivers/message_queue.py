@@ -90,7 +90,7 @@ class MessageQueue:
         return [message for _, _, message in rows]
 
     def take(self, count: int) -> None:
-        """Remove the first `count` of the messages last peeked at. Raises DiskError: removed, but a restart brings them again."""
+        """Remove the first `count` of the messages last peeked at. Raises DiskError: a restart brings them again."""
         if count:
             self._taken, self._peeked = self._peeked[count - 1], self._peeked[count:]
             self.waiting -= count

@@ -48,7 +48,7 @@ class Broker:
 
 
 class MqttOutput:
-    """Publishes one JSON object per judgement. Nothing here waits for the broker but its own thread."""
+    """Publishes one JSON object per judgement. Only its own thread waits for the broker."""
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ RETRIED = frozenset({408, 429})  # of the 4xx: too slow, too many
 
 
 class WebhookOutput:
-    """Posts one JSON object per judgement. Nothing here waits for the server but its own thread."""
+    """Posts one JSON object per judgement. Only its own thread waits for the server."""
 
     def __init__(
         self,

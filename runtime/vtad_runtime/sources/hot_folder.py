@@ -231,7 +231,7 @@ def _is_temporary(name: str) -> bool:
 
 
 def _sleep(seconds: float, stop: Callable[[], bool]) -> None:
-    """Sleep, but answer `stop()` soon."""
+    """Sleep; answer `stop()` soon."""
     until = time.monotonic() + seconds
     while not stop() and (left := until - time.monotonic()) > 0:
         time.sleep(min(left, 0.1))
