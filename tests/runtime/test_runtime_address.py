@@ -56,7 +56,7 @@ def test_a_source_that_is_not_well_said_is_one_line(text: str) -> None:
 
 
 def test_no_name_and_no_error_tells_a_password() -> None:
-    assert parse("rtsp://admin:secret@host:554/live").name == "rtsp://admin:***@host:554/live"
+    assert parse("rtsp://admin:secret@host:554/live").name == "rtsp://***@host:554/live"
     with pytest.raises(AddressError) as error:
         parse("ftp://admin:secret@host/live")
     assert "secret" not in str(error.value)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import uuid
 from typing import Any
 
 from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.credentials import without_credentials
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.verdict.judgement import Judgement
 
@@ -40,8 +40,3 @@ class Messages:
             **row,
             "source": without_credentials(row["source"]),
         }
-
-
-def without_credentials(address: str) -> str:
-    """An address as it may be shown: user and password of `scheme://user:password@host` become ***."""
-    return re.sub(r"(\w+://)[^/?#]*@", r"\1***@", address)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from vtad_runtime.contract.card import Card
-from vtad_runtime.receivers.message import Messages, OutputError, without_credentials
+from vtad_runtime.contract.credentials import login_hint, without_credentials
+from vtad_runtime.receivers.message import Messages, OutputError
 from vtad_runtime.receivers.spool import NotDelivered, Spool
 from vtad_runtime.verdict.judgement import Judgement
 
@@ -191,7 +192,8 @@ class _Link:
 def parse_url(url: str) -> Broker:
     """The parts of mqtt[s]://[user:password@]host[:port]/topic. Raises OutputError."""
     shown = without_credentials(url)
-    wrong = OutputError(f"--mqtt: expected mqtt://[USER:PASSWORD@]HOST[:PORT]/TOPIC or mqtts://..., got {shown!r}")
+    expected = "expected mqtt://[USER:PASSWORD@]HOST[:PORT]/TOPIC or mqtts://..."
+    wrong = OutputError(f"--mqtt: {expected}, got {shown!r}{login_hint(url)}")
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.credentials import login_hint, reserved_in_login
 from vtad_runtime.receivers.message import Messages, OutputError
 from vtad_runtime.receivers.spool import NotDelivered, Rejected, Spool
 from vtad_runtime.verdict.judgement import Judgement
-
-if TYPE_CHECKING:
-    from urllib.request import OpenerDirector
 
 RETRIED = frozenset({408, 429})  # of the 4xx: too slow, too many
 
@@ -47,7 +47,7 @@ class WebhookOutput:
         and longest wait between attempts. Raises OutputError: a wrong address, the spool is in use.
         """
         self._url, self._shown, self._headers = _parse_url(url)
-        self._opener = _opener()
+        self._opener = build_opener(NoRedirect)
         self._timeout_s = timeout_s
         self._messages = Messages(card)
         self._spool = Spool(spool, self._deliver, max_bytes, "webhook", waits_s=waits_s)
@@ -70,9 +70,6 @@ class WebhookOutput:
             self._post(message, done)
 
     def _post(self, message: bytes, done: int) -> None:
-        from urllib.error import HTTPError, URLError
-        from urllib.request import Request
-
         headers = {**self._headers, "Idempotency-Key": str(json.loads(message)["id"])}
         request = Request(self._url, data=message, headers=headers, method="POST")
         try:
@@ -92,14 +89,11 @@ class WebhookOutput:
             raise NotDelivered(f"{self._shown}: {text}", done) from e
 
 
-def _opener() -> OpenerDirector:
-    from urllib.request import HTTPRedirectHandler, build_opener
+class NoRedirect(HTTPRedirectHandler):
+    """Redirects are answers like any other."""
 
-    class NoRedirect(HTTPRedirectHandler):
-        def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
-            return None
-
-    return build_opener(NoRedirect)
+    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
+        """Follow none."""
 
 
 def _parse_url(url: str) -> tuple[str, str, dict[str, str]]:
@@ -112,7 +106,9 @@ def _parse_url(url: str) -> tuple[str, str, dict[str, str]]:
         parts = urlsplit(url)
         port, host = parts.port, parts.hostname
     except ValueError as e:
-        raise OutputError(f"{wrong}, got an address that does not parse") from e
+        raise OutputError(f"{wrong}, got an address that does not parse{login_hint(url)}") from e
+    if "#" in reserved_in_login(url):
+        raise OutputError(f"{wrong}, got a # in user or password{login_hint(url)}")
     if parts.scheme not in ("http", "https") or not host:
         raise OutputError(f"{wrong}, got {'scheme ' + parts.scheme if parts.scheme else 'no scheme'}")
     if not url.isascii() or any(c.isspace() or not c.isprintable() for c in url):

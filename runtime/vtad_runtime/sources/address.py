@@ -10,8 +10,9 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
+from vtad_runtime.contract.credentials import login_hint, reserved_in_login, without_credentials
 from vtad_runtime.contract.errors import VtadError
 
 Kind = Literal["camera", "video", "stream", "folder", "watch"]
@@ -35,10 +36,17 @@ class Address:
 
     @property
     def name(self) -> str:
-        """As rows and messages call it: "camera 0", a path, a URL without its password."""
+        """As rows and messages call it: "camera 0", a path, a URL without user and password."""
         if self.kind == "camera":
             return f"camera {self.where}"
-        return without_password(self.where) if self.kind == "stream" else self.where
+        return without_credentials(self.where) if self.kind == "stream" else self.where
+
+    @property
+    def key(self) -> str:
+        """What the names of folders are hashed from, the same in every version: a URL with its user, without its password."""
+        if self.kind != "stream":
+            return self.name
+        return re.sub(r"(://[^:@/?#]*):[^@/?#]*@", r"\1:***@", self.where, count=1)
 
     @property
     def live(self) -> bool:
@@ -77,23 +85,12 @@ def parse(text: str) -> Address:
     return _checked("folder", text)
 
 
-def without_password(url: str) -> str:
-    """The URL with *** for its password, so that no file, page or log tells it."""
-    try:
-        parts = urlsplit(url)
-        if parts.password is None:
-            return url
-        user, _, host = parts.netloc.rpartition("@")
-        return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
-    except ValueError:  # not a URL after all
-        return url
-
-
 def _checked(kind: Kind, where: str) -> Address:
     if not where:
         raise AddressError(f"--{kind}: expected where it is, got an empty text")
     if kind == "camera" and not (where.isascii() and where.isdecimal()):
-        raise AddressError(f"--camera: expected its number such as 0, got {where!r}; --list-cameras finds them")
+        got = repr(without_credentials(where))
+        raise AddressError(f"--camera: expected its number such as 0, got {got}; --list-cameras finds them")
     if kind == "stream":
         _check_url(where)
     return Address(kind, where)
@@ -102,11 +99,10 @@ def _checked(kind: Kind, where: str) -> Address:
 def _check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
-        whole = parts.scheme.lower() in SCHEMES and bool(parts.hostname)
+        whole = parts.scheme.lower() in SCHEMES and bool(parts.hostname) and "#" not in reserved_in_login(url)
         _ = parts.port
     except ValueError:
         whole = False
     if not whole:
-        raise AddressError(
-            f"--stream: expected rtsp://HOST/... or http://HOST/... (also rtsps, https), got {without_password(url)!r}"
-        )
+        got = f"{without_credentials(url)!r}{login_hint(url)}"
+        raise AddressError(f"--stream: expected rtsp://HOST/... or http://HOST/... (also rtsps, https), got {got}")

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse, InvalidURL
 from typing import IO, cast
+from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.request import (
+    HTTPBasicAuthHandler,
+    HTTPDigestAuthHandler,
+    HTTPPasswordMgrWithDefaultRealm,
+    build_opener,
+)
 
+from vtad_runtime.contract.credentials import login_hint, without_credentials
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.image import ImageError, decode_rgb
-from vtad_runtime.sources.address import without_password
 from vtad_runtime.sources.capture import Shot, SourceLost
 from vtad_runtime.sources.folder import SourceError
 
@@ -100,22 +107,8 @@ def _line(stream: IO[bytes]) -> bytes:
     return line
 
 
-def _reason(error: Exception) -> str:
-    """In words, without the system's number."""
-    reason = getattr(error, "reason", error)
-    return (reason.strerror if isinstance(reason, OSError) else None) or str(reason) or type(reason).__name__
-
-
 def _connected(url: str) -> HTTPResponse:
     """The answer to a GET, its reads bounded in time. Raises SourceError."""
-    from urllib.error import HTTPError
-    from urllib.request import (
-        HTTPBasicAuthHandler,
-        HTTPDigestAuthHandler,
-        HTTPPasswordMgrWithDefaultRealm,
-        build_opener,
-    )
-
     parts = urlsplit(url)
     plain = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
     passwords = HTTPPasswordMgrWithDefaultRealm()
@@ -125,9 +118,18 @@ def _connected(url: str) -> HTTPResponse:
     try:
         answer = opener.open(plain, timeout=READ_TIMEOUT_S)
     except (OSError, HTTPException, ValueError) as e:
-        got = f"HTTP {e.code}" if isinstance(e, HTTPError) else _reason(e)
         raise SourceError(
-            f"{without_password(url)}: expected a stream that opens, got {got}; "
-            "check the address, the password and the network"
+            f"{without_credentials(url)}: expected a stream that opens, got {_got(e)}; "
+            f"check the address, the password and the network{login_hint(url)}"
         ) from e
     return cast(HTTPResponse, answer)
+
+
+def _got(error: Exception) -> str:
+    """What came instead of a stream, in words; nothing of the address."""
+    if isinstance(error, HTTPError):
+        return f"HTTP {error.code}"
+    if isinstance(error, InvalidURL | ValueError):  # their texts quote the address
+        return "an address that is none"
+    reason = getattr(error, "reason", error)
+    return (reason.strerror if isinstance(reason, OSError) else None) or str(reason) or type(reason).__name__

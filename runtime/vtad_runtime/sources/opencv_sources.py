@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
+from vtad_runtime.contract.credentials import login_hint, without_credentials
 from vtad_runtime.contract.image import ImageError, read_rgb
-from vtad_runtime.sources.address import without_password
 from vtad_runtime.sources.capture import FrameSource, Shot, SourceLost
 from vtad_runtime.sources.folder import SourceError
 from vtad_runtime.sources.mjpeg import Mjpeg, NotMjpegError
@@ -89,8 +89,8 @@ class Stream:
         if not self._capture.isOpened():
             self._capture.release()
             raise SourceError(
-                f"{without_password(url)}: expected a stream that opens, got none within "
-                f"{OPEN_TIMEOUT_MS / 1000:.0f} s; check the address, the password and the network"
+                f"{without_credentials(url)}: expected a stream that opens, got none within "
+                f"{OPEN_TIMEOUT_MS / 1000:.0f} s; check the address, the password and the network{login_hint(url)}"
             )
 
     def read(self, stop: Callable[[], bool]) -> Shot | None:

@@ -1,0 +1,78 @@
+"""No address that is shown tells a user, a password or a token, whatever characters these hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vtad_runtime.contract.credentials import login_hint, without_credentials
+from vtad_runtime.receivers.message import OutputError
+from vtad_runtime.receivers.mqtt import parse_url
+from vtad_runtime.receivers.webhook import WebhookOutput
+from vtad_runtime.sources.address import AddressError, parse
+from vtad_runtime.sources.folder import SourceError
+from vtad_runtime.sources.mjpeg import Mjpeg
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("rtsp://admin:secret@host:554/live", "rtsp://***@host:554/live"),
+        ("rtsp://secret@host/live", "rtsp://***@host/live"),
+        ("rtsp://admin:se#cret@host/live", "rtsp://***@host/live"),
+        ("rtsp://admin:#secret@host/live", "rtsp://***@host/live"),
+        ("rtsp://admin:se/cret@host/live", "rtsp://***@host/live"),
+        ("rtsp://admin:se?cret@host/live", "rtsp://***@host/live"),
+        ("rtsp://admin:se@cret@host/live", "rtsp://***@host/live"),
+        ("rtsp://admin:se@c/r#e?t:x@host/live", "rtsp://***@host/live"),
+        ("rtsp://admin:se cret@host/live", "rtsp://***@host/live"),
+        ("rtsp:/admin:secret@host/live", "rtsp:/***@host/live"),
+        ("http://host/?user=a&pwd=secret&x=1", "http://host/?user=a&pwd=***&x=1"),
+        ("http://host/?PASSWORD=secret", "http://host/?PASSWORD=***"),
+        ("http://host/a?pass=secret;y=2", "http://host/a?pass=***;y=2"),
+        ("http://host/?access_token=secret&key=secret", "http://host/?access_token=***&key=***"),
+        ("http://host/?client_secret=secret&auth=secret", "http://host/?client_secret=***&auth=***"),
+        ("rtsp://host/user=a_password=secret_channel=1.sdp", "rtsp://host/user=a_password=***"),
+        ("http://admin:secret@host/?token=secret", "http://***@host/?token=***"),
+        ("http://host/?mail=a@b", "http://host/?mail=a@b"),
+        ("http://host:8080/video", "http://host:8080/video"),
+        ("parts/a@b.png", "parts/a@b.png"),
+    ],
+)
+def test_what_is_shown_of_an_address(address: str, shown: str) -> None:
+    assert without_credentials(address) == shown
+
+
+def test_the_hint_names_what_has_to_be_encoded() -> None:
+    assert login_hint("rtsp://admin:secret@host/a#b") == ""
+    assert login_hint("rtsp://admin:se#cr@et@host") == "; in user and password write # as %23, @ as %40"
+
+
+@pytest.mark.parametrize("url", ["rtsp://admin:se#cret@host/live", "http://admin:#secret@host/live"])
+def test_a_reserved_character_in_a_password_is_one_clear_error_that_says_how_to_write_it(
+    url: str, tmp_path: Path
+) -> None:
+    with pytest.raises(AddressError, match=r"--stream: .*write # as %23") as source:
+        parse(url)
+    with pytest.raises(OutputError, match=r"--mqtt: .*write # as %23") as broker:
+        parse_url(url.replace("rtsp:", "mqtt:").replace("http:", "mqtt:"))
+    with pytest.raises(OutputError, match=r"--post: .*write # as %23") as web:
+        WebhookOutput(url.replace("rtsp:", "http:"), tmp_path)
+    assert not any("cret" in str(error.value) or "admin" in str(error.value) for error in (source, broker, web))
+
+
+def test_an_address_that_does_not_open_tells_nothing() -> None:
+    for url in ("http://admin:12/secret@127.0.0.1:9/", "http://127.0.0.1:9/a b?token=secret"):
+        with pytest.raises(SourceError, match="expected a stream that opens") as error:
+            Mjpeg(url)
+        assert "secret" not in str(error.value)
+
+
+def test_the_name_of_a_source_tells_nothing_and_its_key_stays_as_it_was() -> None:
+    source = parse("rtsp://admin:secret@host:554/live?token=secret2")
+    assert source.name == "rtsp://***@host:554/live?token=***"
+    assert source.key == "rtsp://admin:***@host:554/live?token=secret2"
+    with pytest.raises(AddressError) as error:
+        parse("camera:rtsp://admin:secret@host")
+    assert "secret" not in str(error.value)
