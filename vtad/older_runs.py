@@ -17,10 +17,13 @@ _FIELDS = {
     "teacher_sha256": "backbone_sha256",
     "motion": "shift_and_zoom",
 }
-# Parts of the autoencoder, as tensors name them between dots.
+# Parts of the detector, as tensors name them between dots.
 _PARTS = {
     "features.teacher": "features.backbone",
     "evidence": "score_fusion",
+    "nll_mean": "density_mean",
+    "nll_std": "density_std",
+    "nll_weight": "density_weight",
     "difference.odds": "segmentation_head.logits",
     "difference": "segmentation_head",
     "density": "context_density",
@@ -42,5 +45,5 @@ def tensors_of_today(tensors: Mapping[str, T]) -> dict[str, T]:
 
 def _renamed(name: str) -> str:
     for before, now in _PARTS.items():
-        name = f".{name}".replace(f".{before}.", f".{now}.", 1)[1:]
+        name = f".{name}.".replace(f".{before}.", f".{now}.", 1)[1:-1]
     return name

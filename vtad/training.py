@@ -109,5 +109,5 @@ def _calibrate(detector: Detector, good: NDArray[np.uint8], config: Config, devi
     fit_z_scores(detector, maps)
     few = slice(FUSION_IMAGES)
     shaken, damaged = (raw_maps(detector, images[few], device) for images in (shifted, defective))
-    fit_map_fusion(detector, Maps(maps.nll[few], maps.unlike[few]), shaken, damaged, masks[few])
+    fit_map_fusion(detector, Maps(maps.density[few], maps.unlike[few]), shaken, damaged, masks[few])
     return calibration(*scores_and_peaks(detector, maps), config.false_alarms)

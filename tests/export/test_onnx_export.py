@@ -201,7 +201,7 @@ def test_numbers_that_are_none_in_torch_are_no_proof_either(trained: Run, monkey
         with torch.inference_mode():
             return {k: np.nan_to_num(v.numpy()) for k, v in detector(torch.from_numpy(batch))._asdict().items()}
 
-    detector.nll_mean.fill_(float("nan"))
+    detector.density_mean.fill_(float("nan"))
     with pytest.raises(ParityError, match="density_map inf"):
         prove(detector, execute, found, trained.card().calibration, format="onnx", precision="fp32")
 

@@ -129,7 +129,7 @@ def test_the_map_that_sees_the_defects_gets_the_weight_when_the_other_is_noise(g
     assert best == ("0" if good_map == "nll" else "1")
     assert found[best] > 0.8
     assert found["1" if good_map == "nll" else "0"] < 0.4
-    assert (detector.ssim_weight > detector.nll_weight) == (good_map == "ssim")
+    assert (detector.ssim_weight > detector.density_weight) == (good_map == "ssim")
 
 
 class ScriptedScorers(Autoencoder):

@@ -24,7 +24,7 @@ SSIM_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # shares tried; the rest is the
 class Maps(NamedTuple):
     """What `Detector.raw_maps` gives of N images, on the CPU: computed once, used for units, fusion and scores."""
 
-    nll: Tensor  # (N, H, W), nats a cell
+    density: Tensor  # (N, H, W), the fused score of the scorers
     unlike: Tensor  # (N, H, W), 1 - SSIM
 
 
@@ -37,8 +37,8 @@ def raw_maps(detector: Detector, images: NDArray[np.uint8], device: torch.device
 
 def fit_z_scores(detector: Detector, good: Maps) -> None:
     """Set the mean and standard deviation of both maps from held-out good images."""
-    detector.nll_mean.copy_(good.nll.mean())
-    detector.nll_std.copy_(good.nll.std().clamp_min(1e-6))
+    detector.density_mean.copy_(good.density.mean())
+    detector.density_std.copy_(good.density.std().clamp_min(1e-6))
     # A position's own statistics rest on few images: shrink its variance halfway towards that of all positions.
     mean = _smooth(detector, good.unlike.mean(0))
     variance = (good.unlike - mean).square().mean(0)
@@ -57,17 +57,17 @@ def fit_map_fusion(
     found: dict[str, float] = {}
     known, others, damaged = (_z_scores(detector, maps) for maps in (good, shifted, defective))
     shown = Maps(*(torch.cat(pair) for pair in zip(damaged, others, strict=True)))
-    every_mask = [*masks, *np.zeros_like(masks, shape=(len(others.nll), *masks.shape[1:]))]
+    every_mask = [*masks, *np.zeros_like(masks, shape=(len(others.density), *masks.shape[1:]))]
     best = -1.0
     for share in SSIM_WEIGHTS:
-        scale = (share * known.unlike + (1 - share) * known.nll).std().clamp_min(1e-6)
+        scale = (share * known.unlike + (1 - share) * known.density).std().clamp_min(1e-6)
         weights = share / scale, (1 - share) / scale
-        value = aupro(every_mask, list((weights[0] * shown.unlike + weights[1] * shown.nll).numpy())) or 0.0
+        value = aupro(every_mask, list((weights[0] * shown.unlike + weights[1] * shown.density).numpy())) or 0.0
         found[f"{share:g}"] = value
         if value > best + EARNED:
             best = value
             detector.ssim_weight.copy_(weights[0])
-            detector.nll_weight.copy_(weights[1])
+            detector.density_weight.copy_(weights[1])
     return found
 
 
@@ -75,11 +75,11 @@ def scores_and_peaks(detector: Detector, maps: Maps) -> tuple[list[float], list[
     """The images' scores and the maxima of their heatmaps, as `Detector.forward` has them."""
     scores: list[float] = []
     peaks: list[float] = []
-    device = detector.nll_mean.device
+    device = detector.density_mean.device
     with torch.inference_mode():
-        for i in range(0, len(maps.nll), BATCH):
+        for i in range(0, len(maps.density), BATCH):
             part = slice(i, i + BATCH)
-            density_map, ssim_map = detector.z_scores(maps.nll[part].to(device), maps.unlike[part].to(device))
+            density_map, ssim_map = detector.z_scores(maps.density[part].to(device), maps.unlike[part].to(device))
             heatmap = detector.heatmap(ssim_map, density_map)
             scores += detector.score(heatmap).tolist()
             peaks += heatmap.flatten(1).amax(dim=1).tolist()
@@ -87,11 +87,11 @@ def scores_and_peaks(detector: Detector, maps: Maps) -> tuple[list[float], list[
 
 
 def _z_scores(detector: Detector, maps: Maps) -> Maps:
-    device = detector.nll_mean.device
-    return Maps(*(m.cpu() for m in detector.z_scores(maps.nll.to(device), maps.unlike.to(device))))
+    device = detector.density_mean.device
+    return Maps(*(m.cpu() for m in detector.z_scores(maps.density.to(device), maps.unlike.to(device))))
 
 
 def _smooth(detector: Detector, x: Tensor) -> Tensor:
     """A wide blur of a map of statistics (H, W)."""
-    smoothed: Tensor = detector.smooth(detector.smooth(x.to(detector.nll_mean.device)))
+    smoothed: Tensor = detector.smooth(detector.smooth(x.to(detector.density_mean.device)))
     return smoothed.cpu()

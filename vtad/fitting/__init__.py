@@ -1,0 +1,4 @@
+"""Learning from good images: statistics, symmetries, the training loop and its checkpoint.
+
+May import `models`, `backbones`, `data` and the run folder.
+"""

@@ -54,11 +54,11 @@ def upsampling_matrix(cells: int, size: int, sigma: float) -> Tensor:
 class Detector(nn.Module):
     """An autoencoder with its calibration."""
 
-    nll_mean: Tensor
-    nll_std: Tensor
+    density_mean: Tensor
+    density_std: Tensor
     ssim_mean: Tensor
     ssim_std: Tensor
-    nll_weight: Tensor
+    density_weight: Tensor
     ssim_weight: Tensor
     up_rows: Tensor
     up_columns: Tensor
@@ -78,26 +78,26 @@ class Detector(nn.Module):
             "up_columns", upsampling_matrix(self.columns, width, SMOOTHING).T.contiguous(), persistent=False
         )
         self.smooth = Blur(height, width, SSIM_SMOOTHING, SSIM_WINDOW)
-        for name, value in (("nll_mean", 0.0), ("nll_std", 1.0), ("nll_weight", 1.0), ("ssim_weight", 0.0)):
+        for name, value in (("density_mean", 0.0), ("density_std", 1.0), ("density_weight", 1.0), ("ssim_weight", 0.0)):
             self.register_buffer(name, torch.tensor(value))
         self.register_buffer("ssim_mean", torch.zeros(height, width))
         self.register_buffer("ssim_std", torch.ones(height, width))
 
     def raw_maps(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 (B, 3, H, W) -> nll (B, H, W) in nats a cell, 1 - SSIM (B, H, W), reconstruction (B, 3, H, W)."""
+        """uint8 (B, 3, H, W) -> density (B, H, W), the scorers' fused score; 1 - SSIM (B, H, W); reconstruction (B, 3, H, W)."""
         x = image.float() / 255
         prediction = cast(Model, self.model)(x)
-        nll = self.up_rows @ prediction.nll @ self.up_columns
+        density = self.up_rows @ prediction.nll @ self.up_columns
         unlike = self.ssim.dissimilarity(x, prediction.reconstruction).mean(dim=1, keepdim=True)
-        return nll, self.smooth(unlike)[:, 0], prediction.reconstruction
+        return density, self.smooth(unlike)[:, 0], prediction.reconstruction
 
-    def z_scores(self, nll: Tensor, unlike: Tensor) -> tuple[Tensor, Tensor]:
+    def z_scores(self, density: Tensor, unlike: Tensor) -> tuple[Tensor, Tensor]:
         """Raw maps (B, H, W) each -> density map and SSIM map as z-scores."""
-        return (nll - self.nll_mean) / self.nll_std, (unlike - self.ssim_mean) / self.ssim_std
+        return (density - self.density_mean) / self.density_std, (unlike - self.ssim_mean) / self.ssim_std
 
     def heatmap(self, ssim_map: Tensor, density_map: Tensor) -> Tensor:
         """Both maps as z-scores, (B, H, W) each -> their weighted sum."""
-        return self.ssim_weight * ssim_map + self.nll_weight * density_map
+        return self.ssim_weight * ssim_map + self.density_weight * density_map
 
     def score(self, heatmap: Tensor) -> Tensor:
         """(B, H, W) -> (B,): the mean of the highest cells."""
@@ -106,7 +106,7 @@ class Detector(nn.Module):
 
     def forward(self, image: Tensor) -> Judgement:
         """Uint8 RGB (B, 3, H, W)."""
-        nll, unlike, reconstruction = self.raw_maps(image)
-        density_map, ssim_map = self.z_scores(nll, unlike)
+        density, unlike, reconstruction = self.raw_maps(image)
+        density_map, ssim_map = self.z_scores(density, unlike)
         heatmap = self.heatmap(ssim_map, density_map)
         return Judgement(self.score(heatmap), heatmap, ssim_map, density_map, reconstruction)

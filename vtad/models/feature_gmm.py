@@ -53,9 +53,9 @@ class FeatureGmm(nn.Module):
     def fit(self, samples: Tensor, seed: int = 0) -> None:
         """From features of good images (N, C), on the CPU. Components of few samples lean on what all have in common."""
         if self.centres.device.type != "cpu":
-            twin = FeatureGmm(self.centres.shape[1], self.components, self.rank)
-            twin.fit(samples, seed)
-            self.load_state_dict(twin.state_dict())
+            on_cpu = FeatureGmm(self.centres.shape[1], self.components, self.rank)
+            on_cpu.fit(samples, seed)
+            self.load_state_dict(on_cpu.state_dict())
             return
         generator = torch.Generator().manual_seed(seed)
         x = samples.float().cpu()
