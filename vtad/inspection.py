@@ -1,4 +1,4 @@
-"""What a run says about itself: the inspection card, and whether its calibration can keep the false-alarm budget."""
+"""The inspection card of a run, and whether its calibration can keep the false-alarm budget."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ config.json      every value of the configuration
 metrics.jsonl    one line an epoch
 checkpoint.safetensors   where training stands, for --resume; removed when it is complete
 model.safetensors        the detector: weights, feature statistics, calibration
-card.json        the inspection card; its presence says that the run is complete
+card.json        the inspection card; it is there when the run is complete
 metrics.json     the evaluation, if made
 export/          artefacts, if made
 """
@@ -183,7 +183,7 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
 
 
 def not_written(path: Path, error: OSError) -> WriteError:
-    """What to say of a file or folder that could not be written."""
+    """The error for a file or folder that could not be written."""
     return WriteError(f"{path}: could not be written: {error.strerror or error}; make room, or choose another --out")
 
 

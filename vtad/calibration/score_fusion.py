@@ -26,9 +26,7 @@ MAY_COST = 5e-3  # of that mean,
 CHANCE = 2.0  # and so many of its standard errors
 RESAMPLES = 60  # of the pictures, with replacement, that the standard error is found by (bootstrap, Efron 1979)
 SEGMENTATION_WEIGHT = 0.5
-SEGMENTATION_WEIGHT_ALONE = (
-    2.0  # without a backbone, where the patch memory and the position Gaussian know no more than pixels
-)
+SEGMENTATION_WEIGHT_ALONE = 2.0  # without a backbone, where the fitted scorers know no more than pixels
 
 
 def fit_score_fusion(
@@ -124,7 +122,7 @@ def _choose_context(trial: Trial, known: Weights, found: dict[Weights, float]) -
 
 
 def _scorer_maps(model: Autoencoder, images: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """What each scorer says: (N, 5, rows, columns); zeros of one that is not there."""
+    """The scorers' maps (N, 5, rows, columns); zeros of one that is not there."""
     out = []
     with torch.inference_mode():
         for batch in batches(images, device):

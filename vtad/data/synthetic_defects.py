@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 RGB = NDArray[np.uint8]  # (H, W, 3)
 Float = NDArray[np.float32]
 
-# Levels of 255, of a dark and of a bright picture: a pixel belongs to the mask when one channel moved by more.
+# Levels of 255, of a dark and of a bright picture: a pixel belongs to the mask when one channel changed by more.
 VISIBLE = (3, 6)
 AREA = (0.0005, 0.10)  # smallest and largest share of the picture that the box of one defect takes
 MOST_DEFECTS = 3  # in one picture
-SMALLEST = 8  # pixels; a defect that moved fewer is drawn again
+SMALLEST = 8  # pixels; a defect that changed fewer is drawn again
 GREY = 4  # levels of 255 by which the channels of a grey picture may differ
 TRIES = 4  # how often at most
 FULL_RANGE = 160  # levels of 255 between the dark and the bright parts of a picture whose defects have full contrast
 FAINTEST = 0.2  # share of it that the faintest defects have at least
-BUSY = 0.5  # share of the defects that lie where a picture has more contrast than at most places
+BUSY = 0.5  # share of the defects that lie where contrast is above the median
 
 
 class Images(Protocol):
@@ -85,8 +85,8 @@ class Scene:
         """
         x, y = rng.random(2)
         if rng.random() < BUSY and self.share[-1] > 0:
-            place = int(np.searchsorted(self.share, rng.random() * self.share[-1], side="right"))
-            row, column = divmod(min(place, self.share.size - 1), self.columns)
+            cell = int(np.searchsorted(self.share, rng.random() * self.share[-1], side="right"))
+            row, column = divmod(min(cell, self.share.size - 1), self.columns)
             x, y = (column + x) / self.columns, (row + y) / self.rows
         return np.array([x * self.width, y * self.height])
 
@@ -137,7 +137,7 @@ def synthetic(good: RGB, count: int, seed: int) -> tuple[RGB, NDArray[np.bool_]]
 
 
 def _is_grey(rgb: RGB) -> bool:
-    """Whether the channels of a picture (H, W, 3) are the same but for the rounding of a compression."""
+    """Whether the channels of a picture (H, W, 3) are the same up to the rounding of a compression."""
     r, g, b = cv2.split(rgb)
     return max(int(cv2.absdiff(r, g).max()), int(cv2.absdiff(g, b).max())) <= GREY
 
@@ -174,7 +174,7 @@ def _stain(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patc
 
 
 def _line(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch:
-    """A scratch or a crack: a random walk, straight or jagged, 1 to 4 pixels wide, darker or lighter than its place."""
+    """A scratch or a crack: a random walk, straight or jagged, 1 to 4 pixels wide, darker or lighter than its ground."""
     del donor
     height, width = rgb.shape[:2]
     reach = min(height, width) * np.exp(rng.uniform(np.log(0.06), np.log(0.8)))
@@ -197,7 +197,7 @@ def _line(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch
 
 
 def _tint(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch:
-    """A place of another brightness or hue, its texture kept."""
+    """A patch of another brightness or hue, its texture kept."""
     del donor
     x, y, w, h = _box(scene, rng)
     hue = rng.normal(0, 14, 3) if rng.random() < 0.6 else np.zeros(3)
@@ -206,7 +206,7 @@ def _tint(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch
 
 
 def _erase(rgb: RGB, donor: RGB, scene: Scene, rng: np.random.Generator) -> Patch:
-    """A place without its fine detail: blurred, or flat in the colour around it."""
+    """A patch without its fine detail: blurred, or flat in the colour around it."""
     del donor
     x, y, w, h = _box(scene, rng)
     under = _f32(rgb[y : y + h, x : x + w])

@@ -39,7 +39,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the test images say of a detector."""
+    """How well a detector judges the test images."""
 
     category: str
     scores: ScoreReport

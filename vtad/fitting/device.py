@@ -44,10 +44,10 @@ def bfloat16_gains(
     product: Callable[[bool], None] = matrix_product,
     clock: Callable[[], float] = time.perf_counter,
 ) -> bool:
-    """Whether `step`, told whether to compute in bfloat16, is clearly faster in it.
+    """Whether `step` is clearly faster in bfloat16; it takes whether to compute in it.
 
-    True on GPUs that have it. On a CPU the step itself is timed both ways, in turns: what a single product gains says little
-    of it. Where such a product loses, as on CPUs without bfloat16, by hundreds of times, no step is tried.
+    True on GPUs that have it. On a CPU the step itself is timed both ways, in turns, since the gain of a single `product` says
+    little of it. No step is timed where the product alone is far slower, as on CPUs without bfloat16.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
@@ -74,8 +74,7 @@ def _fastest(work: Callable[[bool], None], clock: Callable[[], float]) -> tuple[
 def keep_memory() -> bool:
     """Let this process keep what it frees, where its C library is glibc; whether it is.
 
-    Otherwise every large tensor of a training step is asked of the system anew and zeroed page by page: a fifth of the
-    step's time.
+    Otherwise the system hands out every large tensor of a training step anew, zeroed page by page: a fifth of the step's time.
     """
     if not sys.platform.startswith("linux"):
         return False

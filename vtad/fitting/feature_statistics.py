@@ -1,4 +1,4 @@
-"""What the density knows before learning: whitening, and mean and spread of the fixed features at each position."""
+"""What is known before learning: whitening, patch memory, feature GMM, and the features' mean and spread at each position."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from vtad.data.batches import BATCH, batches
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.features import PixelFeatures
 
-SAMPLES = 60_000  # cells that the memory's patches are chosen from and the mixture is fitted on
-POSITION_IMAGES = 400  # at most so many images say how features vary at their place
+SAMPLES = 60_000  # cells that the patches are chosen from and the feature GMM is fitted on
+POSITION_IMAGES = 400  # at most, that the position Gaussian is fitted on
 MAX_CACHED = 1 << 30  # bytes of observed features kept in memory during training; more are computed when needed
 
 
@@ -45,8 +45,8 @@ def fit_statistics(
 ) -> None:
     """Set what is known without learning from training images (N, H, W, 3), in two passes that keep samples only.
 
-    The whitening, the memory, the mean image, the base of the context density, the segmentation head's input scale, and,
-    which take the longest, the mixture and what varies at each place.
+    That is the whitening, the patch memory, the mean image, the base of the context density and the segmentation head's input
+    scale, and with `gmm_and_position` the feature GMM and the position Gaussian, which take the longest.
     """
     channels = model.features.channels
     moments_of_features, moments_of_pixels = Moments(channels), Moments(PixelFeatures.channels)

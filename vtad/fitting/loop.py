@@ -44,7 +44,7 @@ class TrainingError(VtadError):
 
 
 class Interrupted(VtadError):
-    """The training was asked to stop; its checkpoint is written."""
+    """The training was stopped from outside; its checkpoint is written."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(f"stopped; continue by: vtad-train --resume --run {run.path}")
@@ -53,7 +53,7 @@ class Interrupted(VtadError):
 
 @dataclass(frozen=True)
 class Report:
-    """What training says now and then."""
+    """How far training is, reported after each step and each validation."""
 
     fraction: float  # of the training that is done, 0..1
     text: str  # one line
@@ -81,7 +81,7 @@ class Loop:
         self.at, self.best = at, best  # the progress, and the weights with the least validation loss so far
 
     def learn(self, report: Reporter, stop: Callable[[], bool]) -> None:
-        """Steps until the schedule ends; the best weights are in place afterwards. `stop` is asked after each step.
+        """Steps until the schedule ends; the best weights are in place afterwards. `stop` is called after each step.
 
         Raises TrainingError, WriteError, and Interrupted with a checkpoint written.
         """

@@ -1,9 +1,9 @@
-"""Which flips and quarter turns leave a good part good: found from good images alone, so that no category is tuned by hand.
+"""Which flips and quarter turns leave a good part good: found from good images alone, so that nobody tunes it for a category.
 
-The rule: what good parts look like is learnt from some training images as they are; held-out good images are then asked about as
-they are and transformed. A symmetry is kept when the transformed ones cannot be told from the others (AUROC <= ALIKE), neither
-by features that are not seen anywhere (the memory) nor by features that are not seen at that place (mean and spread at each
-position). So a mirrored label or an upside-down bottle is not taught as good, while a turned washer or a piece of texture is.
+The rule: some training images as they are show what good parts look like. Held-out good images are then scored as they are and
+transformed. A symmetry is kept when the two cannot be told apart (AUROC <= ALIKE), neither by features that are seen nowhere
+(patch memory) nor by features that are not seen at that position (mean and spread). So a mirrored label or an upside-down
+bottle is not taught as good, while a turned washer or a piece of texture is.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ALIKE = (
     0.65  # AUROC of transformed against untransformed good images that counts as alike: chance and two standard errors
 )
 LEARNT_FROM = 64  # training images at most
-ASKED = 32  # held-out images at most
+COMPARED = 32  # held-out images at most
 PATCHES = 512  # stored; fewer than the detector's, for the time they take
 TOP_SHARE = 0.03  # of the cells: those whose mean says how odd an image is
 
@@ -64,13 +64,13 @@ def told_apart(
     if isinstance(model.features, BackboneFeatures) and pretrained is not None:
         model.features.load_pretrained(pretrained)
     fit_statistics(model, images[_spread(len(images), LEARNT_FROM)], device, gmm_and_position=False)
-    asked = held_out[_spread(len(held_out), ASKED)]
-    plain = _oddness(model, asked, device)
+    compared = held_out[_spread(len(held_out), COMPARED)]
+    plain = _oddness(model, compared, device)
     square = config.image_height == config.image_width
     found = {}
     for name, transform in TRANSFORMS.items():
         if square or name not in SQUARE_ONLY:
-            other = _oddness(model, transform(asked), device)
+            other = _oddness(model, transform(compared), device)
             found[name] = max(_auroc(plain[:, i], other[:, i]) for i in range(plain.shape[1]))
     return found
 
@@ -88,14 +88,14 @@ class Views:
 
     def __getitem__(self, index: slice) -> RGB:
         """Views `index` of all; view i is of image i modulo their number."""
-        places = range(self._length)[index]
-        views = np.empty((len(places), *self._images.shape[1:]), np.uint8)
-        for i, place in enumerate(places):
-            views[i] = self._transform(place)(self._images[place % len(self._images)])
+        chosen = range(self._length)[index]
+        views = np.empty((len(chosen), *self._images.shape[1:]), np.uint8)
+        for i, view in enumerate(chosen):
+            views[i] = self._transform(view)(self._images[view % len(self._images)])
         return views
 
-    def _transform(self, place: int) -> Callable[[RGB], RGB]:
-        turn, image = divmod(place, len(self._images))
+    def _transform(self, view: int) -> Callable[[RGB], RGB]:
+        turn, image = divmod(view, len(self._images))
         # Shifted by the image, so that a cut at `most` leaves out all symmetries alike.
         return self._transforms[0 if turn == 0 else 1 + (turn - 1 + image) % (len(self._transforms) - 1)]
 
@@ -110,7 +110,7 @@ def vary(images: RGB, names: tuple[str, ...], rng: np.random.Generator) -> RGB:
 
 
 def _oddness(model: Autoencoder, images: RGB, device: torch.device) -> NDArray[np.float32]:
-    """Mean over the oddest cells of the distance to the memory and of the squared distance at each position, (N, 2)."""
+    """Mean over the oddest cells of the patch memory's distance and of the squared distance at each position, (N, 2)."""
     out = []
     for batch in batches(images, device):
         features = model.features(batch.float() / 255)[0]

@@ -1,8 +1,8 @@
-"""The register-token Vision Transformer autoencoder with a mixture density head (presets `default` and `scratch`).
+"""The register-token Vision Transformer autoencoder with a context density (presets `default` and `scratch`).
 
 After VT-ADL (Mishra et al., arXiv 2104.10036) and "Vision Transformers Need Registers" (Darcet et al., arXiv 2309.16588).
-Two things differ from VT-ADL on purpose: what the density describes are fixed features, which training cannot collapse, and
-training corrupts the input but asks for the clean image and its features, so copying is never the answer.
+Two things differ from VT-ADL on purpose. The density describes fixed features, which training cannot collapse. Training
+corrupts the input and aims at the clean image and its features, so copying is never the answer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vtad.models.whitening import Whitening
 
 
 class Prediction(NamedTuple):
-    """What a model says of a batch."""
+    """What a model predicts of a batch."""
 
     reconstruction: Tensor  # (B, 3, H, W), about 0..1
     nll: Tensor  # (B, rows, columns): in training of the context density, nats a cell; else the fused score
@@ -40,9 +40,9 @@ DETAIL = 96  # whitened directions of a cell's pixels that the transformer sees 
 class Autoencoder(nn.Module):
     """Fixed features -> tokens + registers -> encoder -> noisy bottleneck -> decoder -> pixels and density.
 
-    Both heads start from what is known without learning: the mean image, and the features' statistics at each position.
-    Beside them stand the patch memory, the feature GMM and the position Gaussian, and, with synthetic defects, the segmentation
-    head.
+    Pixels and density start from what is known without learning: the mean image, and the features' statistics at each
+    position. Beside them stand the other scorers: patch memory, feature GMM, position Gaussian and, where training makes
+    synthetic defects, the segmentation head.
     """
 
     base_image: Tensor
@@ -107,9 +107,9 @@ class Autoencoder(nn.Module):
         return x
 
     def predict(self, context: Tensor, observed: Tensor | None) -> Prediction:
-        """What the transformer sees, (B, D', rows, columns), and features the density is asked about, (B, D, rows, columns).
+        """What the transformer sees, (B, D', rows, columns), and the features whose NLL is wanted, (B, D, rows, columns).
 
-        Asked about none, its NLL is zeros.
+        Without them the NLL is zeros.
         """
         x = self._decode(context)
         nll = torch.zeros_like(context[:, 0]) if observed is None else self.context_density(x.float(), observed.float())
@@ -172,7 +172,7 @@ class Autoencoder(nn.Module):
         return Prediction(reconstruction, self.score_fusion(seen))
 
     def denoise(self, corrupted: Tensor, clean: Tensor, observed: Tensor | None = None) -> Prediction:
-        """What corrupted images (B, 3, H, W) say of the clean ones (A, 3, H, W) of the first A <= B of them.
+        """Predict from corrupted images (B, 3, H, W) the clean ones (A, 3, H, W) of the first A <= B of them.
 
         `observed` are the clean features, if known. The logits are of all B.
         """

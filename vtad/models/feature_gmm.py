@@ -1,10 +1,11 @@
-"""A Gaussian mixture over the fixed features, its components shared by all positions, each with a covariance of its own.
+"""Feature GMM: a Gaussian mixture over the fixed features, shared by all positions, each component with its own covariance.
 
 p(f) = sum_k pi_k N(f; mu_k, S_k), fitted by expectation maximisation (Dempster et al., 1977). Whitened by the covariance that
 the components have in common, S_k is a multiple of the identity plus a few directions that differ (after Tipping & Bishop,
-Mixtures of Probabilistic Principal Component Analysers, 1999): so a component costs two thin matrix products. It knows no
-positions, as the memory (vtad/models/patch_memory.py) does not, but weighs every direction by how little good parts vary in it:
-so it sees a slight change of colour, and takes what good parts show rarely for odd.
+Mixtures of Probabilistic Principal Component Analysers, 1999). So a component costs two thin matrix products.
+
+Like the patch memory (vtad/models/patch_memory.py) it knows no positions. Unlike it, it weighs every direction by how little
+good parts vary in it: it sees a slight change of colour, and takes what good parts show rarely for odd.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class FeatureGmm(nn.Module):
         self.register_buffer("log_weight", torch.zeros(components))  # log pi_k - 0.5 log det S_k, whitened
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, C, rows, columns) -> NLL (B, rows, columns) in nats, but for a constant."""
+        """Features (B, C, rows, columns) -> NLL (B, rows, columns) in nats, up to a constant."""
         z = self.whiten(features)
         square = z.square().sum(1, keepdim=True) + self.centres.square().sum(1)[None, :, None, None]
         square = square - 2 * F.conv2d(z, self.centres[:, :, None, None])  # (B, K, rows, columns)
@@ -106,7 +107,7 @@ class FeatureGmm(nn.Module):
             self.log_weight[k] = (counts[k] / len(z)).log() - half_log_det
 
     def _log_density(self, z: Tensor) -> Tensor:
-        """log pi_k + log N_k of whitened samples (N, C) -> (N, K), but for a constant."""
+        """log pi_k + log N_k of whitened samples (N, C) -> (N, K), up to a constant."""
         square = torch.cdist(z, self.centres).square()
         out = self.log_weight - 0.5 * square * self.precision
         curvature = self.curvature.reshape(self.components, self.rank)

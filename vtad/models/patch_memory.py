@@ -1,9 +1,9 @@
-"""A memory of what features of good parts look like: a cell is as odd as its distance to the nearest stored patch.
+"""Patch memory: a cell is as odd as the distance of its features to the nearest stored patch of a good part.
 
 After PatchCore (Roth et al., arXiv 2106.08265): patches are chosen greedily so that none is far from a stored one, which keeps
-what is rare on good parts too. Distances are taken in the principal directions, most of the variance for a third of the
-cost, and not whitened. It knows no positions, hence parts may turn and move; what belongs where is
-for `vtad.models.position_gaussian` to say.
+what is rare on good parts too. Distances are taken in the principal directions, which hold most of the variance for a third of
+the cost, and are not whitened. It knows no positions, hence parts may turn and shift. What belongs where is the task of
+`vtad.models.position_gaussian`.
 """
 
 from __future__ import annotations

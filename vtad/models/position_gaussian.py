@@ -1,9 +1,8 @@
-"""How odd features are for their place: a Gaussian at each position, after PaDiM (Defard et al., arXiv 2011.08785).
+"""Position Gaussian: a Gaussian of the features at each position, after PaDiM (Defard et al., arXiv 2011.08785).
 
 PaDiM keeps a full covariance for each position, tens of millions of numbers from few images each. Here neighbouring positions
 share one, up to a scale of their own: d = |L (y - m)| / s with the mean m and the scale s of the position, and L'L the inverse
-covariance of its block of cells. Parts that turn or move make it useless: `vtad.calibration.score_fusion` finds out
-whether it counts.
+covariance of its block of cells. Parts that turn or shift make it useless: `vtad.calibration.score_fusion` finds out.
 """
 
 from __future__ import annotations

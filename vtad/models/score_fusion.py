@@ -1,4 +1,4 @@
-"""The fused score of a cell: what the five scorers say, as one number."""
+"""Score fusion: the five scorers of a cell as one number."""
 
 from __future__ import annotations
 

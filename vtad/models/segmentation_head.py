@@ -1,8 +1,8 @@
-"""The segmentation head: logits, cell by cell, that features come from a damaged picture rather than a good one.
+"""Segmentation head: logits, cell by cell, that features come from a damaged picture and not from a good one.
 
-Trained on good pictures with synthetic defects, as the discriminative half of DRAEM (Zavrtanik et al., arXiv 2108.07610), but
-on features of several depths. A classifier between data and noise learns the logarithm of their density ratio (Gutmann &
-Hyvarinen, Noise-Contrastive Estimation, 2010): of the same kind as a negative log-likelihood, and added to it.
+It is trained on good pictures with synthetic defects, as the discriminative half of DRAEM (Zavrtanik et al., arXiv
+2108.07610); here it sees features of several depths. A classifier between data and noise learns the logarithm of their density
+ratio (Gutmann & Hyvarinen, Noise-Contrastive Estimation, 2010), which is of the same kind as a negative log-likelihood.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class PatchConv(nn.Conv2d):
     """A convolution whose stride is its kernel's side; in bfloat16 written as a product over patches.
 
     oneDNN's bfloat16 kernel for CPUs with AMX returns something else altogether for side 4 and 16 channels (torch 2.13), so
-    that the head would learn from one map and be asked about another.
+    that the head would learn from one map and judge another.
     """
 
     def __init__(self, channels_in: int, channels_out: int, side: int) -> None:

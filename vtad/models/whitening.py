@@ -1,4 +1,4 @@
-"""Whitening of the fixed features by their principal components."""
+"""PCA whitening of the fixed features."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ CONTEXT_FLOOR = 1e-2  # of the largest variance: directions below it hardly reac
 class Whitening(nn.Module):
     """Fixed features turned into uncorrelated ones of variance 1 over the training images (PCA whitening).
 
-    The density is asked about all of them. The transformer sees those of small variance attenuated: they are mostly
-    noise, would carry float32 rounding errors into the reconstruction, and invite copying.
+    The density is about all of them. The transformer sees those of small variance attenuated: they are mostly noise, would
+    carry float32 rounding errors into the reconstruction, and invite copying.
     """
 
     mean: Tensor
