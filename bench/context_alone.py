@@ -1,4 +1,4 @@
-"""What the transformer says on its own: a trained detector whose map is the context density, in place of the fused score."""
+"""The context density alone: a trained detector whose map is the context density, in place of the fused score."""
 
 from __future__ import annotations
 

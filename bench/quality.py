@@ -148,7 +148,7 @@ def _trained(plan: Plan, category: str, seed: int, method: Any, asked: dict[str,
 
 
 def _density_alone(plan: Plan, detector: Any, config: Config) -> Row:
-    """What the transformer's density says on its own; nothing for `paper`, where it is all there is."""
+    """The figures of the context density alone; none for `paper`, where it is all there is."""
     from bench.baselines.judge import judge
     from bench.context_alone import ContextAlone
     from vtad.fitting.device import pick_device

@@ -137,11 +137,11 @@ def steadiness(seen: Watched, frames: int, bounds: Bounds) -> list[Finding]:
     text = f"{warm:.1f} MB after {WARM_UP} frames, {last:.1f} MB at the end; most {grown:+.2%}, at most {bounds.memory:.0%}"
     found.append(Finding("memory", grown <= bounds.memory, text))
     left = "not said" if seen.left is None else ", ".join(seen.left) or "none"
-    counted = (
+    numbers = (
         f"{seen.threads[WARM_UP]} after {WARM_UP} frames, {_newest(seen.threads)} at the end; " if seen.threads else ""
     )
     same = not seen.threads or max(seen.threads.values()) <= seen.threads[WARM_UP]
-    found.append(Finding("threads", same and seen.left == [], f"{counted}left when the run had ended: {left}"))
+    found.append(Finding("threads", same and seen.left == [], f"{numbers}left when the run had ended: {left}"))
     age, limit = seen.worst_queue_age_ms, bounds.queue_age_ms
     found.append(Finding("queue", age <= limit, f"oldest frame {age:.1f} ms before inference, at most {limit:g} ms"))
     return found
@@ -172,7 +172,7 @@ def separate(folder: Path, sources: list[str], frames: int) -> list[Finding]:
 
 @contextmanager
 def camera(shade: int) -> Iterator[str]:
-    """A camera on loopback in a process of its own, so that its memory is not counted; its URL."""
+    """A camera on loopback in a process of its own, so that its memory is not measured; its URL."""
     here, there = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(there, shade), daemon=True)
     process.start()
@@ -249,7 +249,7 @@ def _add(seen: Watched, row: dict[str, Any]) -> None:
 
 
 def _sample(pid: int, seen: Watched) -> None:
-    """Memory and threads of a process. What has just ended is not counted."""
+    """Memory and threads of a process. What has just ended is left out."""
     status = Path(f"/proc/{pid}/status")
     if not status.parent.parent.joinpath("self").exists():  # macOS
         said = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout

@@ -1,4 +1,4 @@
-"""What every baseline is: a module that learns from good images and gives a score and a map, its cost counted in one way."""
+"""What every baseline is: a module that learns from good images and gives a score and a map, its cost measured in one way."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BATCH = 8
 
 
 class Baseline(nn.Module, ABC):
-    """A detector to compare with. What it stores is in its parameters and buffers, so that it can be counted."""
+    """A detector to compare with. What it stores is in its parameters and buffers, so that `stored_numbers` finds it."""
 
     @abstractmethod
     def fit(self, images: ImageCache) -> None:
@@ -62,9 +62,9 @@ def stored_numbers(module: nn.Module) -> int:
 
 @torch.no_grad()
 def gigaflop(module: nn.Module, height: int, width: int) -> float:
-    """Of one forward pass of one image; FLOP = 2 x MAC, of matrix products and convolutions (element-wise work is not counted).
+    """Of one forward pass of one image; FLOP = 2 x MAC, of matrix products and convolutions (element-wise work is left out).
 
-    Attention is counted by its two products: the CPU's fused kernel is unknown to torch's counter and would count as nothing.
+    Attention is measured by its two products: torch's counter does not know the CPU's fused kernel and would leave it out.
     """
     image = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=device_of(module))
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):

@@ -133,47 +133,47 @@ def test_the_map_that_sees_the_defects_gets_the_weight_when_the_other_is_noise(g
 
 
 class ScriptedScorers(Autoencoder):
-    """The memory sees the red channel through noise, the mixture none or as well; the place sees green, the context blue."""
+    """Patch memory: red through noise. Feature GMM: red, less or more. Position Gaussian: green. Context density: blue."""
 
-    def __init__(self, mixture_sees: float = 0.0, **changes: Any) -> None:
+    def __init__(self, gmm_sees: float = 0.0, **changes: Any) -> None:
         super().__init__(tiny(**changes))
         self.noise = torch.Generator().manual_seed(0)
-        self.mixture_sees = mixture_sees
+        self.gmm_sees = gmm_sees
 
     def scorer_maps(self, image: Tensor) -> tuple[Tensor, ScorerMaps]:
         red, green, blue = torch.nn.functional.avg_pool2d(image, 8).unbind(1)
         noise = 0.05 * torch.randn((2, *red.shape), generator=self.noise)
-        mixture = self.mixture_sees * red + noise[1]
-        return image, ScorerMaps(red + noise[0], mixture, green, blue, torch.zeros_like(red))
+        gmm = self.gmm_sees * red + noise[1]
+        return image, ScorerMaps(red + noise[0], gmm, green, blue, torch.zeros_like(red))
 
 
 @pytest.mark.parametrize(
-    ("told_by", "place", "context"),
+    ("seen_by", "position", "context"),
     [((0, 1), True, True), ((0, 2), None, True), ((0,), False, False)],
-    ids=["place", "context", "neither"],
+    ids=["position", "context", "neither"],
 )
-def test_a_scorer_counts_when_it_helps_on_shifted_images(
-    told_by: tuple[int, ...], place: bool | None, context: bool
+def test_a_scorer_is_active_when_it_helps_on_shifted_images(
+    seen_by: tuple[int, ...], position: bool | None, context: bool
 ) -> None:
-    """What does not see the defects is noise of its own, so counting it would harm, unless another corrects it.
+    """What does not see the defects is noise of its own, so weighing it would harm, unless another corrects it.
 
-    The context need not help: beside a place that sees all defects it costs nothing.
+    The context need not help: beside a position Gaussian that sees all defects it costs nothing.
     """
     rng = np.random.default_rng(6)
     good, defective = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(2))
-    for channel in {1, 2} - set(told_by):
+    for channel in {1, 2} - set(seen_by):
         for pictures_ in (good, defective):  # whole cells of different brightness
             cells = rng.integers(0, 250, (24, 4, 4))
             pictures_[..., channel] = cells.repeat(8, axis=1).repeat(8, axis=2)
     masks = np.zeros((24, 32, 32), np.bool_)
     masks[:, 8:16, 16:24] = True
-    for channel in told_by:
+    for channel in seen_by:
         defective[..., channel][masks] += 20
     detector = Detector(tiny())
     model = detector.model = ScriptedScorers()
     found = fit_score_fusion(detector, good, good, defective, masks, CPU)
     weight = model.score_fusion.weight
-    assert place is None or bool(weight[2] > 0) == place
+    assert position is None or bool(weight[2] > 0) == position
     assert bool(weight[3] > 0) == context
     assert weight[0] > 0
     alone = {f"{m} {p} 0" for m in ("1 0", "0 1") for p in ("0", "1")}
@@ -185,7 +185,7 @@ def test_a_scorer_counts_when_it_helps_on_shifted_images(
 
 
 @pytest.mark.parametrize(("sees", "chosen"), [(5.0, True), (0.2, False)])
-def test_the_mixture_stands_for_the_memory_where_it_sees_more(sees: float, chosen: bool) -> None:
+def test_the_feature_gmm_stands_for_the_patch_memory_where_it_sees_more(sees: float, chosen: bool) -> None:
     rng = np.random.default_rng(8)
     good, shifted, defective = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(3))
     masks = np.zeros((24, 32, 32), np.bool_)
@@ -197,7 +197,7 @@ def test_the_mixture_stands_for_the_memory_where_it_sees_more(sees: float, chose
     assert (model.score_fusion.weight[:2] > 0).tolist() == [not chosen, chosen]
 
 
-def test_a_place_that_cannot_bear_a_shift_does_not_count() -> None:
+def test_a_position_gaussian_that_cannot_bear_a_shift_is_not_active() -> None:
     """It sees the defects best on images as they are, and every edge of shifted ones."""
     rng = np.random.default_rng(7)
     good, shifted, defective = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(3))
@@ -213,8 +213,8 @@ def test_a_place_that_cannot_bear_a_shift_does_not_count() -> None:
     assert model.score_fusion.weight[2] == 0
 
 
-def test_the_context_counts_while_it_costs_nothing() -> None:
-    """It sees every defect that the memory sees and no more: synthetic defects do not speak for it, nor against it."""
+def test_the_context_density_is_active_while_it_costs_nothing() -> None:
+    """It sees every defect that the patch memory sees and no more: synthetic defects do not speak for it, nor against it."""
     rng = np.random.default_rng(9)
     good, shifted, defective = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(3))
     masks = np.zeros((24, 32, 32), np.bool_)
@@ -228,7 +228,7 @@ def test_the_context_counts_while_it_costs_nothing() -> None:
     assert max(found.values()) > 0.99
 
 
-def test_a_context_that_surely_costs_does_not_count_however_little_that_is() -> None:
+def test_a_context_density_that_surely_costs_is_not_active_however_little_that_is() -> None:
     """It cries out at one cell in 576 of every picture, good or not: a small harm, and no chance."""
     side = 192
     rng = np.random.default_rng(11)

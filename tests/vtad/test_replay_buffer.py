@@ -10,7 +10,7 @@ BATCH = 3
 
 
 def seen(step: int) -> Seen:
-    """A batch whose maps and share both hold the number of the picture, counted over all batches."""
+    """A batch whose maps and share both hold the number of the picture over all batches."""
     number = torch.arange(BATCH, dtype=torch.float32) + BATCH * step
     maps = tuple(number[:, None, None, None].expand(BATCH, 2, side, side) for side in (4, 2, 1, 1))
     return Seen(maps, number[:, None, None].expand(BATCH, 1, 1))

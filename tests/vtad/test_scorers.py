@@ -1,4 +1,4 @@
-"""The memory, the place, the segmentation head and the input's size."""
+"""Patch memory, position Gaussian, segmentation head, and the input's size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def distances(memory: PatchMemory, points: torch.Tensor) -> torch.Tensor:
     return out[0, 0]
 
 
-def test_the_memory_gives_the_distance_to_the_nearest_stored_patch() -> None:
+def test_the_patch_memory_gives_the_distance_to_the_nearest_stored_patch() -> None:
     memory = fitted()
     points = torch.randn(50, 4, generator=torch.Generator().manual_seed(1)) * 20
     z = memory.principal(points.T[None, :, None, :])[0, :, 0].T
@@ -73,33 +73,35 @@ def test_the_same_samples_give_the_same_memory_and_few_are_enough() -> None:
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(8, 8), (6, 10), (2, 4)])
-def test_the_place_is_the_mahalanobis_distance_under_the_covariance_of_its_block(rows: int, columns: int) -> None:
+def test_the_position_gaussian_is_the_mahalanobis_distance_under_the_covariance_of_its_block(
+    rows: int, columns: int
+) -> None:
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(3, 3, generator=generator)
     offsets = torch.einsum("ij,njhw->nihw", mixing, torch.randn(400, 3, rows, columns, generator=generator))
-    offsets[:, :, 0, 0] *= 3  # a place that varies more
-    place = PositionGaussian(3, rows, columns)
-    place.fit(torch.zeros_like(offsets[:1]), offsets)
-    found = place(offsets)
+    offsets[:, :, 0, 0] *= 3  # a position that varies more
+    gaussian = PositionGaussian(3, rows, columns)
+    gaussian.fit(torch.zeros_like(offsets[:1]), offsets)
+    found = gaussian(offsets)
     assert found.shape == (400, rows, columns)
-    factor = place.factor[0]  # the block at the top left corner
-    expected = torch.einsum("ij,nj->ni", factor, offsets[:, :, 1, 1]).norm(dim=1) / place.scale[1, 1]
+    factor = gaussian.factor[0]  # the block at the top left corner
+    expected = torch.einsum("ij,nj->ni", factor, offsets[:, :, 1, 1]).norm(dim=1) / gaussian.scale[1, 1]
     torch.testing.assert_close(found[:, 1, 1], expected, rtol=1e-4, atol=1e-4)
-    last = place.factor[-1]
-    expected = torch.einsum("ij,nj->ni", last, offsets[:, :, -1, -1]).norm(dim=1) / place.scale[-1, -1]
+    last = gaussian.factor[-1]
+    expected = torch.einsum("ij,nj->ni", last, offsets[:, :, -1, -1]).norm(dim=1) / gaussian.scale[-1, -1]
     torch.testing.assert_close(found[:, -1, -1], expected, rtol=1e-4, atol=1e-4)
     assert found.square().mean().item() == pytest.approx(3, rel=0.35)  # of each position about the dimension
-    assert place.scale[0, 0] > 1.2 * place.scale[-1, -1]
+    assert gaussian.scale[0, 0] > 1.2 * gaussian.scale[-1, -1]
 
 
 def test_an_offset_that_is_common_elsewhere_is_odd_where_it_is_not() -> None:
     offsets = torch.randn(200, 2, 4, 16, generator=torch.Generator().manual_seed(0))
     offsets[:, 0, :, 8:] *= 10  # the right half varies along the first direction
-    place = PositionGaussian(2, 4, 16)
-    place.fit(torch.zeros_like(offsets[:1]), offsets)
+    gaussian = PositionGaussian(2, 4, 16)
+    gaussian.fit(torch.zeros_like(offsets[:1]), offsets)
     shown = torch.zeros(1, 2, 4, 16)
     shown[:, 0] = 8.0
-    found = place(shown)[0]
+    found = gaussian(shown)[0]
     assert found[:, :4].min() > 4 * found[:, 12:].max()
 
 

@@ -87,8 +87,8 @@ def test_views_show_every_image_as_it_is_first_and_no_more_than_asked(cached: Ca
     assert len(views) == 10
     np.testing.assert_array_equal(views[0:4], images[:])
     extra = views[4:10]
-    for place, view in enumerate(extra):
-        image = images[place % 4]
+    for i, view in enumerate(extra):
+        image = images[i % 4]
         assert any(np.array_equal(view, TRANSFORMS[name](image)) for name in ("mirror", "flip"))
     assert len(Views(images, (), most=10)) == 4
     assert len(Views(images, ("mirror",), most=2)) == 4

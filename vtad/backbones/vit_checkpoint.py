@@ -32,7 +32,7 @@ HEAD_DIM = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's RGB
 
 _PARTS = ("weight", "bias")
-_NESTS = ("model", "state_dict", "teacher")
+_NESTS = ("model", "state_dict", "teacher")  # keys of files that others write, DINOv2's among them
 _IGNORED = ("mask_token", "head.", "fc_norm.")
 _KNOWN = re.compile(
     r"patch_embed\.proj\.(weight|bias)|cls_token|pos_embed|register_tokens|reg_token|norm\.(weight|bias)"

@@ -22,7 +22,7 @@ LONGEST = 4.0  # the longer side is at most so many times the shorter
 
 
 def with_size(config: Config, files: Sequence[Path]) -> Config:
-    """The configuration with its input size settled; itself when it is given. Raises DataError naming an unreadable file."""
+    """The configuration with its input size filled in; itself when it is given. Raises DataError naming an unreadable file."""
     if config.size == "given":
         return config
     try:

@@ -14,7 +14,7 @@ from vtad.config import ConfigError
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 GAIN = 1.05  # bfloat16 must make a step this much faster to be worth its rounding
 TURNS = 3  # times that each way is timed, after one that is not
-HOPELESS = 3.0  # a product that is so much slower in bfloat16 settles it
+HOPELESS = 3.0  # a product that is so much slower in bfloat16 decides it
 
 
 def pick_device(name: str) -> torch.device:

@@ -36,7 +36,7 @@ class BatchSampler:
         self.steps_an_epoch = len(images) // self.batch_size
 
     def draw(self, step: int) -> Batch:
-        """The batch of a step, counted from 0 over all epochs."""
+        """The batch of a step; steps number from 0 over all epochs."""
         epoch, within = divmod(step, self.steps_an_epoch)
         order = np.random.default_rng((self.config.seed, 1, epoch)).permutation(len(self.images))
         indices = order[within * self.batch_size : (within + 1) * self.batch_size]

@@ -48,7 +48,7 @@ TRANSFORMS: dict[str, Callable[[RGB], RGB]] = {
 def with_symmetries(
     config: Config, images: ImageCache, held_out: ImageCache, device: torch.device, pretrained: Pretrained | None
 ) -> Config:
-    """The configuration with its symmetries settled; itself when they are given."""
+    """The configuration with the symmetries found; itself when they are given."""
     if config.symmetries != "auto":
         return config
     kept = [name for name, auroc in told_apart(config, images, held_out, device, pretrained).items() if auroc <= ALIKE]
