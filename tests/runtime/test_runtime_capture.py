@@ -15,10 +15,10 @@ from tiny_model import bad, good
 
 from vtad_runtime.contract.image import ImageError
 from vtad_runtime.sources import capture as capture_module
-from vtad_runtime.sources.capture import Capture, CaptureOptions, Shot, Unusable
+from vtad_runtime.sources.capture import Capture, CaptureOptions, Shot
 from vtad_runtime.sources.folder import SourceError
 from vtad_runtime.verdict.geometry import Geometry
-from vtad_runtime.verdict.judgement import Frame
+from vtad_runtime.verdict.judgement import Frame, Unusable
 
 
 class Log:

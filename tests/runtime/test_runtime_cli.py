@@ -23,9 +23,10 @@ from vtad_runtime.commands import run as cli
 from vtad_runtime.contract import files
 from vtad_runtime.contract.image import image_size
 from vtad_runtime.drawing import heatmap
-from vtad_runtime.line import pipeline
-from vtad_runtime.outputs import results_folder as sink
+from vtad_runtime.outputs.results_folder import ResultsFolder
+from vtad_runtime.sources import files as sources
 from vtad_runtime.verdict import detector
+from vtad_runtime.verdict.judgement import Judgement
 
 # Commands run elsewhere must find the package under test, also by a relative search path.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
@@ -97,7 +98,7 @@ def test_files_that_cannot_be_judged_are_rows_and_3_wins_over_1() -> None:
         ("in/10.png", "OK"),
     ]
     assert rows()[0]["score"] is None
-    assert "damaged file" in rows()[2]["error"]
+    assert "damaged file" in rows()[2]["reason"]
     assert "ERROR in/3.png: expected a whole picture" in result.stderr
     summary = json.loads(Path("results/0001/summary.json").read_text())
     assert summary["verdicts"] == {"ERROR": 2, "NG": 1, "OK": 1}
@@ -109,7 +110,7 @@ def test_a_region_of_interest_outside_one_picture_is_an_error_row() -> None:
     save(good(20, 20), "in/small.png")
     assert run("--folder", "in").exit_code == 3
     assert [r["verdict"] for r in rows()] == ["OK", "ERROR"]
-    assert rows()[1]["error"].startswith("region of interest")
+    assert rows()[1]["reason"].startswith("region of interest")
 
 
 def test_a_model_that_gives_nan_gives_error_rows() -> None:
@@ -219,7 +220,7 @@ def test_a_fault_in_any_thread_ends_the_run_by_one_line(place: str, monkeypatch:
     def fault(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a fault of ours")
 
-    owner: Any = {"decode": pipeline, "judge": detector.Detector, "draw": heatmap}[place]
+    owner: Any = {"decode": sources, "judge": detector.Detector, "draw": heatmap}[place]
     monkeypatch.setattr(owner, {"decode": "read_rgb", "judge": "judge", "draw": "overlay"}[place], fault)
     assert "internal error: ZeroDivisionError: a fault of ours" in failed(70, "--folder", "in")
     assert not [t for t in threading.enumerate() if t.name.startswith("vtad")]
@@ -251,14 +252,15 @@ def test_a_signal_finishes_what_is_in_flight(number: int, code: int, monkeypatch
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     for i in range(60):
         save(good(), f"in/{i}.png")
-    write = sink.Sink.write_row
+    write = ResultsFolder.write
 
-    def signal_at_the_tenth(self: sink.Sink, row: sink.Row) -> None:
-        write(self, row)
-        if row.file.endswith("/9.png"):
+    def signal_at_the_tenth(self: ResultsFolder, judgement: Judgement) -> Judgement:
+        written = write(self, judgement)
+        if judgement.number == 10:
             os.kill(os.getpid(), number)
+        return written
 
-    monkeypatch.setattr(sink.Sink, "write_row", signal_at_the_tenth)
+    monkeypatch.setattr(ResultsFolder, "write", signal_at_the_tenth)
     result = run("--folder", "in", "--save", "none")
     assert result.exit_code == code
     done = [int(Path(r["file"]).stem) for r in rows()]

@@ -190,7 +190,7 @@ def test_importing_the_package_or_the_pixel_path_takes_no_runtime_and_no_torch()
     code = (
         "import sys, vtad_runtime; assert 'onnxruntime' not in sys.modules and 'cv2' not in sys.modules;"
         "import vtad_runtime.contract.card, vtad_runtime.contract.image; assert 'onnxruntime' not in sys.modules;"
-        "import vtad_runtime.verdict.detector, vtad_runtime.line.pipeline, vtad_runtime.commands.run, vtad_runtime.line.live;"
+        "import vtad_runtime.verdict.detector, vtad_runtime.line.run, vtad_runtime.commands.run, vtad_runtime.review.replay_run;"
         "bad = {'torch', 'onnx', 'vtad', 'scipy', 'sklearn'} & sys.modules.keys(); assert not bad, bad;"
         "from vtad_runtime import Detector; assert Detector is vtad_runtime.verdict.detector.Detector"
     )

@@ -18,6 +18,8 @@ from vtad_runtime.contract.image import ImageError
 from vtad_runtime.verdict.alarm import Alarm, AlarmRule
 from vtad_runtime.verdict.frame_check import FOCUS_FLOOR, FOCUS_FRAMES, FrameChecks, sharpness
 from vtad_runtime.verdict.geometry import Geometry
+from vtad_runtime.verdict.judge import Judge, Rules
+from vtad_runtime.verdict.judgement import Frame
 from vtad_runtime.verdict.mask import Mask, top_score
 from vtad_runtime.verdict.verdict import settle
 
@@ -103,19 +105,23 @@ def test_only_the_checks_asked_for_are_made() -> None:
 
 def test_the_order_of_verdicts() -> None:
     every = {"late": "late", "doubt": "black", "unsure_from": 1.0}
-    assert settle(ERROR, math.nan, **every)[0] is ERROR  # type: ignore[arg-type]
-    assert settle(NG, 3.0, **every) == (STALE, "late; its score is NG")  # type: ignore[arg-type]
-    assert settle(NG, 3.0, doubt="black", unsure_from=1.0) == (UNSURE, "black; its score is NG")
-    assert settle(NG, 3.0, unsure_from=1.0) == (NG, None)
-    assert settle(OK, 1.5, unsure_from=1.0)[0] is UNSURE
-    assert settle(OK, 1.0, unsure_from=1.0) == (OK, None)
+    assert settle(math.nan, 2.0, **every)[0] is ERROR  # type: ignore[arg-type]
+    assert settle(3.0, 2.0, error="no maps", **every) == (ERROR, "no maps")  # type: ignore[arg-type]
+    assert settle(3.0, 2.0, **every) == (STALE, "late; its score is NG")  # type: ignore[arg-type]
+    assert settle(3.0, 2.0, doubt="black", unsure_from=1.0) == (UNSURE, "black; its score is NG")
+    assert settle(3.0, 2.0, unsure_from=1.0) == (NG, None)
+    assert settle(2.0, 2.0) == (OK, None)
+    assert settle(1.5, 2.0, unsure_from=1.0)[0] is UNSURE
+    assert settle(1.0, 2.0, unsure_from=1.0) == (OK, None)
 
 
-@pytest.mark.parametrize("scored", [NG, UNSURE, STALE, ERROR])
-def test_nothing_becomes_ok_that_the_score_did_not_call_ok(scored: Verdict) -> None:
+@pytest.mark.parametrize(
+    ("score", "threshold"), [(3.0, 2.0), (math.nan, 2.0), (math.inf, 2.0), (1.0, math.nan), (1.0, math.inf)]
+)
+def test_nothing_becomes_ok_that_the_score_did_not_call_ok(score: float, threshold: float) -> None:
     for late in (None, "late"):
         for doubt in (None, "black"):
-            assert settle(scored, 3.0, late=late, doubt=doubt, unsure_from=1.0)[0] is not OK
+            assert settle(score, threshold, late=late, doubt=doubt, unsure_from=1.0)[0] is not OK
 
 
 def alarms(rule: AlarmRule, *scores: float) -> list[bool]:
@@ -196,13 +202,15 @@ def test_a_mask_is_drawn_on_the_whole_frame_and_follows_the_geometry(tmp_path: P
 
 def test_a_mask_that_cannot_be_applied_is_an_error_never_ok(tmp_path: Path, detector: Detector) -> None:
     mask = Mask(masked(tmp_path, (0, 0, 64, 64)), Geometry(), detector.card)
-    result = mask.apply(detector(good(32, 32)))
-    assert result.verdict is ERROR
-    assert "--roi-mask" in (result.error or "")
-    assert "got 32x32" in (result.error or "")
-    other = mask.apply(detector(bad(size=4)))  # its score is the highest pixel: not what exported models do
-    assert other.verdict is ERROR
-    assert "cannot be masked" in (other.error or "")
+    judge = Judge("camera 0", detector, Rules(mask=mask))
+    for rgb, said in (
+        (good(32, 32), "got 32x32"),
+        (bad(size=4), "cannot be masked"),  # its score is the highest pixel: not what exported models do
+    ):
+        (judgement,) = judge.judge([Frame("camera 0", 1, 0.0, 0.0, 0.0, 0, rgb)])
+        assert (judgement.verdict, judgement.misfit) == (ERROR, True)
+        assert "--roi-mask" in (judgement.reason or "")
+        assert said in (judgement.reason or "")
     with pytest.raises(ImageError, match="a part that is not black"):
         Mask(masked(tmp_path), Geometry(), detector.card)
 

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import os
+import resource
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from tiny_model import bad, write_model
 
-from vtad_runtime.outputs.results_folder import Row, Sink, SinkError
+from vtad_runtime import Detector
+from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE
+from vtad_runtime.outputs.pictures import PictureOptions
+from vtad_runtime.outputs.results_folder import ResultsFolder, SinkError
+from vtad_runtime.outputs.run_file import MaskFile, RunFile
 from vtad_runtime.sources.folder import SourceError, find
-from vtad_runtime.verdict.detector import Region
-from vtad_runtime.verdict.verdict import Verdict
+from vtad_runtime.verdict.alarm import AlarmRule
+from vtad_runtime.verdict.judge import Judge, Rules
+from vtad_runtime.verdict.judgement import Frame, Judgement
+
+ABOUT = RunFile(
+    *("2026-11-24T08:30:00.123Z", "in", "folder", "m.onnx", "tiny", "2025-01-01T00:00:00Z", 2.0, "cd" * 32),
+    *((1, 2, 30, 40), 90, "h", MaskFile("mask.png", "ab" * 32), 1.5, None, ("black",), AlarmRule(3, 5, 2.0, 1.5)),
+)
 
 
 def touch(root: Path, *names: str) -> None:
@@ -73,78 +86,115 @@ def test_nothing_to_judge_is_one_clear_error(tmp_path: Path, source: str) -> Non
     assert "\n" not in str(caught.value)
 
 
-def row(file: str = "a.png", score: float = 1.5) -> Row:
-    region = Region(1, 2, 3, 4, 12, 5.0, "both")
-    return Row(file, "", Verdict.NG, score, 0.05, 2.0, (region,), 1.0, 2.0, 3.0, None, None)
+@pytest.fixture
+def detector(tmp_path: Path) -> Detector:
+    return Detector(write_model(tmp_path / "m.onnx"), threads=1)
 
 
-def lines(sink: Sink) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (sink.folder / "results.jsonl").read_text().splitlines()]
+@pytest.fixture
+def judge(detector: Detector) -> Callable[..., Judgement]:
+    """judge(file="a.png"): a bad picture of that name, judged."""
+
+    def judged(file: str = "a.png") -> Judgement:
+        return Judge("in", detector, Rules()).judge([Frame("in", 1, 0.0, 0.0, 0.0, 0, bad(), file)])[0]
+
+    return judged
 
 
-def test_rows_are_readable_while_the_run_goes_on(tmp_path: Path) -> None:
-    with Sink(tmp_path / "results") as sink:
-        for n in (1, 2):
-            sink.write_row(row())
-            assert len(lines(sink)) == n
-            with (sink.folder / "results.csv").open(newline="") as file:
-                assert [r["regions"] for r in csv.DictReader(file)] == ["1"] * n
-    assert lines(sink)[0]["regions"] == [
-        {"x": 1, "y": 2, "width": 3, "height": 4, "area": 12, "peak": 5.0, "seen_by": "both"}
-    ]
+def results_in(parent: Path, **options: Any) -> ResultsFolder:
+    return ResultsFolder(parent, PictureOptions(**{"save": "none", "reserve": False, **options}), ABOUT)
+
+
+def lines(results: ResultsFolder) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (results.folder / "results.jsonl").read_text().splitlines()]
+
+
+def test_rows_are_readable_while_the_run_goes_on(tmp_path: Path, judge: Callable[..., Judgement]) -> None:
+    results = results_in(tmp_path / "results")
+    for n in (1, 2):
+        results.write(judge())
+        assert len(lines(results)) == n
+        with (results.folder / "results.csv").open(newline="") as file:
+            assert [r["regions"] for r in csv.DictReader(file)] == ["1"] * n
+    (region,) = judge().row()["regions"]
+    assert lines(results)[0]["regions"] == [region]
+    assert region["seen_by"] == "both"
+    assert RunFile.read(results.folder / "run.json") == ABOUT
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
-def test_a_number_that_is_not_finite_is_null(tmp_path: Path, score: float) -> None:
-    with Sink(tmp_path) as sink:
-        sink.write_row(row(score=score))
-    assert lines(sink)[0]["score"] is None
+def test_a_number_that_is_not_finite_is_null(tmp_path: Path, judge: Callable[..., Judgement], score: float) -> None:
+    results, judgement = results_in(tmp_path), judge()
+    assert judgement.result is not None
+    results.write(dataclasses.replace(judgement, result=dataclasses.replace(judgement.result, score=score)))
+    assert lines(results)[0]["score"] is None
 
 
-def test_file_names_need_not_be_text(tmp_path: Path) -> None:
+def test_file_names_need_not_be_text(tmp_path: Path, judge: Callable[..., Judgement]) -> None:
     name = os.fsdecode(b'b\xff"ad,\n.png')
-    with Sink(tmp_path) as sink:
-        sink.write_row(row(file=name))
-    assert lines(sink)[0]["file"] == name
-    with (sink.folder / "results.csv").open(newline="") as file:
+    results = results_in(tmp_path)
+    results.write(judge(name))
+    assert lines(results)[0]["file"] == name
+    with (results.folder / "results.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 1
 
 
 def test_two_runs_are_never_mixed(tmp_path: Path) -> None:
-    names = []
-    for _ in range(3):
-        with Sink(tmp_path / "results") as sink:
-            names.append(sink.folder.name)
+    names = [results_in(tmp_path / "results").folder.name for _ in range(3)]
     assert names == ["0001", "0002", "0003"]
 
 
-def test_pictures_mirror_the_source_and_never_collide(tmp_path: Path) -> None:
-    rgb = np.zeros((8, 8, 3), np.uint8)
-    rgb[:, :, 0] = 200
-    with Sink(tmp_path) as sink:
-        names = {sink.write_picture(Path(n), rgb) for n in ("x/a.png", "x/a.jpg", "y/a.png", "a.png")}
-    assert len(names) == 4
-    assert "heatmaps/x/a.png.jpg" in names
-    saved = Image.open(sink.folder / "heatmaps/x/a.png.jpg").getpixel((4, 4))
-    assert isinstance(saved, tuple)
-    assert saved[0] > 150 > saved[2]  # red stays red
+def test_a_run_without_a_row_can_be_taken_back(tmp_path: Path, judge: Callable[..., Judgement]) -> None:
+    results = results_in(tmp_path / "results", reserve=True)
+    results.discard_if_empty()
+    assert list((tmp_path / "results").iterdir()) == []
+    results = results_in(tmp_path / "results")
+    results.write(judge())
+    results.discard_if_empty()
+    assert len(lines(results)) == 1
+
+
+def test_pictures_of_files_mirror_the_source_and_never_collide(tmp_path: Path, judge: Callable[..., Judgement]) -> None:
+    results = results_in(tmp_path / "results", save="all", root=Path("in"))
+    written = [results.write(judge(f"in/{n}")) for n in ("x/a.png", "x/a.jpg", "y/a.png", "a.png")]
+    assert len({judgement.heatmap for judgement in written}) == 4
+    assert written[0].heatmap == "heatmaps/x/a.png.jpg"
+    assert all((results.folder / str(judgement.heatmap)).is_file() for judgement in written)
+    assert [row["heatmap"] for row in lines(results)] == [judgement.heatmap for judgement in written]
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_picture_of_a_file_with_the_longest_name_gets_a_name_that_fits(
+    tmp_path: Path, judge: Callable[..., Judgement]
+) -> None:
+    results = results_in(tmp_path / "results", save="all", root=Path("in"))
+    kept = [results.write(judge(f"in/{letter * 250}.png")).heatmap for letter in "ab"]
+    assert kept[0] != kept[1]
+    assert all((results.folder / str(name)).is_file() for name in kept)
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SinkError, match=r"file: expected a folder to write results to, got a file"):
-        Sink(tmp_path / "file")
+    with pytest.raises(SinkError, match=r"file: expected a folder to write results to, got a file") as caught:
+        results_in(tmp_path / "file")
+    assert caught.value.exit_code == USAGE
 
 
-def test_half_a_picture_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(path: Path, data: bytes) -> int:
-        with path.open("wb") as file:
-            file.write(data[:10])
-        raise OSError(28, "No space left on device")
-
-    with Sink(tmp_path) as sink:
-        monkeypatch.setattr(Path, "write_bytes", half)
-        with pytest.raises(SinkError, match="No space left"):
-            sink.write_picture(Path("a.png"), np.zeros((8, 8, 3), np.uint8))
-        assert list((sink.folder / "heatmaps").iterdir()) == []
+@pytest.mark.parametrize("taken", [0, 10])
+def test_a_full_disk_is_one_clear_error_and_leaves_whole_lines(
+    taken: int, tmp_path: Path, judge: Callable[..., Judgement]
+) -> None:
+    results = results_in(tmp_path)
+    results.write(judge())
+    size = (results.folder / "results.jsonl").stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + taken, hard))  # a file takes a few bytes more, and no others
+    try:
+        with pytest.raises(SinkError, match="cannot write results: File too large") as caught:
+            results.write(judge())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.exit_code == NOT_WRITTEN
+    assert len(lines(results)) == 1
+    results.write(judge())
+    assert len(lines(results)) == 2

@@ -14,13 +14,15 @@ from fake_camera import LOST, FakeSource, eventually
 from tiny_model import bad, good, make_card, write_model
 
 from vtad_runtime import Detector, Verdict
-from vtad_runtime.line import live
-from vtad_runtime.line.live import Judge, Rules, Writer, judge_source
+from vtad_runtime.line import loop
+from vtad_runtime.line.loop import judge_frames
+from vtad_runtime.line.writer import WAITING, Writer
 from vtad_runtime.sources.capture import Capture, CaptureOptions, Shot
 from vtad_runtime.sources.folder import SourceError
-from vtad_runtime.verdict.alarm import Alarm, AlarmRule
-from vtad_runtime.verdict.frame_check import FrameChecks
+from vtad_runtime.verdict.alarm import AlarmRule
+from vtad_runtime.verdict.frame_check import CHECKS
 from vtad_runtime.verdict.geometry import Geometry
+from vtad_runtime.verdict.judge import Judge, Rules
 from vtad_runtime.verdict.judgement import Judgement
 
 
@@ -62,9 +64,10 @@ def running(
     reopen: Any = None,
     drop: Any = "none",
     geometry: Geometry | None = None,
+    waiting: int = WAITING,
     **options: Any,
 ) -> Iterator[Any]:
-    """judge() runs `judge_source` in a thread, so that the test can go on; its error is raised at the end."""
+    """Runs `judge_frames` in a thread, so that the test can go on; its error is raised at the end."""
     stop, failures = threading.Event(), []
     capture_options = CaptureOptions(drop, geometry=geometry or Geometry())
     name = "camera 0"
@@ -72,10 +75,10 @@ def running(
     def work() -> None:
         try:
             with (
-                Writer(outputs) as writer,
+                Writer(outputs, waiting=waiting) as writer,
                 Capture(name, source, capture_options, reopen) as capture,
             ):
-                judge_source(capture, Judge(name, detector, rules or Rules()), writer, stop.is_set, **options)
+                judge_frames(capture, Judge(name, detector, rules or Rules()), writer, stop.is_set, **options)
         except Exception as e:
             failures.append(e)
 
@@ -124,7 +127,7 @@ def test_a_frame_that_is_judged_too_late_is_stale_and_keeps_its_score(detector: 
 def test_while_the_source_is_gone_the_verdict_is_error_again_and_again(
     detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "GONE_EVERY_S", 0.05)
+    monkeypatch.setattr(loop, "GONE_EVERY_S", 0.05)
     kept, second = Kept(), FakeSource()
     with running(FakeSource(good(), LOST), detector, kept, reopen=lambda: second):
         eventually(lambda: kept.verdicts[-3:] == [(1, "ERROR")] * 3)
@@ -144,13 +147,12 @@ def test_the_news_that_the_source_is_gone_comes_at_once_and_then_rarely(detector
 
 @pytest.mark.slow
 def test_a_slow_output_holds_up_inference_and_not_capture_and_no_row_is_lost(
-    detector: Detector, monkeypatch: pytest.MonkeyPatch
+    detector: Detector,
 ) -> None:
-    monkeypatch.setattr(live, "WRITE_QUEUE", 2)
     kept = Kept()
     kept.hold.clear()
     source = FakeSource()
-    with running(source, detector, kept, drop="oldest"):
+    with running(source, detector, kept, drop="oldest", waiting=2):
         for n in range(200):
             source.put(good())
             eventually(lambda n=n: source.reads >= n + 2)  # type: ignore[misc]  # capture goes on
@@ -226,7 +228,7 @@ def test_the_cards_own_region_that_does_not_fit_is_an_error_row(tmp_path: Path) 
 def test_frame_checks_and_the_alarm_see_every_frame_in_order(detector: Detector) -> None:
     kept = Kept()
     black = good() * 0  # far from the good grey: its score is NG
-    rules = Rules(checks=FrameChecks(), alarm=Alarm(AlarmRule(2, 3, 2.0, 2.0)))
+    rules = Rules(checks=frozenset(CHECKS), alarm=AlarmRule(2, 3, 2.0, 2.0))
     source = FakeSource(good(), bad(), bad(), black, good(), good(), good(), None)
     with running(source, detector, kept, rules=rules) as thread:
         thread.join(20)

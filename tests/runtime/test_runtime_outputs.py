@@ -27,7 +27,7 @@ from vtad_runtime.contract.log import event, logging_to, note, warning
 from vtad_runtime.drawing.annotated import annotated
 from vtad_runtime.drawing.text import VERDICT_COLOURS
 from vtad_runtime.outputs.json_lines import JsonLines
-from vtad_runtime.outputs.results_folder import COLUMNS, SinkError
+from vtad_runtime.outputs.results_folder import SinkError
 from vtad_runtime.outputs.video import VideoError, VideoOutput
 from vtad_runtime.receivers.message import Messages
 from vtad_runtime.receivers.spool import Event
@@ -391,39 +391,21 @@ def documented(first_column: str) -> list[str]:
 
 
 def test_the_documented_fields_are_those_that_are_written(detector: Detector, tmp_path: Path) -> None:
-    live = judged(detector, bad()).row()
+    row = judged(detector, bad()).row()
     message = Messages(None).of(GONE)
     webhook = WebhookOutput("http://127.0.0.1:9/", tmp_path / "spool")
     state = webhook.state()
     webhook.close()
-    text = (DOCS / "results.md").read_text(encoding="utf-8")
-    folder, of_live = (set(re.findall(r"^\| `(\w+)` \|", part, re.M)) for part in text.split("\n## ")[1:3])
-    assert documented("field") == [*[c for c in COLUMNS if c in folder]]
-    assert folder == set(COLUMNS)
-    assert of_live == {*live, *documented("field of results.jsonl only")}
-    assert list(live["regions"][0]) == documented("field of a region")
+    assert list(row) == documented("field")
+    assert list(row["regions"][0]) == documented("field of a region")
     assert [f.name for f in dataclasses.fields(Region)] == documented("field of a region")
     assert [k for k in message if k not in GONE.row()] == documented("field of a message")
     assert list(state) == documented("field of a state")
 
 
-def test_the_documented_fields_of_the_results_folder_of_a_live_run_are_those_that_are_written(
-    detector: Detector, tmp_path: Path
+def test_the_documented_fields_of_the_results_folder_are_those_that_are_written_whatever_the_source(
+    tmp_path: Path,
 ) -> None:
-    from vtad_runtime.outputs.pictures import PictureWriter
-    from vtad_runtime.outputs.records import Records
-
-    records = Records(tmp_path, PictureWriter(tmp_path, "all", "overlay", ".jpg", None, originals=True))
-    judgement = judged(detector, bad())
-    records.write(judgement)
-    records.close()
-    row = json.loads((tmp_path / "results.jsonl").read_text())
-    assert [k for k in row if k not in judgement.row()] == documented("field of results.jsonl only")
-    header = (tmp_path / "results.csv").read_text().splitlines()[0]
-    assert header.split(",") == list(row)
-
-
-def test_the_documented_fields_of_the_summaries_are_those_that_are_written(tmp_path: Path) -> None:
     from click.testing import CliRunner
 
     from vtad_runtime.commands.run import run
@@ -434,12 +416,15 @@ def test_the_documented_fields_of_the_summaries_are_those_that_are_written(tmp_p
         video.write(good())
     video.release()
     model = str(write_model(tmp_path / "m.onnx"))
-    for source, file, table in (("--folder", "good.png", "the summary"), ("--video", "in.avi", "the live summary")):
+    for source, file in (("--folder", "good.png"), ("--video", "in.avi")):
         out = tmp_path / source
         done = CliRunner().invoke(run, [source, str(tmp_path / file), "--model", model, "--out", str(out)])
         assert done.exit_code == 0, done.output
-        written = json.loads((out / "0001" / "summary.json").read_text())
-        assert list(written) == documented(f"field of {table}")
+        assert list(json.loads((out / "0001/run.json").read_text())) == documented("field of the run")
+        assert list(json.loads((out / "0001/summary.json").read_text())) == documented("field of the summary")
+        row = json.loads((out / "0001/results.jsonl").read_text().splitlines()[0])
+        assert list(row) == documented("field")
+        assert (out / "0001/results.csv").read_text().splitlines()[0].split(",") == list(row)
 
 
 def test_every_event_of_a_receiver_is_documented() -> None:

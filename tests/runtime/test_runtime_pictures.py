@@ -20,7 +20,7 @@ from vtad_runtime import Detector, Result, read_rgb
 from vtad_runtime.contract.image import image_size
 from vtad_runtime.drawing import heatmap
 from vtad_runtime.outputs import pictures
-from vtad_runtime.outputs.pictures import PictureWriter
+from vtad_runtime.outputs.pictures import PictureOptions, PictureWriter, Saved
 from vtad_runtime.outputs.retention import Retention, parse_size
 from vtad_runtime.verdict.judgement import Frame, Judgement
 from vtad_runtime.verdict.verdict import Verdict
@@ -49,8 +49,7 @@ def judge(detector: Detector) -> Callable[..., Judgement]:
 
 
 def writer(folder: Path, **options: Any) -> PictureWriter:
-    values: dict[str, Any] = {"save": "all", "view": "overlay", "suffix": ".jpg", "retention": None, **options}
-    return PictureWriter(folder, **values)
+    return PictureWriter(folder, PictureOptions(**{"save": "all", "reserve": False, **options}))
 
 
 def saved(folder: Path) -> list[str]:
@@ -59,19 +58,17 @@ def saved(folder: Path) -> list[str]:
 
 def test_names_say_when_which_frame_and_verdict(tmp_path: Path, judge: Callable[..., Judgement]) -> None:
     output = writer(tmp_path)
-    output.write(judge(bad(), 123))
-    assert output.last == "heatmaps/20261124T083000.123Z-000123-NG.jpg"
-    assert (tmp_path / output.last).is_file()
-    assert output.last_original is None
-    assert saved(tmp_path) == [output.last]
+    name = "heatmaps/20261124T083000.123Z-000123-NG.jpg"
+    assert output.save(judge(bad(), 123)) == Saved(heatmap=name, original=None)
+    assert saved(tmp_path) == [name]
 
 
 @pytest.mark.parametrize(("save", "names"), [("all", ["NG", "OK", "UNSURE"]), ("ng", ["NG", "UNSURE"]), ("none", [])])
 def test_which_are_saved(save: str, names: list[str], tmp_path: Path, judge: Callable[..., Judgement]) -> None:
     output = writer(tmp_path, save=save)
     for number, judgement in enumerate((judge(good(), 1), judge(bad(), 2), judge(good(), 3, Verdict.UNSURE, "dark"))):
-        output.write(judgement)
-        assert (output.last is not None) == (("OK", "NG", "UNSURE")[number] in names)
+        kept = output.save(judgement).heatmap
+        assert (kept is not None) == (("OK", "NG", "UNSURE")[number] in names)
     assert sorted(Path(name).stem.split("-")[-1] for name in saved(tmp_path)) == names
 
 
@@ -84,9 +81,7 @@ def test_overlay_or_panel_as_jpeg_or_png(
     judge: Callable[..., Judgement],
 ) -> None:
     output = writer(tmp_path, view=view, suffix=suffix)
-    output.write(judge(bad()))
-    assert output.last is not None
-    path = tmp_path / output.last
+    path = tmp_path / str(output.save(judge(bad())).heatmap)
     assert path.read_bytes().startswith(b"\xff\xd8" if suffix == ".jpg" else b"\x89PNG")
     width, height = image_size(path)
     assert (width / height > 3) == (view == "panel")  # five tiles side by side
@@ -95,9 +90,9 @@ def test_overlay_or_panel_as_jpeg_or_png(
 def test_originals_hold_the_very_pixels_that_were_judged(tmp_path: Path, judge: Callable[..., Judgement]) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     output = writer(tmp_path, originals=True)
-    output.write(judge(rgb, 7))
-    assert output.last_original == "originals/20261124T083000.123Z-000007-NG.png"
-    assert np.array_equal(read_rgb(tmp_path / output.last_original), rgb)
+    name = "originals/20261124T083000.123Z-000007-NG.png"
+    assert output.save(judge(rgb, 7)).original == name
+    assert np.array_equal(read_rgb(tmp_path / name), rgb)
 
 
 def test_the_picture_says_what_the_row_says(
@@ -111,8 +106,8 @@ def test_the_picture_says_what_the_row_says(
 
     monkeypatch.setattr(heatmap, "overlay", overlay)
     output = writer(tmp_path)
-    output.write(judge(good(), 1, Verdict.UNSURE, "the picture is black"))
-    output.write(judge(bad(), 2))
+    output.save(judge(good(), 1, Verdict.UNSURE, "the picture is black"))
+    output.save(judge(bad(), 2))
     assert [(r.verdict, r.error) for r in drawn] == [(Verdict.UNSURE, "the picture is black"), (Verdict.NG, None)]
 
 
@@ -122,18 +117,18 @@ def test_a_picture_that_cannot_be_drawn_is_said_once_and_costs_nothing_else(
     output = writer(tmp_path, originals=True)
     monkeypatch.setattr(cv2, "applyColorMap", lambda *_: (_ for _ in ()).throw(cv2.error("no memory")))
     for number in (1, 2):
-        output.write(judge(bad(), number))
-        assert output.last is None
-        assert output.last_original is not None
+        kept = output.save(judge(bad(), number))
+        assert kept.heatmap is None
+        assert kept.original is not None
     assert len(messages) == 1
     assert "000001-NG.jpg is left out: the picture cannot be drawn: no memory" in messages[0]
 
 
 def test_news_without_a_frame_leave_no_picture(tmp_path: Path, judge: Callable[..., Judgement]) -> None:
     output = writer(tmp_path, originals=True)
-    output.write(judge(bad()))
-    output.write(Judgement("camera 0", 1, MOMENT, Verdict.ERROR, "gone", None, THRESHOLD, None, None))
-    assert (output.last, output.last_original) == (None, None)
+    output.save(judge(bad()))
+    news = Judgement("camera 0", 1, MOMENT, Verdict.ERROR, "gone", None, THRESHOLD, None, None)
+    assert output.save(news) == Saved()
     assert len(saved(tmp_path)) == 2
 
 
@@ -151,13 +146,11 @@ def test_a_full_disk_is_said_once_judging_goes_on_and_saving_comes_back(
         patch.setattr(Path, "write_bytes", full)
         patch.setattr(pictures, "RETRY_S", 0.0)
         for number in range(3):
-            output.write(judge(bad(), number))
-            assert output.last is None
+            assert output.save(judge(bad(), number)) == Saved()
     assert len(messages) == 1
     assert "cannot save pictures: No space left on device; judging goes on" in messages[0]
     assert list((tmp_path / "heatmaps").iterdir()) == []  # nothing half written
-    output.write(judge(bad(), 9))
-    assert output.last is not None
+    assert output.save(judge(bad(), 9)).heatmap is not None
     assert messages[1:] == [f"{tmp_path}: pictures are saved again"]
 
 
@@ -166,14 +159,12 @@ def test_after_a_failure_nothing_is_tried_for_a_while(
 ) -> None:
     (tmp_path / "heatmaps").write_text("in the way")
     output = writer(tmp_path)
-    output.write(judge(bad(), 1))
+    output.save(judge(bad(), 1))
     (tmp_path / "heatmaps").unlink()
-    output.write(judge(bad(), 2))
-    assert output.last is None
+    assert output.save(judge(bad(), 2)) == Saved()
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + pictures.RETRY_S + 1)
-    output.write(judge(bad(), 3))
-    assert output.last is not None
+    assert output.save(judge(bad(), 3)).heatmap is not None
     assert len(messages) == 2
 
 
@@ -288,11 +279,10 @@ def test_saving_stops_before_the_disk_is_full_and_judging_goes_on(
 ) -> None:
     free = 3 * 10**9
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 0, free))
-    output = writer(tmp_path / "0001", retention=Retention(tmp_path / "0001", None))
+    output = writer(tmp_path / "0001", reserve=True)
 
     def saves(number: int) -> bool:
-        output.write(judge(bad(), number))
-        return output.last is not None
+        return output.save(judge(bad(), number)).heatmap is not None
 
     assert saves(1)
     free = 10**9 - 1  # the reserve of 1 GB is touched
@@ -316,12 +306,10 @@ def test_the_reserve_of_a_small_disk_is_2_percent(tmp_path: Path, monkeypatch: p
 
 def test_a_writer_under_a_limit_keeps_the_newest(tmp_path: Path, judge: Callable[..., Judgement]) -> None:
     probe = writer(tmp_path / "probe")
-    probe.write(judge(bad(), 1))
-    size = (tmp_path / "probe" / str(probe.last)).stat().st_size
-    output = writer(tmp_path / "0001", retention=Retention(tmp_path / "0001", 3 * size + size // 2, 0))
+    size = (tmp_path / "probe" / str(probe.save(judge(bad(), 1)).heatmap)).stat().st_size
+    output = writer(tmp_path / "0001", keep=3 * size + size // 2)
     for number in range(8):
-        output.write(judge(bad(), number))
-        assert output.last is not None
+        assert output.save(judge(bad(), number)).heatmap is not None
     assert [Path(name).stem.split("-")[1] for name in saved(tmp_path / "0001")] == ["000005", "000006", "000007"]
 
 
@@ -329,5 +317,5 @@ def test_png_is_read_back_in_the_right_colours(tmp_path: Path, judge: Callable[.
     red = good()
     red[:] = (255, 0, 0)
     output = writer(tmp_path, originals=True)
-    output.write(judge(red))
-    assert cv2.imread(str(tmp_path / str(output.last_original)))[0, 0].tolist() == [0, 0, 255]  # type: ignore[index]  # BGR
+    original = output.save(judge(red)).original
+    assert cv2.imread(str(tmp_path / str(original)))[0, 0].tolist() == [0, 0, 255]  # type: ignore[index]  # BGR

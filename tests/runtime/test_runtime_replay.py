@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from fake_camera import write_video
 from PIL import Image
 from tiny_model import THRESHOLD, bad, good, make_card, write_model
 
@@ -26,8 +28,9 @@ from vtad_runtime import Detector, read_rgb
 from vtad_runtime.commands import replay as replay_cli
 from vtad_runtime.commands import run as cli
 from vtad_runtime.contract.image import image_size
-from vtad_runtime.outputs.pictures import PictureWriter
+from vtad_runtime.outputs.pictures import PictureOptions, PictureWriter
 from vtad_runtime.sources.sorting import Sorter
+from vtad_runtime.verdict.judge import Judge, Rules
 from vtad_runtime.verdict.judgement import Frame, Judgement
 from vtad_runtime.verdict.verdict import Verdict
 
@@ -226,14 +229,12 @@ def test_missing_and_damaged_pictures_are_counted_named_and_3(model: Path) -> No
 
 def live_rows(model: Path, frames: list[np.ndarray[Any, Any]], folder: str = "live", **row: Any) -> Path:
     """What a camera run with saved originals leaves."""
-    detector, output = Detector(model), PictureWriter(Path(folder), "ng", "overlay", ".jpg", None, originals=True)
+    output = PictureWriter(Path(folder), PictureOptions(originals=True, reserve=False))
     rows = []
-    for number, rgb in enumerate(frames, 1):
-        result = detector(rgb)
-        frame = Frame("camera 0", number, 1.0, 0.0, 0.0, 0, rgb)
-        judgement = Judgement("camera 0", number, 1.0, result.verdict, None, None, result.threshold, frame, result)
-        output.write(judgement)
-        rows.append({**judgement.row(), "heatmap": output.last, "original": output.last_original, **row})
+    for judgement in Judge("camera 0", Detector(model), Rules()).judge(
+        [Frame("camera 0", number, 1.0, 0.0, 0.0, 0, rgb) for number, rgb in enumerate(frames, 1)]
+    ):
+        rows.append({**judgement.row(), **output.save(judgement)._asdict(), **row})
     return write_rows(rows, folder)
 
 
@@ -310,33 +311,98 @@ def test_a_file_that_was_replaced_or_changed_is_not_taken_for_the_one_judged(mod
     assert report(2)["missing"] == [{"name": "in/a.png", "why": "in/a.png was changed after it was judged"}]
 
 
-def test_the_region_rotation_and_flip_of_the_run_are_applied_to_files_but_not_to_originals(model: Path) -> None:
-    rgb = good(64, 48)
-    rgb[:10, :10] = 255  # outside the region
-    save(rgb, "in/a.png")
-    row = {"file": "in/a.png", "verdict": "OK", "score": 0.0, "threshold": 2.0}
-    write_rows([row])
-    replay(1, "live", "--model", str(model))  # without a summary, nothing is known of a region
-    Path("live/summary.json").write_text(json.dumps({"roi": [20, 12, 40, 30], "rotate": 90, "flip": "h"}))
-    replay(0, "live", "--model", str(model))
-    save(good(40, 30), "live/originals/a.png")  # too small for the region: it is what is left of it
-    write_rows([{**row, "original": "originals/a.png"}])
-    replay(0, "live", "--model", str(model))
-
-
-def test_a_mask_of_the_run_is_applied(model: Path) -> None:
-    rgb = good(32, 32)
-    rgb[:8, :8] = 255
-    save(rgb, "in/a.png")
-    mask = np.full((32, 32), 255, np.uint8)
-    mask[:8, :8] = 0
+def mask_file() -> str:
+    """A mask for the pictures of `one_sided`: their upper left quarter raises no alarm."""
+    mask = np.full((64, 64), 255, np.uint8)
+    mask[:32, :32] = 0
     Image.fromarray(mask).save("mask.png")
-    write_rows([{"file": "in/a.png", "verdict": "OK", "score": 0.0, "threshold": 2.0}])
-    replay(1, "live", "--model", str(model))
-    Path("live/summary.json").write_text(json.dumps({"roi_mask": "mask.png"}))
-    replay(0, "live", "--model", str(model))
-    Path("mask.png").unlink()
-    assert "mask.png: expected a picture file, got nothing there" in failed(2, "live", "--model", str(model))
+    return "mask.png"
+
+
+def one_sided(units: float, x: int) -> np.ndarray[Any, Any]:
+    """A surface with a spot of this score, as large as a cell of the score rule, and one of 6 units in the upper left corner."""
+    rgb = good()
+    rgb[:16, :16] = 250
+    rgb[32:48, x : x + 16] += np.uint8(round(25 * units))
+    return rgb
+
+
+# Each changes what is judged: without it, the replay would find other pixels and flips.
+OPTIONS = {
+    "region": ("--roi", "16,16,48,48"),
+    "rotation and flip": ("--roi", "0,16,64,32", "--rotate", "90", "--flip", "h"),
+    "mask": ("--roi-mask", "mask.png"),
+    "mask of a region, turned": ("--roi", "0,0,64,48", "--rotate", "180", "--flip", "v", "--roi-mask", "mask.png"),
+}
+PARTS = [one_sided(units, x) for units, x in ((0.4, 32), (1.6, 48), (2.4, 16), (5.0, 48))]
+
+
+def run_on(kind: str, *options: str) -> None:
+    """vtad-run on these parts as files, as files that come into a folder, or as a video."""
+    if kind == "video":
+        write_video(Path("parts.avi"), PARTS)
+        source = ["--video", "parts.avi", "--save-originals", "--save", "all", "--frame-check", "none"]
+    else:
+        for i, rgb in enumerate(PARTS):
+            save(rgb, f"in/{i}.png")
+        source = ["--folder", "in"]
+        if kind == "hot folder":
+            source = ["--watch", "in", "--max-frames", str(len(PARTS)), "--sort-to", "sorted"]
+    result = CliRunner().invoke(cli.run, [*source, *options, "--model", "old.onnx"])
+    assert result.exit_code == 1, result.output
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("kind", ["folder", "hot folder", "video"])
+def test_the_same_model_flips_nothing_whatever_was_cut_turned_or_masked(kind: str, options: tuple[str, ...]) -> None:
+    write_model(Path("old.onnx"))
+    mask_file()
+    run_on(kind, *options)
+    rows = [json.loads(line) for line in Path("results/0001/results.jsonl").read_text().splitlines()]
+    assert {row["verdict"] for row in rows} == {"OK", "NG"}
+    replay(0, "results/0001", "--model", "old.onnx")
+    document = report()
+    assert document["judged_again"] == len(PARTS)
+    assert document["table"] == {verdict: {verdict: n} for verdict, n in Counter(r["verdict"] for r in rows).items()}
+    assert document["score_shift"]["difference_p5_p50_p95"] == pytest.approx([0, 0, 0], abs=1e-5)
+    assert document["facts"]["Options of the run"] == " ".join(options)
+    Path("results/0001/run.json").unlink()
+    cut_already = kind == "video" and "mask.png" not in options  # its frames are saved as they were judged
+    said = replay(0 if cut_already else 1, "results/0001", "--model", "old.onnx").stderr
+    assert "note: no run.json beside the results, as of an older vtad-run" in said
+
+
+def test_a_mask_that_was_changed_or_is_gone_is_one_line() -> None:
+    write_model(Path("old.onnx"))
+    mask = mask_file()
+    run_on("folder", "--roi-mask", mask)
+    Image.fromarray(np.full((64, 64), 255, np.uint8)).save(mask)
+    assert "mask.png: expected the mask of the run" in failed(2, "results/0001", "--model", "old.onnx")
+    Path(mask).unlink()
+    assert "mask.png: expected a picture file, got nothing there" in failed(2, "results/0001", "--model", "old.onnx")
+    assert not Path("replays").exists()
+
+
+def test_the_second_threshold_of_the_run_and_checks_of_single_frames_hold_again(model: Path) -> None:
+    for i, rgb in enumerate((grey(0.4), grey(1.6), grey(5.0), good() * 0)):
+        save(rgb, f"in/{i}.png")
+    done = CliRunner().invoke(
+        cli.run, ["--watch", "in", "--max-frames", "4", "--unsure-from", "1", "--model", str(model)]
+    )
+    assert done.exit_code == 1, done.output
+    replay(0, "results/0001", "--model", str(model))
+    assert report()["table"] == {"OK": {"OK": 1}, "NG": {"NG": 1}, "UNSURE": {"UNSURE": 2}}
+    replay(0, "results/0001", "--threshold", "2")
+    assert report(2)["table"] == {"OK": {"OK": 1}, "NG": {"NG": 1}, "UNSURE": {"UNSURE": 1, "NG": 1}}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"roi": [1, 2], "rotate": 45}'])
+def test_a_damaged_run_file_is_one_line(text: str, model: Path) -> None:
+    save(good(), "in/a.png")
+    judge_folder(model)
+    Path("results/0001/run.json").write_text(text)
+    said = failed(2, "results/0001", "--model", str(model))
+    assert "run.json: expected what vtad-run writes, got a damaged file" in said
 
 
 def test_the_page_is_whole_in_itself_and_readable_without_colour(model: Path) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from vtad_runtime.commands.arguments import alarm_rule, duration, names_of, picture_size, rectangle, size_in_bytes
 from vtad_runtime.contract.command import no_traceback
-from vtad_runtime.contract.log import logging_to
 from vtad_runtime.contract.sections import SectionCommand, SectionOption
-from vtad_runtime.line.options import RunOptions
-from vtad_runtime.sources.address import AddressError, address
+from vtad_runtime.line.options import CHECKS, RunOptions
+from vtad_runtime.sources.address import address
 
 EXIT_CODES = """\b
 Exit codes:
@@ -30,25 +29,6 @@ Exit codes:
        written
 """
 F = TypeVar("F", bound=Callable[..., Any])
-
-NOT_FOLDER = ("camera", "stream", "video", "watch")
-GOLDEN_ALONE = "golden alone"
-APPLIES = {  # options that only some sources have
-    "batch": ("folder",),
-    "every": ("camera", "stream", "video", GOLDEN_ALONE),
-    "drop": ("camera", "stream", "video"),
-    "max_age": ("camera", "stream", "video"),
-    "resolution": ("camera",),
-    "fps": ("camera",),
-    "sort_to": ("watch",),
-    "alarm": NOT_FOLDER,
-    "frame_check": NOT_FOLDER,
-    "golden_every": NOT_FOLDER,
-    "golden_frame": ("camera", "stream"),
-    "save_originals": NOT_FOLDER,
-    "live": NOT_FOLDER,
-    "show": NOT_FOLDER,
-}
 
 
 def _option(section: str, *names: str, **settings: Any) -> Callable[[F], F]:
@@ -136,11 +116,9 @@ SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
 @_option(
     VERDICT,
     "--frame-check",
-    type=names_of("frozen", "black", "saturated", "focus"),
+    type=names_of(*CHECKS),
     metavar="NAMES",
-    default="frozen,black,saturated,focus",
-    show_default=True,
-    help="What makes a frame UNSURE; or none.",
+    help="What makes a frame UNSURE; or none.  [default: frozen,black,saturated,focus]",
 )
 @_option(VERDICT, "--golden", type=FILE, metavar="DIR", help="Check known parts in good/ and bad/ at the start.")
 @_option(VERDICT, "--golden-every", type=duration, metavar="TIME", help="Check them again and again, e.g. 30m.")
@@ -205,15 +183,10 @@ SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
     OTHER,
     "--batch",
     type=click.IntRange(1, 64),
-    default=4,
-    show_default=True,
-    help="Pictures per run of the model (--folder).",
+    help="Pictures per run of the model (--folder).  [default: 4]",
 )
 @click.version_option(package_name="vtad", prog_name="vtad-run")
-@click.pass_context
 def run(
-    ctx: click.Context,
-    /,
     camera: int | None,
     video: str | None,
     stream: str | None,
@@ -231,44 +204,10 @@ def run(
     """
     sources = {"camera": camera, "video": video, "stream": stream, "folder": folder, "watch": watch}
     only_golden = given["golden"] is not None and source is None and not any(v is not None for v in sources.values())
-    try:
+    with no_traceback():
         where = None if only_golden else address(source, **sources)
-    except AddressError as e:
-        raise click.UsageError(str(e)) from e
-    _check(ctx, where.kind if where else GOLDEN_ALONE, given)
-    options = RunOptions(where, rotate=int(rotate or 0), **given)  # type: ignore[arg-type]  # click checked the choice
-    notes: Literal["stdout", "stderr"] = "stderr" if options.json == "-" else "stdout"
-    with no_traceback(), logging_to(json_lines=options.log_json, notes=notes):
-        code = _dispatch(options)
+        options = RunOptions(where, rotate=int(rotate or 0), **given)  # type: ignore[arg-type]  # click checked the choice
+        from vtad_runtime.line.run import command  # numpy, OpenCV and onnxruntime take 0.3 s
+
+        code = command(options)
     sys.exit(code)
-
-
-def _dispatch(options: RunOptions) -> int:
-    if options.address is None:
-        from vtad_runtime.line.golden_run import check_alone
-
-        return check_alone(options)
-    if options.address.kind == "folder":
-        from vtad_runtime.line.folder_run import run_folder
-
-        return run_folder(options)
-    from vtad_runtime.line.live_run import run_live
-
-    return run_live(options)
-
-
-def _check(ctx: click.Context, kind: str, given: dict[str, Any]) -> None:
-    """Refuse options that would do nothing: silence would be a promise."""
-    for name, kinds in APPLIES.items():
-        by_user = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        if by_user and kind not in kinds:
-            allowed = ", ".join(f"--{k}" for k in kinds)
-            raise click.UsageError(f"--{name.replace('_', '-')}: expected only with {allowed}, got it with --{kind}")
-    for name, needed in (
-        ("alarm_off", "alarm"),
-        ("golden_every", "golden"),
-        ("golden_frame", "golden"),
-        ("strict", "golden"),
-    ):
-        if given[name] and given[needed] is None:
-            raise click.UsageError(f"--{name.replace('_', '-')}: expected together with --{needed}, got it alone")

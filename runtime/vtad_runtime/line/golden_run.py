@@ -2,54 +2,71 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from vtad_runtime.contract.errors import USAGE, VtadError
+import numpy as np
+from numpy.typing import NDArray
+
+from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.image import ImageError
 from vtad_runtime.contract.log import event, warning
+from vtad_runtime.contract.stopping import stoppable
 from vtad_runtime.line import wiring
+from vtad_runtime.line.golden import Golden, GoldenError, GoldenReport
 from vtad_runtime.line.options import RunOptions
+from vtad_runtime.verdict.detector import Detector
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from vtad_runtime.line.golden import Golden, GoldenReport
     from vtad_runtime.page.state import PageState
-    from vtad_runtime.sources.capture import FrameSource
-    from vtad_runtime.verdict.detector import Detector
 
-AS_RECORDED, NOT_JUDGED, SHIFTED = 0, 3, 5  # exit codes
+AS_RECORDED, SHIFTED = 0, 5  # exit codes
 SETTLE_S, MOST_S = 1.0, 15.0  # cameras take about a second to find their exposure; no frame for so long: none will come
 POLL_S = 0.1  # how soon a signal is answered between two checks
 
-Checked = tuple["Golden", "GoldenReport"]
 
+class GoldenSamples:
+    """The golden samples of a run: checked at its start, and again when they are due."""
 
-def checked(options: RunOptions, detector: Detector, frame: NDArray[np.uint8] | None = None) -> Checked | None:
-    """The golden samples of --golden and their check, said as events; None without them.
+    def __init__(self, options: RunOptions, detector: Detector, stop: Callable[[], bool] = lambda: False) -> None:
+        """Check them and say what was found. Raises VtadError: they cannot be used; or have shifted, and --strict."""
+        assert options.golden is not None
+        self._golden = Golden(options.golden, detector)
+        self._every_s = options.golden_every
+        self._page: PageState | None = None
+        frame = _frame_before(options, stop) if options.golden_frame else None
+        self.report = self._golden.check(frame)
+        _say(self.report)
+        if options.strict and not self.report.ok:
+            raise VtadError(
+                f"{options.golden}: golden samples are not judged as they were (--strict): {self.report.lines[0]}",
+                SHIFTED,
+            )
+        self._due = time.monotonic() + (self._every_s or math.inf)
 
-    `frame`, (H, W, 3), shows a known good part before the camera. Raises VtadError: unusable; or shifted, and --strict.
-    """
-    if options.golden is None:
-        return None
-    from vtad_runtime.engine.model import ModelError
-    from vtad_runtime.line.golden import Golden, GoldenError
+    def show_on(self, page: PageState | None) -> None:
+        """Show what was found on the page, from now on."""
+        self._page = page
+        self._show(self.report.ok, self.report.lines)
 
-    try:
-        golden = Golden(options.golden, detector)
-        report = golden.check(frame)
-    except GoldenError as e:
-        raise VtadError(e, USAGE) from e
-    except ModelError as e:
-        raise VtadError(e, NOT_JUDGED) from e
-    tell(report)
-    if options.strict and not report.ok:
-        raise VtadError(
-            f"{options.golden}: golden samples are not judged as they were (--strict): {report.lines[0]}", SHIFTED
-        )
-    return golden, report
+    def turn(self) -> None:
+        """Check again if due; frames that come meanwhile are dropped and counted. What cannot be checked ends no run."""
+        if time.monotonic() < self._due:
+            return
+        try:
+            self.report = self._golden.check()
+            _say(self.report)
+            self._show(self.report.ok, self.report.lines)
+        except GoldenError as e:
+            warning("golden", f"golden samples: {e}", ok=False)
+            self._show(False, (str(e),))
+        self._due = time.monotonic() + (self._every_s or math.inf)
+
+    def _show(self, ok: bool, lines: tuple[str, ...]) -> None:
+        if self._page is not None:
+            self._page.set_golden("; ".join(lines), ok)
 
 
 def check_alone(options: RunOptions) -> int:
@@ -57,14 +74,12 @@ def check_alone(options: RunOptions) -> int:
 
     The model is opened anew for each check, so a file that was replaced is noticed.
     """
-    from vtad_runtime.contract.stopping import stoppable
-
     code = AS_RECORDED
     with stoppable() as stop:
         while not stop():
             due = time.monotonic() + (options.every or 0)
-            result = checked(options, wiring.open_detector(options))
-            code = AS_RECORDED if result is not None and result[1].ok else SHIFTED
+            samples = GoldenSamples(options, wiring.open_detector(options))
+            code = AS_RECORDED if samples.report.ok else SHIFTED
             if options.every is None:
                 break
             while not stop() and time.monotonic() < due:
@@ -72,65 +87,35 @@ def check_alone(options: RunOptions) -> int:
     return code
 
 
-def part_before(
-    source: FrameSource, apply: Callable[[NDArray[np.uint8]], NDArray[np.uint8]], stop: Callable[[], bool]
-) -> NDArray[np.uint8] | None:
-    """The frame that a camera or stream gives after it had a second to settle; `apply` cuts and turns it. None on `stop`.
+def _frame_before(options: RunOptions, stop: Callable[[], bool]) -> NDArray[np.uint8] | None:
+    """The frame of --golden-frame, (H, W, 3), cut and turned, once the camera had a second to settle. None: `stop`.
 
     Raises VtadError: no usable frame, or one that --roi does not fit.
     """
-    from vtad_runtime.contract.image import ImageError
-
     start, first = time.monotonic(), None
+    device = wiring.open_device(options)
     try:
         while not stop() and time.monotonic() - start < MOST_S:
-            shot = source.read(stop)
+            shot = device.read(stop)
             if shot is None:
                 break
             if shot.rgb is None:
                 continue
             first = first or time.monotonic()
             if time.monotonic() - first >= SETTLE_S:
-                return apply(shot.rgb)
-    except ImageError as e:
-        raise VtadError(e, USAGE) from e
+                return wiring.geometry_of(options).apply(shot.rgb)
+    except ImageError:
+        raise
     except Exception as e:  # a driver may raise anything
-        raise VtadError(f"--golden-frame: expected a frame, got {e}", USAGE) from e
+        raise VtadError(f"--golden-frame: expected a frame, got {e}") from e
+    finally:
+        device.close()
     if stop():
         return None
-    raise VtadError(f"--golden-frame: expected a frame of a golden part, got none within {MOST_S:.0f} s", USAGE)
+    raise VtadError(f"--golden-frame: expected a frame of a golden part, got none within {MOST_S:.0f} s")
 
 
-class GoldenTurn:
-    """Checks the golden samples again when they are due. Frames that come meanwhile are dropped and counted."""
-
-    def __init__(self, golden: Golden, every_s: float, page: PageState | None) -> None:
-        self._golden, self._every_s, self._page = golden, every_s, page
-        self._due = time.monotonic() + every_s
-
-    def __call__(self) -> None:
-        """Check if due. What cannot be checked is said, and does not end the run."""
-        from vtad_runtime.line.golden import GoldenError
-
-        if time.monotonic() < self._due:
-            return
-        try:
-            report = self._golden.check()
-            tell(report)
-            show(self._page, report.ok, report.lines)
-        except GoldenError as e:
-            warning("golden", f"golden samples: {e}", ok=False)
-            show(self._page, False, (str(e),))
-        self._due = time.monotonic() + self._every_s
-
-
-def tell(report: GoldenReport) -> None:
+def _say(report: GoldenReport) -> None:
     """Every finding of a check as an event."""
     for line in report.lines:
         event("golden", f"golden samples: {line}", ok=report.ok, cause=report.cause)
-
-
-def show(page: PageState | None, ok: bool, lines: tuple[str, ...]) -> None:
-    """The findings of a check on the page."""
-    if page is not None:
-        page.set_golden("; ".join(lines), ok)

@@ -1,27 +1,52 @@
-"""Every option of a run, as the command line gives them. Standard library only, so that --help stays quick."""
+"""Every option of a run, as the command line and `watch` give them. Standard library only, so that --help stays quick."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.sources.address import Address
 
-ALL_CHECKS = frozenset({"frozen", "black", "saturated", "focus"})
+CHECKS = ("frozen", "black", "saturated", "focus")  # of frames
 
 Save = Literal["all", "ng", "none"]
 View = Literal["overlay", "panel"]
 
+APPLIES = {  # options that only some sources have
+    "batch": ("folder",),
+    "every": ("camera", "stream", "video", "golden alone"),
+    "drop": ("camera", "stream", "video"),
+    "max_age": ("camera", "stream", "video"),
+    "resolution": ("camera",),
+    "fps": ("camera",),
+    "sort_to": ("watch",),
+    "frame_check": ("camera", "stream", "video", "watch"),
+    "golden_frame": ("camera", "stream"),
+}
+NEEDS = (
+    ("alarm_off", "alarm"),
+    ("golden_every", "golden"),
+    ("golden_frame", "golden"),
+    ("strict", "golden"),
+    *((name, "out") for name in ("save", "keep", "save_originals", "mqtt", "post")),  # their files lie there
+)
+
+
+class OptionError(VtadError):
+    """An option that would do nothing, or is not well said. One line."""
+
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What `vtad-run` was asked for. None: not asked for, or what suits the source."""
+    """What a run was asked for. None: not asked for, or what suits the source."""
 
     address: Address | None  # None: only the golden samples are checked
     model: Path | None = None  # None: the newest export below ./runs
     threads: int | None = None  # CPU threads of the model; None: onnxruntime decides
-    batch: int = 4  # pictures per run of the model, for a folder
+    batch: int | None = None  # pictures per run of the model, for a folder; None: 4
 
     every: float | None = None  # seconds between judged frames, at least
     max_frames: int | None = None
@@ -37,13 +62,13 @@ class RunOptions:
     unsure_from: float | None = None  # score
     alarm: tuple[int, int] | None = None  # at least N of the last M
     alarm_off: float | None = None  # score; None: the card's threshold
-    frame_check: frozenset[str] = ALL_CHECKS
+    frame_check: frozenset[str] | None = None  # None: all of `CHECKS` that suit the source
     golden: Path | None = None
     golden_every: float | None = None  # seconds; None: at start only
     golden_frame: bool = False  # a golden good part is before the camera at the start
     strict: bool = False
 
-    out: Path = field(default_factory=lambda: Path("results"))
+    out: Path | None = None  # results folders go here; None: nothing is written
     save: Save | None = None  # None: "all" of a folder, "ng" of anything live
     view: View = "overlay"
     image: Literal["jpg", "png"] = "jpg"
@@ -57,3 +82,28 @@ class RunOptions:
     live: str | None = None  # PORT or HOST:PORT
     show: bool = False
     log_json: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse options that would do nothing, since silence would be a promise. Raises OptionError."""
+        kind = self.address.kind if self.address else "golden alone"
+        for field in dataclasses.fields(self):
+            kinds = APPLIES.get(field.name, (kind,))
+            if kind not in kinds and getattr(self, field.name) != field.default:
+                allowed = ", ".join(f"--{k}" for k in kinds)
+                raise OptionError(f"{_option(field.name)}: expected only with {allowed}, got it with --{kind}")
+        for name, needed in NEEDS:
+            if getattr(self, name) and getattr(self, needed) is None:
+                raise OptionError(f"{_option(name)}: expected together with {_option(needed)}, got it alone")
+        if kind == "watch" and self.out is None:
+            raise OptionError("--watch: expected together with --out, where its journal is kept, got it alone")
+
+    @property
+    def source(self) -> Address:
+        """The address of a run that has one."""
+        if self.address is None:
+            raise OptionError("expected a source, got none")
+        return self.address
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -2,6 +2,7 @@
 
 heatmaps/20261124T083000.123Z-000123-NG.jpg     when it was captured (UTC), which frame, the verdict
 originals/20261124T083000.123Z-000123-NG.png    the same frame, unmarked, lossless
+heatmaps/crack/1.png.jpg                        of a folder of files: as the file below the folder is called
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from vtad_runtime.contract.files import write_whole
+from vtad_runtime.contract.files import fitting_name, write_whole
 from vtad_runtime.contract.json_values import iso_utc
 from vtad_runtime.contract.log import warning
 from vtad_runtime.drawing import heatmap, panel
@@ -25,44 +27,49 @@ from vtad_runtime.verdict.verdict import Verdict
 RETRY_S = 30.0  # after a picture could not be written, the next try comes this much later
 
 
+@dataclass(frozen=True)
+class PictureOptions:
+    """Which pictures are saved, and how."""
+
+    save: Literal["all", "ng", "none"] = "ng"  # ng: everything that is not OK
+    view: Literal["overlay", "panel"] = "overlay"
+    suffix: Suffix = ".jpg"  # of heatmaps
+    originals: bool = False  # the frame itself too
+    root: Path | None = None  # pictures are named as the files below this folder; None: by moment, frame and verdict
+    keep: int | None = None  # bytes of all pictures, those of earlier ended runs included
+    reserve: bool = True  # stop before the disk is full, and let later runs with `keep` delete these pictures
+
+
+class Saved(NamedTuple):
+    """Where the pictures of one judgement are, below the results folder; None: not saved."""
+
+    heatmap: str | None = None
+    original: str | None = None
+
+
 class PictureWriter:
-    """An output of judgements. What cannot be saved is said once and left out; it never ends a run."""
+    """What cannot be drawn or saved is said once and left out; it never costs a row or ends a run."""
 
-    def __init__(
-        self,
-        folder: Path,
-        save: Literal["all", "ng", "none"],
-        view: Literal["overlay", "panel"],
-        suffix: Suffix,
-        retention: Retention | None,
-        originals: bool = False,
-    ) -> None:
-        """Save into heatmaps/ and originals/ of the results folder. `save="ng"` is everything that is not OK."""
-        self._folder = folder
-        self._save = save
-        self._draw = panel.panel if view == "panel" else heatmap.overlay
-        self._suffix = suffix
-        self._retention = retention
-        self._originals = originals
-        self._undrawable = False  # whether that was said
+    def __init__(self, folder: Path, options: PictureOptions) -> None:
+        """Save into heatmaps/ and originals/ of the results folder. Raises OSError when that cannot be written to."""
+        self._folder, self._options = folder, options
+        self._draw = panel.panel if options.view == "panel" else heatmap.overlay
+        self._retention = Retention(folder, options.keep) if options.reserve or options.keep is not None else None
         self._retry_at: float | None = None  # time.monotonic(); None while writing works
-        self.last: str | None = None  # the picture of the last judgement, below the folder
-        self.last_original: str | None = None  # likewise its unmarked frame
+        self._undrawn = False  # whether it was said that one could not be drawn
 
-    def write(self, judgement: Judgement) -> None:
-        """Save what is asked for of one judgement; sets `last` and `last_original`."""
-        self.last = self.last_original = None
+    def save(self, judgement: Judgement) -> Saved:
+        """Save what is asked for of one judgement."""
         frame, result = judgement.frame, judgement.result
         if frame is None or not self._wants(judgement.verdict) or not self._can_save():
-            return
-        moment = iso_utc(judgement.captured_at).replace("-", "").replace(":", "")
-        stem = f"{moment}-{judgement.number:06d}-{judgement.verdict}"
+            return Saved()
+        drawn = original = None
         if result is not None:
-            self.last = self._write(
-                f"heatmaps/{stem}{self._suffix}", lambda: self._draw(frame.rgb, _as_judged(result, judgement))
-            )
-        if self._originals:
-            self.last_original = self._write(f"originals/{stem}.png", lambda: frame.rgb)
+            name = f"heatmaps/{self._name(judgement, self._options.suffix)}"
+            drawn = self._save(name, lambda: self._draw(frame.rgb, _as_judged(result, judgement)))
+        if self._options.originals:
+            original = self._save(f"originals/{self._name(judgement, '.png')}", lambda: frame.rgb)
+        return Saved(drawn, original)
 
     def close(self) -> None:
         """Free the results folder for the retention of later runs."""
@@ -70,7 +77,7 @@ class PictureWriter:
             self._retention.close()
 
     def _wants(self, verdict: Verdict) -> bool:
-        return self._save == "all" or (self._save == "ng" and verdict is not Verdict.OK)
+        return self._options.save == "all" or (self._options.save == "ng" and verdict is not Verdict.OK)
 
     def _can_save(self) -> bool:
         """Whether drawing is worth while."""
@@ -78,23 +85,31 @@ class PictureWriter:
             return False
         return self._retention is None or self._retention.room_for(0)
 
-    def _write(self, name: str, draw: Callable[[], RGB]) -> str | None:
-        """Draw and save one picture whole or not at all; its name, or None."""
-        try:
-            data = encode(draw(), ".jpg" if name.endswith(".jpg") else ".png")
-        except PictureError as e:
-            if not self._undrawable:
-                line = f"{self._folder}: {name} is left out: {e}; judging goes on, further ones are not said"
-                warning("pictures", line)
-            self._undrawable = True
-            return None
+    def _name(self, judgement: Judgement, suffix: str) -> str:
+        """The picture's name below heatmaps/ or originals/; that of a file keeps the file's suffix: part.png.jpg."""
+        if self._options.root is not None and judgement.file is not None:
+            below = Path(judgement.file).relative_to(self._options.root)
+            below = Path(*(p for p in below.parts if p not in ("..", below.anchor)))
+            return below.with_name(fitting_name(below.name, suffix)).as_posix()
+        moment = iso_utc(judgement.captured_at).replace("-", "").replace(":", "")
+        return f"{moment}-{judgement.number:06d}-{judgement.verdict}{suffix}"
+
+    def _save(self, name: str, draw: Callable[[], RGB]) -> str | None:
+        """Draw and save one picture, whole or not at all; its name, or None."""
         path = self._folder / name
         try:
+            data = encode(draw(), ".jpg" if name.endswith(".jpg") else ".png")
             if self._retention is not None and not self._retention.room_for(len(data)):
                 return None
             write_whole(path, data)
             if self._retention is not None:
                 self._retention.added(path)
+        except PictureError as e:
+            if not self._undrawn:
+                said = f"{self._folder}: {name} is left out: {e}; judging goes on, others like it are not said"
+                warning("pictures", said)
+            self._undrawn = True
+            return None
         except OSError as e:
             self._failed(e)
             return None

@@ -1,6 +1,7 @@
-"""Where results go: a new numbered folder per run with results.jsonl, results.csv, summary.json and heatmaps/.
+"""The results folder of a run: a numbered folder with run.json, results.jsonl, results.csv, summary.json and pictures.
 
 Rows are flushed one by one, so a run that is killed leaves whole lines. Nothing is ever mixed with an earlier run.
+docs/results.md documents the fields.
 """
 
 from __future__ import annotations
@@ -10,36 +11,21 @@ import dataclasses
 import io
 import json
 import os
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vtad_runtime.contract.errors import NOT_WRITTEN, VtadError
-from vtad_runtime.contract.files import Lines, fitting_name, write_whole
-from vtad_runtime.contract.json_values import finite
-from vtad_runtime.drawing.encoding import RGB, Suffix, encode
+from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full
+from vtad_runtime.contract.files import Lines, write_whole
+from vtad_runtime.outputs.pictures import PictureOptions, PictureWriter
+from vtad_runtime.outputs.retention import LOCK_FILE
+from vtad_runtime.outputs.run_file import RUN_FILE, RunFile
 from vtad_runtime.sources.folder import RESULTS_FILE
-from vtad_runtime.verdict.detector import Region
-from vtad_runtime.verdict.verdict import Verdict
+from vtad_runtime.verdict.judgement import Judgement
 
-if TYPE_CHECKING:
-    from vtad_runtime.outputs.retention import Retention
-
-COLUMNS = (
-    "file",
-    "verdict",
-    "score",
-    "p_value",
-    "threshold",
-    "regions",
-    "decode_ms",
-    "infer_ms",
-    "write_ms",
-    "heatmap",
-    "error",
-)
+CSV_FILE, SUMMARY_FILE = "results.csv", "summary.json"
 
 
 class SinkError(VtadError):
@@ -48,108 +34,71 @@ class SinkError(VtadError):
     exit_code = NOT_WRITTEN
 
 
-@dataclass(frozen=True)
-class Row:
-    """One judged file, as it is written. Times are of this file alone; infer_ms is its share of the batch."""
+class ResultsFolder:
+    """A folder of its own for one run."""
 
-    file: str  # as found: the source's path and the name below it
-    group: str  # its folder below the source, "" for the source itself; not written
-    verdict: Verdict
-    score: float  # NaN when not judged
-    p_value: float
-    threshold: float
-    regions: tuple[Region, ...]
-    decode_ms: float
-    infer_ms: float
-    write_ms: float
-    heatmap: str | None  # below the output folder; None when not saved
-    error: str | None  # why ERROR or UNSURE
-
-
-class Sink:
-    """An output folder of its own for one run. Use as a context manager."""
-
-    def __init__(self, parent: Path, suffix: Suffix = ".jpg", keep_bytes: int | None = None) -> None:
+    def __init__(self, parent: Path, pictures: PictureOptions, about: RunFile) -> None:
         """Make the next free folder 0001, 0002, ... in `parent`. Raises SinkError when that cannot be written to.
 
-        Heatmaps get this suffix; those of this and earlier ended runs take `keep_bytes` at most, where given.
+        `about` becomes run.json.
         """
-        self._suffix = suffix
-        self._retention: Retention | None = None
+        self._rows = 0
         try:
             self.folder = next_folder(parent)
+            write_whole(self.folder / RUN_FILE, about.to_json().encode())
             self._jsonl = Lines(self.folder / RESULTS_FILE)
-            self._csv = Lines(self.folder / "results.csv")
-            self._csv.write(csv_line(COLUMNS))
-            if keep_bytes is not None:
-                from vtad_runtime.outputs.retention import Retention
-
-                self._retention = Retention(self.folder, keep_bytes)
+            self._csv = Lines(self.folder / CSV_FILE)
+            self._pictures = PictureWriter(self.folder, pictures)
         except OSError as e:
-            raise unwritable(parent, e) from e
+            got = "a file" if parent.is_file() else e.strerror or e
+            raise SinkError(
+                f"{parent}: expected a folder to write results to, got {got}; choose another by --out",
+                NOT_WRITTEN if disk_full(e) else USAGE,
+            ) from e
 
-    def __enter__(self) -> Sink:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._jsonl.close()
-        self._csv.close()
-        if self._retention is not None:
-            self._retention.close()
-
-    def write_row(self, row: Row) -> None:
-        """Append one row to both files, whole or not at all in each. Raises SinkError."""
-        values = {name: finite(getattr(row, name)) for name in COLUMNS}
-        line = json.dumps({**values, "regions": [_rounded(r) for r in row.regions]}, allow_nan=False) + "\n"
+    def write(self, judgement: Judgement) -> Judgement:
+        """Save the pictures, then the row that names them; the judgement with what was saved. Raises SinkError."""
+        start = time.perf_counter()
+        saved = self._pictures.save(judgement)
+        write_ms = 1000 * (time.perf_counter() - start)
+        judgement = dataclasses.replace(judgement, heatmap=saved.heatmap, original=saved.original, write_ms=write_ms)
+        row = judgement.row()
         try:
-            self._jsonl.write(line)
-            self._csv.write(csv_line([{**values, "regions": len(row.regions)}[name] for name in COLUMNS]))
+            self._jsonl.write(json.dumps(row, allow_nan=False) + "\n")
+            if self._rows == 0:
+                self._csv.write(csv_line(list(row)))
+            self._csv.write(csv_line(list({**row, "regions": len(row["regions"])}.values())))
         except OSError as e:
-            raise failed(self.folder, e) from e
-
-    def write_picture(self, relative: Path, rgb: RGB) -> str | None:
-        """Save heatmaps/<relative>.jpg, (H, W, 3) RGB, whole or not at all. Returns its path below the folder.
-
-        The source's suffix stays in the name (part.png.jpg), so part.png and part.jpg do not collide. None where the
-        retention has no room for it. Raises SinkError, PictureError.
-        """
-        name = Path("heatmaps", *(p for p in relative.parts if p not in ("..", relative.anchor)))
-        name = name.with_name(fitting_name(name.name, self._suffix))
-        data = encode(rgb, self._suffix)
-        if self._retention is not None and not self._retention.room_for(len(data)):
-            return None
-        self._write_whole(self.folder / name, data)
-        if self._retention is not None:
-            self._retention.added(self.folder / name)
-        return name.as_posix()
+            raise self._failed(e) from e
+        self._rows += 1
+        return judgement
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Save summary.json. Raises SinkError."""
-        self._write_whole(self.folder / "summary.json", summary_text(summary))
-
-    def _write_whole(self, path: Path, data: bytes) -> None:
         try:
-            write_whole(path, data)
+            write_whole(self.folder / SUMMARY_FILE, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
         except OSError as e:
-            raise failed(self.folder, e) from e
+            raise self._failed(e) from e
 
+    def discard_if_empty(self) -> None:
+        """Close, and remove the folder of a run that failed before its first row: nothing half written stays."""
+        self.close()
+        if self._rows == 0:
+            with suppress(OSError):  # what else is in it stays
+                for name in (RUN_FILE, RESULTS_FILE, CSV_FILE, LOCK_FILE):
+                    (self.folder / name).unlink(missing_ok=True)
+                self.folder.rmdir()
 
-def summary_text(summary: dict[str, Any]) -> bytes:
-    """What summary.json holds."""
-    return (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode()
+    def close(self) -> None:
+        """Close the files. May be called twice."""
+        self._jsonl.close()
+        self._csv.close()
+        self._pictures.close()
 
-
-def unwritable(parent: Path, error: OSError) -> SinkError:
-    """The error of a folder in which no results folder can be made."""
-    got = "a file" if parent.is_file() else error.strerror or error
-    return SinkError(f"{parent}: expected a folder to write results to, got {got}; choose another by --out")
-
-
-def failed(folder: Path, error: OSError) -> SinkError:
-    """The error of a results folder that takes no more."""
-    return SinkError(f"{folder}: cannot write results: {error.strerror or error}; rows written so far are whole")
+    def _failed(self, error: OSError) -> SinkError:
+        return SinkError(
+            f"{self.folder}: cannot write results: {error.strerror or error}; rows written so far are whole"
+        )
 
 
 def next_folder(parent: Path) -> Path:
@@ -164,10 +113,6 @@ def next_folder(parent: Path) -> Path:
         except FileExistsError:  # another run was faster
             continue
         return folder
-
-
-def _rounded(region: Region) -> dict[str, Any]:
-    return {k: finite(v) for k, v in dataclasses.asdict(region).items()}
 
 
 def csv_line(values: Sequence[Any]) -> str:

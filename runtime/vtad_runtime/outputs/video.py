@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, disk_full
 from vtad_runtime.contract.image import resize
 from vtad_runtime.drawing.annotated import annotated
 from vtad_runtime.drawing.encoding import RGB, PictureError
@@ -21,6 +22,8 @@ CODEC = "mp4v"  # MPEG-4 part 2: the one that every OpenCV build with FFmpeg wri
 
 class VideoError(SinkError):
     """A video that cannot be written. One line."""
+
+    exit_code = USAGE  # it cannot be begun
 
 
 class VideoOutput:
@@ -46,7 +49,9 @@ class VideoOutput:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._part.touch()
         except OSError as e:
-            raise VideoError(f"{path}: cannot write a video: {e.strerror or e}") from e
+            raise VideoError(
+                f"{path}: cannot write a video: {e.strerror or e}", NOT_WRITTEN if disk_full(e) else USAGE
+            ) from e
         self._open(64, 64).release()  # the codec is known to work before the first part is judged
         self._part.unlink()
 
@@ -75,11 +80,13 @@ class VideoOutput:
         frames = max(0, int(whole.get(cv2.CAP_PROP_FRAME_COUNT)))
         whole.release()
         if frames < self._frames - 1:  # some backends count by duration; cut short, an mp4 shows no frame at all
-            raise VideoError(f"{self._part}: expected {self._frames} frames, got {frames}; is the disk full?")
+            raise VideoError(
+                f"{self._part}: expected {self._frames} frames, got {frames}; is the disk full?", NOT_WRITTEN
+            )
         try:
             self._part.replace(self._path)
         except OSError as e:
-            raise VideoError(f"{self._path}: cannot name the video {self._part}: {e.strerror or e}") from e
+            raise VideoError(f"{self._path}: cannot name the video {self._part}: {e.strerror or e}", NOT_WRITTEN) from e
 
     def _open(self, width: int, height: int) -> Any:
         fourcc = cv2.VideoWriter.fourcc(*CODEC)

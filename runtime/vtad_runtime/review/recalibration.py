@@ -17,6 +17,7 @@ import numpy as np
 
 from vtad_runtime.contract.card import Calibration, Card
 from vtad_runtime.contract.conformal import CalibrationError, calibration, conformal_threshold, images_needed
+from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.files import replacing
 from vtad_runtime.contract.image import ImageError
 from vtad_runtime.engine.model import ModelError
@@ -29,7 +30,7 @@ FENCE = 3.0  # interquartile ranges above the third quartile: Tukey's outer fenc
 Progress = Callable[[int, int], None]  # pictures done, of how many
 
 
-class OutputExists(ValueError):
+class OutputExists(VtadError):
     """The file to write is there already. One line."""
 
 

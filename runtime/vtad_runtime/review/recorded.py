@@ -1,7 +1,8 @@
 """Reads back what vtad-run wrote: the rows of a results.jsonl, and where the picture of each row is now.
 
-Rows of --folder runs and of live runs are both understood. The pixels that were judged are, in this order: the saved
-`original` of the row, the `file` where it was sorted to (moves.jsonl), the `file` where it was.
+The pixels that were judged are, in this order: the saved `original` of the row, the `file` where it was sorted to
+(moves.jsonl), the `file` where it was. What was done to a frame before, and by which rules it was judged, is in run.json;
+runs of an older vtad-run have none.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.outputs.run_file import RUN_FILE, RunFile
 from vtad_runtime.sources.folder import RESULTS_FILE
-from vtad_runtime.verdict.geometry import Geometry
 from vtad_runtime.verdict.verdict import Verdict
 
 MOVES_FILE = "moves.jsonl"  # beside the results: where --sort-to moved the files
@@ -35,7 +36,7 @@ class Recorded:
     """One row, as far as replay needs it."""
 
     name: str  # the file, or the source and its frame number
-    captured_at: str | None  # ISO 8601, UTC; None in --folder runs
+    captured_at: str | None  # ISO 8601, UTC; None in --folder runs of an older vtad-run
     verdict: Verdict
     score: float  # NaN when it was not judged
     threshold: float  # NaN when the row has none
@@ -52,23 +53,19 @@ class Run:
 
     file: Path
     rows: tuple[Recorded, ...]
-    summary: dict[str, Any]  # of summary.json beside it; empty when there is none
-    geometry: Geometry  # what was done to each frame
-    mask: Path | None  # of --roi-mask
+    how: RunFile | None  # None: it has no run.json
     torn: bool  # whether the last line is not whole: the run was killed
 
 
 def read_run(path: Path) -> Run:
-    """Read a results.jsonl, or that of a results folder. Raises RecordedError: none there, or lines that are no rows."""
+    """Read a results.jsonl, or that of a results folder. Raises VtadError: none there, or damaged."""
     file = path / RESULTS_FILE if path.is_dir() else path
     rows, torn = _read_rows(file)
     if not rows:
         raise RecordedError(f"{file}: expected rows of vtad-run, got none")
     places = _Places(file.parent, rows)
     recorded = tuple(_recorded(row, f"{file}, line {i}", places) for i, row in enumerate(rows, 1))
-    summary = _summary(file.parent)
-    mask = summary.get("roi_mask")
-    return Run(file, recorded, summary, _geometry(summary, file), Path(mask) if mask else None, torn)
+    return Run(file, recorded, RunFile.read(file.with_name(RUN_FILE)), torn)
 
 
 class _Places:
@@ -165,31 +162,8 @@ def _objects(file: Path) -> Iterator[dict[str, Any]]:
             yield value
 
 
-def _summary(folder: Path) -> dict[str, Any]:
-    try:
-        summary = json.loads((folder / "summary.json").read_bytes())
-    except (OSError, ValueError):  # a run that was killed leaves none
-        return {}
-    return summary if isinstance(summary, dict) else {}
-
-
-def _geometry(summary: dict[str, Any], file: Path) -> Geometry:
-    rotate: Any = summary.get("rotate") or 0
-    roi, flip = summary.get("roi"), summary.get("flip")
-    try:
-        x, y, width, height = (0, 0, 0, 0) if roi is None else (int(v) for v in roi)
-        if rotate not in (0, 90, 180, 270) or flip not in (None, "h", "v"):
-            raise ValueError
-    except (TypeError, ValueError) as e:
-        raise RecordedError(
-            f"{file.with_name('summary.json')}: expected roi, rotate and flip as vtad-run writes them, "
-            f"got {roi}, {rotate}, {flip}"
-        ) from e
-    return Geometry(None if roi is None else (x, y, width, height), rotate, flip)
-
-
 def _changed_since(path: Path, captured_at: Any) -> bool:
-    """Whether the file is younger than its row; rows of --folder runs do not say."""
+    """Whether the file is younger than its row; rows of --folder runs of an older vtad-run do not say."""
     try:
         then = datetime.fromisoformat(str(captured_at)).timestamp()
     except ValueError:

@@ -12,7 +12,7 @@ from html import escape
 from vtad_runtime.contract.image import ImageError, read_rgb
 from vtad_runtime.drawing.encoding import RGB, PictureError, encode
 from vtad_runtime.drawing.shrinking import shrink
-from vtad_runtime.review.replay import Again, Comparison, Shift
+from vtad_runtime.review.comparison import Again, Comparison, Shift
 from vtad_runtime.verdict.verdict import Verdict
 
 SIDE = 520  # pixels, the longer side of a picture on the page
@@ -84,7 +84,7 @@ def page(title: str, facts: dict[str, str], comparison: Comparison, shown: list[
         _shift(c.shift),
         _flips(c, shown),
         _names("Pictures that are not there any more", [(a.recorded.name, a.recorded.why) for a in c.missing]),
-        _names("Pictures that could not be judged", [(a.recorded.name, a.error or "") for a in c.failed]),
+        _names("Pictures that could not be judged", [(a.recorded.name, a.reason or "") for a in c.failed]),
     ]
     body = "\n".join(part for part in parts if part)
     return (

@@ -21,8 +21,8 @@ from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.image import ImageError
 from vtad_runtime.contract.log import event, warning
 from vtad_runtime.sources.folder import SourceError
-from vtad_runtime.verdict.geometry import Geometry
-from vtad_runtime.verdict.judgement import Frame
+from vtad_runtime.verdict.geometry import Geometry, Misfit
+from vtad_runtime.verdict.judgement import Frame, Unusable
 
 Drop = Literal["oldest", "newest", "none"]
 
@@ -67,19 +67,6 @@ class CaptureOptions:
     geometry: Geometry = field(default_factory=Geometry)
 
 
-@dataclass(frozen=True, eq=False)
-class Unusable:
-    """A frame without usable pixels: a damaged file, a region outside the frame, a driver's nonsense."""
-
-    number: int
-    captured_at: float  # seconds since the epoch
-    captured: float  # time.monotonic()
-    capture_ms: float
-    dropped: int
-    reason: str  # one line
-    path: str | None = None
-
-
 class Capture:
     """Reads one source in a thread. Use as a context manager."""
 
@@ -120,12 +107,14 @@ class Capture:
         self.close()
 
     def close(self) -> None:
-        """Stop reading, wait for the thread. The frames not taken yet are let go."""
+        """Stop reading, wait for the thread. The frames not taken yet are let go. May be called twice, and before the start."""
         self._stopping.set()
         with self._changed:
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(JOIN_S)
+        elif self._thread.ident is None and self._source is not None:  # never started
+            self._source.close()
 
     def next(self, timeout_s: float) -> Frame | Unusable | None:
         """The next frame in order, waiting at most `timeout_s`; None when there was none. Raises what broke the thread."""
@@ -204,21 +193,8 @@ class Capture:
         self._number += 1
         if not self._is_due(captured if shot.media_s is None else shot.media_s):
             return
-        rgb, reason = shot.rgb, shot.error
-        if rgb is not None:
-            try:
-                rgb = self._options.geometry.apply(_checked(rgb))
-            except ImageError as e:
-                rgb, reason = None, str(e)
-        done = time.monotonic()
-        capture_ms = 1000 * (done - (start if shot.captured is None else captured))
-        captured_at = time.time() - (done - captured)
-        number, path = self._number, shot.path
-        if rgb is None:
-            reason = reason or "no pixels"
-            self._put(Unusable(number, captured_at, captured, capture_ms, 0, reason, path))
-        else:
-            self._put(Frame(self.name, number, captured_at, captured, capture_ms, 0, rgb, path))
+        begun = start if shot.captured is None else captured
+        self._put(as_frame(self.name, self._number, shot, self._options.geometry, begun, captured))
 
     def _is_due(self, now: float) -> bool:
         every = self._options.every_s
@@ -293,6 +269,21 @@ class Capture:
                 reason=reason,
             )
         return True
+
+
+def as_frame(name: str, number: int, shot: Shot, geometry: Geometry, begun: float, captured: float) -> Frame | Unusable:
+    """A shot of the source `name`, cut and turned; reading began at `begun`, its pixels are of `captured` (monotonic)."""
+    rgb, reason, misfit = shot.rgb, shot.error or "no pixels", False
+    if rgb is not None:
+        try:
+            rgb = geometry.apply(_checked(rgb))
+        except ImageError as e:
+            rgb, reason, misfit = None, str(e), isinstance(e, Misfit)
+    done = time.monotonic()
+    capture_ms, captured_at = 1000 * (done - begun), time.time() - (done - captured)
+    if rgb is None:
+        return Unusable(number, captured_at, captured, capture_ms, 0, reason, shot.path, misfit)
+    return Frame(name, number, captured_at, captured, capture_ms, 0, rgb, shot.path)
 
 
 def _with_dropped(frame: Frame | Unusable, dropped: int) -> Frame | Unusable:

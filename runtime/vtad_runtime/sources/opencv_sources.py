@@ -1,23 +1,20 @@
-"""What frames come from: a camera, a video file and a network stream through OpenCV, and a hot folder."""
+"""What frames come from through OpenCV: a camera, a video file, a network stream."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 
 from vtad_runtime.contract.credentials import login_hint, without_credentials
-from vtad_runtime.contract.image import ImageError, read_rgb
 from vtad_runtime.sources.capture import FrameSource, Shot, SourceLost
 from vtad_runtime.sources.folder import SourceError
-from vtad_runtime.sources.mjpeg import Mjpeg, NotMjpegError
 
 OPEN_TIMEOUT_MS, READ_TIMEOUT_MS = 5000, 3000  # of a stream; FFmpeg's own is 30 s, for which nothing could be stopped
 CAMERAS = 10  # numbers that are tried
@@ -72,10 +69,14 @@ class Camera:
 
 def open_stream(url: str) -> FrameSource:
     """A network stream: MJPEG over HTTP by our own reader, RTSP and whatever else by OpenCV. Raises SourceError."""
-    if url.lower().startswith("http"):
-        with suppress(NotMjpegError):
-            return Mjpeg(url)
-    return Stream(url)
+    if not url.lower().startswith("http"):
+        return Stream(url)
+    from vtad_runtime.sources.mjpeg import Mjpeg, NotMjpegError  # its network libraries take 50 ms, for nobody else
+
+    try:
+        return Mjpeg(url)
+    except NotMjpegError:
+        return Stream(url)
 
 
 class Stream:
@@ -148,37 +149,6 @@ class Video:
     def close(self) -> None:
         """Close the file."""
         self._capture.release()
-
-
-class Waiting(Protocol):
-    """What is needed of a hot folder."""
-
-    def files(self, stop: Callable[[], bool]) -> Iterator[Path]:
-        """Each new picture once; endless until `stop()`."""
-
-
-class WatchedFolder:
-    """New pictures of a hot folder."""
-
-    def __init__(self, folder: Waiting) -> None:
-        self._folder = folder
-        self._files: Iterator[Path] | None = None
-
-    def read(self, stop: Callable[[], bool]) -> Shot | None:
-        """Wait for the next picture, whatever it takes; None when `stop()`. An unreadable one has an error."""
-        if self._files is None:
-            self._files = self._folder.files(stop)
-        path = next(self._files, None)
-        if path is None:
-            return None
-        start = time.monotonic()
-        try:
-            return Shot(read_rgb(path), str(path), start)
-        except ImageError as e:
-            return Shot(None, str(path), start, error=str(e))
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
 
 def list_cameras() -> list[str]:

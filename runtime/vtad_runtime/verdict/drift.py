@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -57,10 +58,16 @@ class Drift:
         self._first = max(2, round(FIRST * window))
         self._every = max(1, round(EVERY * window))
         self._new = 0  # scores since the window was measured
-        self._spread = robust_spread(self._reference) if self.watched else 0.0
-        self._edges = psi_edges(self._reference) if self.watched else self._reference
         self._ks, self._p, self._psi = 0.0, 1.0, 0.0
         self._warning: str | None = None
+
+    @cached_property
+    def _spread(self) -> float:
+        return robust_spread(self._reference)
+
+    @cached_property
+    def _edges(self) -> Scores:
+        return psi_edges(self._reference)
 
     def add(self, score: float) -> str | None:
         """Take the score of one judged frame; a warning line when an excursion begins. NaN is left out."""

@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from vtad_runtime.contract.image import Box, ImageError
 
 
+class Misfit(ImageError):
+    """A frame that does not fit what was asked for (--roi, --roi-mask). One line."""
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Done to every frame before anything else sees it: rows, regions and saved pictures are in the result's pixels."""
@@ -20,11 +24,11 @@ class Geometry:
     flip: Literal["h", "v"] | None = None  # h: left and right change sides; v: top and bottom
 
     def apply(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(H, W, ...) to (h, w, ...), contiguous. Raises ImageError when the region is not inside the frame."""
+        """(H, W, ...) to (h, w, ...), contiguous. Raises Misfit when the region is not inside the frame."""
         if self.roi is not None:
             box, (height, width) = Box(*self.roi), frame.shape[:2]
             if box.x + box.width > width or box.y + box.height > height:
-                raise ImageError(
+                raise Misfit(
                     f"--roi {box.x},{box.y},{box.width},{box.height}: expected a region inside the frame, "
                     f"got a frame of {width}x{height}; choose x + w up to {width} and y + h up to {height}"
                 )

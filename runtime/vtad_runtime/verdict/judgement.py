@@ -1,4 +1,4 @@
-"""What is said about one frame of a live source, and the row that is written of it."""
+"""One frame of a source, what is said about it, and the row that is written of it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad_runtime.contract.json_values import finite, iso_utc
-from vtad_runtime.verdict.detector import Result
+from vtad_runtime.verdict.detector import Prepared, Result
 from vtad_runtime.verdict.verdict import Verdict
+
+STAGES = ("capture", "queue_age", "prepare", "infer", "write")
+TIMES = tuple(f"{stage}_ms" for stage in STAGES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,22 @@ class Frame:
     dropped: int  # frames dropped since the last one handed on
     rgb: NDArray[np.uint8]  # (H, W, 3)
     path: str | None = None  # of the file, where the frame is one
+    prepared: Prepared | None = None  # fitted to the model already, where the source's threads did that
+    prepare_ms: float = 0.0  # which took so long
+
+
+@dataclass(frozen=True, eq=False)
+class Unusable:
+    """A frame without usable pixels: a damaged file, a region outside the frame, a driver's nonsense."""
+
+    number: int
+    captured_at: float  # seconds since the epoch
+    captured: float  # time.monotonic()
+    capture_ms: float
+    dropped: int
+    reason: str  # one line
+    path: str | None = None
+    misfit: bool = False  # the frame is whole, --roi does not fit it
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +63,14 @@ class Judgement:
     result: Result | None  # None when it was not judged
     dropped: int = 0  # frames dropped since the last row
     queue_age_ms: float = 0.0  # from capture to the start of inference
-    capture_ms: float = 0.0
-    prepare_ms: float = 0.0
-    infer_ms: float = 0.0
-    file: str | None = None  # path of a file that could not be read; a readable one's is in the frame
+    capture_ms: float = 0.0  # reading, decoding and converting the frame
+    prepare_ms: float = 0.0  # fitting it to the model's input, and frame checks
+    infer_ms: float = 0.0  # its share of the model's run
+    file: str | None = None  # path of the file, where the frame is one
+    misfit: bool = False  # ERROR since --roi or --roi-mask does not fit the frame
+    heatmap: str | None = None  # the saved picture, below the results folder; set there, as is what follows
+    original: str | None = None  # the saved unmarked frame
+    write_ms: float = 0.0  # drawing and saving both
 
     @property
     def score(self) -> float:
@@ -61,21 +84,20 @@ class Judgement:
             "source": self.source,
             "frame": self.number,
             "captured_at": iso_utc(self.captured_at),
+            "file": self.file,
             "verdict": str(self.verdict),
             "reason": self.reason,
             "alarm": self.alarm,
             "score": finite(self.score),
             "p_value": finite(result.p_value) if result else None,
             "threshold": finite(self.threshold),
-            "regions": [{k: finite(v) for k, v in dataclasses.asdict(region).items()} for region in result.regions]
+            "regions": [{k: finite(v) for k, v in dataclasses.asdict(r).items()} for r in result.regions]
             if result
             else [],
             "dropped": self.dropped,
-            "queue_age_ms": finite(self.queue_age_ms),
-            "capture_ms": finite(self.capture_ms),
-            "prepare_ms": finite(self.prepare_ms),
-            "infer_ms": finite(self.infer_ms),
-            "file": self.frame.path if self.frame else self.file,
+            **{name: finite(getattr(self, name)) for name in TIMES},
+            "heatmap": self.heatmap,
+            "original": self.original,
         }
 
 

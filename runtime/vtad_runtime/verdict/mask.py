@@ -9,6 +9,7 @@ alarm; what lies inside is judged as before. Whether the graph takes its score t
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from vtad_runtime.contract.card import Card, ScoreRule
 from vtad_runtime.contract.image import ImageError, fit_mask, read_mask
 from vtad_runtime.verdict.detector import Result, find_regions
-from vtad_runtime.verdict.geometry import Geometry
+from vtad_runtime.verdict.geometry import Geometry, Misfit
 from vtad_runtime.verdict.verdict import Verdict, decide
 
 TOLERANCE = 1e-3  # of the score; the graph's own sum differs by rounding
@@ -32,6 +33,7 @@ class Mask:
         self.path = path
         self._card = card
         mask = read_mask(path)
+        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         self.frame_size = (mask.shape[1], mask.shape[0])
         self._mask = geometry.apply(mask.astype(np.uint8)) > 0  # (h, w), as the judged picture lies
         # A pixel of the model that sees anything outside is left out: `fit_mask` keeps whatever its mask touches.
@@ -41,23 +43,21 @@ class Mask:
             raise ImageError(f"--roi-mask {path}: expected a part that is not black inside the region, got none")
 
     def apply(self, result: Result) -> Result:
-        """The result with everything outside the mask silenced; an ERROR result where the mask does not fit."""
+        """The result with everything outside the mask silenced; an ERROR stays one. Raises Misfit: another size or model."""
         if result.verdict is Verdict.ERROR:
             return result
         size = result.placement.source_width, result.placement.source_height
         expected = self._mask.shape[1], self._mask.shape[0]
         if size != expected:
-            return self._error(
-                result,
+            raise Misfit(
                 f"--roi-mask {self.path}: expected a judged picture of {expected[0]}x{expected[1]}, "
-                f"got {size[0]}x{size[1]}; draw the mask on a frame of this source",
+                f"got {size[0]}x{size[1]}; draw the mask on a frame of this source"
             )
         again = top_score(result.model_heatmap, self._card.score_rule)
         if not math.isclose(again, result.score, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
-            return self._error(
-                result,
+            raise Misfit(
                 f"--roi-mask: expected a model whose score is the mean of the highest cells, {again:.4g} here, "
-                f"got {result.score:.4g}; this model cannot be masked",
+                f"got {result.score:.4g}; this model cannot be masked"
             )
         maps = [self._silenced(m) for m in (result.model_heatmap, result.model_ssim_map, result.model_density_map)]
         score, calibration = min(top_score(maps[0], self._card.score_rule), result.score), self._card.calibration
@@ -75,10 +75,6 @@ class Mask:
     def _silenced(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         lowest = values[self._inside].min()
         return np.where(self._inside, values, np.minimum(values, lowest)).astype(np.float32)
-
-    @staticmethod
-    def _error(result: Result, error: str) -> Result:
-        return dataclasses.replace(result, verdict=Verdict.ERROR, error=error, regions=())
 
 
 def top_score(heatmap: NDArray[np.float32], rule: ScoreRule) -> float:

@@ -1,0 +1,168 @@
+"""Puts a run together: opens its source, then whatever gets its judgements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vtad_runtime.contract.log import note
+from vtad_runtime.line import wiring
+from vtad_runtime.line.console import FileProgress, FrameLines
+from vtad_runtime.line.loop import Frames
+from vtad_runtime.line.options import RunOptions
+from vtad_runtime.line.summary import Summary
+from vtad_runtime.line.writer import WAITING, Writer
+from vtad_runtime.outputs.events import AlarmEvents, DriftEvents
+from vtad_runtime.outputs.results_folder import ResultsFolder
+from vtad_runtime.sources.capture import Capture, FrameSource
+from vtad_runtime.sources.files import FolderFrames, WatchedFolder
+from vtad_runtime.sources.folder import SourceError
+from vtad_runtime.verdict.detector import Detector
+from vtad_runtime.verdict.drift import Drift
+from vtad_runtime.verdict.judge import Judge, Rules
+from vtad_runtime.verdict.judgement import Judgement, Output
+
+if TYPE_CHECKING:
+    from vtad_runtime.outputs.window import Window
+    from vtad_runtime.page.state import PageState
+    from vtad_runtime.sources.hot_folder import HotFolder
+
+VIDEO_FPS, FOLDER_FPS = 10.0, 2.0  # of --write-video where the source does not say
+BATCH = 4  # pictures per run of the model, for a folder
+QUIET_S, QUIET_FILES_S = 3.0, 1e9  # after which the page shows no verdict as current; files may rest for days
+
+
+@dataclass
+class Line:
+    """A run, put together."""
+
+    frames: Frames
+    files: int | None  # how many there are to judge, of a folder
+    batch: int  # frames per run of the model
+    writer: Writer
+    summary: Summary
+    drift: Drift
+    results: ResultsFolder | None
+    receivers: list[Output]
+    page: PageState | None
+    window: Window | None
+
+
+def build(
+    options: RunOptions,
+    detector: Detector,
+    rules: Rules,
+    stack: ExitStack,
+    outputs: Sequence[Output] = (),
+    console: bool = False,
+) -> tuple[Judge, Line]:
+    """The judge and the line around it; `stack` ends it all. What fails most often comes first. Raises VtadError."""
+    source, judge = options.source, Judge(options.source.name, detector, rules)
+    batch, files, device = 1, None, None
+    frames: Capture | FolderFrames | None = None
+    if source.kind == "folder":
+        files, batch = wiring.find_files(options), options.batch or BATCH
+        frames = FolderFrames(source.name, files.files, wiring.geometry_of(options), judge.prepare, batch)
+    elif source.kind == "watch":
+        if not Path(source.where).is_dir():
+            raise SourceError(f"{source.where}: expected a folder to watch, got none there; check the path")
+    else:
+        device = wiring.open_device(options)
+        reopen = (lambda: wiring.open_device(options)) if source.live else None
+        frames = Capture(source.name, device, wiring.capture_options(options), reopen)
+        stack.callback(frames.close)
+    page, window = _page(options, detector, stack), _window(options, stack)
+    results = wiring.open_results(options, detector, rules, files.root if files else None)
+    if results is not None:
+        stack.push(lambda kind, error, trace: results.discard_if_empty() if error is not None else None)
+
+    outputs_of_run: list[Output] = []  # the writer closes them
+    if frames is None:
+        assert results is not None  # the options say so of a hot folder
+        hot = wiring.open_hot_folder(options, results, stack)
+        frames = Capture(source.name, WatchedFolder(hot), wiring.capture_options(options))
+        outputs_of_run.append(_Judged(hot))
+    writer = stack.enter_context(Writer(outputs_of_run, results, max(WAITING, 2 * batch)))
+    receivers: list[Output] = []
+    for make in wiring.receivers(options, detector.card, _fps(options, device)):
+        receivers.append(make())
+        outputs_of_run.append(receivers[-1])
+    summary, drift = Summary(files.root if files else None), Drift(detector.card.calibration)
+    outputs_of_run += [summary, *_watchers(options, drift, page)]
+    if console and files is not None:
+        outputs_of_run.append(FileProgress(len(files.files)))
+    elif console and not (options.json == "-" or options.log_json):
+        outputs_of_run.append(FrameLines())
+    outputs_of_run += [output for output in (page, window, *outputs) if output is not None]
+    if page is not None:
+        page.set_outputs(lambda: wiring.states(receivers))
+    stack.enter_context(frames)
+    return judge, Line(
+        frames, len(files.files) if files else None, batch, writer, summary, drift, results, receivers, page, window
+    )
+
+
+class _Judged:
+    """An output that tells the hot folder what was judged and written, so that it is never judged again."""
+
+    def __init__(self, hot: HotFolder) -> None:
+        self._hot = hot
+
+    def write(self, judgement: Judgement) -> None:
+        """Note the file in the journal and sort it. Raises JournalError."""
+        if judgement.file is not None:
+            self._hot.done(Path(judgement.file), str(judgement.verdict))
+
+    def close(self) -> None:
+        """The journal is closed after the last row."""
+
+
+def _watchers(options: RunOptions, drift: Drift, page: PageState | None) -> list[Output]:
+    """What is said over several frames. Of a folder the drift is counted and not said: it need not be of one line."""
+    quiet = options.source.kind == "folder"
+    if not drift.watched and not quiet:
+        note("drift is not watched: the card holds no calibration scores; vtad-calibrate makes a model that does")
+    watchers: list[Output] = [DriftEvents(drift, page.set_drift if page else None, quiet=quiet)]
+    return [*watchers, AlarmEvents()] if options.alarm is not None else watchers
+
+
+def _fps(options: RunOptions, device: FrameSource | None) -> float:
+    """Of --write-video: that of the recording, else one that suits."""
+    own = getattr(device, "fps", 0.0)  # of a recording
+    return own or (1 / options.every if options.every else FOLDER_FPS if options.source.kind == "folder" else VIDEO_FPS)
+
+
+def _page(options: RunOptions, detector: Detector, stack: ExitStack) -> PageState | None:
+    """Serve the live page. Raises PageError."""
+    if options.live is None:
+        return None
+    from vtad_runtime.page.server import PageServer  # the extra `live`
+    from vtad_runtime.page.state import PageState
+
+    source = options.source
+    rests = source.kind in ("watch", "folder")
+    page = PageState(
+        detector.card,
+        source.name,
+        str(detector.path),
+        QUIET_FILES_S if rests else max(QUIET_S, 2 * (options.every or 0)),
+    )
+    server = PageServer(page, options.live)
+    server.start()
+    stack.callback(server.close)
+    note(f"live page: {server.url}")
+    return page
+
+
+def _window(options: RunOptions, stack: ExitStack) -> Window | None:
+    """Open the window of --show. Raises WindowError."""
+    if not options.show:
+        return None
+    from vtad_runtime.outputs.window import Window
+
+    window = Window()
+    stack.callback(window.end)
+    return window

@@ -1,0 +1,72 @@
+"""What people at the terminal see of a run: a line a frame, or over files a bar, and then which could not be judged."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from vtad_runtime.contract.log import note, warning
+from vtad_runtime.verdict.judgement import Judgement
+from vtad_runtime.verdict.verdict import Verdict
+
+SHOWN_ERRORS = 10
+
+
+class FrameLines:
+    """One line for each judgement."""
+
+    def write(self, judgement: Judgement) -> None:
+        """Print it. Raises BrokenPipeError when the reader went away."""
+        note(frame_line(judgement))
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+
+class FileProgress:
+    """A bar on a terminal; at the end the first files that could not be judged."""
+
+    def __init__(self, files: int) -> None:
+        """`files` are to be judged."""
+        self._errors: list[str] = []
+        self._bar = click.progressbar(length=files, label="judging", file=sys.stderr) if sys.stderr.isatty() else None
+        if self._bar is not None:
+            self._bar.render_progress()
+
+    def write(self, judgement: Judgement) -> None:
+        """One more is done."""
+        if self._bar is not None:
+            self._bar.update(1)
+        if judgement.verdict is Verdict.ERROR:
+            reason, file = str(judgement.reason), str(judgement.file)
+            self._errors.append(reason if file in reason else f"{file}: {reason}")
+
+    def close(self) -> None:
+        """Say what could not be judged."""
+        if self._bar is not None:
+            self._bar.render_finish()
+        for error in self._errors[:SHOWN_ERRORS]:
+            warning("error", f"ERROR {error}")
+        if len(self._errors) > SHOWN_ERRORS:
+            warning("error", f"and {len(self._errors) - SHOWN_ERRORS} more; see results.csv")
+
+
+def frame_line(judgement: Judgement) -> str:
+    """One judgement for people."""
+    words = [f"frame {judgement.number}" if judgement.frame or judgement.file else "no frame", str(judgement.verdict)]
+    result = judgement.result
+    if result is not None:
+        age_ms = judgement.queue_age_ms + judgement.prepare_ms + judgement.infer_ms
+        words += [
+            f"score {result.score:.3f}",
+            f"threshold {judgement.threshold:.3f}",
+            f"p {result.p_value:.3g}",
+            f"regions {len(result.regions)}",
+            f"age {age_ms:.0f} ms",
+        ]
+    if judgement.dropped:
+        words.append(f"dropped {judgement.dropped}")
+    if judgement.alarm:
+        words.append("ALARM")
+    return "  ".join(words + [word for word in (judgement.file, judgement.reason) if word])

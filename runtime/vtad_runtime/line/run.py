@@ -1,0 +1,124 @@
+"""One run, whatever its source: judged to its end, summed up, and how it ended as an exit code."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from vtad_runtime.contract.errors import NOT_JUDGED
+from vtad_runtime.contract.json_values import finite
+from vtad_runtime.contract.log import event, logging_to, note
+from vtad_runtime.contract.stopping import stoppable
+from vtad_runtime.line import wiring
+from vtad_runtime.line.build import Line, build
+from vtad_runtime.line.loop import judge_frames
+from vtad_runtime.line.options import RunOptions
+from vtad_runtime.line.summary import Summary
+from vtad_runtime.sources.folder import SourceError
+from vtad_runtime.verdict.detector import Detector
+from vtad_runtime.verdict.judgement import Output
+from vtad_runtime.verdict.verdict import Verdict
+
+if TYPE_CHECKING:
+    from vtad_runtime.line.golden_run import GoldenSamples
+
+ALL_OK, SOME_NG = 0, 1  # exit codes
+
+
+def command(options: RunOptions) -> int:
+    """What vtad-run does; its exit code. A signal is how an endless source is meant to end; it cuts files short."""
+    with logging_to(json_lines=options.log_json, notes="stderr" if options.json == "-" else "stdout"):
+        if options.address is None:
+            from vtad_runtime.line.golden_run import check_alone
+
+            return check_alone(options)
+        with stoppable() as stop:
+            summary = run(options, stop, console=True)
+    if stop.signal is not None:
+        return ALL_OK if options.source.endless else 128 + stop.signal
+    if summary.verdicts[Verdict.ERROR]:
+        return NOT_JUDGED
+    return ALL_OK if summary.verdicts[Verdict.OK] == summary.rows else SOME_NG
+
+
+def run(
+    options: RunOptions,
+    stop: Callable[[], bool],
+    *,
+    detector: Detector | None = None,
+    outputs: Sequence[Output] = (),
+    console: bool = False,
+) -> Summary:
+    """Judge until the source ends, `stop()` or --max-frames; what was counted. Raises VtadError.
+
+    `detector`: one that is open already, in place of --model. `outputs` get each judgement after its row is on disk.
+    `console`: frames, or the progress over files, are shown to people.
+    """
+    source = options.source
+    detector = detector or wiring.open_detector(options)
+    rules = wiring.rules_of(options, detector.card)
+    golden = _golden(options, detector, stop)
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", module="PIL")  # what matters of them is in the reason of a row
+        judge, line = build(options, detector, rules, stack, outputs, console)
+        _say_start(options, detector, line)
+        turns = [line.window.draw] if line.window is not None else []
+        if golden is not None:
+            turns.append(golden.turn)
+            golden.show_on(line.page)
+        judge_frames(
+            line.frames,
+            judge,
+            line.writer,
+            lambda: stop() or (line.window is not None and line.window.closed),
+            batch=line.batch,
+            max_frames=options.max_frames,
+            every_turn=turns,
+        )
+    if line.summary.rows == 0 and not source.endless and not stop():
+        raise SourceError(f"{source.name}: expected frames, got none")
+    if line.results is not None:
+        line.results.write_summary(
+            {
+                **wiring.model_facts(detector),
+                "source": source.name,
+                "stopped": stop(),
+                **line.summary.to_dict(),
+                "drift": {name: finite(value) for name, value in line.drift.state().items()},
+                "outputs": wiring.states(line.receivers),
+            }
+        )
+    _say_end(options, line, stop())
+    return line.summary
+
+
+def _golden(options: RunOptions, detector: Detector, stop: Callable[[], bool]) -> GoldenSamples | None:
+    """The golden samples of --golden, checked. Raises VtadError."""
+    if options.golden is None:
+        return None
+    from vtad_runtime.line.golden_run import GoldenSamples
+
+    return GoldenSamples(options, detector, stop)
+
+
+def _say_start(options: RunOptions, detector: Detector, line: Line) -> None:
+    folder = str(line.results.folder) if line.results else None
+    name = options.source.name
+    goes = f", results go to {folder}" if folder else ""
+    event("started", f"{name}: judging{goes}", source=name, model=str(detector.path), results=folder)
+
+
+def _say_end(options: RunOptions, line: Line, stopped: bool) -> None:
+    """The table of a folder for people, else one line; and where the results are."""
+    summary = line.summary
+    if options.source.kind == "folder" and not options.log_json:
+        if stopped:
+            event("stopped", f"stopped after {summary.rows} of {line.files} files")
+        note(summary.table())
+    else:
+        event("stopped", summary.line(), **summary.to_dict())
+    if line.results is not None:
+        note(f"results: {line.results.folder}")

@@ -1,0 +1,111 @@
+"""`vtad-calibrate`: what it does, and what it says of the pictures."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from vtad_runtime.contract.command import printable
+from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full
+from vtad_runtime.engine.coreml_engine import onnx_fallback
+from vtad_runtime.engine.opening import newest_model
+from vtad_runtime.review.recalibration import (
+    GoodPictures,
+    Judged,
+    budget_lines,
+    judge_good,
+    new_card,
+    odd_pictures,
+    refuse_existing,
+    threshold_without,
+    write_recalibrated,
+)
+from vtad_runtime.verdict.detector import Detector
+
+STOPPED = 130  # exit code
+SHOWN = 10  # files named of each kind
+
+
+def calibrate_run(model: Path | None, good: Path, false_alarms: float, out: Path | None) -> None:
+    """Judge the pictures of `good` and write the model with its new threshold. Raises VtadError."""
+    path = model or newest_model()
+    target = out or path.with_name(f"{path.stem}-calibrated.onnx")
+    try:
+        detector = _open(path, "" if model else ", the newest export")
+        if target.suffix.lower() != ".onnx":
+            raise VtadError(f"{target}: expected a file name that ends with .onnx; name one by --out")
+        refuse_existing(target)
+        found = judge_good(detector, good, _draw)
+        _tell_left_out(found)
+        card = new_card(detector.card, found.judged, false_alarms)
+        write_recalibrated(detector, card, target)
+    except VtadError as e:
+        raise VtadError(e, USAGE) from e
+    except KeyboardInterrupt as e:
+        raise VtadError("stopped; nothing is written", STOPPED) from e
+    except OSError as e:
+        full = ", the disk is full" if disk_full(e) else ""
+        raise VtadError(
+            f"{target}: could not be written: {e.strerror or e}{full}; name another by --out", NOT_WRITTEN
+        ) from e
+
+    before, after = detector.card.calibration, card.calibration
+    click.echo(
+        f"threshold {before.threshold:.4g} -> {after.threshold:.4g}, pixel threshold {before.pixel_threshold:.4g} -> "
+        f"{after.pixel_threshold:.4g}"
+    )
+    for line in budget_lines(after):
+        click.echo(line)
+    _tell_odd(found.judged, false_alarms, after.threshold)
+    if detector.card.results is not None:
+        click.echo("results on the card dropped: they were measured at the old threshold")
+    newest = " (vtad-run without --model takes it from now on)" if model is None and out is None else ""
+    click.echo(f"written: {printable(str(target))}{newest}")
+
+
+def _open(path: Path, which: str) -> Detector:
+    """The model to calibrate. Raises VtadError, ModelError."""
+    if path.suffix.lower() == ".mlpackage":
+        fallback = onnx_fallback(path)
+        raise VtadError(
+            f"{path}: expected an .onnx model, got a Core ML package: calibrate its ONNX fallback "
+            f"(--model {fallback if fallback.exists() else 'the .onnx that vtad-export wrote with it'})"
+        )
+    detector = Detector(path)
+    c = detector.card.calibration
+    click.echo(
+        f"model: {printable(str(path))}{which}; {detector.card.identity.category}, "
+        f"threshold {c.threshold:.4g} from {c.images} good pictures"
+    )
+    return detector
+
+
+def _draw(done: int, total: int) -> None:
+    """Progress on a terminal, one line drawn over."""
+    if sys.stderr.isatty():
+        click.echo(f"\rjudging {done}/{total}", nl=done == total, err=True)
+
+
+def _tell_left_out(found: GoodPictures) -> None:
+    _list("left out, cannot be read", found.unreadable)
+    _list("left out, a copy of another picture", [str(p) for p in found.copies])
+
+
+def _tell_odd(judged: tuple[Judged, ...], false_alarms: float, threshold: float) -> None:
+    odd = odd_pictures(judged)
+    _list("odd among the good, is it a bad part?", [f"{j.file} score {j.score:.4g}" for j in odd])
+    without = threshold_without(judged, odd, false_alarms) if odd else None
+    if without is not None and without < threshold:
+        click.echo(
+            f"without the odd ones the threshold would be {without:.4g}; take bad parts out and calibrate again",
+            err=True,
+        )
+
+
+def _list(what: str, names: tuple[str, ...] | list[str]) -> None:
+    for name in names[:SHOWN]:
+        click.echo(printable(f"{what}: {name}"), err=True)
+    if len(names) > SHOWN:
+        click.echo(f"{what}: and {len(names) - SHOWN} more", err=True)

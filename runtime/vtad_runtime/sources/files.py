@@ -1,0 +1,108 @@
+"""Picture files as frames: those of a folder, decoded ahead by several threads, and those that come into a hot folder."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from vtad_runtime.contract.image import ImageError, read_rgb
+from vtad_runtime.sources.capture import Shot, as_frame
+from vtad_runtime.verdict.geometry import Geometry
+from vtad_runtime.verdict.judgement import Frame, Unusable
+
+
+class FolderFrames:
+    """The frames of files, in their order; none is dropped. Use as a context manager."""
+
+    def __init__(
+        self, name: str, files: Sequence[Path], geometry: Geometry, prepare: Callable[[Frame], Frame], ahead: int
+    ) -> None:
+        """`prepare` is done to each frame in the decoding threads; `ahead` files are decoded before they are asked for."""
+        self.last_number = 0  # of the last frame handed on
+        self._name, self._geometry, self._prepare = name, geometry, prepare
+        self._threads = decoding_threads()
+        self._ahead = ahead + self._threads
+        self._files = enumerate(files, start=1)
+        self._left = len(files)
+        self._pool = ThreadPoolExecutor(self._threads, "vtad-decode")
+        self._window: deque[Future[Frame | Unusable]] = deque()
+
+    def __enter__(self) -> FolderFrames:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def next(self, timeout_s: float) -> Frame | Unusable | None:
+        """The next frame, waiting at most `timeout_s`; None when there is none yet. Raises what went wrong in a thread."""
+        while len(self._window) < self._ahead and (item := next(self._files, None)) is not None:
+            self._window.append(self._pool.submit(self._decode, *item))
+        with suppress(TimeoutError):
+            frame = self._window[0].result(timeout_s)
+            self._window.popleft()
+            self._left -= 1
+            self.last_number = frame.number
+            return frame
+        return None
+
+    @property
+    def ended(self) -> bool:
+        """Whether every frame was taken."""
+        return self._left == 0
+
+    def gone(self) -> str | None:
+        """None: files are never gone for a while."""
+        return None
+
+    def _decode(self, number: int, path: Path) -> Frame | Unusable:
+        start = time.monotonic()
+        frame = as_frame(self._name, number, read_shot(path), self._geometry, start, start)
+        return self._prepare(frame) if isinstance(frame, Frame) else frame
+
+
+class Waiting(Protocol):
+    """What is needed of a hot folder."""
+
+    def files(self, stop: Callable[[], bool]) -> Iterator[Path]:
+        """Each new picture once; endless until `stop()`."""
+
+
+class WatchedFolder:
+    """New pictures of a hot folder, for a capture."""
+
+    def __init__(self, folder: Waiting) -> None:
+        self._folder = folder
+        self._files: Iterator[Path] | None = None
+
+    def read(self, stop: Callable[[], bool]) -> Shot | None:
+        """Wait for the next picture, whatever it takes; None when `stop()`. An unreadable one has an error."""
+        if self._files is None:
+            self._files = self._folder.files(stop)
+        path = next(self._files, None)
+        return None if path is None else read_shot(path)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def read_shot(path: Path) -> Shot:
+    """One file; an unreadable one has an error."""
+    start = time.monotonic()
+    try:
+        return Shot(read_rgb(path), path.as_posix(), start)
+    except ImageError as e:
+        return Shot(None, path.as_posix(), start, error=str(e))
+
+
+def decoding_threads() -> int:
+    """For this machine: half its cores, 1..4."""
+    return min(max((os.cpu_count() or 1) // 2, 1), 4)

@@ -1,0 +1,152 @@
+"""The one judge: frames of a source in, in order, one by one or in batches; judgements out."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from vtad_runtime.contract.image import ImageError
+from vtad_runtime.verdict.alarm import Alarm, AlarmRule
+from vtad_runtime.verdict.detector import Detector, Prepared, Result
+from vtad_runtime.verdict.frame_check import FrameChecks
+from vtad_runtime.verdict.geometry import Misfit
+from vtad_runtime.verdict.judgement import Frame, Judgement, Unusable
+from vtad_runtime.verdict.mask import Mask
+from vtad_runtime.verdict.verdict import Verdict, settle
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a verdict rests on besides the score."""
+
+    threshold: float | None = None  # NG if and only if the score is above it; None: the card's
+    unsure_from: float | None = None  # scores above it are UNSURE, up to the threshold
+    max_age_s: float | None = None  # a frame whose result comes later than this after its capture is STALE
+    checks: frozenset[str] = frozenset()  # of frames: frozen, black, saturated, focus
+    alarm: AlarmRule | None = None
+    mask: Mask | None = None
+
+
+class _Ready(NamedTuple):
+    """A frame that the model can take."""
+
+    frame: Frame
+    prepared: Prepared
+    doubt: str | None  # why a frame check distrusts it
+    queue_age_ms: float
+    prepare_ms: float
+
+
+class Judge:
+    """Turns the frames of one source into judgements. `prepare` may run in any thread, the rest in one."""
+
+    def __init__(self, name: str, detector: Detector, rules: Rules) -> None:
+        """`name` is the source's."""
+        self._name, self._detector, self._rules = name, detector, rules
+        self._threshold = detector.card.calibration.threshold if rules.threshold is None else rules.threshold
+        self._checks = FrameChecks(rules.checks) if rules.checks else None
+        self._alarm = Alarm(rules.alarm) if rules.alarm is not None else None
+
+    def prepare(self, frame: Frame) -> Frame:
+        """The frame with its pixels fitted to the model: work that the threads of a source can do ahead."""
+        start = time.monotonic()
+        with suppress(ImageError):  # the judge finds the same, and says it
+            prepared = self._detector.prepare(frame.rgb)
+            return dataclasses.replace(frame, prepared=prepared, prepare_ms=1000 * (time.monotonic() - start))
+        return frame
+
+    def judge(self, frames: Sequence[Frame | Unusable]) -> list[Judgement]:
+        """The judgements on the next frames, in one run of the model. Raises ModelError."""
+        taken = [self._ready(frame) for frame in frames]
+        ready = [item for item in taken if isinstance(item, _Ready)]
+        start = time.monotonic()
+        results = iter(self._detector.judge([item.prepared for item in ready]))
+        done = time.monotonic()
+        infer_ms = 1000 * (done - start) / max(len(ready), 1)
+        said = [self._said(item, next(results), done, infer_ms) if isinstance(item, _Ready) else item for item in taken]
+        return (
+            said if self._alarm is None else [dataclasses.replace(j, alarm=self._after(self._alarm, j)) for j in said]
+        )
+
+    def gone(self, number: int, reason: str) -> Judgement:
+        """The news that the source gives no frames; `number` is that of the last one."""
+        alarm = None if self._alarm is None else self._alarm.on
+        return Judgement(self._name, number, time.time(), Verdict.ERROR, reason, alarm, self._threshold, None, None)
+
+    def _ready(self, frame: Frame | Unusable) -> _Ready | Judgement:
+        """The frame fitted to the model and looked at, or the judgement where that cannot be."""
+        if isinstance(frame, Unusable):
+            return dataclasses.replace(self._unjudged(frame, frame.reason), misfit=frame.misfit)
+        start = time.monotonic()
+        try:
+            prepared = frame.prepared or self._detector.prepare(frame.rgb)
+        except ImageError as e:
+            return dataclasses.replace(self._unjudged(frame, str(e)), frame=frame)
+        doubt = self._doubt(frame, prepared)
+        prepare_ms = frame.prepare_ms + 1000 * (time.monotonic() - start)
+        return _Ready(frame, prepared, doubt, 1000 * (start - frame.captured), prepare_ms)
+
+    def _said(self, ready: _Ready, result: Result, done: float, infer_ms: float) -> Judgement:
+        frame, misfit = ready.frame, False
+        if self._rules.mask is not None:
+            try:
+                result = self._rules.mask.apply(result)
+            except Misfit as e:
+                result, misfit = dataclasses.replace(result, error=str(e), regions=()), True
+        verdict, reason = settle(
+            result.score,
+            self._threshold,
+            error=result.error,
+            late=self._late(done - frame.captured),
+            doubt=ready.doubt,
+            unsure_from=self._rules.unsure_from,
+        )
+        return Judgement(
+            source=self._name,
+            number=frame.number,
+            captured_at=frame.captured_at,
+            verdict=verdict,
+            reason=reason,
+            alarm=None,
+            threshold=self._threshold,
+            frame=dataclasses.replace(frame, prepared=None),
+            result=dataclasses.replace(result, verdict=verdict, threshold=self._threshold),
+            dropped=frame.dropped,
+            queue_age_ms=ready.queue_age_ms,
+            capture_ms=frame.capture_ms,
+            prepare_ms=ready.prepare_ms,
+            infer_ms=infer_ms,
+            file=frame.path,
+            misfit=misfit,
+        )
+
+    def _unjudged(self, frame: Frame | Unusable, reason: str) -> Judgement:
+        return dataclasses.replace(
+            self.gone(frame.number, reason),
+            captured_at=frame.captured_at,
+            dropped=frame.dropped,
+            queue_age_ms=1000 * (time.monotonic() - frame.captured),
+            capture_ms=frame.capture_ms,
+            file=frame.path,
+        )
+
+    def _doubt(self, frame: Frame, prepared: Prepared) -> str | None:
+        if self._checks is None:
+            return None
+        fitted = prepared.pixels[:, *prepared.placement.inside.slices]  # (3, h, w), without padding
+        return self._checks.look(frame.rgb, fitted.transpose(1, 2, 0), frame.captured)
+
+    def _late(self, age_s: float) -> str | None:
+        limit = self._rules.max_age_s
+        if limit is None or age_s <= limit:
+            return None
+        return f"judged {1000 * age_s:.0f} ms after its capture, at most {1000 * limit:.0f} ms are allowed"
+
+    @staticmethod
+    def _after(alarm: Alarm, judgement: Judgement) -> bool:
+        """Whether the alarm is on after a judgement."""
+        return alarm.add(judgement.verdict, judgement.score) if judgement.result is not None else alarm.on
