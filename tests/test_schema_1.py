@@ -1,19 +1,25 @@
 """Files of schema 1: a run and its exports, made before the card had a score rule, judge as they did then.
 
 tests/data/schema1: a run of the preset paper at 32 px, its ONNX and Core ML exports, two pictures, and what vtad_runtime of that
-time said of them. The nodes of the ONNX graph lost their comments, to be small.
+time said of them. The nodes of the ONNX graph lost their names and comments, to be small.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from vtad.run_folder import open_run
+from vtad_export import to_onnx
+from vtad_export.commands.export import export
 from vtad_runtime import Detector
 from vtad_runtime.commands.calibrate import calibrate
 from vtad_runtime.commands.doctor import doctor
@@ -75,3 +81,50 @@ def test_vtad_doctor_runs_a_model_of_schema_1() -> None:
     assert "self-test" in result.output
     (row,) = (text for text in result.output.splitlines() if "self-test" in text)
     assert "FAIL" not in row.upper(), result.output
+
+
+@pytest.mark.parametrize("name", ["", "card.json", "export/pill.onnx", "export/pill.mlpackage"])
+def test_vtad_export_shows_a_card_of_schema_1(name: str) -> None:
+    if name.endswith("mlpackage"):
+        pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
+    result = CliRunner().invoke(export, ["--show", str(STORED / "run" / name)])
+    assert result.exit_code == 0, result.output
+    assert "density_map" in result.output
+    assert "nll_map" not in result.output
+
+
+def test_a_package_of_schema_1_runs_and_passes_the_check_on_a_mac(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
+    from fake_coreml import fake_mac
+
+    from vtad_export.coreml_format.device_check import device_check
+    from vtad_export.coreml_format.mil import Executor
+
+    package = MODEL.with_suffix(".mlpackage")
+    executor = Executor.load(package)
+
+    def predict(_: Path, rgb: np.ndarray[Any, Any]) -> dict[str, Any]:
+        return dict(executor(np.ascontiguousarray(rgb.transpose(2, 0, 1)[None])))
+
+    fake_mac(monkeypatch, predict, tmp_path)
+    for name, expected in RECORDED.items():
+        found = Detector(package).file(STORED / name)
+        assert found.score == pytest.approx(expected["score"], abs=0.05)  # float16
+        assert found.verdict == expected["verdict"]
+    ticks = itertools.count()
+    report = device_check(package, clock=lambda: next(ticks))
+    assert report.ok
+    assert "density_map" in report.checks[0].max_error
+
+
+@pytest.mark.slow
+def test_a_run_of_schema_1_is_exported_again_with_the_same_scores(pills: Path, tmp_path: Path) -> None:
+    run = open_run(Path(shutil.copytree(STORED / "run", tmp_path / "run")))
+    made = to_onnx(run, tmp_path / "new.onnx", data=pills)
+    for name in RECORDED:
+        old, new = (Detector(path).file(STORED / name) for path in (MODEL, made.path))
+        assert new.verdict == old.verdict
+        assert new.score == pytest.approx(old.score, rel=1e-6)  # without names of nodes onnxruntime fuses others
+    assert json.loads(made.card.to_json())["schema"] == 2

@@ -30,9 +30,10 @@ from vtad_export.coreml_format.mil import FLOAT16_LIMIT, REFERENCE, Executor, ro
 from vtad_export.coreml_format.mlpackage import PackageError, Program, read_program, specification, weight_file
 from vtad_export.coreml_format.reference_proof import ReferenceProof, prove_package
 from vtad_export.coreml_format.same_program import difference
-from vtad_export.proof.errors import ParityError
+from vtad_export.proof.errors import FlipError, ParityError
 from vtad_export.proof.material import Samples, samples
-from vtad_export.proof.parity import accept, compare
+from vtad_export.proof.parity import Flip, accept, compare
+from vtad_export.proof.quality import Measured, Quality
 from vtad_export.proof.quiet import quiet
 from vtad_export.proof.tolerance import FLOAT16_DRIFT, TOLERANCE, Limits
 from vtad_runtime.contract.card import Card
@@ -201,6 +202,16 @@ def test_every_verdict_that_flips_is_counted_and_named_and_more_than_allowed_are
     assert allowed.verdict_flips == len(found.flipped)
     with pytest.raises(ParityError, match="verdicts differ"):
         accept(found, packages.sample, **entry, tolerance=Limits(FLOAT16_DRIFT, len(found.flipped) - 1))
+
+
+def test_a_float16_package_that_only_flips_a_verdict_says_so_and_the_command_can_make_float32(
+    packages: Packages,
+) -> None:
+    same = Measured(None, None)
+    quality = Quality(images=1, of=1, before=same, after=same, flipped=(Flip("dent/3.png", 2.5, 2.4),))
+    given = packages.detector, packages.sample.first(1), packages.card.calibration, packages.arranged
+    with pytest.raises(FlipError, match=r"dent/3\.png \(2\.5 in torch, 2\.4\).* export with --precision fp32"):
+        prove_package(packages.half, packages.full, *given, judge=lambda _: quality)
 
 
 def test_values_that_overflow_float16_are_refused(packages: Packages, tmp_path: Path) -> None:

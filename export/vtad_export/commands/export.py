@@ -15,6 +15,7 @@ from vtad.commands.library_errors import library_errors_as_lines
 from vtad.commands.options import CONTEXT, choose_run, run_options
 from vtad_export.commands.formats import EXPORTERS, card_of, exporters, listing
 from vtad_export.coreml_format.choices import Layout, Target
+from vtad_export.proof.errors import FlipError
 from vtad_export.proof.exporter import Export, Exporter, Precision, Request
 from vtad_export.proof.show import card_text
 from vtad_runtime.contract.command import no_traceback, say
@@ -173,7 +174,6 @@ def _export(
 def _one(format: Exporter, first: Precision, material: Material, request: Request, *, chosen: bool) -> Export:
     """An artefact in its first precision. Where the user chose none, and rounding to it flips a verdict, in float32."""
     from vtad_export.commands.making import make
-    from vtad_export.proof.errors import FlipError
 
     try:
         return make(format, first, material, request)
