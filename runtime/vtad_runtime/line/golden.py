@@ -61,7 +61,7 @@ class _Fresh:
     name: str  # for the lines
     kind: str  # good or bad
     rgb: NDArray[np.uint8]
-    twin: str | None  # the stored picture of the same name, if there is one
+    same_name: str | None  # the stored picture of the same name, if there is one
 
 
 class Golden:
@@ -176,7 +176,9 @@ class Golden:
             picture = Fitted.of(fresh.rgb, self._detector.card.input)
         except ImageError as e:
             return [f"camera changed: {fresh.name}: {e}"]
-        name, moved = _nearest(picture, {fresh.twin: references[fresh.twin]} if fresh.twin in references else same_kind)
+        name, moved = _nearest(
+            picture, {fresh.same_name: references[fresh.same_name]} if fresh.same_name in references else same_kind
+        )
         reference = record.parts[name]
         height, width = fresh.rgb.shape[:2]
         found = []
