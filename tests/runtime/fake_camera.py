@@ -124,7 +124,7 @@ def write_video(path: Path, pictures: list[Pixels], codec: str = "MJPG", fps: fl
     return path
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Wait until it holds; its value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

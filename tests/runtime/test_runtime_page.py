@@ -355,10 +355,10 @@ def test_a_viewer_that_never_reads_holds_up_neither_the_line_nor_the_others_nor_
             waited += time.perf_counter() - start
             while next(awake)[0]["frame"] != number:  # the others see each frame that is shown to them
                 pass
-        assert waited < 0.5  # seconds, for fifteen frames; less than a millisecond on an idle machine
+        assert waited < 5  # seconds, for fifteen frames; less than a millisecond on an idle machine
         start = time.monotonic()
         server.close()
-        assert time.monotonic() - start < 2.5
+        assert time.monotonic() - start < 30  # two seconds on an idle machine; a viewer that is waited for has no end
         assert page_threads() == []
         for stalled in asleep:
             stalled.close()

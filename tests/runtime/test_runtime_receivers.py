@@ -38,7 +38,7 @@ def news(number: int, source: str = "camera 0") -> Judgement:
     return Judgement(source, number, 1.7e9 + number, Verdict.ERROR, "camera lost", None, 2.0, None, None)
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> None:
+def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

@@ -46,7 +46,7 @@ class Receiver:
             self.got.append(n)
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
