@@ -20,6 +20,8 @@ from shared import Shared
 for name in ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
     os.environ.setdefault(name, "1")
 
+pytest_plugins = ["shared_exports"]
+
 if TYPE_CHECKING:
     from vtad.run_folder import Run
     from vtad_export.proof.exporter import Export

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 Made = TypeVar("Made")
-Stamps = dict[str, tuple[int, int]]
+Contents = dict[str, str]  # sha256 by file name
 
 
 class Shared:
@@ -17,7 +18,7 @@ class Shared:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._stamps: dict[Path, Stamps] = {}
+        self._contents: dict[Path, Contents] = {}
         folder.mkdir(exist_ok=True)
 
     def __call__(self, name: str, make: Callable[[Path], Made]) -> Made:
@@ -28,17 +29,18 @@ class Shared:
             if not stored.exists():
                 folder.mkdir(exist_ok=True)
                 made = make(folder)
-                stored.write_bytes(pickle.dumps((made, _stamps(folder))))
+                stored.write_bytes(pickle.dumps((made, _contents(folder))))
             value: Made
-            value, self._stamps[folder] = pickle.loads(stored.read_bytes())
+            value, self._contents[folder] = pickle.loads(stored.read_bytes())
         return value
 
     def check(self) -> None:
         """Fail if a file that was shared is not as it was made."""
-        for folder, stamps in self._stamps.items():
-            assert _stamps(folder) == stamps, f"a test changed {folder}, which other tests use too: copy it first"
+        for folder, before in self._contents.items():
+            changed = sorted({name for name, _ in _contents(folder).items() ^ before.items()})
+            assert not changed, f"a test changed {changed} in {folder}, which other tests use too: copy it first"
 
 
-def _stamps(folder: Path) -> Stamps:
-    found = ((path, path.stat()) for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): (stat.st_size, stat.st_mtime_ns) for path, stat in found}
+def _contents(folder: Path) -> Contents:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -31,7 +31,7 @@ from vtad_export.coreai_format.packages import VERSIONS
 from vtad_export.coreai_format.rounded import Rounded
 from vtad_export.coreai_format.runtime import Runtime
 from vtad_export.proof.errors import ParityError
-from vtad_export.proof.exporter import for_one_picture
+from vtad_export.proof.exporter import Export, for_one_picture
 from vtad_export.proof.material import Material, load_material
 from vtad_export.proof.tolerance import TOLERANCE
 from vtad_runtime.contract.card import CardError
@@ -47,8 +47,10 @@ def material(trained: Run) -> Material:
 
 
 @pytest.fixture(scope="module")
-def made(trained: Run, material: Material, tmp_path_factory: pytest.TempPathFactory) -> CoreAIExport:
-    return to_coreai(trained, tmp_path_factory.mktemp("coreai") / "pill.aimodel", material=material)
+def made(trained: Run, material: Material, exported: Export, tmp_path_factory: pytest.TempPathFactory) -> CoreAIExport:
+    folder = tmp_path_factory.mktemp("coreai")
+    shutil.copy2(exported.path, folder / "pill.onnx")
+    return to_coreai(trained, folder / "pill.aimodel", material=material)
 
 
 def copy(made: CoreAIExport, folder: Path) -> Path:
@@ -145,6 +147,7 @@ def test_an_asset_that_is_not_ours_is_refused_in_one_line(made: CoreAIExport, tm
     assert "expected" in error(2, command, "--show", path)
 
 
+@pytest.mark.usefixtures("ready_graph")
 def test_a_wrong_output_fails_the_proof_and_leaves_nothing(
     run: Run, material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:

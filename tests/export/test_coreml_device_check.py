@@ -14,15 +14,15 @@ pytest.importorskip("coremltools", reason="coremltools is not installed: pip ins
 
 from fake_coreml import FakeMac, fake_mac
 
-from vtad.run_folder import Run, RunError
+from vtad.run_folder import RunError
 from vtad_export.coreml_format.device_check import COMPUTE_UNITS, RUNS, WARM_UP, DeviceReport, device_check
-from vtad_export.coreml_format.exporter import CoreMLExport, to_coreml
+from vtad_export.coreml_format.exporter import CoreMLExport
 from vtad_export.coreml_format.mil import Executor
 
 
 @pytest.fixture(scope="module")
-def made(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> CoreMLExport:
-    return to_coreml(trained, tmp_path_factory.mktemp("device") / "pill.mlpackage")
+def made(packaged: CoreMLExport) -> CoreMLExport:
+    return packaged
 
 
 @pytest.fixture

@@ -28,11 +28,13 @@ from vtad_export.proof.reference import read_reference
 from vtad_runtime.contract.card import ONNX_KEY, Card
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 
+pytestmark = pytest.mark.usefixtures("ready")
+
 
 @pytest.fixture(scope="module")
-def made(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> CoreMLExport:
+def made(packaged: CoreMLExport) -> CoreMLExport:
     """The default export of the tiny run, in a folder of its own."""
-    return to_coreml(trained, tmp_path_factory.mktemp("made") / "pill.mlpackage")
+    return packaged
 
 
 def test_the_package_says_what_it_takes_and_gives(made: CoreMLExport) -> None:
@@ -104,10 +106,10 @@ def test_no_path_of_this_machine_is_in_the_package_but_on_its_card(made: CoreMLE
     assert sorted(p.name for p in made.path.iterdir()) == ["Data", "Manifest.json"]
 
 
-def test_whoever_may_read_the_folder_may_read_the_package(made: CoreMLExport) -> None:
+def test_whoever_may_read_the_folder_may_read_the_package(made: CoreMLExport, tmp_path: Path) -> None:
     parts = [made.path, *made.path.rglob("*")]
-    (made.path.parent / "any").mkdir()
-    assert {p.stat().st_mode for p in parts if p.is_dir()} == {(made.path.parent / "any").stat().st_mode}
+    (tmp_path / "any").mkdir()
+    assert {p.stat().st_mode for p in parts if p.is_dir()} == {(tmp_path / "any").stat().st_mode}
     assert {p.stat().st_mode for p in parts if p.is_file()} == {made.fallback.stat().st_mode}
 
 
@@ -218,10 +220,10 @@ def test_a_signal_between_two_renames_leaves_the_old_package(tmp_path: Path, mon
 
 
 def test_newer_targets_are_taken_and_recorded(run: Run) -> None:
-    out = done(export, "--run", run.path, "--format", "coreml", "--target", "macOS15")
-    assert "coreml fp16 for macOS15 and later, layout ane" in out
-    assert specification(run.path / "export" / "pill.mlpackage").specificationVersion == 9
-    assert json.loads((run.path / "export" / "parity-coreml.json").read_text())["target"] == "macOS15"
+    out = done(export, "--run", run.path, "--format", "coreml", "--target", "macOS15", "--precision", "fp32")
+    assert "coreml fp32 for macOS15 and later, layout ane" in out
+    assert specification(run.path / "export" / "pill-fp32.mlpackage").specificationVersion == 9
+    assert json.loads((run.path / "export" / "parity-coreml-fp32.json").read_text())["target"] == "macOS15"
 
 
 def test_the_certificate_says_how_it_was_proven_and_what_runs_elsewhere(run: Run) -> None:

@@ -20,17 +20,15 @@ from vtad.config import preset
 from vtad.models.autoencoder import Autoencoder, Prediction
 from vtad.models.detector import Detector, Judgement
 from vtad.models.segmentation_head import SegmentationHead
-from vtad.models.trained import load_detector
 from vtad.run_folder import Run
 from vtad_export.coreml_format.conversion import convert, write_package
+from vtad_export.coreml_format.exporter import CoreMLExport
 from vtad_export.coreml_format.graph import layout_of, prepared, trace
 from vtad_export.coreml_format.lint import REFERENCE, lint
 from vtad_export.coreml_format.mil import Executor
 from vtad_export.coreml_format.mlpackage import read_program
 from vtad_export.coreml_format.neural_engine import ChannelAutoencoder, EngineBackbone, FoldedSegmentationHead, Project
-from vtad_export.coreml_format.reference_proof import prove_package
 from vtad_export.coreml_format.same_program import difference
-from vtad_export.proof.material import samples
 
 
 def unruly(**changes: Any) -> Autoencoder:
@@ -140,15 +138,9 @@ def shifted(rearranged: nn.Module, part: Project, image: Tensor, shift: Tensor) 
 
 
 def test_the_package_has_convolutions_and_norms_for_the_transformer_and_no_linear_layers(
-    trained: Run, tmp_path: Path
+    packaged: CoreMLExport,
 ) -> None:
-    detector, card = load_detector(trained), trained.card()
-    arranged = prepared(detector, "ane")
-    program = trace(arranged)
-    full, half = tmp_path / "full.mlpackage", tmp_path / "half.mlpackage"
-    write_package(convert(program, "fp32", "iOS16"), card, full)
-    write_package(convert(program, "fp16", "iOS16"), card, half)
-    read = read_program(half)
+    read = read_program(packaged.path)
     kinds = [op.kind for op in read.operations]
     norms = [op for op in read.operations if op.kind == "layer_norm"]
     assert len(norms) == 2 + 2 + 1  # a block of the encoder, one of the decoder, the last
@@ -157,8 +149,7 @@ def test_the_package_has_convolutions_and_norms_for_the_transformer_and_no_linea
     network = {op.outputs[0].dtype.__name__ for op in read.operations if op.kind in ("linear", "split")}
     assert network <= {"float16", "float32"}
     assert not [op for op in read.operations if op.kind == "linear" and op.outputs[0].dtype.__name__ == "float16"]
-    proof = prove_package(half, full, detector, samples(trained), card.calibration, arranged)
-    assert proof.parity.verdict_flips == 0
+    assert packaged.proof.parity.verdict_flips == 0
     assert "rank" not in {f.rule for f in lint(read).findings}
 
 

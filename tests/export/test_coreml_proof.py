@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.export import ExportedProgram
 
 pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
 
@@ -50,6 +51,7 @@ class Packages:
     card: Card
     sample: Samples
     arranged: Detector
+    program: ExportedProgram
     full: Path
     half: Path
 
@@ -76,7 +78,7 @@ def make_packages(run: Run, layout: Layout, folder: Path) -> Packages:
     full, half = folder / "full.mlpackage", folder / "half.mlpackage"
     write_package(convert(program, "fp32", "iOS16"), card, full)
     write_package(convert(program, "fp16", "iOS16"), card, half)
-    return Packages(detector, card, Samples(found.good, found.defective[:8]), arranged, full, half)
+    return Packages(detector, card, Samples(found.good, found.defective[:8]), arranged, program, full, half)
 
 
 @pytest.fixture(scope="module")
@@ -352,7 +354,7 @@ def test_int8_weights_are_read_executed_and_held_to_half_a_step(
     weights = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=1000)
     config = optimize.OptimizationConfig(op_type_configs={"conv": weights})
     with quiet():
-        model = convert(trace(laid_out.arranged), "fp16", target)
+        model = convert(laid_out.program, "fp16", target)
         write_package(optimize.linear_quantize_weights(model, config), laid_out.card, tmp_path / "int8.mlpackage")
     eight, full = read_program(tmp_path / "int8.mlpackage"), read_program(laid_out.full)
     assert len(eight.steps) >= 4

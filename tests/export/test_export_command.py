@@ -201,11 +201,22 @@ def test_a_signal_that_a_library_swallows_or_reports_as_its_own_error_still_ends
     assert error(143, export, "--run", run.path) == "Error: stopped; nothing half written is left"
 
 
-def test_sigterm_to_the_command_is_143_and_leaves_no_draft(run: Run) -> None:
+# vtad-export with the ONNX graph that is given first
+COMMAND = """
+import sys, onnx
+from vtad_export.commands.export import export
+from vtad_export.onnx_format import exporter
+graph = sys.argv.pop(1)
+exporter.onnx_graph = lambda detector: onnx.load(graph)
+export()
+"""
+
+
+def test_sigterm_to_the_command_is_143_and_leaves_no_draft(run: Run, exported: Export) -> None:
     pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
     given = ["--run", str(run.path), "--format", "coreml"]
     process = subprocess.Popen(
-        [sys.executable, "-c", "from vtad_export.commands.export import export; export()", *given],
+        [sys.executable, "-c", COMMAND, str(exported.path), *given],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -277,6 +288,7 @@ def test_a_tolerance_of_an_unknown_output_names_the_known_ones(run: Run) -> None
     assert "expected one of the outputs score, heatmap" in line
 
 
+@pytest.mark.usefixtures("ready_graph")
 def test_a_tolerance_below_what_is_measured_refuses(run: Run) -> None:
     line = error(1, export, "--run", run.path, "--tolerance", "reconstruction=1e-12")
     assert "reconstruction" in line
@@ -292,6 +304,7 @@ def test_a_precision_that_a_format_has_not_is_refused_before_anything_is_made(
     assert not (run.path / "export").exists()
 
 
+@pytest.mark.usefixtures("ready_graph")
 def test_images_that_are_not_those_of_the_training_are_said_in_one_line(run: Run, tmp_path: Path, pills: Path) -> None:
     assert "note:" not in done(export, "--run", run.path)
     other = tmp_path / "other"

@@ -33,6 +33,8 @@ from vtad_runtime.engine.model import OUTPUTS
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 from vtad_runtime.engine.opening import newest_export
 
+pytestmark = pytest.mark.usefixtures("ready")
+
 
 @pytest.fixture(scope="module")
 def material(trained: Run) -> Material:
@@ -40,11 +42,12 @@ def material(trained: Run) -> Material:
 
 
 @pytest.fixture(scope="module")
-def made(trained: Run, material: Material, tmp_path_factory: pytest.TempPathFactory) -> OnnxExport:
+def made(trained: Run, material: Material, ready_graph_in: Any, tmp_path_factory: pytest.TempPathFactory) -> OnnxExport:
     """The int8 export of the tiny run, in a folder of its own."""
-    return to_onnx(
-        trained, tmp_path_factory.mktemp("int8") / "pill-int8.onnx", precision="int8", max_flips=41, material=material
-    )
+    path = tmp_path_factory.mktemp("int8") / "pill-int8.onnx"
+    with pytest.MonkeyPatch.context() as patch:
+        ready_graph_in(patch)
+        return to_onnx(trained, path, precision="int8", max_flips=41, material=material)
 
 
 def int8_kinds(path: Path) -> list[str]:
@@ -186,9 +189,8 @@ def shifted(monkeypatch: pytest.MonkeyPatch, material: Material) -> None:
 
 
 def test_flips_beyond_the_limit_refuse_the_export_and_name_the_images(
-    run: Run, material: Material, exported: Export, monkeypatch: pytest.MonkeyPatch
+    run: Run, material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter, "onnx_graph", lambda _: onnx.load(exported.path))
     shifted(monkeypatch, material)
     line = error(
         1, command, "--run", run.path, "--precision", "int8", "--max-flips", 0, "--tolerance", "score=1e6"
@@ -198,10 +200,7 @@ def test_flips_beyond_the_limit_refuse_the_export_and_name_the_images(
     assert list((run.path / "export").iterdir()) == []
 
 
-def test_flips_within_the_limit_are_listed_with_both_scores(
-    run: Run, exported: Export, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(exporter, "onnx_graph", lambda _: onnx.load(exported.path))
+def test_flips_within_the_limit_are_listed_with_both_scores(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def one_flip(*arguments: Any) -> Any:
         found = compare(*arguments)

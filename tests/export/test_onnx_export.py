@@ -36,12 +36,6 @@ from vtad_runtime.verdict.verdict import Verdict
 Outputs = dict[str, NDArray[np.float32]]
 
 
-@pytest.fixture
-def ready_graph(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The graph of `trained` without tracing it again, which takes seconds."""
-    monkeypatch.setattr(exporter, "onnx_graph", lambda detector: onnx.load(exported.path))
-
-
 @pytest.fixture(scope="module")
 def pixels(trained: Run) -> NDArray[np.uint8]:
     """Five images (5, 3, H, W), good and defective."""

@@ -1,0 +1,78 @@
+"""Fixtures for tests of the exports: a Core ML package made once, and graphs of the tiny run that are not traced again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from shared import Shared
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from vtad.models.detector import Detector
+    from vtad.run_folder import Run
+    from vtad_export.coreml_format.exporter import CoreMLExport
+    from vtad_export.proof.exporter import Export
+
+ReadyGraph = Callable[[pytest.MonkeyPatch], None]
+
+
+@pytest.fixture(scope="session")
+def packaged(trained: Run, exported: Export, shared: Shared) -> CoreMLExport:
+    """The default Core ML export of `trained` beside its ONNX fallback, in a folder of their own. Read only."""
+    from vtad_export import to_coreml
+
+    def make(folder: Path) -> CoreMLExport:
+        shutil.copy2(exported.path, folder / "pill.onnx")
+        return to_coreml(trained, folder / "pill.mlpackage")
+
+    return shared("packaged", make)
+
+
+@pytest.fixture(scope="session")
+def ready_graph_in(exported: Export) -> ReadyGraph:
+    """ready_graph_in(patch): the ONNX graph of `trained` is not traced again, which takes seconds."""
+    import onnx
+
+    from vtad_export.onnx_format import exporter
+
+    return lambda patch: patch.setattr(exporter, "onnx_graph", lambda detector: onnx.load(exported.path))
+
+
+@pytest.fixture
+def ready_graph(ready_graph_in: ReadyGraph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ONNX graph of `trained` is not traced again."""
+    ready_graph_in(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def kept() -> dict[Any, Any]:
+    """What this worker has traced and converted of `trained`."""
+    return {}
+
+
+@pytest.fixture
+def ready(ready_graph: None, kept: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports of `trained` take what was traced and converted of it before; all that follows is done anew."""
+    from vtad_export.coreml_format.conversion import convert
+    from vtad_export.coreml_format.graph import layout_of, trace
+
+    def traced(arranged: Detector) -> ExportedProgram:
+        layout = layout_of(arranged)
+        if layout not in kept:
+            kept[layout] = trace(arranged)
+        program: ExportedProgram = kept[layout]
+        return program
+
+    def converted(program: ExportedProgram, precision: Any, target: Any) -> Any:
+        key = (id(program), precision, target)
+        if key not in kept:
+            kept[key] = convert(program, precision, target)
+        return kept[key]
+
+    monkeypatch.setattr("vtad_export.coreml_format.exporter.trace", traced)
+    monkeypatch.setattr("vtad_export.coreml_format.exporter.convert", converted)
