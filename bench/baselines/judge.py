@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bench.baselines.baseline import BATCH
-from vtad.data.layout import GOOD, DataError, TestImage
-from vtad.evaluation.evaluate import LONGEST_SIDE
+from vtad.data.layout import GOOD, TestImage
+from vtad.evaluation.at_source import at_source, fitted
 from vtad.metrics import PixelReport, evaluate_pixels, image_auroc
 from vtad_runtime.contract.card import Input
-from vtad_runtime.contract.image import ImageError, Placement, fit_image, read_mask, read_rgb, resize, unfit_map
 
 
 @dataclass(frozen=True)
@@ -38,48 +37,15 @@ def judge(baseline: nn.Module, test: tuple[TestImage, ...], spec: Input, device:
     masks: list[NDArray[np.bool_]] = []
     for i in range(0, len(test), BATCH):
         part = test[i : i + BATCH]
-        fitted = [_read(image, spec) for image in part]
-        pixels = torch.from_numpy(np.stack([p for p, _ in fitted])).permute(0, 3, 1, 2)
+        taken = [fitted(image, spec) for image in part]
+        pixels = torch.from_numpy(np.stack([p for p, _ in taken])).permute(0, 3, 1, 2)
         with torch.inference_mode():
             score, found = baseline(pixels.to(device))
         scores += score.tolist()
-        for image, (_, placement), values in zip(part, fitted, found.cpu().numpy(), strict=True):
-            mask = _mask(image, placement)
-            if mask is None:
-                continue  # it counts as an image only
-            at_source = unfit_map(values, placement)
-            size = _compared_at(placement)
-            maps.append(resize(at_source, *size))
-            masks.append(mask if mask.shape == size[::-1] else resize(mask.astype(np.float32), *size) > 0)
+        for image, (_, placement), values in zip(part, taken, found.cpu().numpy(), strict=True):
+            (at_size,), mask = at_source(image, placement, [values])
+            if mask is not None:  # without one it counts as an image only
+                maps.append(at_size)
+                masks.append(mask)
     labels = [t.kind != GOOD for t in test]
     return Judged(image_auroc(labels, scores), evaluate_pixels(masks, maps))
-
-
-def _compared_at(placement: Placement) -> tuple[int, int]:
-    """(width, height) of the source, or of its copy with a longest side of LONGEST_SIDE."""
-    width, height = placement.source_width, placement.source_height
-    shrink = min(1.0, LONGEST_SIDE / max(height, width))
-    return max(1, round(width * shrink)), max(1, round(height * shrink))
-
-
-def _read(image: TestImage, spec: Input) -> tuple[NDArray[np.uint8], Placement]:
-    try:
-        return fit_image(read_rgb(image.path), spec)
-    except ImageError as e:
-        raise DataError(str(e)) from e
-
-
-def _mask(image: TestImage, placement: Placement) -> NDArray[np.bool_] | None:
-    """(H, W) of the source; None for a defective image without one."""
-    shape = placement.source_height, placement.source_width
-    if image.kind == GOOD:
-        return np.zeros(shape, np.bool_)
-    if image.mask is None:
-        return None
-    try:
-        mask = read_mask(image.mask)
-    except ImageError as e:
-        raise DataError(str(e)) from e
-    if mask.shape != shape:
-        raise DataError(f"{image.mask}: expected a mask of the size of {image.path.name}, {shape}, got {mask.shape}")
-    return mask

@@ -15,7 +15,6 @@ from PIL import Image
 from tiny_run import done, error
 from torch import Tensor, nn
 
-from bench.baselines import judge as judging
 from bench.baselines.baseline import Baseline, gigaflop, stored_numbers
 from bench.baselines.judge import judge
 from bench.baselines.padim import REGULARISATION, Padim
@@ -25,7 +24,7 @@ from bench.quality import Plan, fill, quality, read_rows
 from bench.quality_table import markdown
 from vtad.data.images import ImageCache
 from vtad.data.layout import find_category
-from vtad.evaluation import evaluate as evaluation
+from vtad.evaluation import at_source
 from vtad.evaluation.evaluate import evaluate
 from vtad.inspection import input_spec
 from vtad.models.patch_memory import greedy_coreset
@@ -193,8 +192,7 @@ class Trained(Baseline):
 
 @pytest.mark.parametrize("longest", [1024, 48])
 def test_baselines_are_judged_like_runs(run: Run, pills: Path, monkeypatch: pytest.MonkeyPatch, longest: int) -> None:
-    monkeypatch.setattr(evaluation, "LONGEST_SIDE", longest)
-    monkeypatch.setattr(judging, "LONGEST_SIDE", longest)
+    monkeypatch.setattr(at_source, "LONGEST_SIDE", longest)
     of_run = evaluate(run)
     found = judge(Trained(run), find_category(pills, "pill").test, input_spec(run.config()), CPU)
     assert found.image_auroc == of_run.scores.image.auroc

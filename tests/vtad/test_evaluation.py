@@ -21,6 +21,7 @@ from vtad.calibration.map_fusion import raw_maps, scores_and_peaks
 from vtad.commands.evaluate import evaluate as command
 from vtad.data.images import ImageCache, fingerprint
 from vtad.data.layout import DataError, find_category
+from vtad.evaluation import at_source
 from vtad.evaluation import evaluate as evaluation
 from vtad.evaluation.evaluate import evaluate
 from vtad.evaluation.report import table
@@ -170,7 +171,7 @@ def test_large_images_are_compared_at_a_bounded_size_where_no_defect_is_lost(
         sizes.extend(masks)
         return evaluate_pixels(masks, maps)
 
-    monkeypatch.setattr(evaluation, "LONGEST_SIDE", 16)
+    monkeypatch.setattr(at_source, "LONGEST_SIDE", 16)
     monkeypatch.setattr(evaluation, "evaluate_pixels", remember)
     mask = np.zeros((64, 64), np.uint8)
     mask[9, 33] = 255  # a single pixel

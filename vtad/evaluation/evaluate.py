@@ -1,8 +1,4 @@
-"""Evaluation of a run on its category's test images: metrics.json, and the results on the card.
-
-Maps and masks meet at the size of the source pictures, as a user sees them; pictures with a side over 1024 px are compared
-at 1024, where a pixel of the mask is defective if any of the pixels in it is.
-"""
+"""Evaluation of a run on its category's test images: metrics.json, and the results on the card."""
 
 from __future__ import annotations
 
@@ -15,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from vtad.data.batches import batches
+from vtad.data.batches import BATCH, batches
 from vtad.data.images import fingerprint
 from vtad.data.layout import GOOD, DataError, TestImage
 from vtad.data.run_data import run_data
+from vtad.evaluation.at_source import Map, Mask, at_source, fitted
 from vtad.fitting.device import pick_device
 from vtad.inspection import input_spec
 from vtad.metrics import PixelReport, ScoreReport, evaluate_pixels, evaluate_scores
@@ -28,13 +24,6 @@ from vtad.models.detector import Detector
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run, write_text
 from vtad_runtime.contract.card import Input
-from vtad_runtime.contract.image import ImageError, Placement, fit_image, read_mask, read_rgb, resize, unfit_map
-
-LONGEST_SIDE = 1024  # pixels
-BATCH = 8
-
-Map = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -133,45 +122,10 @@ def _judged(
 ) -> Iterator[tuple[float, _Maps]]:
     for i in range(0, len(images), BATCH):
         part = images[i : i + BATCH]
-        fitted = [_read(image, spec) for image in part]
+        taken = [fitted(image, spec) for image in part]
         with torch.inference_mode():
-            judgement = detector(next(batches(np.stack([pixels for pixels, _ in fitted]), device, BATCH)))
-        heat, ssim, nll = (m.float().cpu().numpy() for m in judgement[1:4])
-        for j, (image, (_, placement)) in enumerate(zip(part, fitted, strict=True)):
-            yield judgement.score[j].item(), _at_source(image, placement, heat[j], ssim[j], nll[j])
-
-
-def _read(image: TestImage, spec: Input) -> tuple[NDArray[np.uint8], Placement]:
-    try:
-        return fit_image(read_rgb(image.path), spec)
-    except ImageError as e:
-        raise DataError(f"{e}; vtad-data check finds every such file") from e
-
-
-def _at_source(image: TestImage, placement: Placement, *maps: Map) -> _Maps:
-    height, width = placement.source_height, placement.source_width
-    mask: Mask | None = np.zeros((height, width), np.bool_)
-    if image.kind != GOOD:
-        mask = _mask(image, width, height) if image.mask is not None else None
-    shrink = min(1.0, LONGEST_SIDE / max(height, width))
-    at_source = [unfit_map(m, placement) for m in maps]
-    if shrink < 1:
-        size = max(1, round(width * shrink)), max(1, round(height * shrink))
-        at_source = [resize(m, *size) for m in at_source]
-        mask = None if mask is None else resize(mask.astype(np.float32), *size) > 0
-    heatmap, ssim_map, density_map = at_source
-    return _Maps(heatmap, ssim_map, density_map, mask)
-
-
-def _mask(image: TestImage, width: int, height: int) -> Mask:
-    assert image.mask is not None
-    try:
-        mask = read_mask(image.mask)
-    except ImageError as e:
-        raise DataError(str(e)) from e
-    if mask.shape != (height, width):
-        raise DataError(
-            f"{image.mask}: expected a mask of {width}x{height} pixels like {image.path.name}, "
-            f"got {mask.shape[1]}x{mask.shape[0]}"
-        )
-    return mask
+            judgement = detector(next(batches(np.stack([pixels for pixels, _ in taken]), device, BATCH)))
+        heat, ssim, density = (m.float().cpu().numpy() for m in judgement[1:4])
+        for j, (image, (_, placement)) in enumerate(zip(part, taken, strict=True)):
+            (heatmap, ssim_map, density_map), mask = at_source(image, placement, (heat[j], ssim[j], density[j]))
+            yield judgement.score[j].item(), _Maps(heatmap, ssim_map, density_map, mask)

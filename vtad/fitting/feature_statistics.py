@@ -48,6 +48,12 @@ def fit_statistics(
     That is the whitening, the patch memory, the mean image, the base of the context density and the segmentation head's input
     scale, and with `gmm_and_position` the feature GMM and the position Gaussian, which take the longest.
     """
+    _fit_features(model, images, device, gmm=gmm_and_position)
+    _fit_positions(model, images, device, position_gaussian=gmm_and_position)
+
+
+def _fit_features(model: Autoencoder, images: NDArray[np.uint8], device: torch.device, gmm: bool) -> None:
+    """What features are anywhere: patch memory, feature GMM, the scale of the head's input, whitening."""
     channels = model.features.channels
     moments_of_features, moments_of_pixels = Moments(channels), Moments(PixelFeatures.channels)
     generator = torch.Generator().manual_seed(0)
@@ -65,7 +71,7 @@ def fit_statistics(
         moments.append([torch.stack([m.mean((0, 2, 3)), m.square().mean((0, 2, 3))]).cpu() for m in maps])
     cells = torch.cat(samples)
     model.patch_memory.fit(cells)
-    if gmm_and_position:
+    if gmm:
         model.feature_gmm.fit(cells)
     if model.backbone_head is not None:
         each = [torch.stack(m).mean(0) for m in zip(*moments, strict=True)]  # (2, C) of each map
@@ -73,6 +79,12 @@ def fit_statistics(
     model.whitening.fit(*moments_of_features.mean_and_covariance())
     if model.detail is not None:
         model.detail.fit(*moments_of_pixels.mean_and_covariance())
+
+
+def _fit_positions(
+    model: Autoencoder, images: NDArray[np.uint8], device: torch.device, position_gaussian: bool
+) -> None:
+    """What pixels and whitened features are at each position: mean image, base of the density, position Gaussian."""
     first = torch.zeros_like(model.context_density.base_location)
     square = torch.zeros_like(first)
     pixels = torch.zeros_like(model.base_image)
@@ -80,7 +92,7 @@ def fit_statistics(
     every = -(-len(images) // POSITION_IMAGES)
     for i, batch in enumerate(batches(images, device)):
         y = model.observe(batch.float() / 255)
-        if gmm_and_position:
+        if position_gaussian:
             kept.append(y[-i * BATCH % every :: every].half().cpu())
         pixels += batch.float().sum(0, keepdim=True)
         first += y.sum(0, keepdim=True)
@@ -93,7 +105,7 @@ def fit_statistics(
     spread = _neighbours(variance + (location - blurred).square()).clamp_min(0) + 1e-2
     model.context_density.base_location.copy_(blurred)
     model.context_density.base_log_sigma.copy_(0.5 * spread.log())
-    if gmm_and_position:
+    if position_gaussian:
         model.position_gaussian.fit(blurred, torch.cat(kept))
 
 
