@@ -21,6 +21,7 @@ from tiny_run import done, error, invoke
 from vtad.run_folder import Run, RunError, WriteError
 from vtad_export.commands.export import export
 from vtad_export.commands.formats import EXPORTERS
+from vtad_export.coreml_format.format import CoreML
 from vtad_export.onnx_format import exporter as onnx
 from vtad_export.onnx_format.format import Onnx
 from vtad_export.proof import material
@@ -98,6 +99,17 @@ def test_what_cannot_be_made_here_is_a_row_with_its_reason_and_exit_code_3(run: 
     assert "coreai fp32: needs what is not installed: pip install 'vtad[coreai]'" in result.stdout
     assert result.stdout.count("not made") == 2
     assert result.stdout.count("proven") == 5
+
+
+@pytest.mark.usefixtures("made_at_once")
+def test_a_format_whose_packages_are_not_installed_is_not_tried(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "Core ML packages need coremltools, which is not installed: pip install 'vtad[export]'"
+    monkeypatch.setattr(CoreML, "available", lambda _: reason)
+    result = invoke(export, "--run", run.path, "--format", "all", "--precision", "fp16")
+    assert result.exit_code == 3
+    assert f"coreml fp16: {reason}" in result.stdout
+    assert reason in error(2, export, "--run", run.path, "--format", "coreml")
+    assert not list((run.path / "export").glob("*.mlpackage"))
 
 
 def test_a_failed_proof_among_them_is_exit_code_1_and_the_rest_is_made(run: Run, made_at_once: list[str]) -> None:

@@ -1,5 +1,7 @@
-"""An .aimodel on disk: a folder with main.mlirb (program and weights), main.hash (its sha256) and metadata.json (the card as one
-string). Apple's loader does not compare the hash: we do. Reading takes no package of Apple's.
+"""An .aimodel on disk: reads the card and compares the hash, without Apple's packages.
+
+A folder with main.mlirb (program and weights), main.hash (the sha256 of that) and metadata.json (the card as one string).
+Apple's loader does not compare the hash: we do.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def plain_fallback(folder: Path, material: Material) -> Fallback:
 
 
 def fallback_of(package: Path, material: Material) -> Fallback:
-    """See to the ONNX model that `vtad_runtime.engine.coreml_engine.onnx_fallback` finds for a package.
+    """The ONNX model that `vtad_runtime.engine.coreml_engine.onnx_fallback` finds for a package; made where there is none.
 
     What has the package's name stays if it is of these weights and what its name says. Else it is the float32 model, pill.onnx,
     or a copy of it under the name of a package such as pill-fp32.mlpackage, less a final -int8. Raises as `plain_fallback`.

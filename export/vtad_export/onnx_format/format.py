@@ -44,8 +44,7 @@ class Onnx(Exporter):
 
     def read_card(self, path: Path) -> Card:
         """The card, which the graph was compared with. Raises ModelError."""
-        from vtad_runtime.engine.onnxruntime_engine import (
-            OnnxSession,  # what a format is can be said without onnxruntime
-        )
+        # onnxruntime is not needed to say what a format is, and --help is to be quick
+        from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 
         return OnnxSession(path).card

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from vtad_runtime.contract.card import Card, Parity
 
-if TYPE_CHECKING:  # the rest of this room takes torch, and what an exporter is can be said without it
+if TYPE_CHECKING:  # the rest of this room imports torch, which is not needed to say what a format is
     from vtad_export.proof.material import Material
     from vtad_export.proof.parity import Flip
 
 Precision = Literal["fp32", "fp16", "int8"]
-# What it takes to count as made: the saved artefact agreed with torch; or only its structure could be checked here.
+# How far an artefact is proven: the saved file agreed with torch; or only its structure could be checked here.
 Status = Literal["proven", "structure only"]
 
 

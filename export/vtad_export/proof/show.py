@@ -14,7 +14,7 @@ MAPS = "standard deviations"  # of good pictures
 
 def card_text(path: Path, card: Card) -> str:
     """What the card of `path` says, for people."""
-    who, given, c = card.identity, card.input, card.calibration
+    who, given, rule, c = card.identity, card.input, card.score_rule, card.calibration
     commit = f", commit {who.git_commit[:12]}" if who.git_commit else ""
     region = f"region x, y, width, height {given.roi}" if given.roi else "whole picture"
     outputs = [f"{o.name} {'x'.join(map(str, o.shape))}, {o.unit}" for o in card.outputs]
@@ -24,6 +24,7 @@ def card_text(path: Path, card: Card) -> str:
         ("weights", f"sha256 {card.weights_sha256[:16]}…; training images sha256 {who.data_fingerprint[:16]}…"),
         ("input", f"{given.name}: {given.width}x{given.height} {given.colour}, uint8, {given.fit}, {region}"),
         *(("outputs" if i == 0 else "", text) for i, text in enumerate(outputs)),
+        ("score", f"mean of the highest {rule.top_share:.0%} of the cells, {rule.cell}x{rule.cell} pixels each"),
         ("threshold", f"NG above {c.threshold:.4g}; regions above {c.pixel_threshold:.4g} {MAPS}"),
         (
             "calibration",

@@ -48,7 +48,7 @@ class Limits(dict[str, float]):
 
 
 def limits(precision: str, asked: Mapping[str, float] | None, max_flips: int | None, images: int) -> Limits:
-    """The precision's budget with what the user asked for in its place, for a proof on that many images."""
+    """The budget of a precision, for a proof on that many images; `asked` and `max_flips` are what the user chose instead."""
     return Limits({**BUDGET[precision], **(asked or {})}, allowed_flips(precision, max_flips, images))
 
 
