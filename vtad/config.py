@@ -60,7 +60,7 @@ class Config:
     patches: int = 4096  # of good images that the patch memory stores
     components: int = 64  # Gaussians of the feature GMM, shared by all positions
     noise: float = 0.2  # bottleneck: dropout rate (default, scratch) or standard deviation (paper)
-    published_mixture: bool = False  # paper only: its weighted sum of NLLs instead of the mixture's likelihood
+    published_mixture: bool = False  # paper only: its weighted sum of NLLs in place of the likelihood
     synthetic_defects: bool = True  # corrupt the input, aim at the clean image
     shift_and_zoom: float = 0.25  # share of the training pictures that are shown a little nearer and off centre
 

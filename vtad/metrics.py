@@ -3,7 +3,7 @@
 AUPRO, the area under the per-region overlap curve up to a false-positive rate of 0.3, follows the MVTec AD paper
 (Bergmann et al., IJCV 2021, doi 10.1007/s11263-020-01400-4). Image metrics are scikit-learn's. Pixel metrics give the
 same numbers as scikit-learn, from one float32 sort of the defect-free pixels: scikit-learn's index sorts take several
-times the time and memory on tens of millions of pixels.
+times as long, and as much memory, on tens of millions of pixels.
 """
 
 from __future__ import annotations

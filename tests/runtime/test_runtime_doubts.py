@@ -21,7 +21,7 @@ from vtad_runtime.verdict.geometry import Geometry
 from vtad_runtime.verdict.judge import Judge, Rules
 from vtad_runtime.verdict.judgement import Frame
 from vtad_runtime.verdict.mask import Mask, top_score
-from vtad_runtime.verdict.verdict import settle
+from vtad_runtime.verdict.verdict import conclude
 
 OK, NG, UNSURE, STALE, ERROR = Verdict.OK, Verdict.NG, Verdict.UNSURE, Verdict.STALE, Verdict.ERROR
 
@@ -105,14 +105,14 @@ def test_only_the_checks_asked_for_are_made() -> None:
 
 def test_the_order_of_verdicts() -> None:
     every = {"late": "late", "doubt": "black", "unsure_from": 1.0}
-    assert settle(math.nan, 2.0, **every)[0] is ERROR  # type: ignore[arg-type]
-    assert settle(3.0, 2.0, error="no maps", **every) == (ERROR, "no maps")  # type: ignore[arg-type]
-    assert settle(3.0, 2.0, **every) == (STALE, "late; its score is NG")  # type: ignore[arg-type]
-    assert settle(3.0, 2.0, doubt="black", unsure_from=1.0) == (UNSURE, "black; its score is NG")
-    assert settle(3.0, 2.0, unsure_from=1.0) == (NG, None)
-    assert settle(2.0, 2.0) == (OK, None)
-    assert settle(1.5, 2.0, unsure_from=1.0)[0] is UNSURE
-    assert settle(1.0, 2.0, unsure_from=1.0) == (OK, None)
+    assert conclude(math.nan, 2.0, **every)[0] is ERROR  # type: ignore[arg-type]
+    assert conclude(3.0, 2.0, error="no maps", **every) == (ERROR, "no maps")  # type: ignore[arg-type]
+    assert conclude(3.0, 2.0, **every) == (STALE, "late; its score is NG")  # type: ignore[arg-type]
+    assert conclude(3.0, 2.0, doubt="black", unsure_from=1.0) == (UNSURE, "black; its score is NG")
+    assert conclude(3.0, 2.0, unsure_from=1.0) == (NG, None)
+    assert conclude(2.0, 2.0) == (OK, None)
+    assert conclude(1.5, 2.0, unsure_from=1.0)[0] is UNSURE
+    assert conclude(1.0, 2.0, unsure_from=1.0) == (OK, None)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_the_order_of_verdicts() -> None:
 def test_nothing_becomes_ok_that_the_score_did_not_call_ok(score: float, threshold: float) -> None:
     for late in (None, "late"):
         for doubt in (None, "black"):
-            assert settle(score, threshold, late=late, doubt=doubt, unsure_from=1.0)[0] is not OK
+            assert conclude(score, threshold, late=late, doubt=doubt, unsure_from=1.0)[0] is not OK
 
 
 def alarms(rule: AlarmRule, *scores: float) -> list[bool]:

@@ -60,7 +60,7 @@ def fit_score_fusion(
         seen, _cells(masks, len(shifted)), len(defective), head if model.segmentation_head else 0.0, detector.top
     )
     found: dict[Weights, float] = {}
-    chosen = _choose_context(trial, _choose_known(trial, found), found)
+    chosen = _choose_context_density(trial, _choose_known(trial, found), found)
     model.score_fusion.mean.copy_(mean)
     model.score_fusion.weight.copy_(torch.tensor([*chosen, trial.head]) / std)
     return {" ".join(f"{w:g}" for w in weights): quality for weights, quality in found.items()}
@@ -107,12 +107,12 @@ def _choose_known(trial: Trial, found: dict[Weights, float]) -> Weights:
     return best
 
 
-def _choose_context(trial: Trial, known: Weights, found: dict[Weights, float]) -> Weights:
-    """These weights, with the context's; what each tried is worth is noted in `found`."""
+def _choose_context_density(trial: Trial, known: Weights, found: dict[Weights, float]) -> Weights:
+    """These weights, with the context density's; what each tried is worth is noted in `found`."""
     resampled = trial.resampled()
     without = [trial.quality(known)(drawn) for drawn in resampled]
-    for context in CONTEXT_WEIGHTS:
-        weights = (*known[:3], context)
+    for weight in CONTEXT_WEIGHTS:
+        weights = (*known[:3], weight)
         quality = trial.quality(weights)
         found[weights] = quality(trial.every())
         costs = [before - quality(drawn) for before, drawn in zip(without, resampled, strict=True)]

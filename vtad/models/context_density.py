@@ -4,7 +4,7 @@ p(y | context) = sum_k pi_k N(y; m + s * e_k, (s * t_k)^2), all diagonal: the tr
 and how likely each component is (pi); how widely they vary (s) is learned for each position, and the components' shape
 (e_k, t_k) once for all. One component is a plain Gaussian; many cost two matrix products, not many maps of parameters.
 
-The width does not depend on the context on purpose: a network that may widen the density where the context looks odd does
+The width does not depend on the rest of the picture, on purpose: a network that may widen the density where things look odd does
 so exactly at a defect, and the NLL there grows by a logarithm instead of a square (docs/experiments.md).
 """
 

@@ -1,6 +1,6 @@
 """VT-ADL as published (Mishra et al., arXiv 2104.10036): preset `paper`.
 
-512 px images in 64 px patches, six encoder blocks, Gaussian noise on the encoding, a deconvolution decoder, and a mixture
+512 px images in 64 px patches, six encoder blocks, Gaussian noise on the encoding, a deconvolution decoder, and one mixture
 density over the encodings themselves. Its faults are not copied: the routing layer that does nothing is left out, registers
 (0 by default) are learned, log standard deviations are bounded instead of passed through softplus, and the density term is
 a mean over dimensions so that it does not drown the reconstruction. The encodings are trainable, as published.

@@ -113,8 +113,8 @@ def _parse_url(url: str) -> tuple[str, str, dict[str, str]]:
         raise OutputError(f"{wrong}, got {'scheme ' + parts.scheme if parts.scheme else 'no scheme'}")
     if not url.isascii() or any(c.isspace() or not c.isprintable() for c in url):
         raise OutputError(f"{wrong} in ASCII without spaces; percent-encode the rest")
-    place = f"[{host}]" if ":" in host else host
-    place += f":{port}" if port else ""
+    server = f"[{host}]" if ":" in host else host
+    server += f":{port}" if port else ""
     hidden = "/..." if parts.path.strip("/") or parts.query else ""
     try:
         agent = f"vtad/{version('vtad')}"
@@ -124,5 +124,5 @@ def _parse_url(url: str) -> tuple[str, str, dict[str, str]]:
     if parts.username is not None:
         credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         headers["Authorization"] = "Basic " + base64.b64encode(credentials.encode()).decode()
-    address = urlunsplit((parts.scheme, place, parts.path or "/", parts.query, ""))
-    return address, f"{parts.scheme}://{place}{hidden}", headers
+    address = urlunsplit((parts.scheme, server, parts.path or "/", parts.query, ""))
+    return address, f"{parts.scheme}://{server}{hidden}", headers

@@ -23,7 +23,7 @@ from vtad_runtime.verdict.geometry import Geometry
 from vtad_runtime.verdict.judge import Judge, Rules
 from vtad_runtime.verdict.judgement import Frame, Judgement, Unusable
 from vtad_runtime.verdict.mask import Mask
-from vtad_runtime.verdict.verdict import settle
+from vtad_runtime.verdict.verdict import conclude
 
 DECODERS = 2  # threads that decode ahead
 AHEAD = 8  # pictures decoded ahead
@@ -102,7 +102,7 @@ def rescore(run: Run, threshold: float) -> Iterator[Again]:
         elif row.score == threshold == row.threshold and row.verdict in DECIDED:
             yield Again(row, row.verdict, row.score, threshold, None)
         else:
-            verdict, reason = settle(row.score, threshold, unsure_from=unsure_from)
+            verdict, reason = conclude(row.score, threshold, unsure_from=unsure_from)
             yield Again(row, verdict, row.score, threshold, reason)
 
 

@@ -15,8 +15,8 @@ class AlarmRule:
 
     at_least: int  # NG frames ...
     of_last: int  # ... among this many judged ones
-    on: float  # score above which a frame is evidence for raising it: the card's threshold
-    off: float  # score above which a frame is evidence for keeping it; at most `on`
+    on: float  # score above which a frame speaks for raising it: the card's threshold
+    off: float  # score above which a frame speaks for keeping it; at most `on`
 
 
 class Alarm:

@@ -5,7 +5,7 @@ whether they differ by more than chance, the population stability index (PSI) wh
 both (p < 1e-4 and PSI > 0.25, the usual sign of a shifted population) and comes once per excursion: the next one is possible
 after PSI fell below 0.1 or p rose above 0.05.
 
-A camera shows the same part many times, and such scores are not new evidence. So a score counts only if it is further than
+A camera shows the same part many times, and such scores say nothing new. So a score counts only if it is further than
 0.3 of the calibration's spread from the last one that counted, and p is taken at the number of scores that would be
 independent (`independent`).
 

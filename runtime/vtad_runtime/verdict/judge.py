@@ -16,7 +16,7 @@ from vtad_runtime.verdict.frame_check import FrameChecks
 from vtad_runtime.verdict.geometry import Misfit
 from vtad_runtime.verdict.judgement import Frame, Judgement, Unusable
 from vtad_runtime.verdict.mask import Mask
-from vtad_runtime.verdict.verdict import Verdict, settle
+from vtad_runtime.verdict.verdict import Verdict, conclude
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Judge:
                 result = self._rules.mask.apply(result)
             except Misfit as e:
                 result, misfit = dataclasses.replace(result, error=str(e), regions=()), True
-        verdict, reason = settle(
+        verdict, reason = conclude(
             result.score,
             self._threshold,
             error=result.error,

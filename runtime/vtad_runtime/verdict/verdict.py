@@ -18,7 +18,7 @@ class Verdict(StrEnum):
     ERROR = "ERROR"  # not judged: unreadable file, a source that is gone, or a score that is not a number
 
 
-def settle(
+def conclude(
     score: float,
     threshold: float,
     *,
@@ -50,4 +50,4 @@ def settle(
 
 def decide(calibration: Calibration, score: float) -> Verdict:
     """What the score alone says by the threshold on the card."""
-    return settle(score, calibration.threshold)[0]
+    return conclude(score, calibration.threshold)[0]
