@@ -21,6 +21,6 @@ class ContextAlone(nn.Module):
         assert isinstance(model, Autoencoder)
         x = image.float() / 255
         y = model.observe(x)
-        nll = model.predict(model.context(x, y), y).nll
+        nll = model.predict(model.context(x, y), y).density
         heatmap = self.detector.up_rows @ nll @ self.detector.up_columns
         return self.detector.score(heatmap), heatmap

@@ -56,8 +56,8 @@ def test_outputs_have_the_size_of_the_image_and_of_its_cells(registers: int, siz
     height, width = config.image_height, config.image_width
     prediction = fitted(config)(image(config))
     assert prediction.reconstruction.shape == (2, 3, height, width)
-    assert prediction.nll.shape == (2, height // 8, width // 8)
-    assert torch.isfinite(prediction.nll).all()
+    assert prediction.density.shape == (2, height // 8, width // 8)
+    assert torch.isfinite(prediction.density).all()
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_the_observed_features_get_no_gradient_and_every_trainable_parameter_doe
     corrupted, clean = image(config).requires_grad_(), image(config, seed=2).requires_grad_()
     prediction = model.denoise(corrupted, clean)
     assert prediction.logits is not None
-    loss = prediction.reconstruction.square().mean() + prediction.nll.mean() + prediction.logits.mean()
+    loss = prediction.reconstruction.square().mean() + prediction.density.mean() + prediction.logits.mean()
     loss.backward()  # type: ignore[no-untyped-call]
     assert clean.grad is None
     for key, p in model.named_parameters():
@@ -144,10 +144,10 @@ def test_the_density_is_about_the_clean_image_given_the_corrupted_one() -> None:
     x, y = image(config), image(config, seed=2)
     own = model.scorer_maps(x)[1].context_density
     assert own is not None
-    assert torch.equal(model.denoise(x, x).nll, own)
+    assert torch.equal(model.denoise(x, x).density, own)
     assert torch.equal(model.denoise(x, y).reconstruction, model(x).reconstruction)  # the target is not an input
-    assert not torch.equal(model.denoise(x, y).nll, own)
-    assert torch.equal(model.denoise(x, y, model.observe(y)).nll, model.denoise(x, y).nll)
+    assert not torch.equal(model.denoise(x, y).density, own)
+    assert torch.equal(model.denoise(x, y, model.observe(y)).density, model.denoise(x, y).density)
 
 
 @torch.no_grad()
@@ -186,9 +186,9 @@ def test_in_bfloat16_training_sees_nearly_what_the_detector_computes_in_float32(
         rough = model.denoise(x, x[:1])
     assert exact.logits is not None
     assert rough.logits is not None
-    assert rough.logits.dtype == rough.nll.dtype == torch.float32
+    assert rough.logits.dtype == rough.density.dtype == torch.float32
     assert (rough.logits - exact.logits).abs().mean() < 0.1 * exact.logits.std()
-    assert (rough.nll - exact.nll).abs().mean() < 0.1 * exact.nll.std()
+    assert (rough.density - exact.density).abs().mean() < 0.1 * exact.density.std()
 
 
 @torch.no_grad()
@@ -221,9 +221,9 @@ def test_beside_a_backbone_the_transformer_sees_pixels_and_without_one_it_sees_t
 def test_a_scorer_that_weighs_nothing_is_pruned_and_no_result_changes() -> None:
     model = fitted(tiny())
     x = image(tiny())
-    before = model(x).nll
+    before = model(x).density
     assert model.active == ScorerMaps._fields
     model.prune()
     assert list(model.active) == ["patch_memory"]
     assert [seen is None for seen in model.scorer_maps(x)[1]] == [False, True, True, True, True]
-    assert torch.equal(model(x).nll, before)
+    assert torch.equal(model(x).density, before)

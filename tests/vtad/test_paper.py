@@ -29,16 +29,16 @@ def test_the_decoder_doubles_up_to_the_size_of_the_image(registers: int) -> None
         config = paper(patch_size=patch, image_height=height, image_width=width, registers=registers)
         prediction = PaperAutoencoder(config).eval()(torch.rand(2, 3, height, width))
         assert prediction.reconstruction.shape == (2, 3, height, width)
-        assert prediction.nll.shape == (2, height // patch, width // patch)
+        assert prediction.density.shape == (2, height // patch, width // patch)
         assert ((prediction.reconstruction >= 0) & (prediction.reconstruction <= 1)).all()
 
 
 def test_noise_is_added_to_the_encoding_in_training_only() -> None:
     model, x = PaperAutoencoder(paper(noise=0.2)), torch.rand(2, 3, 64, 64)
     model.eval()
-    assert torch.equal(model(x).nll, model(x).nll)
+    assert torch.equal(model(x).density, model(x).density)
     model.train()
-    assert not torch.equal(model(x).nll, model(x).nll)
+    assert not torch.equal(model(x).density, model(x).density)
 
 
 def test_the_published_term_is_an_upper_bound_of_the_likelihood() -> None:
@@ -46,7 +46,7 @@ def test_the_published_term_is_an_upper_bound_of_the_likelihood() -> None:
     terms = []
     for published in (False, True):
         torch.manual_seed(0)
-        terms.append(PaperAutoencoder(paper(published_mixture=published)).eval()(x).nll)
+        terms.append(PaperAutoencoder(paper(published_mixture=published)).eval()(x).density)
     assert (terms[1] >= terms[0]).all()
     assert not torch.equal(*terms)
 

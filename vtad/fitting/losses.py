@@ -31,7 +31,7 @@ def objective(
     reconstruction = prediction.reconstruction.float()
     mse = F.mse_loss(reconstruction, clean)
     unlike = ssim.dissimilarity(reconstruction, clean).mean()
-    nll = prediction.nll.mean() / density_dim
+    nll = prediction.density.mean() / density_dim
     total = config.mse_weight * mse + config.ssim_weight * unlike + config.nll_weight * nll
     if prediction.logits is None:
         return Loss(total, mse, unlike, nll, torch.zeros_like(mse))

@@ -29,7 +29,7 @@ class Prediction(NamedTuple):
     """What a model predicts of a batch."""
 
     reconstruction: Tensor  # (B, 3, H, W), about 0..1
-    nll: Tensor  # (B, rows, columns): in training of the context density, nats a cell; else the fused score
+    density: Tensor  # (B, rows, columns): in training the context density's NLL, nats a cell; else the fused score
     logits: Tensor | None = None  # (B, rows, columns), logits of a defect; in training, with a segmentation head
     maps: tuple[Tensor, ...] = ()  # in training, a backbone's maps as the segmentation head sees them
 
@@ -162,7 +162,7 @@ class Autoencoder(nn.Module):
             patch_memory=self.patch_memory(features) if "patch_memory" in active else None,
             feature_gmm=self.feature_gmm(features) if "feature_gmm" in active else None,
             position_gaussian=self.position_gaussian(y) if "position_gaussian" in active else None,
-            context_density=prediction.nll if "context_density" in active else None,
+            context_density=prediction.density if "context_density" in active else None,
             segmentation_head=self.segmentation_head(maps) if self.segmentation_head is not None else None,
         )
 

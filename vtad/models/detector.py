@@ -87,7 +87,7 @@ class Detector(nn.Module):
         """uint8 (B, 3, H, W) -> density (B, H, W), the scorers' fused score; 1 - SSIM (B, H, W); reconstruction (B, 3, H, W)."""
         x = image.float() / 255
         prediction = cast(Model, self.model)(x)
-        density = self.up_rows @ prediction.nll @ self.up_columns
+        density = self.up_rows @ prediction.density @ self.up_columns
         unlike = self.ssim.dissimilarity(x, prediction.reconstruction).mean(dim=1, keepdim=True)
         return density, self.smooth(unlike)[:, 0], prediction.reconstruction
 
