@@ -43,12 +43,10 @@ class Config:
     val_split: float = 0.2  # share of good training images held out for calibration and stopping
 
     backbone: bool = True  # fixed features from a frozen network; otherwise patches of the image itself
-    backbone_file: str = (
-        ""  # weights of a Vision Transformer, see vtad.backbones.vit_checkpoint; none: EfficientNet-lite0
-    )
+    backbone_file: str = ""  # weights of a Vision Transformer (vtad.backbones.vit_checkpoint); none: EfficientNet-lite0
     backbone_shape: str = ""  # what the network of that file is built by; training fills it in
     backbone_sha256: str = ""  # of that file; training fills it in
-    feature_dim: int = 176  # whitened directions of the fixed features that the density sees
+    feature_dim: int = 176  # whitened directions of the fixed features that the context density sees
     patch_size: int = 16  # pixels a side of one token
     embed_dim: int = 192  # width of a token
     heads: int = 6

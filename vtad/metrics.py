@@ -111,7 +111,7 @@ def image_auroc(labels: ArrayLike, scores: ArrayLike) -> float | None:
 
 
 def evaluate_scores(labels: ArrayLike, scores: ArrayLike, kinds: Sequence[str], threshold: float) -> ScoreReport:
-    """Everything there is to say about picture scores: `labels` (N,) true for defective, `kinds` the defect types.
+    """All metrics of picture scores: `labels` (N,) true for defective, `kinds` the defect types.
 
     The kind of a good picture does not matter. Raises ValueError: different lengths, or scores that are not finite.
     """

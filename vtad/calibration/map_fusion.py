@@ -22,7 +22,7 @@ SSIM_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # shares tried; the rest is the
 
 
 class Maps(NamedTuple):
-    """What `Detector.raw_maps` gives of N images, on the CPU: computed once, used for units, fusion and scores."""
+    """What `Detector.raw_maps` gives of N images, on the CPU: computed once, used for z-scores, weights and scores."""
 
     density: Tensor  # (N, H, W), the fused score of the scorers
     unlike: Tensor  # (N, H, W), 1 - SSIM
@@ -72,7 +72,7 @@ def fit_map_fusion(
 
 
 def scores_and_peaks(detector: Detector, maps: Maps) -> tuple[list[float], list[float]]:
-    """The images' scores and the maxima of their heatmaps, as `Detector.forward` has them."""
+    """The images' scores and the maxima of their heatmaps, as `Detector.forward` computes them."""
     scores: list[float] = []
     peaks: list[float] = []
     device = detector.density_mean.device

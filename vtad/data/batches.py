@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,7 +13,15 @@ from torch import Tensor
 BATCH = 8  # images
 
 
-def batches(images: NDArray[np.uint8], device: torch.device, size: int = BATCH) -> Iterator[Tensor]:
+class Images(Protocol):
+    """(N, H, W, 3) uint8: an array, a cache, or views of one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice, /) -> NDArray[np.uint8]: ...
+
+
+def batches(images: Images, device: torch.device, size: int = BATCH) -> Iterator[Tensor]:
     """(N, H, W, 3) uint8 -> tensors (B, 3, H, W) uint8 on the device."""
     for i in range(0, len(images), size):
         yield torch.from_numpy(np.ascontiguousarray(images[i : i + size])).permute(0, 3, 1, 2).to(device)

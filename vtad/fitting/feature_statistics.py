@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vtad.config import CELL
-from vtad.data.batches import BATCH, batches
+from vtad.data.batches import BATCH, Images, batches
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.features import PixelFeatures
 
@@ -40,9 +38,7 @@ class Moments:
 
 
 @torch.no_grad()
-def fit_statistics(
-    model: Autoencoder, images: NDArray[np.uint8], device: torch.device, gmm_and_position: bool = True
-) -> None:
+def fit_statistics(model: Autoencoder, images: Images, device: torch.device, gmm_and_position: bool = True) -> None:
     """Set what is known without learning from training images (N, H, W, 3), in two passes that keep samples only.
 
     That is the whitening, the patch memory, the mean image, the base of the context density and the segmentation head's input
@@ -52,7 +48,7 @@ def fit_statistics(
     _fit_positions(model, images, device, position_gaussian=gmm_and_position)
 
 
-def _fit_features(model: Autoencoder, images: NDArray[np.uint8], device: torch.device, gmm: bool) -> None:
+def _fit_features(model: Autoencoder, images: Images, device: torch.device, gmm: bool) -> None:
     """What features are anywhere: patch memory, feature GMM, the scale of the head's input, whitening."""
     channels = model.features.channels
     moments_of_features, moments_of_pixels = Moments(channels), Moments(PixelFeatures.channels)
@@ -81,9 +77,7 @@ def _fit_features(model: Autoencoder, images: NDArray[np.uint8], device: torch.d
         model.detail.fit(*moments_of_pixels.mean_and_covariance())
 
 
-def _fit_positions(
-    model: Autoencoder, images: NDArray[np.uint8], device: torch.device, position_gaussian: bool
-) -> None:
+def _fit_positions(model: Autoencoder, images: Images, device: torch.device, position_gaussian: bool) -> None:
     """What pixels and whitened features are at each position: mean image, base of the density, position Gaussian."""
     first = torch.zeros_like(model.context_density.base_location)
     square = torch.zeros_like(first)
@@ -110,7 +104,7 @@ def _fit_positions(
 
 
 @torch.no_grad()
-def observed_features(model: Autoencoder, images: NDArray[np.uint8], device: torch.device) -> Tensor | None:
+def observed_features(model: Autoencoder, images: Images, device: torch.device) -> Tensor | None:
     """Whitened features of all images (N, D, rows, columns) in CPU memory, or None when they take too much of it."""
     size = model.context_density.base_location.numel() * 4 * len(images)
     if size > MAX_CACHED:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -174,7 +174,7 @@ def begun(
         if isinstance(learner.model.features, BackboneFeatures) and pretrained is not None:
             learner.model.features.load_pretrained(pretrained)
         views = Views(images, sampler.symmetries, STATISTICS_VIEWS)
-        fit_statistics(learner.model, cast(Any, views), device)
+        fit_statistics(learner.model, views, device)
     learner.observed = _observed(learner, sampler)
     first = sampler.draw(0)
     learner.autocast = bfloat16_gains(device, lambda bfloat16: learner.try_out(first, bfloat16))
@@ -213,7 +213,7 @@ def _observed(learner: Learner, sampler: BatchSampler) -> Tensor | None:
     """Features of all images as they are; None where there is no use for them, or no room."""
     if not isinstance(learner.model, Autoencoder) or sampler.symmetries:
         return None
-    return observed_features(learner.model, cast(Any, sampler.images), learner.device)
+    return observed_features(learner.model, sampler.images, learner.device)
 
 
 def _forget_later_rows(run: Run, at: Progress) -> None:
