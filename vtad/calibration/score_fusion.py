@@ -19,7 +19,7 @@ from vtad.models.segmentation_head import damaged_share
 Weights = tuple[float, ...]  # of patch memory, feature GMM, position Gaussian and context density
 # Of the first three, in the order tried. Patch memory or feature GMM, never both: each costs a quarter of the arithmetic. The
 # position Gaussian is active unless it harms, the feature GMM when it helps.
-KNOWN_WEIGHTS = tuple((1.0 - gmm, gmm, position, 0.0) for gmm in (0.0, 1.0) for position in (1.0, 0.0))
+FITTED_WEIGHTS = tuple((1.0 - gmm, gmm, position, 0.0) for gmm in (0.0, 1.0) for position in (1.0, 0.0))
 EARNED = 2e-3  # mean of image AUROC and AUPRO that weights tried later must add: less is noise
 CONTEXT_WEIGHTS = (1.0, 0.5, 0.25)  # the first that costs little enough is taken, or none
 MAY_COST = 5e-3  # of that mean,
@@ -39,7 +39,7 @@ def fit_score_fusion(
 ) -> dict[str, float]:
     """Set how much each scorer counts, as z-scores over held-out good images (N, H, W, 3); qualities by weights are returned.
 
-    Patch memory, feature GMM and position Gaussian get those of `KNOWN_WEIGHTS` with the largest quality: mean of image AUROC
+    Patch memory, feature GMM and position Gaussian get those of `FITTED_WEIGHTS` with the largest quality: mean of image AUROC
     and AUPRO on synthetic defects, (N, H, W, 3) and (N, H, W). The context density gets the largest weight that costs little
     of it, and no more than chance may cost: it alone knows what belongs together, which synthetic defects do not show. The
     weight of the segmentation head is fixed, since it has learnt from defects drawn by the same hand.
@@ -60,7 +60,7 @@ def fit_score_fusion(
         seen, _cells(masks, len(shifted)), len(defective), head if model.segmentation_head else 0.0, detector.top
     )
     found: dict[Weights, float] = {}
-    chosen = _choose_context_density(trial, _choose_known(trial, found), found)
+    chosen = _choose_context_density(trial, _choose_fitted(trial, found), found)
     model.score_fusion.mean.copy_(mean)
     model.score_fusion.weight.copy_(torch.tensor([*chosen, trial.head]) / std)
     return {" ".join(f"{w:g}" for w in weights): quality for weights, quality in found.items()}
@@ -69,7 +69,7 @@ def fit_score_fusion(
 class Trial(NamedTuple):
     """Defective pictures, then good ones, all shifted and zoomed, as the scorers see them."""
 
-    seen: Tensor  # (N, 5, rows, columns), in units of variation on good images
+    seen: Tensor  # (N, 5, rows, columns), z-scores over good images
     masks: NDArray[np.bool_]  # (N, rows, columns)
     defective: int  # of the N
     head: float  # weight of the segmentation head
@@ -97,28 +97,28 @@ class Trial(NamedTuple):
         return [np.concatenate([rng.choice(part, len(part)) for part in parts]) for _ in range(RESAMPLES)]
 
 
-def _choose_known(trial: Trial, found: dict[Weights, float]) -> Weights:
-    """Of `KNOWN_WEIGHTS`; what each is worth is noted in `found`."""
-    best = KNOWN_WEIGHTS[0]
-    for weights in KNOWN_WEIGHTS:
+def _choose_fitted(trial: Trial, found: dict[Weights, float]) -> Weights:
+    """The best of `FITTED_WEIGHTS`; the quality of each goes into `found`."""
+    best = FITTED_WEIGHTS[0]
+    for weights in FITTED_WEIGHTS:
         found[weights] = trial.quality(weights)(trial.every())
         if found[weights] > found[best] + EARNED:
             best = weights
     return best
 
 
-def _choose_context_density(trial: Trial, known: Weights, found: dict[Weights, float]) -> Weights:
-    """These weights, with the context density's; what each tried is worth is noted in `found`."""
+def _choose_context_density(trial: Trial, fitted: Weights, found: dict[Weights, float]) -> Weights:
+    """These weights with the context density's; the quality of each goes into `found`."""
     resampled = trial.resampled()
-    without = [trial.quality(known)(drawn) for drawn in resampled]
+    without = [trial.quality(fitted)(drawn) for drawn in resampled]
     for weight in CONTEXT_WEIGHTS:
-        weights = (*known[:3], weight)
+        weights = (*fitted[:3], weight)
         quality = trial.quality(weights)
         found[weights] = quality(trial.every())
         costs = [before - quality(drawn) for before, drawn in zip(without, resampled, strict=True)]
-        if found[known] - found[weights] <= min(MAY_COST, CHANCE * float(np.std(costs))):
+        if found[fitted] - found[weights] <= min(MAY_COST, CHANCE * float(np.std(costs))):
             return weights
-    return known
+    return fitted
 
 
 def _scorer_maps(model: Autoencoder, images: NDArray[np.uint8], device: torch.device) -> Tensor:
