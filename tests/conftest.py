@@ -30,7 +30,7 @@ Pixels = NDArray[np.uint8]
 WriteImage = Callable[..., Path]
 MakeCategory = Callable[..., Path]
 
-QUICK_S = 3.0  # of the processor, that a test which is not marked slow may take
+QUICK_S = 5.0  # of the processor, that a test which is not marked slow may take; those of a second are marked
 
 # file name suffix and sort of pixels; every one of them decodes to RGB
 FORMATS = (

@@ -93,6 +93,7 @@ def test_vtad_export_shows_a_card_of_schema_1(name: str) -> None:
     assert "nll_map" not in result.output
 
 
+@pytest.mark.slow
 def test_a_package_of_schema_1_runs_and_passes_the_check_on_a_mac(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

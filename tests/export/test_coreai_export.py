@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -130,6 +131,17 @@ def test_a_changed_program_is_found_by_its_hash_although_apples_loader_does_not_
     with pytest.raises(CardError, match=r"main\.mlirb is not the program that main\.hash was written for"):
         verify(path)
     assert "is not the program" in error(2, command, "--show", path)
+
+
+def test_the_hash_of_an_asset_is_the_sha256_of_its_program(tmp_path: Path) -> None:
+    with pytest.raises(CardError, match=r"expected an \.aimodel"):
+        verify(tmp_path)
+    (tmp_path / "main.mlirb").write_bytes(b"program")
+    (tmp_path / "main.hash").write_bytes(hashlib.sha256(b"program").digest())
+    verify(tmp_path)
+    (tmp_path / "main.mlirb").write_bytes(b"another")
+    with pytest.raises(CardError, match="is not the program"):
+        verify(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["gone", "torn", "no card", "not text"])

@@ -65,6 +65,7 @@ def test_what_has_the_names_of_today_stays_as_it_is(trained: Run) -> None:
     assert config_of_today(values) == values
 
 
+@pytest.mark.slow
 def test_a_training_stopped_under_the_old_names_continues_to_the_same_weights(
     old_run: Run, pills: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def test_other_images_under_the_same_name_are_never_judged_without_a_word(
     )
 
 
+@pytest.mark.slow
 def test_a_training_continues_with_images_that_were_moved(at_home: Path, tmp_path: Path) -> None:
     stops = iter([False, True])
     with pytest.raises(Exception, match="stopped"):
@@ -62,6 +63,7 @@ def test_a_training_continues_with_images_that_were_moved(at_home: Path, tmp_pat
     assert Run(run.path).config().data == str(tmp_path / "elsewhere")
 
 
+@pytest.mark.slow
 def test_a_category_is_taken_by_its_name_and_not_as_a_pattern(pills: Path, tmp_path: Path) -> None:
     for name in ("lot1", "lot[12]"):
         shutil.copytree(pills / "pill", tmp_path / "data" / name)
