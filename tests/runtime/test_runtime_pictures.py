@@ -251,6 +251,12 @@ def test_a_picture_that_never_fits_is_said_once(tmp_path: Path, messages: list[s
     assert retention.room_for(1000)
 
 
+def test_a_results_folder_that_somebody_removed_ends_nothing(tmp_path: Path) -> None:
+    retention = Retention(tmp_path / "0001", 1000)
+    shutil.rmtree(tmp_path / "0001")
+    assert retention.room_for(500)
+
+
 def test_what_cannot_be_deleted_keeps_its_share(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from vtad_runtime.contract.log import logging_to
+from vtad_runtime.receivers import spool as spool_module
 from vtad_runtime.receivers.message import OutputError
 from vtad_runtime.receivers.message_queue import FILE
 from vtad_runtime.receivers.spool import NotDelivered, Rejected, Spool
@@ -511,6 +512,7 @@ def test_what_waits_is_synced_to_the_disk(open_spool: Open, monkeypatch: pytest.
         real(file)
 
     monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(spool_module, "SYNC_S", 0.05)
     spool = open_spool(Receiver(up=False))
     spool.put({"n": 0})
     eventually(lambda: len(synced) == 2)

@@ -89,7 +89,10 @@ class Retention:
         self._lock.close()
 
     def _disk_has(self, size: int) -> bool:
-        free = shutil.disk_usage(self._folder).free
+        try:
+            free = shutil.disk_usage(self._folder).free
+        except OSError:  # the folder is gone, or its drive: writing says so
+            return True
         needed = self._min_free * (HYSTERESIS if self._disk_full else 1) + size
         full = free < needed
         if full and not self._disk_full:
