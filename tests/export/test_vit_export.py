@@ -22,6 +22,7 @@ from vtad_export.coreml_format.conversion import convert
 from vtad_export.coreml_format.graph import prepared, trace
 from vtad_export.coreml_format.mlpackage import read_package_card
 from vtad_export.onnx_format.int8 import learned_products
+from vtad_export.proof import material
 from vtad_runtime import Detector
 from vtad_runtime.contract.image import read_rgb
 
@@ -37,7 +38,9 @@ def run(pills: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     done(vtad_train, "--category", "pill", "--data", pills, "--out", here / "runs", "--backbone", file, *options)
     file.unlink()
     run = Run(here / "runs" / "pill" / "0001")
-    done(vtad_export, "--run", run.path, "--format", "coreml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(material, "DEFECTIVE_IMAGES", 4)
+        done(vtad_export, "--run", run.path, "--format", "coreml")
     return run
 
 
