@@ -1,4 +1,6 @@
-"""vtad_runtime: runs an exported detector. numpy, opencv, pillow, simplejpeg, onnxruntime and click; no torch.
+"""vtad_runtime: runs an exported detector, on pictures (`Detector`) and on a line (`watch`).
+
+Needs numpy, opencv, pillow, simplejpeg, onnxruntime and click; no torch.
 
 Names are imported when first used, so that training can import the card and the pixel path alone.
 """
@@ -8,22 +10,43 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vtad_runtime.contract.card import Card
+    from vtad_runtime.contract.errors import VtadError
     from vtad_runtime.contract.image import ImageError, read_rgb
     from vtad_runtime.engine.model import ModelError
+    from vtad_runtime.line.summary import Summary
+    from vtad_runtime.line.watch import watch
     from vtad_runtime.verdict.detector import Detector, Region, Result
+    from vtad_runtime.verdict.judgement import Judgement
     from vtad_runtime.verdict.verdict import Verdict
 
-__all__ = ["Card", "Detector", "ImageError", "ModelError", "Region", "Result", "Verdict", "read_rgb"]
+__all__ = [
+    "Card",
+    "Detector",
+    "ImageError",
+    "Judgement",
+    "ModelError",
+    "Region",
+    "Result",
+    "Summary",
+    "Verdict",
+    "VtadError",
+    "read_rgb",
+    "watch",
+]
 
 _HOME = {
     "Card": "contract.card",
     "Detector": "verdict.detector",
     "ImageError": "contract.image",
+    "Judgement": "verdict.judgement",
     "ModelError": "engine.model",
     "Region": "verdict.detector",
     "Result": "verdict.detector",
+    "Summary": "line.summary",
     "Verdict": "verdict.verdict",
+    "VtadError": "contract.errors",
     "read_rgb": "contract.image",
+    "watch": "line.watch",
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import pytest
 
-from vtad_runtime.commands.arguments import alarm_rule, duration, names_of, picture_size, rectangle
+from vtad_runtime.commands.arguments import alarm_rule, duration, names_of, picture_size, rectangle, size_in_bytes
 from vtad_runtime.sources.address import Address, AddressError, address, parse
 
 
@@ -89,3 +89,27 @@ def test_values_have_units_and_shapes() -> None:
 def test_a_wrong_value_says_what_was_expected(read: Any, text: str) -> None:
     with pytest.raises(click.BadParameter, match="expected"):
         read(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("10GB", 10**10),
+        ("500MB", 5 * 10**8),
+        ("1.5 mb", 1_500_000),
+        ("512MiB", 2**29),
+        ("2TB", 2 * 10**12),
+        ("7kB", 7000),
+        ("42", 42),
+        ("42B", 42),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert size_in_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "10 XB", "1e9", "0", "0.1B", "ten", "1GB/s", "10G B", "٣GB"])
+def test_what_is_no_size_is_one_line(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="expected a size such as 10GB") as error:
+        size_in_bytes(text)
+    assert "\n" not in str(error.value)

@@ -104,7 +104,7 @@ def test_a_file_is_judged_like_its_pixels(tmp_path: Path) -> None:
         np.zeros((4, 4, 4), np.uint8),
         np.zeros((4, 4, 3)),
         np.zeros((0, 4, 3), np.uint8),
-        "a",
+        [[0]],
     ],
 )
 def test_what_is_no_rgb_picture_is_refused(tmp_path: Path, rgb: Any) -> None:

@@ -21,7 +21,7 @@ from vtad_runtime.contract.image import image_size
 from vtad_runtime.drawing import heatmap
 from vtad_runtime.outputs import pictures
 from vtad_runtime.outputs.pictures import PictureOptions, PictureWriter, Saved
-from vtad_runtime.outputs.retention import Retention, parse_size
+from vtad_runtime.outputs.retention import Retention
 from vtad_runtime.verdict.judgement import Frame, Judgement
 from vtad_runtime.verdict.verdict import Verdict
 
@@ -166,30 +166,6 @@ def test_after_a_failure_nothing_is_tried_for_a_while(
     monkeypatch.setattr(time, "monotonic", lambda: now + pictures.RETRY_S + 1)
     assert output.save(judge(bad(), 3)).heatmap is not None
     assert len(messages) == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("10GB", 10**10),
-        ("500MB", 5 * 10**8),
-        ("1.5 mb", 1_500_000),
-        ("512MiB", 2**29),
-        ("2TB", 2 * 10**12),
-        ("7kB", 7000),
-        ("42", 42),
-        ("42B", 42),
-    ],
-)
-def test_sizes(text: str, size: int) -> None:
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "GB", "-1GB", "10 XB", "1e9", "0", "0.1B", "ten", "1GB/s", "10G B", "٣GB"])
-def test_what_is_no_size_is_one_line(text: str) -> None:
-    with pytest.raises(ValueError, match="expected a size such as 10GB") as error:
-        parse_size(text)
-    assert "\n" not in str(error.value)
 
 
 def picture(path: Path, size: int, age: float) -> Path:

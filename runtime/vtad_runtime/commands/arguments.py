@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 import click
 
+UNITS = {"": 1, "B": 1}  # of bytes
+UNITS |= {f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", 1)}
+UNITS |= {f"{prefix}IB": 1024**power for power, prefix in enumerate("KMGT", 1)}
 UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -44,13 +47,12 @@ def alarm_rule(text: str) -> tuple[int, int]:
 
 
 def size_in_bytes(text: str) -> int:
-    """Bytes of "10GB". Raises BadParameter."""
-    from vtad_runtime.outputs.retention import parse_size
-
-    try:
-        return parse_size(text)
-    except ValueError as e:
-        raise click.BadParameter(str(e)) from e
+    """Bytes of "10GB" (10**10), "1.5 MB", "512MiB", "2000000". Raises BadParameter."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text, re.ASCII)
+    unit = UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None or float(match[1]) * unit < 1:
+        raise click.BadParameter(f"expected a size such as 10GB, 500MB or 512MiB, got {text!r}")
+    return round(float(match[1]) * unit)
 
 
 def names_of(*names: str) -> Callable[[str], frozenset[str]]:

@@ -9,13 +9,14 @@ from vtad_runtime.engine.model import ModelError, OpenModel
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 
 
-def open_model(path: Path | str, threads: int | None = None) -> OpenModel:
-    """Open an .mlpackage by Core ML, anything else by onnxruntime with `threads` CPU threads. Raises ModelError.
+def open_model(model: Path | str | bytes, threads: int | None = None) -> OpenModel:
+    """Open an .mlpackage by Core ML, another file or its bytes by onnxruntime with `threads` CPU threads. Raises ModelError.
 
     Core ML chooses its threads itself.
     """
-    path = Path(path)
-    return CoreMLSession(path) if path.suffix == ".mlpackage" else OnnxSession(path, threads)
+    if not isinstance(model, bytes) and Path(model).suffix == ".mlpackage":
+        return CoreMLSession(Path(model))
+    return OnnxSession(model, threads)
 
 
 def newest_model(runs: Path = Path("runs")) -> Path:

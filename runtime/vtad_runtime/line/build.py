@@ -90,7 +90,10 @@ def build(
     for make in wiring.receivers(options, detector.card, _fps(options, device)):
         receivers.append(make())
         outputs_of_run.append(receivers[-1])
-    summary, drift = Summary(files.root if files else None), Drift(detector.card.calibration)
+    summary, drift = (
+        Summary(files.root if files else None, results.folder if results else None),
+        Drift(detector.card.calibration),
+    )
     outputs_of_run += [summary, *_watchers(options, drift, page)]
     if console and files is not None:
         outputs_of_run.append(FileProgress(len(files.files)))

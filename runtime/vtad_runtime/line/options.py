@@ -35,6 +35,17 @@ NEEDS = (
 )
 
 
+CHOICES: dict[str, tuple[object, ...]] = {
+    "rotate": (0, 90, 180, 270),
+    "flip": (None, "h", "v"),
+    "drop": (None, "oldest", "newest", "none"),
+    "save": (None, "all", "ng", "none"),
+    "view": ("overlay", "panel"),
+    "image": ("jpg", "png"),
+}
+POSITIVE = ("threads", "batch", "every", "max_frames", "fps", "max_age", "golden_every", "keep")
+
+
 class OptionError(VtadError):
     """An option that would do nothing, or is not well said. One line."""
 
@@ -84,7 +95,16 @@ class RunOptions:
     log_json: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse options that would do nothing, since silence would be a promise. Raises OptionError."""
+        """Refuse options that would do nothing, since silence would be a promise, and wrong values. Raises OptionError."""
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise OptionError(f"{_option(name)}: expected one of {', '.join(map(str, choices))}, got {value!r}")
+        for name in POSITIVE:
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise OptionError(f"{_option(name)}: expected a number above 0, got {value!r}")
+        if self.frame_check is not None and not self.frame_check <= set(CHECKS):
+            got = ", ".join(sorted(self.frame_check))
+            raise OptionError(f"--frame-check: expected some of {', '.join(CHECKS)}, got {got}")
         kind = self.address.kind if self.address else "golden alone"
         for field in dataclasses.fields(self):
             kinds = APPLIES.get(field.name, (kind,))

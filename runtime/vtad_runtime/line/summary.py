@@ -18,8 +18,9 @@ TIMED = 1000  # frames whose times are kept
 class Summary:
     """An output that adds up judgements. Bounded: times are those of the last thousand frames."""
 
-    def __init__(self, root: Path | None = None) -> None:
-        """`root`: files are also counted by their folder below this one."""
+    def __init__(self, root: Path | None = None, results: Path | None = None) -> None:
+        """`root`: files are also counted by their folder below this one. `results`: the results folder, if there is one."""
+        self.results = results
         self.rows = self.frames = self.dropped = 0
         self.worst_queue_age_ms = 0.0
         self._root = root

@@ -8,7 +8,6 @@ a Retention: this run's, and those of earlier runs beside it that have ended. Ro
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections import deque
 from pathlib import Path
@@ -20,18 +19,6 @@ PICTURES = ("heatmaps", "originals")
 LOCK_FILE = ".pictures.lock"  # in a results folder: a Retention looks after it; held as long as the run goes on
 RESERVE_BYTES, RESERVE_SHARE = 10**9, 0.02  # of the disk that stays free: the smaller of both
 HYSTERESIS = 1.1  # saving goes on when the reserve is free by this factor, so that it does not flicker
-UNITS = {"": 1, "B": 1}
-UNITS |= {f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", 1)}
-UNITS |= {f"{prefix}IB": 1024**power for power, prefix in enumerate("KMGT", 1)}
-
-
-def parse_size(text: str) -> int:
-    """Bytes of "10GB" (10**10), "1.5 MB", "512MiB", "2000000". Raises ValueError: one line."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text, re.ASCII)
-    unit = UNITS.get(match[2].upper()) if match else None
-    if match is None or unit is None or float(match[1]) * unit < 1:
-        raise ValueError(f"expected a size such as 10GB, 500MB or 512MiB, got {text!r}")
-    return round(float(match[1]) * unit)
 
 
 class Retention:

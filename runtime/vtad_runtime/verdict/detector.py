@@ -1,12 +1,13 @@
 """The detector as a Python user sees it: RGB in, score, verdict, maps and regions out.
 
 detector = Detector("pill.onnx")
-result = detector(rgb)            # or detector.file("part.png"), or detector.batch([rgb, rgb])
+result = detector("part.png")     # or the bytes of a file, or (H, W, 3) uint8 RGB; or detector.batch([rgb, rgb])
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,12 +16,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad_runtime.contract.image import Placement, fit_image, read_rgb, unfit_map
-from vtad_runtime.engine.model import MAX_BATCH, Outputs
+from vtad_runtime.contract.image import Placement, decode_rgb, fit_image, read_rgb, unfit_map
+from vtad_runtime.engine.model import MAX_BATCH, OpenModel, Outputs
 from vtad_runtime.engine.opening import open_model
 from vtad_runtime.verdict.verdict import Verdict, decide
 
 SeenBy = Literal["ssim", "density", "both"]
+Picture = Path | str | bytes | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -84,26 +86,29 @@ class Prepared:
 class Detector:
     """An exported detector. Safe to use from several threads."""
 
-    def __init__(self, path: Path | str, threads: int | None = None) -> None:
+    def __init__(self, model: Path | str | bytes | OpenModel, threads: int | None = None) -> None:
         """Open a model of vtad-export with `threads` CPU threads (None: onnxruntime decides). Raises ModelError.
 
-        An .onnx anywhere; an .mlpackage on a Mac with the extra `apple`.
+        An .onnx anywhere, or its bytes; an .mlpackage on a Mac with the extra `apple`; or a model that is open already.
         """
-        self._session = open_model(path, threads)
+        self._session = open_model(model, threads) if isinstance(model, Path | str | bytes) else model
         self.path = self._session.path
         self.card = self._session.card
 
-    def __call__(self, rgb: NDArray[np.uint8]) -> Result:
-        """Judge one picture, (H, W, 3) uint8 RGB of any size. Raises ValueError, ImageError, ModelError."""
-        return self.batch([rgb])[0]
+    def __call__(self, picture: Picture) -> Result:
+        """Judge one picture of any size: a file, the bytes of one, or (H, W, 3) uint8 RGB.
+
+        Files are decoded like those of the training. Raises ValueError, ImageError, ModelError.
+        """
+        return self.batch([picture])[0]
 
     def file(self, path: Path | str) -> Result:
-        """Judge one picture file, decoded like those of the training. Raises ImageError, ModelError."""
-        return self(read_rgb(Path(path)))
+        """Judge one picture file. Raises ImageError, ModelError."""
+        return self(path)
 
-    def batch(self, pictures: list[NDArray[np.uint8]]) -> list[Result]:
-        """Judge several pictures, each (H, W, 3) uint8 RGB of any size. Raises ValueError, ImageError, ModelError."""
-        return self.judge([self.prepare(rgb) for rgb in pictures])
+    def batch(self, pictures: Sequence[Picture]) -> list[Result]:
+        """Judge several pictures, each as one alone. Raises ValueError, ImageError, ModelError."""
+        return self.judge([self.prepare(_pixels(picture)) for picture in pictures])
 
     def prepare(self, rgb: NDArray[np.uint8]) -> Prepared:
         """Fit one picture to the input. Raises ValueError: not (H, W, 3) uint8; ImageError: see `fit_image`."""
@@ -146,6 +151,13 @@ class Detector:
             placement=placement,
             error=error,
         )
+
+
+def _pixels(picture: Picture) -> NDArray[np.uint8]:
+    """A picture as RGB. Raises ImageError."""
+    if isinstance(picture, bytes):
+        return decode_rgb(picture)
+    return read_rgb(Path(picture)) if isinstance(picture, Path | str) else picture
 
 
 def find_regions(

@@ -1,0 +1,181 @@
+"""The runtime from a program of one's own: `Detector` on whatever holds a picture, `watch` on whatever shows a line."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from fake_camera import eventually, mjpeg_camera, write_video
+from PIL import Image
+from tiny_model import bad, good, write_model
+
+from vtad_runtime import Detector, ImageError, Judgement, ModelError, Verdict, VtadError, watch
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(Path("runs/tiny/1/export/tiny.onnx"))
+    for name, rgb in (("1", good()), ("2", bad()), ("10", good())):
+        Path("in").mkdir(exist_ok=True)
+        Image.fromarray(rgb).save(f"in/{name}.png")
+
+
+MODEL = "runs/tiny/1/export/tiny.onnx"
+
+
+def test_a_detector_takes_a_path_the_bytes_of_a_file_or_an_array() -> None:
+    detector, file = Detector(MODEL), Path("in/2.png")
+    results = [detector(picture) for picture in (file, str(file), file.read_bytes(), bad())]
+    assert {(r.score, r.verdict) for r in results} == {(results[0].score, Verdict.NG)}
+    mixed = detector.batch([file, good(), file.read_bytes()])
+    assert [r.verdict for r in mixed] == [Verdict.NG, Verdict.OK, Verdict.NG]
+    with pytest.raises(ImageError, match="expected PNG, JPEG"):
+        detector(b"no picture")
+    with pytest.raises(ImageError, match="got nothing there"):
+        detector("in/none.png")
+    with pytest.raises(ValueError, match="expected an RGB array"):
+        detector(np.zeros((4, 4), np.uint8))
+
+
+def test_a_detector_opens_a_path_the_bytes_of_a_model_or_one_that_is_open() -> None:
+    detector = Detector(MODEL)
+    of_bytes = Detector(Path(MODEL).read_bytes(), threads=1)
+    assert of_bytes.card == detector.card
+    assert of_bytes(bad()).score == detector(bad()).score
+
+    class Opened:
+        path, card = detector.path, detector.card
+
+        def run(self, batch: Any) -> Any:
+            self.ran = len(batch)
+            return detector_of_file.run(batch)
+
+    from vtad_runtime.engine.opening import open_model
+
+    detector_of_file, opened = open_model(MODEL), Opened()
+    assert Detector(opened)(bad()).verdict is Verdict.NG
+    assert opened.ran == 1
+    with pytest.raises(ModelError, match="<bytes>: expected an ONNX model"):
+        Detector(b"hello")
+
+
+@pytest.mark.parametrize("model", [None, MODEL, Path(MODEL), "bytes", "detector"])
+def test_a_folder_is_watched_by_any_model_and_nothing_is_written(model: Any) -> None:
+    before = sorted(Path().rglob("*"))
+    model = Path(MODEL).read_bytes() if model == "bytes" else Detector(MODEL) if model == "detector" else model
+    seen: list[Judgement] = []
+    summary = watch("in", model, seen.append)
+    assert [(j.file, j.verdict) for j in seen] == [("in/1.png", "OK"), ("in/2.png", "NG"), ("in/10.png", "OK")]
+    assert seen[1].result is not None
+    assert seen[1].result.regions
+    assert seen[1].frame is not None
+    assert np.array_equal(seen[1].frame.rgb, bad())
+    assert (summary.rows, summary.verdicts, summary.results) == (3, {"OK": 2, "NG": 1}, None)
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_video_is_watched_with_options_and_results() -> None:
+    write_video(Path("a.avi"), [good()] * 4 + [bad()] * 4)
+    rows: list[dict[str, Any]] = []
+    summary = watch(
+        Path("a.avi"),
+        MODEL,
+        lambda judgement: rows.append(judgement.row()),
+        max_frames=6,
+        alarm=(2, 3),
+        unsure_from=1.5,
+        roi=(0, 0, 64, 64),
+        frame_check=["black"],
+        out="results",
+        save="all",
+    )
+    assert [row["alarm"] for row in rows] == [False] * 5 + [True]
+    assert summary.results == Path("results/0001")
+    written = [json.loads(line) for line in (summary.results / "results.jsonl").read_text().splitlines()]
+    assert written == rows  # the row was on disk before the function got it
+    assert all((summary.results / row["heatmap"]).is_file() for row in rows)
+    assert json.loads((summary.results / "summary.json").read_text())["verdicts"] == {"OK": 4, "NG": 2}
+
+
+def test_a_hot_folder_is_watched_until_an_event_is_set() -> None:
+    stop, seen = threading.Event(), list[str | None]()
+
+    def look(judgement: Judgement) -> None:
+        seen.append(judgement.file)
+        if len(seen) == 3:
+            stop.set()
+
+    summary = watch("watch:in", MODEL, look, stop=stop, out="results")
+    assert sorted(map(str, seen)) == ["in/1.png", "in/10.png", "in/2.png"]
+    assert summary.rows == 3
+
+
+def test_a_stream_is_watched_from_a_thread_until_a_function_says_stop() -> None:
+    seen: list[Judgement] = []
+    with mjpeg_camera(good(128, 128)) as camera:
+        thread = threading.Thread(target=lambda: watch(camera.url, MODEL, seen.append, stop=lambda: len(seen) >= 5))
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive()
+    assert {judgement.verdict for judgement in seen} == {Verdict.OK}
+    eventually(lambda: not [t for t in threading.enumerate() if t.name.startswith("vtad")])
+
+
+def test_a_camera_is_named_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class NoCamera:
+        def __init__(self, index: int) -> None:
+            asked.append(index)
+
+        def isOpened(self) -> bool:
+            return False
+
+        def release(self) -> None:
+            pass
+
+    monkeypatch.setattr(cv2, "VideoCapture", NoCamera)
+    with pytest.raises(VtadError, match="camera 3: expected a camera that opens"):
+        watch(3, MODEL)
+    assert asked == [3]
+
+
+def test_what_the_function_raises_ends_the_run_and_is_raised() -> None:
+    def fails(judgement: Judgement) -> None:
+        raise RuntimeError(f"at {judgement.file}")
+
+    with pytest.raises(RuntimeError, match=r"at in/1\.png"):
+        watch("in", MODEL, fails)
+    assert not [t for t in threading.enumerate() if t.name.startswith("vtad")]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"every": 1.0}, "--every: expected only with --camera, --stream, --video"),
+        ({"rotate": 45}, "--rotate: expected one of 0, 90, 180, 270, got 45"),
+        ({"max_frames": 0}, "--max-frames: expected a number above 0, got 0"),
+        ({"alarm_off": 1.0}, "--alarm-off: expected together with --alarm"),
+        ({"keep": 10**9}, "--keep: expected together with --out"),
+        ({"unsure_from": 3.0}, "--unsure-from: expected a score up to the threshold 2"),
+        ({"frame_check": ["blur"]}, "--frame-check: expected "),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(VtadError) as error:
+        watch("in", MODEL, **options)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_option_that_does_not_exist_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="unknown options log_json, verbose"):
+        watch("in", MODEL, verbose=True, log_json=True)
+    with pytest.raises(VtadError, match="--watch: expected together with --out"):
+        watch("watch:in", MODEL)
