@@ -144,37 +144,38 @@ def test_a_lost_source_is_reported_opened_again_and_reported_back(monkeypatch: p
         assert len(log.named("source_back")) == 1
 
 
-def test_the_wait_before_opening_again_doubles_up_to_thirty_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
+def test_the_wait_before_opening_again_doubles_up_to_the_longest(monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
+    assert capture_module.LONGEST_WAIT_S == 30.0
+    monkeypatch.setattr(capture_module, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(capture_module, "LONGEST_WAIT_S", 0.006)
 
     def refuse() -> FakeSource:
         raise SourceError("camera 0: expected a camera that opens, got none")
 
     with capturing(FakeSource(good(), LOST), refuse) as capture:
         take(capture)
-        eventually(capture.gone)
-        wait = capture._stopping.wait
-
-        def remember(seconds: float) -> bool:
-            waits.append(seconds)
-            return wait(0.001)
-
-        monkeypatch.setattr(capture._stopping, "wait", remember)
-        eventually(lambda: len(waits) >= 8)
+        eventually(lambda: len(log.named("source_retry")) >= 5)
         assert "camera that opens" in (capture.gone() or "")
-    assert [w for w in waits if w >= 1.0][:6] == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0]
-    assert max(waits) == 30.0
+    said = [record.getMessage() for record in log.events if record.event in ("source_lost", "source_retry")]
+    assert [message.rsplit(" in ", 1)[1] for message in said[:5]] == [
+        "0.001 s",
+        "0.002 s",
+        "0.004 s",
+        "0.006 s",
+        "0.006 s",
+    ]
 
 
-def test_stop_is_answered_at_once_while_waiting_to_open_again() -> None:
+def test_stop_is_answered_at_once_while_waiting_to_open_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture_module, "FIRST_WAIT_S", 300.0)
+
     def refuse() -> FakeSource:
         raise SourceError("none")
 
     with capturing(FakeSource(LOST), refuse) as capture:
         eventually(capture.gone)
-        capture._wait_s = 30.0
         start = time.monotonic()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
 
 
 def test_a_driver_that_raises_anything_is_a_lost_source(monkeypatch: pytest.MonkeyPatch) -> None:
