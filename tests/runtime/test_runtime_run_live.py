@@ -569,8 +569,10 @@ def test_golden_samples_alone_are_checked_again_until_a_signal(golden_folder: st
 
 
 def test_a_golden_part_before_the_camera_tells_a_changed_camera_by_numbers(
-    camera: MjpegCamera, golden_folder: str
+    camera: MjpegCamera, golden_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("vtad_runtime.line.golden_run.SETTLE_S", 0.1)
+    monkeypatch.setattr("vtad_runtime.sources.mjpeg.READ_TIMEOUT_S", 1.0)
     textured = np.tile(
         np.array([[[90], [110]], [[110], [90]]], np.uint8).repeat(16, 0).repeat(16, 1), (2, 2, 3)
     )  # (64, 64, 3)
