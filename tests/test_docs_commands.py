@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from documents import OURS, ROOT, program
+from documents import GUIDE, OURS, README, ROOT, blocks, program
 from fake_camera import eventually, mjpeg_camera, write_video
 from PIL import Image
 from tiny_run import flags, tiny
@@ -202,3 +202,15 @@ def test_what_takes_long_runs_in_a_test_of_its_own() -> None:
         words = shlex.split(line)
         program(words[0]).make_context(words[0], words[1:])
         assert f"def {name}(" in tests
+
+
+def test_the_python_of_the_readme_and_the_guide_runs(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(shutil.copytree(project, tmp_path / "project"))
+    monkeypatch.setattr("vtad.Config", lambda category: tiny(category=category, epochs=1))
+    Path("pill.onnx").unlink()
+    (readme,), (guide,) = blocks(README, "python"), blocks(GUIDE, "python")
+    exec(compile(readme, "README.md", "exec"), {})
+    exec(compile(guide, "docs/guide.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) >= 1 + 2 + 9 + 1
