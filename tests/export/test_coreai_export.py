@@ -231,7 +231,7 @@ def test_weights_of_pruned_scorers_are_neither_there_nor_asked_for(material: Mat
 
 
 def test_pooling_that_leaves_the_padding_out_comes_out_right(material: Material, tmp_path: Path) -> None:
-    """coreai-torch 0.4.3 counts the padding; `_counted_pool` writes the operation so that it does not matter."""
+    """coreai-torch 0.4.3 counts the padding; the conversion writes the operation so that it does not matter."""
 
     class Pool(torch.nn.Module):
         size = (8, 8)

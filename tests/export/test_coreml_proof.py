@@ -390,14 +390,14 @@ def test_int8_weights_may_be_off_by_every_rounding_on_their_way_and_no_more() ->
 
 
 def test_a_transposition_of_other_axes_is_another_program(laid_out: Packages, tmp_path: Path) -> None:
-    counted, other = (copy(laid_out.half, tmp_path / name) for name in ("counted", "other"))
-    for path in (counted, other):
+    backwards, other = (copy(laid_out.half, tmp_path / name) for name in ("backwards", "other"))
+    for path in (backwards, other):
         spec = specification(path)
         perm = argument(spec, "transpose", "perm").immediateValue.tensor.ints.values
-        perm[:] = [axis % 4 - 4 for axis in perm] if path == counted else [3, 2, 1, 0]
+        perm[:] = [axis % 4 - 4 for axis in perm] if path == backwards else [3, 2, 1, 0]
         save(spec, path)
     full = read_program(laid_out.full)
-    assert difference(read_program(counted), full) is None  # the same axes, counted from the back
+    assert difference(read_program(backwards), full) is None  # the same axes, numbered from the back
     assert difference(read_program(other), full) is not None
 
 

@@ -1,4 +1,4 @@
-"""Int8: which weights are rounded, what it may cost, and who is told."""
+"""Int8: which weights are rounded, what it may cost, and where it shows."""
 
 from __future__ import annotations
 
@@ -150,13 +150,13 @@ def test_a_flip_on_test_images_counts_for_core_ml_too(run: Run, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("precision", "asked", "images", "allowed"),
+    ("precision", "chosen", "images", "allowed"),
     [("int8", None, 64, 1), ("int8", None, 204, 3), ("int8", 0, 204, 0), ("fp32", None, 64, 0), ("fp16", None, 64, 0)],
 )
 def test_one_verdict_in_a_hundred_may_flip_in_int8_and_none_elsewhere(
-    precision: str, asked: int | None, images: int, allowed: int
+    precision: str, chosen: int | None, images: int, allowed: int
 ) -> None:
-    assert allowed_flips(precision, asked, images) == allowed
+    assert allowed_flips(precision, chosen, images) == allowed
 
 
 def test_a_model_without_weights_to_round_is_not_called_int8(

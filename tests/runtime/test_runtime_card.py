@@ -25,13 +25,13 @@ def changed(path: str, value: Any) -> str:
     """The card's JSON with one value replaced; `...` deletes it."""
     raw = json.loads(make_card().to_json())
     *parents, last = path.split(".")
-    place = raw
+    part = raw
     for parent in parents:
-        place = place[parent]
+        part = part[parent]
     if value is ...:
-        del place[last]
+        del part[last]
     else:
-        place[last] = value
+        part[last] = value
     return json.dumps(raw)
 
 

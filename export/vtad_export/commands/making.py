@@ -25,7 +25,7 @@ def make(format: Exporter, precision: Precision, material: Material, request: Re
 def make_all(pairs: Pairs, material: Material, request: Request, say: Callable[[str], None]) -> list[Row]:
     """Every format and precision asked for, a row each, whether it could be made or not. Raises WriteError.
 
-    `say` is told what is being made.
+    `say` gets a line before each.
     """
     rows = []
     for format, precision in pairs:

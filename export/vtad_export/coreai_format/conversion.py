@@ -26,14 +26,14 @@ def program_of(module: Detector | Rounded) -> ExportedProgram:
 
     height, width = module.size
     table = get_decomp_table()
-    table[torch.ops.aten.avg_pool2d.default] = _counted_pool
+    table[torch.ops.aten.avg_pool2d.default] = _pool_without_padding
     with quiet(), torch.no_grad():
         program = torch.export.export(module, (torch.zeros(1, 3, height, width, dtype=torch.uint8),))
         decomposed: ExportedProgram = program.run_decompositions(table)
     return decomposed
 
 
-def _counted_pool(
+def _pool_without_padding(
     x: Tensor,
     kernel: list[int],
     stride: list[int] | None = None,

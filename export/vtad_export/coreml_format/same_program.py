@@ -60,7 +60,7 @@ def _uncast(name: str, made: dict[str, Source]) -> str:
 
 
 def _same_order(a: str, b: str, half: Program, full: Program) -> bool:
-    """The same order of axes, which are counted from the front (0, 1) or from the back (-2, -1)."""
+    """The same order of axes, which are numbered from the front (0, 1) or from the back (-2, -1)."""
     x, y = half.constants.get(a), full.constants.get(b)
     return (
         isinstance(x, np.ndarray)

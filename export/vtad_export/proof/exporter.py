@@ -22,12 +22,10 @@ Status = Literal["proven", "structure only"]
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of an artefact besides its format and precision."""
+    """What the user wants of an artefact besides its format and precision."""
 
     folder: Path
-    tolerance: Mapping[str, float] = field(
-        default_factory=dict
-    )  # largest errors by output, in place of the default ones
+    tolerance: Mapping[str, float] = field(default_factory=dict)  # largest errors by output, not the default ones
     max_flips: int | None = None  # verdicts that may differ; None: the precision's default
 
 

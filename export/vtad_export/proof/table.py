@@ -56,7 +56,7 @@ class Row:
 
 
 def table(rows: Sequence[Row], folder: Path) -> str:
-    """The table, and below it what is to be said of a row."""
+    """The table, and below it why a row failed, was not made, or judges otherwise."""
     cells = [_HEAD, *(row.cells() for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(_HEAD))]
     lines = ["  " + "  ".join(f"{v:<{w}}" for v, w in zip(line, widths, strict=True)).rstrip() for line in cells]

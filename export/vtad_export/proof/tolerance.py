@@ -47,13 +47,13 @@ class Limits(dict[str, float]):
         self.flips = flips
 
 
-def limits(precision: str, asked: Mapping[str, float] | None, max_flips: int | None, images: int) -> Limits:
-    """The budget of a precision, for a proof on that many images; `asked` and `max_flips` are what the user chose instead."""
-    return Limits({**BUDGET[precision], **(asked or {})}, allowed_flips(precision, max_flips, images))
+def limits(precision: str, chosen: Mapping[str, float] | None, max_flips: int | None, images: int) -> Limits:
+    """The budget of a precision, for a proof on that many images; `chosen` and `max_flips` come from the user."""
+    return Limits({**BUDGET[precision], **(chosen or {})}, allowed_flips(precision, max_flips, images))
 
 
-def allowed_flips(precision: str, asked: int | None, images: int) -> int:
-    """Verdicts that may differ: what was asked for, or none, or one in a hundred for int8."""
-    if asked is not None:
-        return asked
+def allowed_flips(precision: str, chosen: int | None, images: int) -> int:
+    """Verdicts that may differ: what the user chose, or none, or one in a hundred for int8."""
+    if chosen is not None:
+        return chosen
     return math.ceil(FLIP_SHARE * images) if precision == "int8" else 0

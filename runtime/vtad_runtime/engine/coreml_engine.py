@@ -1,7 +1,7 @@
 """Opens an .mlpackage on a Mac through coremltools (extra `apple`), reads the card inside it, and runs pictures one by one.
 
 Not tested on hardware: no Mac was at hand. What is tested is every call to coremltools, against a stand-in that answers by
-its documented signatures, and that every other machine is told in one line what to run instead.
+its documented signatures, and that every other machine says in one line what to run instead.
 """
 
 from __future__ import annotations
