@@ -178,7 +178,7 @@ def receivers(options: RunOptions, card: Card, fps: float) -> list[Callable[[], 
     """A maker for each output asked for besides the results folder: JSON Lines, video, broker, webhook. They raise VtadError."""
 
     def spool(kind: str, url: str) -> Path:
-        name = f"{kind}-{_short_hash(f'{url} {options.source.name}')}"  # of this source and receiver, kept
+        name = f"{kind}-{_short_hash(f'{url} {options.source.key}')}"  # of this source and receiver, kept
         return (options.out or Path()) / "spool" / name
 
     def json_lines() -> Output:
