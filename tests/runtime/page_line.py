@@ -53,7 +53,7 @@ class Line:
         return judgement
 
     def lose_source(self, reason: str) -> None:
-        """Write the news that the source is gone."""
+        """Write that the source is gone."""
         self.state.write(
             Judgement("camera 0", 0, time.time(), Verdict.ERROR, reason, None, 2.0, frame=None, result=None)
         )

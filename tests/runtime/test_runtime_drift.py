@@ -77,7 +77,7 @@ def test_a_part_that_stands_before_the_camera_for_thirty_frames_is_one_part(nois
         assert warnings(drift, frames + noise * rng.normal(size=len(frames))) == [], (kind, n, seed)
 
 
-def test_frames_of_one_part_are_no_evidence_however_many_they_are() -> None:
+def test_frames_of_one_part_say_nothing_new_however_many_they_are() -> None:
     drift = Drift(calibration(normal(150, 0)))
     assert warnings(drift, [3.0] * 5000) == []
     assert drift.state() == {"ks": None, "p": None, "psi": None, "n": 1, "warning": None}

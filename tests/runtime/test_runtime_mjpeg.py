@@ -1,4 +1,4 @@
-"""MJPEG cameras: every picture in its own size, damaged ones said, passwords answered and never told."""
+"""MJPEG cameras: every picture in its own size, damaged ones said, passwords answered and never shown."""
 
 from __future__ import annotations
 

@@ -127,8 +127,8 @@ def test_a_picture_that_cannot_be_drawn_is_said_once_and_costs_nothing_else(
 def test_news_without_a_frame_leave_no_picture(tmp_path: Path, judge: Callable[..., Judgement]) -> None:
     output = writer(tmp_path, originals=True)
     output.save(judge(bad()))
-    news = Judgement("camera 0", 1, MOMENT, Verdict.ERROR, "gone", None, THRESHOLD, None, None)
-    assert output.save(news) == Saved()
+    gone = Judgement("camera 0", 1, MOMENT, Verdict.ERROR, "gone", None, THRESHOLD, None, None)
+    assert output.save(gone) == Saved()
     assert len(saved(tmp_path)) == 2
 
 

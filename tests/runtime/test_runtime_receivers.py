@@ -34,7 +34,7 @@ QUICK = (0.05, 0.2)
 needs_broker = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
 
 
-def news(number: int, source: str = "camera 0") -> Judgement:
+def source_gone(number: int, source: str = "camera 0") -> Judgement:
     return Judgement(source, number, 1.7e9 + number, Verdict.ERROR, "camera lost", None, 2.0, None, None)
 
 
@@ -163,7 +163,7 @@ def test_judgements_reach_the_broker_in_order_and_name_who_says_them(
 ) -> None:
     output = mqtt(broker.port, card=make_card())
     for n in range(1, 201):
-        output.write(news(n))
+        output.write(source_gone(n))
     eventually(lambda: len(listener.frames()) >= 200)
     assert listener.frames() == list(range(1, 201))
     first, second = listener.messages()[:2]
@@ -210,12 +210,12 @@ def test_a_broker_that_is_away_for_a_while_is_said_and_gets_everything_when_it_i
 ) -> None:
     output = mqtt(broker.port)
     for n in range(1, 51):
-        output.write(news(n))
+        output.write(source_gone(n))
     eventually(lambda: len(listener.frames()) >= 50)
     eventually(lambda: output.state()["delivered"] == 50)
     broker.stop()
     for n in range(51, 151):
-        output.write(news(n))
+        output.write(source_gone(n))
     eventually(lambda: output.state()["connected"] is False)
     assert output.state()["waiting"] == 100
     listener.close()
@@ -259,11 +259,11 @@ def test_nothing_is_lost_when_the_broker_is_killed_in_the_middle_again_and_again
     try:
         for _ in range(2):
             for n in range(150):
-                output.write(news(n))
+                output.write(source_gone(n))
             assert broker.process is not None
             broker.process.terminate()  # saves its database, drops the connections in the middle of the stream
             for n in range(150):
-                output.write(news(n))
+                output.write(source_gone(n))
             broker.process.wait(10)
             assert output.state()["waiting"] > 0
             broker.start()
@@ -283,11 +283,11 @@ def test_judgements_of_a_run_without_a_broker_go_first_in_the_next_run(
 ) -> None:
     away = mqtt(free_port())
     for n in range(1, 21):
-        away.write(news(n))
+        away.write(source_gone(n))
     away.close()
     assert away.state()["waiting"] == 20
     output = mqtt(broker.port)
-    output.write(news(21))
+    output.write(source_gone(21))
     eventually(lambda: len(listener.frames()) >= 21)
     assert listener.frames() == list(range(1, 22))
 
@@ -307,7 +307,7 @@ def test_a_wrong_password_is_one_clear_state_and_holds_nothing_up(
         output = mqtt(broker.port, login="line:secret-but-wrong@")
         start = time.monotonic()
         for n in range(1, 101):
-            output.write(news(n))
+            output.write(source_gone(n))
         assert time.monotonic() - start < 5
         eventually(lambda: output.state()["last_error"])
         state = output.state()
@@ -346,7 +346,7 @@ def test_mqtts_checks_the_certificate(tmp_path: Path, mqtt: Mqtt, monkeypatch: p
     broker.start()
     try:
         unknown = mqtt(broker.port, scheme="mqtts")
-        unknown.write(news(1))
+        unknown.write(source_gone(1))
         eventually(lambda: unknown.state()["last_error"])
         assert "certificate verify failed" in unknown.state()["last_error"]
         unknown.close()
@@ -364,7 +364,7 @@ def test_a_broker_that_accepts_and_never_answers_does_not_hold_up_the_judging(mq
         output = mqtt(silent.getsockname()[1])
         start = time.monotonic()
         for n in range(100):
-            output.write(news(n))
+            output.write(source_gone(n))
         output.close(0.2)
         assert time.monotonic() - start < 5
         assert output.state()["waiting"] == 100
@@ -487,7 +487,7 @@ def webhook(tmp_path: Path, said: io.StringIO) -> Iterator[Webhook]:
 def test_each_judgement_is_one_post_in_order(server: Server, webhook: Webhook) -> None:
     output = webhook(f"http://127.0.0.1:{server.port}/hook?key=1", card=make_card())
     for n in range(1, 51):
-        output.write(news(n))
+        output.write(source_gone(n))
     eventually(lambda: len(server.got) == 50)
     assert server.frames() == list(range(1, 51))
     path, headers, body = server.got[0]
@@ -505,7 +505,7 @@ def test_what_may_pass_is_tried_again_in_order(server: Server, webhook: Webhook,
     server.answers = [200, code, code]
     output = webhook(f"http://127.0.0.1:{server.port}/hook")
     for n in range(1, 6):
-        output.write(news(n))
+        output.write(source_gone(n))
     eventually(lambda: len(server.got) >= 5)
     assert server.frames() == [1, 2, 3, 4, 5]
     assert {path for path, _, _ in server.got} == {"/hook"}
@@ -522,7 +522,7 @@ def test_what_is_refused_for_good_is_dropped_counted_and_said_once(
     server.answers = [200, code, code]
     output = webhook(f"http://127.0.0.1:{server.port}/hook")
     for n in range(1, 6):
-        output.write(news(n))
+        output.write(source_gone(n))
     eventually(lambda: len(server.got) >= 3)
     assert server.frames() == [1, 4, 5]
     eventually(lambda: output.state()["delivered"] == 3)
@@ -536,11 +536,11 @@ def test_a_server_that_is_not_there_yet_gets_everything_later(
 ) -> None:
     away = webhook(f"http://127.0.0.1:{free_port()}/hook")
     for n in range(1, 11):
-        away.write(news(n))
+        away.write(source_gone(n))
     eventually(lambda: away.state()["connected"] is False)
     assert "refused" in away.state()["last_error"].lower()
     away.close()
-    webhook(f"http://127.0.0.1:{server.port}/hook").write(news(11))
+    webhook(f"http://127.0.0.1:{server.port}/hook").write(source_gone(11))
     eventually(lambda: len(server.got) == 11)
     assert server.frames() == list(range(1, 12))
     keys = [headers["idempotency-key"] for _, headers, _ in server.got]
@@ -552,7 +552,7 @@ def test_a_server_that_never_answers_times_out_and_holds_nothing_up(webhook: Web
         output = webhook(f"http://127.0.0.1:{silent.getsockname()[1]}/", timeout_s=0.2)
         start = time.monotonic()
         for n in range(100):
-            output.write(news(n))
+            output.write(source_gone(n))
         assert time.monotonic() - start < 5
         eventually(lambda: output.state()["connected"] is False)
         assert "timed out" in output.state()["last_error"]
@@ -564,9 +564,9 @@ def test_a_login_goes_into_the_header_and_secrets_are_never_shown(
 ) -> None:
     server.answers = [500, 404]
     output = webhook(f"http://line:pass%2Fword@127.0.0.1:{server.port}/secret-path?token=secret-query")
-    output.write(news(1, source="rtsp://viewer:secret-camera@10.0.0.9/live"))
-    output.write(news(2))
-    output.write(news(3))
+    output.write(source_gone(1, source="rtsp://viewer:secret-camera@10.0.0.9/live"))
+    output.write(source_gone(2))
+    output.write(source_gone(3))
     eventually(lambda: output.state()["delivered"] == 2)
     headers = server.got[0][1]
     assert headers["authorization"] == "Basic " + base64.b64encode(b"line:pass/word").decode()

@@ -268,8 +268,8 @@ def test_a_run_that_kept_no_picture_at_all_is_3(model: Path) -> None:
 
 def test_news_of_a_lost_source_is_no_picture(model: Path) -> None:
     file = live_rows(model, [grey(4.0)])
-    news = Judgement("camera 0", 1, 2.0, Verdict.ERROR, "no frame for 2 s", None, 2.0, None, None)
-    file.write_text(file.read_text() + json.dumps(news.row()) + "\n")
+    gone = Judgement("camera 0", 1, 2.0, Verdict.ERROR, "no frame for 2 s", None, 2.0, None, None)
+    file.write_text(file.read_text() + json.dumps(gone.row()) + "\n")
     assert "1 without anything to judge" in replay(0, str(file), "--model", str(model)).stdout
     assert "1 without anything to judge" in replay(0, str(file), "--threshold", "1").stdout
 

@@ -157,7 +157,7 @@ def test_a_scorer_is_active_when_it_helps_on_shifted_images(
 ) -> None:
     """What does not see the defects is noise of its own, so weighing it would harm, unless another corrects it.
 
-    The context need not help: beside a position Gaussian that sees all defects it costs nothing.
+    The context density need not help: beside a position Gaussian that sees all defects it costs nothing.
     """
     rng = np.random.default_rng(6)
     good, defective = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(2))
@@ -180,7 +180,7 @@ def test_a_scorer_is_active_when_it_helps_on_shifted_images(
     assert alone <= set(found)
     assert (
         len({" ".join(known.split()[:3]) for known in set(found) - alone}) == 1
-    )  # the context beside the best of them
+    )  # the context density beside the best of them
     assert {known.split()[3] for known in found} <= {"0", "0.25", "0.5", "1"}
 
 

@@ -38,7 +38,7 @@ def faults(how: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is told to keep memory")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be made to keep memory")
 def test_memory_that_a_step_frees_serves_the_next_one() -> None:
     assert faults("keep") * 10 < faults("free")
 

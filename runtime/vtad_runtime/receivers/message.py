@@ -1,4 +1,4 @@
-"""What is told to others about one judgement: its row, who says it, and a number by which gaps and repeats are seen."""
+"""What others get of one judgement: its row, who says it, and a number by which gaps and repeats are seen."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class Judge:
         )
 
     def gone(self, number: int, reason: str) -> Judgement:
-        """The news that the source gives no frames; `number` is that of the last one."""
+        """The judgement that the source gives no frames; `number` is that of the last one."""
         alarm = None if self._alarm is None else self._alarm.on
         return Judgement(self._name, number, time.time(), Verdict.ERROR, reason, alarm, self._threshold, None, None)
 
