@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from fake_camera import mjpeg_camera
+from tiny_model import good, write_model
 
+from vtad_runtime.commands.run import run
 from vtad_runtime.contract.credentials import login_hint, without_credentials
 from vtad_runtime.receivers.message import OutputError
 from vtad_runtime.receivers.mqtt import parse_url
@@ -76,3 +80,20 @@ def test_the_name_of_a_source_tells_nothing_and_its_key_stays_as_it_was() -> Non
     with pytest.raises(AddressError) as error:
         parse("camera:rtsp://admin:secret@host")
     assert "secret" not in str(error.value)
+
+
+def test_no_output_of_a_run_tells_the_password_of_its_stream(tmp_path: Path) -> None:
+    with mjpeg_camera(good(64, 64)) as camera:
+        url = camera.url.replace("http://", "http://admin:se%23cret@") + "?token=secret"
+        model = write_model(tmp_path / "m.onnx")
+        outputs = ["--out", str(tmp_path / "out"), "--json", str(tmp_path / "out" / "rows.jsonl"), "--save", "all"]
+        options = ["--model", str(model), "--post", "http://u:secret@127.0.0.1:9/secret", "--max-frames", "2"]
+        for form in ([], ["--log-json"]):
+            done = CliRunner().invoke(run, ["--stream", url, *options, *outputs, *form])
+            assert done.exit_code == 0, done.output
+            assert "***" in done.output
+            assert "cret" not in done.output
+    written = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    assert {"results.jsonl", "summary.json", "rows.jsonl", "messages.sqlite"} <= {file.name for file in written}
+    for file in written:
+        assert b"cret" not in file.read_bytes(), file
