@@ -44,7 +44,15 @@ def options(command: click.Command) -> set[str]:
 
 
 HELP = {name: options(program(name)) | {"--help"} for name in PROJECT["scripts"]}
-BENCH = {"--methods", "--categories", "--seeds", "--minutes", "--epochs", "--change"}  # of make quality
+BENCH = {
+    "--methods",
+    "--categories",
+    "--seeds",
+    "--minutes",
+    "--epochs",
+    "--change",
+    "--screenshot",
+}  # of the programs in bench
 
 
 @pytest.mark.parametrize("path", [*DOCS, ROOT / "docs" / "vtad-run.service"], ids=lambda path: path.name)
