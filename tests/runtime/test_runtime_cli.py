@@ -132,6 +132,26 @@ def test_which_heatmaps_are_saved(save_what: str, names: list[str], view: str) -
 
 
 @pytest.mark.usefixtures("model")
+def test_a_folder_has_an_alarm_and_keeps_originals_like_any_other_source() -> None:
+    for i in range(6):
+        save(bad() if i > 2 else good(), f"in/{i}.png")
+    assert run("--folder", "in", "--alarm", "2/2", "--save-originals", "--batch", "4").exit_code == 1
+    assert [r["alarm"] for r in rows()] == [False] * 4 + [True] * 2
+    assert [r["frame"] for r in rows()] == list(range(1, 7))
+    with Image.open(Path("results/0001", rows()[3]["original"])) as original:
+        assert np.array_equal(np.asarray(original), bad())
+
+
+@pytest.mark.usefixtures("model")
+def test_drift_over_a_folder_is_in_the_summary_and_not_warned_of() -> None:
+    for i in range(80):
+        save(bad(size=4 + i % 9), f"in/{i}.png")
+    result = run("--folder", "in", "--save", "none")
+    assert "drift" not in result.output  # a folder need not be of one line: a test set is full of bad parts
+    assert "n" in json.loads(Path("results/0001/summary.json").read_text())["drift"]
+
+
+@pytest.mark.usefixtures("model")
 def test_order_and_results_do_not_depend_on_batch() -> None:
     for i in range(30):
         save(bad() if i % 3 else good(), f"in/{i}.png")
