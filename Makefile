@@ -6,7 +6,7 @@ MINUTES ?= 2.5
 # One worker a core; a file of tests stays with one worker, which makes what its tests share once.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick check lint types bench quality soak clean
+.PHONY: demo test quick fuzz check lint types bench quality soak clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,6 +28,9 @@ test: $(VENV)/.installed  ## the whole test suite
 
 quick: $(VENV)/.installed  ## the tests that take moments, for the inner loop: no training, no conversion
 	$(PYTEST) -m "not slow"
+
+fuzz: $(VENV)/.installed  ## damaged files of every kind, for minutes; SEED=1 for others
+	VTAD_FUZZ_ROUNDS=4000 VTAD_FUZZ_SEED=$(or $(SEED),0) $(PYTEST) tests/fuzz
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal
 
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -21,6 +22,7 @@ def open_database(
 ) -> sqlite3.Connection:
     """Open or make the file; each statement commits itself. For threads that take turns. Raises sqlite3.Error."""
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    database.text_factory = _as_text
     try:
         for pragma in (
             f"page_size={page_bytes}",
@@ -30,10 +32,19 @@ def open_database(
         ):
             database.execute(f"PRAGMA {pragma}")
         database.executescript(schema)
+    except UnicodeDecodeError as e:  # SQLite's own words about a damaged schema need not be text
+        database.close()
+        damage = sqlite3.DatabaseError("the schema is damaged")
+        damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise damage from e
     except sqlite3.Error:
         database.close()
         raise
     return database
+
+
+def _as_text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
 
 
 def wal_of(path: Path) -> Path:
@@ -48,8 +59,14 @@ def is_damaged(error: BaseException) -> bool:
 
 def readable(path: Path, query: str) -> Iterator[tuple[Any, ...]]:
     """The rows of a query, up to where a damaged file cannot be read on. The file must not be open."""
-    with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as database:
+    with suppress(sqlite3.Error, UnicodeDecodeError), closing(sqlite3.connect(path)) as database:
+        database.text_factory = _as_text
         yield from database.execute(query)
+
+
+def well_typed(rows: Iterable[tuple[Any, ...]], *kinds: type | UnionType) -> list[tuple[Any, ...]]:
+    """Those rows whose values are of these kinds: a damaged file may read as if it were whole."""
+    return [r for r in rows if len(r) == len(kinds) and all(isinstance(v, k) for v, k in zip(r, kinds, strict=True))]
 
 
 def set_aside(path: Path) -> Path:

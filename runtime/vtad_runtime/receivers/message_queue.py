@@ -79,13 +79,19 @@ class MessageQueue:
 
     def peek(self, count: int) -> list[bytes]:
         """Up to `count` of the oldest messages; they stay. Empty when nothing waits. Raises DiskError."""
-        rows = self._do(BEHIND.format(self._taken) + " LIMIT ?", count)
-        if damaged := [number for number, crc, message in rows if zlib.crc32(message) != crc]:
-            for number in damaged:
-                self._do("DELETE FROM messages WHERE number = ?", number)
-            self.waiting, self.damaged = self.waiting - len(damaged), self.damaged + len(damaged)
-            self._say("damaged", f"{self._path}: {len(damaged)} damaged messages skipped")
-            return self.peek(count)
+        rows, before = self._do(BEHIND.format(self._taken) + " LIMIT ?", count), list[Any]()
+        while damaged := [number for number, crc, message in rows if not _is_whole(crc, message)]:
+            if damaged == before:  # they cannot even be deleted
+                try:
+                    self._database.close()
+                    self._mend()
+                except (OSError, sqlite3.Error) as e:
+                    raise DiskError(one_line(e)) from e
+            else:
+                self._do(f"DELETE FROM messages WHERE number IN ({', '.join('?' * len(damaged))})", *damaged)
+                self.waiting, self.damaged = self.waiting - len(damaged), self.damaged + len(damaged)
+                self._say("damaged", f"{self._path}: {len(damaged)} damaged messages skipped")
+            rows, before = self._do(BEHIND.format(self._taken) + " LIMIT ?", count), damaged
         self._peeked = [number for number, _, _ in rows]
         return [message for _, _, message in rows]
 
@@ -138,7 +144,7 @@ class MessageQueue:
     def _mend(self) -> None:
         """Set the damaged file, which must not be open, aside and go on with what can be read of it."""
         known, rows = self.waiting, list(readable(self._path, BEHIND.format(self._taken)))
-        rows = [row for row in rows if zlib.crc32(row[2]) == row[1]]
+        rows = [row for row in rows if isinstance(row[0], int) and _is_whole(*row[1:])]
         aside = set_aside(self._path)
         self._open()
         self._fill(rows)
@@ -171,3 +177,8 @@ class MessageQueue:
 def _unusable(folder: Path, error: Exception) -> OutputError:
     code = NOT_WRITTEN if disk_full(error) else USAGE
     return OutputError(f"{folder}: expected a folder to spool to, got {one_line(error)}; choose another", code)
+
+
+def _is_whole(crc: object, message: object) -> bool:
+    """Whether a message is what was stored; a damaged file may give anything."""
+    return isinstance(message, bytes) and zlib.crc32(message) == crc

@@ -27,12 +27,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vtad_runtime.contract.database import is_damaged, open_database, readable, set_aside
+from vtad_runtime.contract.database import is_damaged, open_database, readable, set_aside, well_typed
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full, one_line
 from vtad_runtime.contract.files import replacing, sync
 from vtad_runtime.contract.lock import Lock, Locked
 from vtad_runtime.contract.log import warning
 from vtad_runtime.sources.old_journal import old_entries
+from vtad_runtime.verdict.verdict import Verdict
 
 LONG = 10_000  # files; a shorter journal forgets nothing
 FORGET_EVERY_S = 3600.0
@@ -44,6 +45,14 @@ CREATE TABLE IF NOT EXISTS done (name BLOB PRIMARY KEY, size, mtime_ns, verdict,
 CREATE TABLE IF NOT EXISTS begun (name BLOB PRIMARY KEY, size, mtime_ns, file, results, "offset");
 """  # names, file and results are bytes, as file names are; judged_at in seconds since the epoch; offset in bytes
 
+ALL_DONE = "SELECT name, size, mtime_ns, verdict, judged_at FROM done"
+ALL_BEGUN = 'SELECT name, size, mtime_ns, file, results, "offset" FROM begun'
+DONE, BEGUN = (
+    (bytes, int, int, str, float | int),
+    (bytes, int, int, bytes, bytes | None, int),
+)  # the kinds of their values
+
+VERDICTS = frozenset(str(verdict) for verdict in Verdict)
 Entry = tuple[Any, ...]  # a row of one of the tables
 
 
@@ -155,14 +164,17 @@ class Journal:
         """The database; where it is damaged, a new one with what could be read of it."""
         try:
             database = open_database(self.path, SCHEMA, sync="FULL")
-            with suppress(sqlite3.Error):
+            with suppress(sqlite3.Error, UnicodeDecodeError):
                 if database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
+                    for table in (ALL_DONE, ALL_BEGUN):
+                        database.execute(f"{table} LIMIT 0")
                     return database
             database.close()
         except sqlite3.Error as e:
             if not is_damaged(e):
                 raise
-        done, begun = (list(readable(self.path, f"SELECT * FROM {table}")) for table in ("done", "begun"))
+        done = well_typed(readable(self.path, ALL_DONE), *DONE)
+        begun = well_typed(readable(self.path, ALL_BEGUN), *BEGUN)
         kept = f"{len(done)} judged files are remembered, others may be judged once more"
         warning("hot_folder", f"{self.path} is damaged, set aside as {set_aside(self.path).name}: {kept}")
         return _filled(self.path, done, begun)
@@ -179,11 +191,12 @@ class Journal:
 
     def _complete(self) -> None:
         """Note as done what was begun and has its row: a crash came between the two. What has no row is judged again."""
-        begun = self._database.execute("SELECT * FROM begun").fetchall()
+        begun = well_typed(self._database.execute(ALL_BEGUN), *BEGUN)
         _store(self._database, done=list(_rows_of(begun, self._clock())))
         self._database.execute("DELETE FROM begun")
-        for name, size, mtime_ns, verdict, _ in self._database.execute("SELECT * FROM done"):
-            self._known[os.fsdecode(name)] = Stamp(size, mtime_ns), verdict
+        for name, size, mtime_ns, verdict, _ in well_typed(self._database.execute(ALL_DONE), *DONE):
+            if verdict in VERDICTS:
+                self._known[os.fsdecode(name)] = Stamp(size, mtime_ns), verdict
 
     @contextmanager
     def _as_journal_error(self, exit_code: int = NOT_WRITTEN) -> Iterator[None]:
