@@ -19,9 +19,9 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from vtad_runtime.contract.card import Card
-from vtad_runtime.contract.credentials import login_hint, reserved_in_login
 from vtad_runtime.receivers.message import Messages, OutputError
 from vtad_runtime.receivers.spool import NotDelivered, Rejected, Spool
+from vtad_runtime.sources.credentials import login_hint, reserved_in_login
 from vtad_runtime.verdict.judgement import Judgement
 
 RETRIED = frozenset({408, 429})  # of the 4xx: too slow, too many

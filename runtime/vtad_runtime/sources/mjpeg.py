@@ -19,10 +19,10 @@ from urllib.request import (
     build_opener,
 )
 
-from vtad_runtime.contract.credentials import login_hint, without_credentials
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.image import ImageError, decode_rgb
 from vtad_runtime.sources.capture import Shot, SourceLost
+from vtad_runtime.sources.credentials import login_hint, without_credentials
 from vtad_runtime.sources.folder import SourceError
 
 READ_TIMEOUT_S = 3.0  # also of connecting
