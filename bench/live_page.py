@@ -168,7 +168,6 @@ def main() -> None:
         card, judge, name = detector.card, lambda part: detector(part.rgb), str(asked.model)
     state = PageState(card, SOURCE, name)
     server = PageServer(state, asked.address)
-    server.start()
     print(f"live page: {server.url}", flush=True)
     stop = threading.Event()
     feeder = threading.Thread(

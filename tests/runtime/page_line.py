@@ -63,7 +63,6 @@ class Line:
 def serving(line: Line, address: str = "0") -> Iterator[PageServer]:
     """The page of a line, served inside the block."""
     server = PageServer(line.state, address)
-    server.start()
     try:
         yield server
     finally:

@@ -141,7 +141,7 @@ def test_a_port_in_use_is_one_line(line: Line) -> None:
     with serving(line) as server:
         port = urlsplit(server.url).port
         with pytest.raises(PageError, match=f"--live: cannot listen on 127.0.0.1 port {port}: Address .*in use") as e:
-            PageServer(line.state, str(port)).start()
+            PageServer(line.state, str(port))
         assert "\n" not in str(e.value)
 
 
@@ -150,7 +150,7 @@ def test_without_the_extra_it_says_what_to_install(line: Line, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "vtad_runtime.page.app", raising=False)
     with pytest.raises(PageError, match=re.escape("pip install 'vtad[live]'")):
-        PageServer(line.state, "0").start()
+        PageServer(line.state, "0")
     assert page_threads() == []
 
 
@@ -166,7 +166,7 @@ def test_addresses() -> None:
 
 def test_an_address_of_another_machine_is_one_line(line: Line) -> None:
     with pytest.raises(PageError, match=r"--live: cannot listen on 192\.0\.2\.1 port 0"):
-        PageServer(line.state, "192.0.2.1:0").start()
+        PageServer(line.state, "192.0.2.1:0")
 
 
 def test_the_first_event_says_everything_and_later_ones_what_changed(line: Line) -> None:
@@ -283,7 +283,7 @@ def test_what_is_kept_is_bounded(line: Line) -> None:
 
 def test_a_kept_picture_holds_neither_the_full_frame_nor_the_batch(line: Line) -> None:
     judgement = line.show(bad(width=2000, height=1500, size=250))
-    kept = line.state.kept(1)
+    kept = line.state.kept("1")
     assert kept is not None
     assert kept.rgb.shape == (600, 800, 3)
     assert kept.result.model_heatmap.base is None
@@ -401,10 +401,10 @@ def test_an_output_that_cannot_say_its_state_is_shown_as_such(line: Line) -> Non
     def broken() -> list[dict[str, Any]]:
         raise RuntimeError("spool is gone")
 
-    line.state.set_outputs(lambda: [{"name": "mqtt", "waiting": 2, "at": Path("x"), "dropped": float("nan")}])
+    line.state.outputs = lambda: [{"name": "mqtt", "waiting": 2, "at": Path("x"), "dropped": float("nan")}]
     assert line.state.snapshot()["outputs"] == [{"name": "mqtt", "waiting": 2, "at": "x", "dropped": None}]
     other = Line(line.detector.path.parent)
-    other.state.set_outputs(broken)
+    other.state.outputs = broken
     (said,) = other.state.snapshot()["outputs"]
     assert "spool is gone" in said["last_error"]
 

@@ -18,7 +18,7 @@ from vtad_runtime.line.writer import WAITING, Writer
 from vtad_runtime.outputs.events import AlarmEvents, DriftEvents
 from vtad_runtime.outputs.results_folder import ResultsFolder
 from vtad_runtime.sources.capture import Capture, FrameSource
-from vtad_runtime.sources.files import FolderFrames, WatchedFolder
+from vtad_runtime.sources.files import FolderFrames
 from vtad_runtime.sources.folder import SourceError
 from vtad_runtime.verdict.detector import Detector
 from vtad_runtime.verdict.drift import Drift
@@ -83,7 +83,7 @@ def build(
     if frames is None:
         assert results is not None  # the options say so of a hot folder
         hot = wiring.open_hot_folder(options, results, stack)
-        frames = Capture(source.name, WatchedFolder(hot), wiring.capture_options(options))
+        frames = Capture(source.name, hot, wiring.capture_options(options))
         outputs_of_run.append(_Judged(hot))
     writer = stack.enter_context(Writer(outputs_of_run, results, max(WAITING, 2 * batch)))
     receivers: list[Output] = []
@@ -101,7 +101,7 @@ def build(
         outputs_of_run.append(FrameLines())
     outputs_of_run += [output for output in (page, window, *outputs) if output is not None]
     if page is not None:
-        page.set_outputs(lambda: wiring.states(receivers))
+        page.outputs = lambda: wiring.states(receivers)
     stack.enter_context(frames)
     return judge, Line(
         frames, len(files.files) if files else None, batch, writer, summary, drift, results, receivers, page, window
@@ -154,7 +154,6 @@ def _page(options: RunOptions, detector: Detector, stack: ExitStack) -> PageStat
         QUIET_FILES_S if rests else max(QUIET_S, 2 * (options.every or 0)),
     )
     server = PageServer(page, options.live)
-    server.start()
     stack.callback(server.close)
     note(f"live page: {server.url}")
     return page

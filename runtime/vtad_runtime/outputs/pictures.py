@@ -105,8 +105,8 @@ class PictureWriter:
             if self._retention is not None:
                 self._retention.added(path)
         except PictureError as e:
+            said = f"{self._folder}: {name} is left out: {e}; judging goes on, others like it are not said"
             if not self._undrawn:
-                said = f"{self._folder}: {name} is left out: {e}; judging goes on, others like it are not said"
                 warning("pictures", said)
             self._undrawn = True
             return None
@@ -120,11 +120,8 @@ class PictureWriter:
 
     def _failed(self, error: OSError) -> None:
         if self._retry_at is None:
-            warning(
-                "pictures",
-                f"{self._folder}: cannot save pictures: {error.strerror or error}; "
-                f"judging goes on, saving is tried again every {RETRY_S:.0f} s",
-            )
+            consequence = f"judging goes on, saving is tried again every {RETRY_S:.0f} s"
+            warning("pictures", f"{self._folder}: cannot save pictures: {error.strerror or error}; {consequence}")
         self._retry_at = time.monotonic() + RETRY_S
 
 

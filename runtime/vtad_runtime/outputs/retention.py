@@ -12,8 +12,8 @@ import shutil
 from collections import deque
 from pathlib import Path
 
+from vtad_runtime.contract.lock import LOCKS, Lock
 from vtad_runtime.contract.log import warning
-from vtad_runtime.storage.lock import LOCKS, Lock, Locked
 
 PICTURES = ("heatmaps", "originals")
 LOCK_FILE = ".pictures.lock"  # in a results folder: a Retention looks after it; held as long as the run goes on
@@ -57,9 +57,8 @@ class Retention:
         while self._total + size > self._keep and self._oldest_first:
             self._delete(*self._oldest_first.popleft())
         if self._total + size > self._keep:
-            self._once(
-                "too small", f"{self._folder}: {self._keep} bytes to keep leave no room for a picture of {size} bytes"
-            )
+            said = f"{self._folder}: {self._keep} bytes to keep leave no room for a picture of {size} bytes"
+            self._once("too small", said)
             return False
         return True
 
@@ -120,10 +119,8 @@ def _is_free(lock: Path) -> bool:
         return False
     try:
         Lock(lock).close()
-    except Locked:
+    except OSError:  # locked, or not ours to delete from
         return False
-    except OSError:
-        return False  # not ours to delete from
     return True
 
 

@@ -20,7 +20,7 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 class Access:
     """The rule for one server."""
 
-    token: str | None  # None: loopback
+    token: str | None = None  # None: loopback, anyone on this machine
     cookie: str = "vtad"  # its name; browsers share cookies among the ports of a host
     names: frozenset[str] = field(default_factory=lambda: frozenset(LOOPBACK_NAMES))  # under which this machine answers
 
@@ -36,15 +36,8 @@ class Access:
         return None
 
     def _is_this_machine(self, host: str) -> bool:
-        name = host_name(host)
-        if name in self.names:
-            return True
-        return self.token is not None and _is_ip(name)  # rebinding takes a name
-
-
-def loopback() -> Access:
-    """Anyone on this machine."""
-    return Access(None)
+        name = _host_name(host)
+        return name in self.names or (self.token is not None and _is_ip(name))  # rebinding takes a name
 
 
 def by_token(port: int) -> Access:
@@ -54,7 +47,7 @@ def by_token(port: int) -> Access:
     return Access(secrets.token_urlsafe(32), f"vtad_{port}", frozenset(names))
 
 
-def host_name(host: str) -> str:
+def _host_name(host: str) -> str:
     """The name or address in a Host header, without port and brackets."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()

@@ -14,7 +14,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 
 from starlette.applications import Starlette
@@ -27,7 +27,6 @@ from vtad_runtime.drawing.encoding import PictureError
 from vtad_runtime.page import picture
 from vtad_runtime.page.access import Access
 from vtad_runtime.page.state import PageState
-from vtad_runtime.verdict.judgement import Judgement
 
 ASSETS = {
     "": ("index.html", "text/html; charset=utf-8"),
@@ -81,9 +80,11 @@ class Newest:
     def __call__(self) -> tuple[int, picture.Layers | None]:
         """The number in the sequence and the picture; None before the first frame, and where it cannot be drawn."""
         with self._lock:
-            newest = self._state.newest()
+            newest = self._state.newest
             if newest is not None and self._made[0] != newest[0]:
-                self._made = newest[0], _layers(newest[1])
+                self._made = newest[0], None
+                with suppress(PictureError):
+                    self._made = newest[0], picture.layers(newest[1])
             return self._made
 
 
@@ -113,7 +114,7 @@ def make_app(state: PageState, access: Access, viewers: Viewers) -> ASGIApp:
         return _stream(viewers, _pictures(newest, state, viewers), kind)
 
     async def ng(request: Request) -> Response:
-        kept = state.kept(int(request.path_params["seq"]))
+        kept = state.kept(request.path_params["seq"])
         if kept is None:
             return PlainTextResponse("gone: only the last NG pictures are kept\n", 404)
         draw: Callable[..., bytes] = picture.thumbnail if request.path_params["size"] == "small" else picture.still
@@ -128,7 +129,7 @@ def make_app(state: PageState, access: Access, viewers: Viewers) -> ASGIApp:
         Route("/scale.png", scale_bar),
         Route("/events", events),
         Route("/picture.mjpg", pictures),
-        Route("/ng/{seq:int}-{size}.jpg", ng),
+        Route("/ng/{seq}-{size}.jpg", ng),
     ]
     return _guarded(Starlette(routes=routes), access)
 
@@ -145,10 +146,8 @@ def _guarded(app: ASGIApp, access: Access) -> ASGIApp:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [
-                    *message.get("headers", []),
-                    *((name.encode(), value.encode()) for name, value in HEADERS.items()),
-                ]
+                ours = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] = [*message.get("headers", []), *ours]
             await send(message)
 
         request = Request(scope)
@@ -199,7 +198,7 @@ async def _pictures(newest: Newest, state: PageState, viewers: Viewers) -> Async
     with viewers.one():
         seen, sent_at = 0, 0.0
         while not viewers.stop.is_set():
-            framed = state.newest()
+            framed = state.newest
             if framed is None or framed[0] == seen or time.monotonic() - sent_at < PICTURE_S:
                 await asyncio.sleep(POLL_S)
                 continue
@@ -211,13 +210,6 @@ async def _pictures(newest: Newest, state: PageState, viewers: Viewers) -> Async
 
 def _event(content: dict[str, object]) -> bytes:
     return b"data: " + json.dumps(content, separators=(",", ":"), allow_nan=False).encode() + b"\n\n"
-
-
-def _layers(judgement: Judgement) -> picture.Layers | None:
-    try:
-        return picture.layers(judgement)
-    except PictureError:
-        return None
 
 
 def _part(layers: picture.Layers) -> bytes:

@@ -8,16 +8,11 @@ import socket
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from functools import partial
 
 from vtad_runtime.contract.errors import VtadError
-from vtad_runtime.page.access import Access, by_token, loopback
+from vtad_runtime.page.access import Access, by_token
 from vtad_runtime.page.state import PageState
-
-if TYPE_CHECKING:
-    import uvicorn
-
-    from vtad_runtime.page.app import Viewers
 
 SEND_BUFFER = 256 * 1024  # bytes: what a slow viewer lags behind is what is already sent
 START_S, STOP_S = 5.0, 2.0
@@ -31,16 +26,11 @@ class PageServer:
     """Serves the page until `close()`."""
 
     def __init__(self, state: PageState, address: str) -> None:
-        """`address` is "8000" (this machine only) or "HOST:PORT"; port 0 takes a free one. Raises PageError."""
-        self._state = state
-        self._host, self._port = parse_address(address)
-        self._server: uvicorn.Server | None = None
-        self._viewers: Viewers | None = None
-        self._thread: threading.Thread | None = None
-        self.url = ""  # where to look, with the token where one is needed; set by start()
+        """Listen, and answer in a thread. `address` is "8000" (this machine only) or "HOST:PORT"; port 0 takes a free one.
 
-    def start(self) -> None:
-        """Listen, and answer in a thread. Raises PageError: address in use or not of this machine, extra not installed."""
+        Raises PageError: a wrong address, one in use or not of this machine; the extra is not installed.
+        """
+        host, port = parse_address(address)
         try:
             import uvicorn
 
@@ -49,12 +39,12 @@ class PageServer:
             raise PageError(
                 f"--live: expected starlette and uvicorn, got no {e.name}; pip install 'vtad[live]', or run without --live"
             ) from e
-        listening = _listen(self._host, self._port)
+        listening = _listen(host, port)
         host, port = listening.getsockname()[:2]
-        access = loopback() if ipaddress.ip_address(host).is_loopback else by_token(port)
+        access = Access() if ipaddress.ip_address(host).is_loopback else by_token(port)
         self._viewers = Viewers()
         config = uvicorn.Config(
-            make_app(self._state, access, self._viewers),
+            make_app(state, access, self._viewers),
             http="h11",
             ws="none",
             loop="asyncio",
@@ -67,9 +57,8 @@ class PageServer:
             timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [listening]}, name="vtad-page", daemon=True
-        )
+        serve = partial(self._server.run, sockets=[listening])
+        self._thread = threading.Thread(target=serve, name="vtad-page", daemon=True)
         self._thread.start()
         deadline = time.monotonic() + START_S
         while not self._server.started:
@@ -77,12 +66,10 @@ class PageServer:
                 self.close()
                 raise PageError(f"--live: expected a server on {host} port {port}, got none; please report it")
             time.sleep(0.005)
-        self.url = _url(host, port, access)
+        self.url = _url(host, port, access)  # where to look, with the token where one is needed
 
     def close(self) -> None:
         """End every stream and the thread, within two seconds. May be called twice."""
-        if self._server is None or self._viewers is None or self._thread is None:
-            return
         self._viewers.stop.set()
         self._server.should_exit = True
         self._thread.join(STOP_S)

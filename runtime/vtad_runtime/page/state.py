@@ -64,39 +64,30 @@ class PageState:
         """`source` and `model` as the user named them; after `quiet_s` without a frame no verdict is shown as current."""
         self._card, self._source, self._model, self._quiet_s = card, source, model, quiet_s
         self._lock = threading.Lock()
-        self._seq = self._dropped = 0
+        self.seq = 0  # how many judgements came
+        self.closed = False  # whether the run has ended
+        self.newest: tuple[int, Judgement] | None = None  # of those with a frame, and its number in the sequence
+        self.outputs: Outputs = list  # gives their states to show
+        self._dropped = 0
         self._latest: Judgement | None = None
-        self._framed: tuple[int, Judgement] | None = None  # the newest with a frame
         self._points: deque[Point] = deque(maxlen=POINTS)
         self._ng: deque[KeptPicture] = deque(maxlen=LAST_NG)
         self._hours: dict[int, Counter[Verdict]] = {}  # by seconds since the epoch at which the hour began
         self._totals: Counter[Verdict] = Counter()
-        self._outputs: Outputs = list
         self._outputs_known: tuple[float, list[dict[str, Any]]] = (-math.inf, [])
         self._drift: str | None = None
         self._golden: tuple[str, bool] | None = None
-        self._closed = False
-
-    @property
-    def seq(self) -> int:
-        """How many judgements came; changes with each."""
-        return self._seq
-
-    @property
-    def closed(self) -> bool:
-        """Whether the run has ended."""
-        return self._closed
 
     def write(self, judgement: Judgement) -> None:
         """Take one judgement. A picture is shrunk only if it is NG; nothing is encoded."""
-        seq, arrived = self._seq + 1, time.monotonic()  # one thread writes
+        seq, arrived = self.seq + 1, time.monotonic()  # one thread writes
         kept = _keep(seq, judgement)
         hour = int(judgement.captured_at // 3600) * 3600
         with self._lock:
-            self._seq, self._latest = seq, judgement
+            self.seq, self._latest = seq, judgement
             self._dropped += judgement.dropped
             if judgement.frame is not None:
-                self._framed = (seq, judgement)
+                self.newest = (seq, judgement)
             self._points.append(Point(seq, judgement.captured_at, arrived, judgement.score, judgement.verdict))
             self._totals[judgement.verdict] += 1
             self._hours.setdefault(hour, Counter())[judgement.verdict] += 1
@@ -107,11 +98,7 @@ class PageState:
 
     def close(self) -> None:
         """Say that the run has ended; the page shows it instead of the last verdict."""
-        self._closed = True
-
-    def set_outputs(self, outputs: Outputs) -> None:
-        """`outputs()` gives the states to show: name, address, connected, waiting, delivered, dropped, rejected, last_error."""
-        self._outputs = outputs
+        self.closed = True
 
     def set_drift(self, text: str | None) -> None:
         """A warning that scores have drifted from the calibration; None: they have not."""
@@ -121,25 +108,21 @@ class PageState:
         """What the last check of the golden samples said, and whether it passed."""
         self._golden = None if text is None else (text, ok)
 
-    def newest(self) -> tuple[int, Judgement] | None:
-        """The newest judgement that has a frame, and its number in the sequence."""
-        return self._framed
-
-    def kept(self, seq: int) -> KeptPicture | None:
-        """One of the last NG pictures."""
+    def kept(self, seq: str) -> KeptPicture | None:
+        """One of the last NG pictures, by its number as a browser writes it."""
         with self._lock:
-            return next((k for k in self._ng if k.seq == seq), None)
+            return next((k for k in self._ng if str(k.seq) == seq), None)
 
     def snapshot(self, since: int = 0) -> dict[str, Any]:
         """Everything to show, ready for JSON; of the points only those after `since`. Ages count from now."""
         outputs = self._outputs_now()
         with self._lock:
             now = time.monotonic()
-            latest, framed = self._latest, self._framed
+            latest, framed = self._latest, self.newest
             frame = framed[1].frame if framed else None
             return {
-                "seq": self._seq,
-                "closed": self._closed,
+                "seq": self.seq,
+                "closed": self.closed,
                 "now": time.time(),
                 "quiet_s": self._quiet_s,
                 "frame_age_s": finite(now - frame.captured) if frame else None,
@@ -161,7 +144,9 @@ class PageState:
 
     def facts(self) -> dict[str, Any]:
         """What does not change during a run, ready for JSON: source, model and what matters of its card."""
-        card, calibration = self._card, self._card.calibration
+        card, calibration, parity = self._card, self._card.calibration, self._card.parity
+        enough = calibration.achievable <= calibration.false_alarms
+        vouch = "" if enough else f"; these images vouch for {calibration.achievable:.3g}"
         return {
             "source": self._source,
             "model": self._model,
@@ -177,15 +162,10 @@ class PageState:
                 "input": f"{card.input.width} × {card.input.height} px, {card.input.fit}",
                 "threshold": f"{calibration.threshold:.4g}",
                 "pixel threshold": f"{calibration.pixel_threshold:.3g} standard deviations",
-                "false-alarm budget": f"{calibration.false_alarms:.3g}"
-                + (
-                    ""
-                    if calibration.achievable <= calibration.false_alarms
-                    else f"; these images vouch for {calibration.achievable:.3g}"
-                ),
+                "false-alarm budget": f"{calibration.false_alarms:.3g}{vouch}",
                 "calibration images": str(calibration.images),
-                "parity": f"{card.parity.format} {card.parity.precision}, {card.parity.verdict_flips} verdict flips"
-                if card.parity
+                "parity": f"{parity.format} {parity.precision}, {parity.verdict_flips} verdict flips"
+                if parity
                 else "not proven",
                 "training data": card.identity.data_fingerprint,
                 "weights sha256": card.weights_sha256,
@@ -211,7 +191,7 @@ class PageState:
         if time.monotonic() - known_at < OUTPUTS_S:
             return known
         try:
-            known = [{str(k): _plain(v) for k, v in state.items()} for state in self._outputs()]
+            known = [{str(k): _plain(v) for k, v in state.items()} for state in self.outputs()]
         except Exception as e:  # whatever an output raises must not take the page away
             known = [{"name": "outputs", "last_error": f"no state: {type(e).__name__}: {e}"}]
         self._outputs_known = (time.monotonic(), known)

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.credentials import login_hint, without_credentials
 from vtad_runtime.receivers.message import Messages, OutputError
-from vtad_runtime.receivers.spool import NotDelivered, Spool
-from vtad_runtime.sources.credentials import login_hint, without_credentials
+from vtad_runtime.receivers.spool import SPOOL_BYTES, WAITS_S, NotDelivered, Spool
 from vtad_runtime.verdict.judgement import Judgement
 
 if TYPE_CHECKING:
@@ -52,18 +52,11 @@ class MqttOutput:
     """Publishes one JSON object per judgement. Only its own thread waits for the broker."""
 
     def __init__(
-        self,
-        url: str,
-        spool: Path,
-        max_bytes: int = 64 * 2**20,
-        *,
-        card: Card | None = None,
-        waits_s: tuple[float, float] = (0.5, 30.0),
+        self, url: str, spool: Path, *, card: Card | None = None, waits_s: tuple[float, float] = WAITS_S
     ) -> None:
         """Publish to `url`, mqtt[s]://[user:password@]host[:port]/topic; percent-encoding is decoded.
 
-        What waits is kept in the folder `spool`, `max_bytes` at most. `card` names the model in the messages; `log` hears of
-        the broker being lost and back (None: stderr); `waits_s` is the shortest and longest wait between attempts. Raises
+        What waits is kept in the folder `spool`. `card` names the model in the messages; `waits_s` as of Spool. Raises
         OutputError: a wrong address, the extra `mqtt` is not installed, the spool is in use. A broker that cannot be
         reached is no error: messages wait.
         """
@@ -72,7 +65,7 @@ class MqttOutput:
         self._messages = Messages(card)
         self._link: _Link | None = None
         self._folder = spool
-        self._spool = Spool(spool, self._deliver, max_bytes, "mqtt", BATCH, LOOK_S, waits_s)
+        self._spool = Spool(spool, self._deliver, SPOOL_BYTES, "mqtt", BATCH, LOOK_S, waits_s)
 
     def write(self, judgement: Judgement) -> None:
         """Queue the judgement; never waits for the broker, never raises for it."""

@@ -24,6 +24,8 @@ from vtad_runtime.contract.files import sync
 from vtad_runtime.contract.log import warning
 from vtad_runtime.receivers.message_queue import DiskError, MessageQueue
 
+SPOOL_BYTES = 64 * 2**20  # what may wait for one receiver
+WAITS_S = 0.5, 30.0  # between attempts to deliver
 SYNC_S = 1.0  # between two syncs of what waits
 MAX_REASONS = 20  # different reasons logged while a receiver is gone; a reason may hold anything
 Event = Literal[
@@ -57,7 +59,7 @@ class Spool:
         name: str,
         batch: int = 1,
         idle_s: float | None = None,
-        waits_s: tuple[float, float] = (0.5, 30.0),
+        waits_s: tuple[float, float] = WAITS_S,
     ) -> None:
         """Open the spool in `folder` and begin to deliver what an earlier run left there, before anything new.
 
@@ -124,9 +126,8 @@ class Spool:
         with self._disk("what cannot be stored is dropped and counted"):
             taken = self._queue.append(payload)
         if taken:
-            self._over(
-                "disk_failed", "disk_works", f"can be stored again, {self._dropped} messages were dropped so far"
-            )
+            said = f"can be stored again, {self._dropped} messages were dropped so far"
+            self._over("disk_failed", "disk_works", said)
         elif taken is not None:
             dropped = f"new messages are dropped and counted, {self._queue.waiting} wait"
             self._trouble("full", f"spool full: {self._queue.max_bytes} bytes", dropped)

@@ -137,10 +137,10 @@ def _read_rows(file: Path) -> tuple[list[dict[str, Any]], bool]:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-        except ValueError:
+        except ValueError as e:
             if number == len(lines) and not line.endswith(b"\n"):
                 return rows, True
-            row = None
+            raise RecordedError(f"{file}, line {number}: expected a JSON object, got {line[:60]!r}") from e
         if not isinstance(row, dict):
             raise RecordedError(f"{file}, line {number}: expected a JSON object, got {line[:60]!r}")
         rows.append(row)
@@ -149,7 +149,11 @@ def _read_rows(file: Path) -> tuple[list[dict[str, Any]], bool]:
 
 def _objects(file: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON Lines file that may be absent or torn."""
-    for line in file.read_bytes().splitlines() if file.exists() else ():
+    try:
+        lines = file.read_bytes().splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
         try:
             value = json.loads(line)
         except ValueError:

@@ -6,6 +6,7 @@ The thread never waits for inference unless nothing may be dropped: by default t
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 import time
 from collections import deque
@@ -17,10 +18,9 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.errors import VtadError, one_line
 from vtad_runtime.contract.image import ImageError
 from vtad_runtime.contract.log import event, warning
-from vtad_runtime.sources.folder import SourceError
 from vtad_runtime.verdict.geometry import Geometry, Misfit
 from vtad_runtime.verdict.judgement import Frame, Unusable
 
@@ -71,11 +71,7 @@ class Capture:
     """Reads one source in a thread. Use as a context manager."""
 
     def __init__(
-        self,
-        name: str,
-        source: FrameSource,
-        options: CaptureOptions,
-        reopen: Callable[[], FrameSource] | None = None,
+        self, name: str, source: FrameSource, options: CaptureOptions, reopen: Callable[[], FrameSource] | None = None
     ) -> None:
         """`source` is open already and is closed by the thread. `reopen` makes it a live one: called when it is lost."""
         self.name = name
@@ -90,7 +86,7 @@ class Capture:
         self._wait_s = FIRST_WAIT_S
         self._lost: str | None = None  # why, while it is being opened again
         self._silent = False
-        self._seen = time.monotonic() + FIRST_FRAME_S - SILENT_S  # when the last frame came
+        self._seen = math.inf  # time.monotonic() of the last frame
         self._ended = False
         self._failure: Exception | None = None
         self._stopping = threading.Event()
@@ -127,7 +123,7 @@ class Capture:
             dropped, frame = self._waiting.popleft()
             self._changed.notify_all()
         self.last_number = frame.number
-        return _with_dropped(frame, dropped)
+        return dataclasses.replace(frame, dropped=dropped) if dropped else frame
 
     @property
     def ended(self) -> bool:
@@ -157,11 +153,7 @@ class Capture:
                 pass
         except Exception as e:  # whatever it is, the waiting thread must hear of it
             self._failure = e
-        try:
-            if self._source is not None:
-                self._source.close()
-        except Exception as e:
-            warning("source_close", f"{self.name}: closing failed: {_line(e)}", source=self.name)
+        self._let_go()
         with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -176,7 +168,7 @@ class Capture:
         except Exception as e:  # a driver may raise anything
             if self._reopen is None:
                 raise
-            self._lose(_line(e))
+            self._lose(one_line(e))
             return True
         if shot is None:
             if self._reopen is None or self._stopping.is_set():
@@ -238,18 +230,21 @@ class Capture:
             event("source_back", f"{self.name}: frames again after {seconds:.1f} s", source=self.name)
 
     def _lose(self, reason: str) -> None:
-        source, self._source = self._source, None
         with self._changed:
             known = self._lost is not None or self._silent
             self._lost, self._silent = reason, False
             self._changed.notify_all()
         name = "source_retry" if known else "source_lost"
         warning(name, f"{self.name}: {reason}; opening it again in {self._wait_s:g} s", source=self.name, reason=reason)
-        if source is not None:
-            try:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        source, self._source = self._source, None
+        try:
+            if source is not None:
                 source.close()
-            except Exception as e:
-                warning("source_close", f"{self.name}: closing failed: {_line(e)}", source=self.name)
+        except Exception as e:
+            warning("source_close", f"{self.name}: closing failed: {one_line(e)}", source=self.name)
 
     def _open_again(self) -> bool:
         assert self._reopen is not None
@@ -259,15 +254,11 @@ class Capture:
         try:
             self._source = self._reopen()
         except Exception as e:  # SourceError as a rule; a driver may raise anything
-            reason = str(e) if isinstance(e, SourceError) else _line(e)
+            reason = str(e) if isinstance(e, VtadError) else one_line(e)
             with self._changed:
                 self._lost = reason
-            warning(
-                "source_retry",
-                f"{reason}; opening it again in {self._wait_s:g} s",
-                source=self.name,
-                reason=reason,
-            )
+            said = f"{reason}; opening it again in {self._wait_s:g} s"
+            warning("source_retry", said, source=self.name, reason=reason)
         return True
 
 
@@ -286,10 +277,6 @@ def as_frame(name: str, number: int, shot: Shot, geometry: Geometry, begun: floa
     return Frame(name, number, captured_at, captured, capture_ms, 0, rgb, shot.path)
 
 
-def _with_dropped(frame: Frame | Unusable, dropped: int) -> Frame | Unusable:
-    return dataclasses.replace(frame, dropped=dropped) if dropped else frame
-
-
 def _checked(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 or ImageError: a driver may give anything."""
     if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.size == 0:
@@ -300,7 +287,3 @@ def _checked(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if frame.ndim != 3 or frame.shape[2] != 3:
         raise ImageError(f"expected a frame (H, W, 3) of uint8, got {frame.shape}")
     return frame
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,16 +1,15 @@
-"""Picture files as frames: those of a folder, decoded ahead by several threads, and those that come into a hot folder."""
+"""Picture files as frames; those of a folder are decoded ahead by several threads."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
 from vtad_runtime.contract.image import ImageError, read_rgb
 from vtad_runtime.sources.capture import Shot, as_frame
@@ -27,11 +26,11 @@ class FolderFrames:
         """`prepare` is done to each frame in the decoding threads; `ahead` files are decoded before they are asked for."""
         self.last_number = 0  # of the last frame handed on
         self._name, self._geometry, self._prepare = name, geometry, prepare
-        self._threads = decoding_threads()
-        self._ahead = ahead + self._threads
+        threads = min(max((os.cpu_count() or 1) // 2, 1), 4)
+        self._ahead = ahead + threads
         self._files = enumerate(files, start=1)
         self._left = len(files)
-        self._pool = ThreadPoolExecutor(self._threads, "vtad-decode")
+        self._pool = ThreadPoolExecutor(threads, "vtad-decode")
         self._window: deque[Future[Frame | Unusable]] = deque()
 
     def __enter__(self) -> FolderFrames:
@@ -69,31 +68,6 @@ class FolderFrames:
         return self._prepare(frame) if isinstance(frame, Frame) else frame
 
 
-class Waiting(Protocol):
-    """What is needed of a hot folder."""
-
-    def files(self, stop: Callable[[], bool]) -> Iterator[Path]:
-        """Each new picture once; endless until `stop()`."""
-
-
-class WatchedFolder:
-    """New pictures of a hot folder, for a capture."""
-
-    def __init__(self, folder: Waiting) -> None:
-        self._folder = folder
-        self._files: Iterator[Path] | None = None
-
-    def read(self, stop: Callable[[], bool]) -> Shot | None:
-        """Wait for the next picture, whatever it takes; None when `stop()`. An unreadable one has an error."""
-        if self._files is None:
-            self._files = self._folder.files(stop)
-        path = next(self._files, None)
-        return None if path is None else read_shot(path)
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-
 def read_shot(path: Path) -> Shot:
     """One file; an unreadable one has an error."""
     start = time.monotonic()
@@ -101,8 +75,3 @@ def read_shot(path: Path) -> Shot:
         return Shot(read_rgb(path), path.as_posix(), start)
     except ImageError as e:
         return Shot(None, path.as_posix(), start, error=str(e))
-
-
-def decoding_threads() -> int:
-    """For this machine: half its cores, 1..4."""
-    return min(max((os.cpu_count() or 1) // 2, 1), 4)

@@ -26,10 +26,6 @@ class Source:
     files: tuple[Path, ...]
     skipped: tuple[Path, ...]  # folders left out: masks of a ground truth, earlier results
 
-    def relative(self, file: Path) -> Path:
-        """The path below the root."""
-        return file.relative_to(self.root)
-
 
 def find(source: str | Path) -> Source:
     """The pictures of a folder (recursive), a glob such as "line1/*.png", or a single file.
@@ -50,9 +46,8 @@ def find(source: str | Path) -> Source:
     else:
         raise SourceError(f"{path}: expected a folder, a glob or a file, got nothing there; check the path")
     if not files:
-        left_out = (
-            f" beside {', '.join(str(s) for s in skipped)}, which holds masks or earlier results" if skipped else ""
-        )
+        names = ", ".join(str(s) for s in skipped)
+        left_out = f" beside {names}, which holds masks or earlier results" if skipped else ""
         raise SourceError(f"{what}: expected pictures ({' '.join(sorted(SUFFIXES))}), got none{left_out}")
     return Source(root, tuple(sorted(files, key=lambda f: _natural(f.relative_to(root)))), tuple(skipped))
 

@@ -12,7 +12,6 @@ not whole), and again when it has changed.
 
 from __future__ import annotations
 
-import os
 import stat
 import threading
 import time
@@ -22,6 +21,9 @@ from pathlib import Path
 
 from vtad_runtime.contract.image import is_image
 from vtad_runtime.contract.log import warning
+from vtad_runtime.contract.walking import walk
+from vtad_runtime.sources.capture import Shot
+from vtad_runtime.sources.files import read_shot
 from vtad_runtime.sources.folder import RESULTS_FILE, SourceError
 from vtad_runtime.sources.journal import Journal, JournalError, Stamp
 from vtad_runtime.sources.sorting import MARK, Sorter, SortError
@@ -55,6 +57,7 @@ class HotFolder:
         self._journal = journal
         self._settle_s = settle_s
         self._sorter = sorter
+        self._coming: Iterator[Path] | None = None  # what `read` reads
         self._mutex = threading.Lock()
         self._in_flight: dict[Path, _Picture] = {}
         self._waiting: dict[str, tuple[Stamp, float]] = {}  # by name: the stamp and since when it has been so
@@ -63,6 +66,15 @@ class HotFolder:
         self._to_sort: list[tuple[_Picture, str]] = []  # judged; moved when that is on disk
         self._ended = False  # no further file is handed on
         self._left_over = sorter is not None  # files that an earlier run judged and did not get to sort
+
+    def read(self, stop: Callable[[], bool]) -> Shot | None:
+        """Wait for the next picture, whatever it takes; None when `stop()`. An unreadable one has an error."""
+        self._coming = self._coming or self.files(stop)
+        path = next(self._coming, None)
+        return None if path is None else read_shot(path)
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
     def files(self, stop: Callable[[], bool]) -> Iterator[Path]:
         """Each new picture when it is whole, until `stop()`. Raises JournalError.
@@ -147,40 +159,23 @@ class HotFolder:
 
     def _pictures(self) -> Iterator[_Picture]:
         """Every picture in the folder and below, each folder once however it is linked."""
-        seen: set[str] = set()
         unreadable: dict[str, str] = {}
-        folders = [(str(self._folder), "")]
-        while folders:
-            folder, below = folders.pop()
-            real = os.path.realpath(folder)
-            if real in seen:
+
+        def refused(error: OSError) -> None:
+            if error.filename == str(self._folder) or not isinstance(error, FileNotFoundError):  # else just removed
+                unreadable[error.filename] = error.strerror or str(error)
+
+        for folder, subfolders, names in walk(self._folder, refused):
+            if RESULTS_FILE in names or MARK in names:
+                subfolders.clear()
+                if folder == self._folder:
+                    unreadable[str(folder)] = "it holds results or sorted files"
                 continue
-            seen.add(real)
-            try:
-                with os.scandir(folder) as listing:
-                    entries = list(listing)
-            except FileNotFoundError as e:
-                if below:
-                    continue  # a subfolder that was just removed
-                unreadable[folder] = e.strerror or str(e)
-                continue
-            except OSError as e:
-                unreadable[folder] = e.strerror or str(e)
-                continue
-            if any(entry.name in (RESULTS_FILE, MARK) for entry in entries):
-                if not below:
-                    unreadable[folder] = "it holds results or sorted files"
-                continue
-            for entry in entries:
-                if entry.name.startswith((".", "~")):
-                    continue
-                name = f"{below}{entry.name}"
-                if is_image(Path(entry.name)):
-                    stamp = None if _is_temporary(entry.name) else _stamp(entry)
-                    if stamp is not None:
-                        yield _Picture(self._folder / name, name, stamp)
-                elif _is_folder(entry):
-                    folders.append((entry.path, f"{name}/"))
+            subfolders[:] = [name for name in subfolders if not name.startswith("~")]
+            for path in (folder / name for name in names if not name.startswith((".", "~"))):
+                stamp = _stamp(path) if is_image(path) and not _is_temporary(path.name) else None
+                if stamp is not None:
+                    yield _Picture(path, path.relative_to(self._folder).as_posix(), stamp)
         self._report(unreadable)
 
     def _report(self, unreadable: dict[str, str]) -> None:
@@ -209,20 +204,13 @@ class HotFolder:
             self._journal_error = str(e)
 
 
-def _stamp(file: Path | os.DirEntry[str]) -> Stamp | None:
+def _stamp(file: Path) -> Stamp | None:
     """Size and time of change; None when there is no such regular file (any more)."""
     try:
         status = file.stat()
     except OSError:
         return None
     return Stamp(status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
 
 
 def _is_temporary(name: str) -> bool:

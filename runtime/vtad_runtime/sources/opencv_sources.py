@@ -12,8 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vtad_runtime.contract.credentials import login_hint, without_credentials
 from vtad_runtime.sources.capture import FrameSource, Shot, SourceLost
-from vtad_runtime.sources.credentials import login_hint, without_credentials
 from vtad_runtime.sources.folder import SourceError
 
 OPEN_TIMEOUT_MS, READ_TIMEOUT_MS = 5000, 3000  # of a stream; FFmpeg's own is 30 s, for which nothing could be stopped
@@ -29,8 +29,31 @@ class CameraMode:
     fps: float | None = None
 
 
-class Camera:
+class _Live:
+    """What is grabbed as it comes. Its subclasses open it."""
+
+    _capture: Any
+    _over: str  # what is said when no further frame comes
+
+    def read(self, stop: Callable[[], bool]) -> Shot | None:
+        """The next frame with the moment it was there. Raises SourceLost when there is none."""
+        if not self._capture.grab():
+            raise SourceLost(self._over)
+        captured = time.monotonic()  # before decoding
+        ok, bgr = self._capture.retrieve()
+        if not ok or bgr is None:
+            return Shot(None, captured=captured, error="expected a frame, got one that cannot be decoded")
+        return Shot(_rgb(bgr), captured=captured)
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._capture.release()
+
+
+class Camera(_Live):
     """A camera of this machine."""
+
+    _over = "no further frame"
 
     def __init__(self, index: int, mode: CameraMode | None = None) -> None:
         """Open camera `index`. Raises SourceError when it does not open."""
@@ -50,22 +73,6 @@ class Camera:
             self._capture.set(cv2.CAP_PROP_FPS, mode.fps)
         self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # frames that wait in the driver only grow old
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) in pixels that the camera gives."""
-        return _size(self._capture)
-
-    def read(self, stop: Callable[[], bool]) -> Shot | None:
-        """The next frame. Raises SourceLost when there is none."""
-        shot = _grabbed(self._capture)
-        if shot is None:
-            raise SourceLost("no further frame")
-        return shot
-
-    def close(self) -> None:
-        """Let go of the camera."""
-        self._capture.release()
-
 
 def open_stream(url: str) -> FrameSource:
     """A network stream: MJPEG over HTTP by our own reader, RTSP and whatever else by OpenCV. Raises SourceError."""
@@ -79,8 +86,10 @@ def open_stream(url: str) -> FrameSource:
         return Stream(url)
 
 
-class Stream:
+class Stream(_Live):
     """A network stream through OpenCV. A picture whose size changes is scaled by it to the size of the first one."""
+
+    _over = "the stream broke off"  # or nothing came for three seconds
 
     def __init__(self, url: str) -> None:
         """Connect. Raises SourceError when nothing answers within five seconds."""
@@ -93,17 +102,6 @@ class Stream:
                 f"{without_credentials(url)}: expected a stream that opens, got none within "
                 f"{OPEN_TIMEOUT_MS / 1000:.0f} s; check the address, the password and the network{login_hint(url)}"
             )
-
-    def read(self, stop: Callable[[], bool]) -> Shot | None:
-        """The next frame. Raises SourceLost when there is none for three seconds, or the other side hung up."""
-        shot = _grabbed(self._capture)
-        if shot is None:
-            raise SourceLost("the stream broke off")
-        return shot
-
-    def close(self) -> None:
-        """Hang up."""
-        self._capture.release()
 
 
 class Video:
@@ -158,7 +156,7 @@ def list_cameras() -> list[str]:
     for index in range(CAMERAS):
         capture = cv2.VideoCapture(index)
         if capture.isOpened():
-            width, height = _size(capture)
+            width, height = (int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
             found.append(f"camera {index}: {width}x{height}{_device_name(index)}")
         capture.release()
     return found
@@ -172,25 +170,10 @@ def _device_name(index: int) -> str:
         return ""
 
 
-def _grabbed(capture: Any) -> Shot | None:
-    """The next frame with the moment it was there; None when there is none."""
-    if not capture.grab():
-        return None
-    captured = time.monotonic()  # before decoding
-    ok, bgr = capture.retrieve()
-    if not ok or bgr is None:
-        return Shot(None, captured=captured, error="expected a frame, got one that cannot be decoded")
-    return Shot(_rgb(bgr), captured=captured)
-
-
 def _rgb(bgr: Any) -> Any:
     """OpenCV's order of colours to RGB; what is no colour picture is passed on to be refused or widened."""
     colour = isinstance(bgr, np.ndarray) and bgr.ndim == 3 and bgr.shape[2] == 3
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB) if colour else bgr
-
-
-def _size(capture: Any) -> tuple[int, int]:
-    return int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
 
 
 def _be_quiet() -> None:

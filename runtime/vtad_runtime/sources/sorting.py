@@ -31,15 +31,12 @@ class Sorter:
         vtad-replay finds the pictures again.
         """
         self.to = to
-        self._root = root
-        self._log = log
+        self._root, self._log = root, log
+        if root is not None and to.resolve() == root.resolve():
+            raise SortError(f"{to}: expected another folder to sort into than the one that is watched")
         try:
-            if root is not None and to.resolve() == root.resolve():
-                raise SortError(f"{to}: expected another folder to sort into than the one that is watched")
             to.mkdir(parents=True, exist_ok=True)
             (to / MARK).touch()
-        except SortError:
-            raise
         except OSError as e:
             got = "a file" if to.is_file() else e.strerror or e
             raise SortError(f"{to}: expected a folder to sort into, got {got}; choose another by --sort-to") from e
@@ -53,9 +50,8 @@ class Sorter:
             moved = self._move(file, self.to / str(verdict) / self._below(file))
         except OSError as e:
             self._note(file, None)
-            raise SortError(
-                f"{file}: cannot be moved to {self.to / str(verdict)}: {e.strerror or e}; left there"
-            ) from e
+            wanted = self.to / str(verdict)
+            raise SortError(f"{file}: cannot be moved to {wanted}: {e.strerror or e}; left there") from e
         self._note(file, moved)
         return moved
 
