@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
@@ -516,6 +519,44 @@ def test_a_hot_folder_is_judged_once_over_a_restart() -> None:
     assert [row["file"] for row in rows("results/0002")] == ["in/4.png"]
     assert Path("sorted/NG/4.png").is_file()
     assert not Path("in/4.png").exists()
+
+
+def test_a_hot_folder_judges_every_name_that_ends_like_a_picture_and_says_what_it_leaves_out() -> None:
+    for name in ("cam1.part.png", "line.tmp.0001.png", "~w.png", "~x.png", ".y.png", "z.png.part"):
+        save(good(), "in/z.png")
+        Path("in/z.png").rename(f"in/{name}")
+    result = run("--watch", "in", "--max-frames", "2", "--log-json")
+    assert {row["file"] for row in rows()} == {"in/cam1.part.png", "in/line.tmp.0001.png"}
+    said = [json.loads(line) for line in result.stderr.splitlines() if "hot_folder_left_out" in line]
+    assert [(event["files"], "begin with ~: ~w.png, ..." in event["message"]) for event in said] == [(2, True)]
+
+
+def test_no_request_to_the_live_page_is_an_internal_error(camera: MjpegCamera) -> None:
+    pytest.importorskip("uvicorn")
+    dice = random.Random(5)
+    odd = ["", "9" * 5000, "-1", "\u00e9", "%ff", "%00", "..", "//", "[", "]", "::1", "?", "=", "&", ";", "\t", "token"]
+    pieces = [*odd, "ng/", "1-small.jpg", "events/", "page.js", "localhost", "127.0.0.1", ":", "*", "vtad=", '"', "x"]
+
+    def text() -> str:
+        return "".join(dice.choices(pieces, k=dice.randrange(6)))
+
+    with running("--stream", camera.url, "--live", "127.0.0.1:0", "--save", "none") as process:
+        (line,) = eventually(lambda: [line for line in process.stdout if line.startswith("live page: ")])
+        port = urlsplit(line.split()[-1]).port
+        eventually(verdicts)
+
+        def status(path: str, host: str = "localhost", cookie: str = "") -> int:
+            request = f"GET /{path} HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\nConnection: close\r\n\r\n"
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                connection.sendall(request.encode())
+                return int(connection.recv(4096).split()[1])
+
+        assert status(f"ng/{'9' * 5000}") == status(f"ng/{'9' * 5000}-small.jpg") == status("ng/x-small.jpg") == 404
+        assert status("", "localhost:[") == status("", "localhost:80/x") == 403
+        for _ in range(300):
+            request = text(), dice.choice(["localhost", f"localhost:{text()}", text()]), text()
+            assert status(*request) < 500, request
+        assert process.end() == 0
 
 
 def test_the_live_page_shows_the_run_and_its_golden_samples(camera: MjpegCamera, golden_folder: str) -> None:

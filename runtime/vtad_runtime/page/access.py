@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import secrets
 import socket
 from dataclasses import dataclass, field
@@ -48,10 +49,9 @@ def by_token(port: int) -> Access:
 
 
 def _host_name(host: str) -> str:
-    """The name or address in a Host header, without port and brackets."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower()
+    """The name or address in a Host header, without port and brackets; empty where it is not written like one."""
+    found = re.fullmatch(r"(?:\[([^\]/?#@]*)\]|([^:\[\]/?#@]*))(?::[0-9]*)?", host)
+    return (found[1] or found[2] or "").lower() if found else ""
 
 
 def _is_ip(name: str) -> bool:

@@ -94,7 +94,7 @@ def make_app(state: PageState, access: Access, viewers: Viewers) -> ASGIApp:
     scale = picture.scale_bar()
 
     async def asset(request: Request) -> Response:
-        name, kind = ASSETS[request.url.path.lstrip("/")]
+        name, kind = ASSETS[request.scope["path"].lstrip("/")]
         response = Response((files("vtad_runtime.page") / name).read_bytes(), headers={"content-type": kind})
         if access.token is not None and "token" in request.query_params:
             # No redirect that drops the token from the address: after a link from elsewhere a browser would follow it

@@ -2,9 +2,9 @@
 
 The folder is looked through again and again, which works on every file system, shares included. A picture is handed on
 when its size and time of change have stayed the same for `settle_s`; an empty one waits ten times as long. The
-order is that of arrival: by time of change, then by name. Names of files that are still being written are left out
-until they are renamed: .name, ~name, name.part, name.tmp and the like, with or without a suffix of pictures after it.
-Also left out are folders of results, sorted files and hidden folders.
+order is that of arrival: by time of change, then by name. Left out until they are renamed are pictures whose names begin
+with ~, which is said once, hidden ones, and names without a suffix of pictures at their end: name.part, name.tmp and the
+like. Also left out are folders of results, sorted files and hidden folders.
 
 A writer that pauses for longer than `settle_s` is read too early: its file is judged as it is then (ERROR when it is
 not whole), and again when it has changed.
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vtad_runtime.contract.image import is_image
-from vtad_runtime.contract.log import warning
+from vtad_runtime.contract.log import event, warning
 from vtad_runtime.contract.walking import walk
 from vtad_runtime.sources.capture import Shot
 from vtad_runtime.sources.files import read_shot
@@ -29,7 +29,6 @@ from vtad_runtime.sources.journal import Journal, JournalError, Stamp
 from vtad_runtime.sources.sorting import MARK, Sorter, SortError
 from vtad_runtime.verdict.verdict import Verdict
 
-TEMPORARY = frozenset({".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart", ".download"})
 EMPTY_SETTLES = 10  # times settle_s for an empty file: some writers make it long before they fill it
 BEGUN_AT_ONCE = 32  # files noted in the journal by one write
 MIN_WAIT_S, MAX_WAIT_S = 0.02, 0.5  # between two looks
@@ -61,6 +60,7 @@ class HotFolder:
         self._mutex = threading.Lock()
         self._in_flight: dict[Path, _Picture] = {}
         self._waiting: dict[str, tuple[Stamp, float]] = {}  # by name: the stamp and since when it has been so
+        self._said_left_out = False
         self._unreadable: dict[str, str] = {}  # folder: reason, as it was said
         self._journal_error = ""  # the last one that was said
         self._to_sort: list[tuple[_Picture, str]] = []  # judged; moved when that is on disk
@@ -160,6 +160,7 @@ class HotFolder:
     def _pictures(self) -> Iterator[_Picture]:
         """Every picture in the folder and below, each folder once however it is linked."""
         unreadable: dict[str, str] = {}
+        left_out: list[Path] = []
 
         def refused(error: OSError) -> None:
             if error.filename == str(self._folder) or not isinstance(error, FileNotFoundError):  # else just removed
@@ -172,11 +173,17 @@ class HotFolder:
                     unreadable[str(folder)] = "it holds results or sorted files"
                 continue
             subfolders[:] = [name for name in subfolders if not name.startswith("~")]
-            for path in (folder / name for name in names if not name.startswith((".", "~"))):
-                stamp = _stamp(path) if is_image(path) and not _is_temporary(path.name) else None
-                if stamp is not None:
+            for path in filter(is_image, (folder / name for name in names)):
+                if path.name.startswith("~"):
+                    left_out.append(path)
+                elif (stamp := _stamp(path)) is not None:
                     yield _Picture(path, path.relative_to(self._folder).as_posix(), stamp)
         self._report(unreadable)
+        if left_out and not self._said_left_out:
+            self._said_left_out = True
+            said = f"{len(left_out)} left out until renamed, since their names begin with ~: {left_out[0].name}"
+            more = ", ..." if len(left_out) > 1 else ""
+            event("hot_folder_left_out", f"{self._folder}: {said}{more}", files=len(left_out))
 
     def _report(self, unreadable: dict[str, str]) -> None:
         """Say which folders became unreadable, and which are readable again; once each."""
@@ -211,11 +218,6 @@ def _stamp(file: Path) -> Stamp | None:
     except OSError:
         return None
     return Stamp(status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
-
-
-def _is_temporary(name: str) -> bool:
-    """Whether one of the suffixes is that of a file still being written: a.part.png. (a.png.part is no picture.)"""
-    return not TEMPORARY.isdisjoint(Path(name.lower()).suffixes)
 
 
 def _sleep(seconds: float, stop: Callable[[], bool]) -> None:
