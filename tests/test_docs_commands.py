@@ -173,6 +173,7 @@ def stopped_when(happened: Callable[[], bool]) -> Iterator[None]:
     thread.join()
 
 
+@pytest.mark.usefixtures("ready")
 @pytest.mark.parametrize("line", [line for line in OURS if line not in RUN_ELSEWHERE])
 def test_a_command_of_the_readme_or_the_guide_runs(
     line: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -21,7 +21,8 @@ from vtad_runtime.contract.card import ONNX_KEY
 from vtad_runtime.contract.conformal import MARGIN, CalibrationError, conformal_threshold, images_needed
 from vtad_runtime.engine.onnx_card import OnnxFileError, replace_card
 from vtad_runtime.engine.opening import newest_model
-from vtad_runtime.review.recalibration import OutputExists, recalibrate
+from vtad_runtime.review.calibrate_run import calibrate_run
+from vtad_runtime.review.recalibration import OutputExists
 from vtad_runtime.verdict.detector import Detector
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(run_cli.__file__).parents[2])}
@@ -90,7 +91,7 @@ def test_the_new_file_judges_by_the_lines_own_scores(model: Path) -> None:
 def test_every_byte_but_the_cards_entry_stays(model: Path) -> None:
     onnx = pytest.importorskip("onnx")
     line(list(range(20)))
-    new = recalibrate(model, Path("line"), 0.1, Path("new.onnx"))
+    new = calibrate_run(model, Path("line"), 0.1, Path("new.onnx"))
     before, after = onnx.load(str(model)), onnx.load("new.onnx")
     onnx.checker.check_model(after)
     assert {p.key: p.value for p in after.metadata_props} == {ONNX_KEY: new.to_json()}
@@ -194,7 +195,7 @@ def test_nothing_is_ever_written_over(model: Path) -> None:
         2, "--good", "line", "--out", "new.onnx"
     )
     with pytest.raises(OutputExists):
-        recalibrate(model, Path("line"), 0.1, Path("new.onnx"))
+        calibrate_run(model, Path("line"), 0.1, Path("new.onnx"))
 
 
 def test_wrong_input_is_one_line_and_leaves_nothing(model: Path) -> None:
@@ -236,7 +237,7 @@ def test_a_score_that_is_no_number_is_refused_by_name() -> None:
     broken = write_model(Path("nan.onnx"), score_scale=float("nan"))
     line(list(range(5)))
     with pytest.raises(CalibrationError, match=r"line/000\.png: expected a finite score, got nan"):
-        recalibrate(broken, Path("line"), 0.1, Path("new.onnx"))
+        calibrate_run(broken, Path("line"), 0.1, Path("new.onnx"))
     assert not Path("new.onnx").exists()
 
 

@@ -32,6 +32,12 @@ def test_what_a_user_can_cause_is_its_one_line_with_the_exit_code_of_its_kind_or
     assert str(Worn("expected\nmore")) == "expected more"
 
 
+def test_ctrl_c_before_a_run_listens_for_it_is_130_and_one_line() -> None:
+    with pytest.raises(click.ClickException) as caught, no_traceback():
+        raise KeyboardInterrupt
+    assert (caught.value.exit_code, caught.value.message) == (130, "stopped by Ctrl-C")
+
+
 def test_an_error_said_on_purpose_passes_as_it_is() -> None:
     with pytest.raises(click.UsageError, match="as it is"), no_traceback():
         raise click.UsageError("as it is")

@@ -10,11 +10,11 @@ from fake_camera import mjpeg_camera
 from tiny_model import good, write_model
 
 from vtad_runtime.commands.run import run
-from vtad_runtime.contract.credentials import login_hint, without_credentials
 from vtad_runtime.receivers.message import OutputError
 from vtad_runtime.receivers.mqtt import parse_url
 from vtad_runtime.receivers.webhook import WebhookOutput
 from vtad_runtime.sources.address import AddressError, parse
+from vtad_runtime.sources.credentials import login_hint, without_credentials
 from vtad_runtime.sources.folder import SourceError
 from vtad_runtime.sources.mjpeg import Mjpeg
 

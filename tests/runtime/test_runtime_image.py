@@ -198,6 +198,14 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
     with pytest.raises(ImageError, match=r"a\.png: expected at most 1800 pixels"):
         read_rgb(path)
+    monkeypatch.setenv("VTAD_MAX_PIXELS", "8000")
+    assert read_rgb(path).shape == (40, 50, 3)
+    monkeypatch.setenv("VTAD_MAX_PIXELS", "1900")
+    with pytest.raises(ImageError, match="raise the limit by the environment variable VTAD_MAX_PIXELS"):
+        read_rgb(path)
+    monkeypatch.setenv("VTAD_MAX_PIXELS", "many")
+    with pytest.raises(ImageError, match="VTAD_MAX_PIXELS: expected a number of pixels"):
+        read_rgb(path)
 
 
 def test_names_that_are_not_pictures(tmp_path: Path) -> None:

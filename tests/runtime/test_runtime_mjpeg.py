@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -191,3 +193,54 @@ def test_a_frame_that_was_cut_off_and_closed_is_an_error() -> None:
         shot = read(Mjpeg(f"http://{host}"))
     assert shot.rgb is None
     assert "expected a whole picture" in shot.error
+
+
+@contextmanager
+def dripping(first: bytes, again: bytes, every_s: float = 0.05) -> Iterator[str]:
+    """A server that answers with `first` and then `again` for ever, a little at a time; its address."""
+    listener, ends = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def serve() -> None:
+        with suppress(OSError):
+            connection, _ = listener.accept()
+            connection.recv(4096)
+            connection.sendall(first)
+            while not ends.wait(every_s):
+                connection.sendall(again)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        ends.set()
+        listener.close()
+        thread.join(5)
+
+
+@pytest.mark.parametrize("again", [b"X-More: 1\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"])
+def test_an_answer_that_never_begins_is_refused_after_its_time(again: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mjpeg, "ANSWER_S", 0.5)
+    first = b"HTTP/1.1 200 OK\r\n" if again.startswith(b"X") else b""
+    start = time.monotonic()
+    with dripping(first, again) as host, pytest.raises(SourceError, match="no whole answer within"):
+        Mjpeg(f"http://{host}/")
+    assert time.monotonic() - start < 5
+
+
+def test_a_picture_that_is_dripped_is_given_up_or_left_when_the_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mjpeg, "PICTURE_S", 0.5)
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {MULTIPART}\r\n\r\n--frame\r\nContent-Length: 100000\r\n\r\n".encode()
+    with dripping(head, b"x") as host, pytest.raises(SourceLost, match="no whole picture within"):
+        Mjpeg(f"http://{host}/").read(never)
+    with dripping(head, b"x") as host:
+        assert Mjpeg(f"http://{host}/").read(lambda: True) is None
+
+
+def test_a_redirect_is_not_followed() -> None:
+    answer = b"HTTP/1.1 302 Found\r\nLocation: ftp://elsewhere/\r\nContent-Length: 0\r\n\r\n"
+    with (
+        dripping(answer, b"") as host,
+        pytest.raises(SourceError, match="HTTP 302, a redirect; name the final address"),
+    ):
+        Mjpeg(f"http://{host}/")

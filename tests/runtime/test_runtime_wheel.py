@@ -76,5 +76,7 @@ def test_the_wheel_alone_judges_a_picture(tmp_path: Path) -> None:
     Image.fromarray(bad()).save(work / "bad.png")
     environment = {"PATH": str(scripts)}
     judged = run(scripts / "vtad-run", "--folder", "bad.png", cwd=work, env=environment)
-    assert (judged.returncode, judged.stderr) == (1, "")
+    assert judged.returncode == 1, judged.stderr
+    assert len(judged.stderr.splitlines()) == 1
+    assert "bad.png: judging" in judged.stderr
     assert (work / "results/0001/heatmaps/bad.png.jpg").is_file()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import click
 
-from vtad_runtime.contract.errors import BROKEN_PIPE, INTERNAL, VtadError
+from vtad_runtime.contract.errors import BROKEN_PIPE, INTERNAL, STOPPED, VtadError
 
 
 class _OneLine(click.ClickException):
@@ -34,6 +34,8 @@ def no_traceback() -> Iterator[None]:
         raise
     except VtadError as e:
         raise _OneLine(e, e.exit_code) from e
+    except KeyboardInterrupt as e:  # click would say "Aborted!" and exit with 1, which means NG
+        raise _OneLine("stopped by Ctrl-C", STOPPED) from e
     except BrokenPipeError:  # the reader of the output went away: `vtad-run ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that flushing at exit has somewhere to go
         sys.exit(BROKEN_PIPE)

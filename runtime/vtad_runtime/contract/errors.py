@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-FAILED, USAGE, NOT_JUDGED, NOT_WRITTEN, INTERNAL, BROKEN_PIPE = 1, 2, 3, 4, 70, 141
+FAILED, USAGE, NOT_JUDGED, NOT_WRITTEN, INTERNAL, STOPPED, BROKEN_PIPE = 1, 2, 3, 4, 70, 130, 141
 LONGEST = 300  # characters of a library's message
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DATABASE_FULL = 13  # sqlite3.SQLITE_FULL

@@ -28,6 +28,7 @@ from vtad_runtime.contract.jpeg import decode_jpeg, require_whole
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow's names; the rest of its decoders stays shut
 JPEG_NOISE = 16  # levels of 255 that compression leaves on black
+MAX_PIXELS = "VTAD_MAX_PIXELS"  # environment variable; the default is Pillow's, 178,956,970
 ORIENTATION = 0x0112  # EXIF; 5..8 swap width and height
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})  # Pillow's modes of one 16-bit channel
 
@@ -239,6 +240,7 @@ def _open(path: Path) -> Iterator[Image.Image]:
 @contextmanager
 def _opened(file: IO[bytes], path: Path | str, formats: tuple[str, ...]) -> Iterator[Image.Image]:
     """The opened picture; `path` begins what is said of it."""
+    _raise_limit()
     try:
         with Image.open(file, formats=formats) as image:
             yield image
@@ -250,12 +252,24 @@ def _opened(file: IO[bytes], path: Path | str, formats: tuple[str, ...]) -> Iter
         raise ImageError(f"{path}: expected PNG, JPEG, BMP, TIFF or WebP, got another or a damaged file") from e
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise ImageError(f"{path}: expected at most {limit} pixels, got more; crop or shrink the picture") from e
+        raise ImageError(
+            f"{path}: expected at most {limit} pixels, got more; cut the picture into tiles or shrink it, or raise the limit "
+            f"by the environment variable {MAX_PIXELS}"
+        ) from e
     except Exception as e:  # Pillow's decoders raise almost anything on damaged bytes: SyntaxError, struct.error, ...
         reason = " ".join(str(e).split()) or type(e).__name__
         if isinstance(e, OSError) and e.errno is not None:
             raise ImageError(f"{path}: expected a readable file, got {e.strerror}; check its permissions") from e
         raise ImageError(f"{path}: expected a whole picture, got a damaged file ({reason}); copy it again") from e
+
+
+def _raise_limit() -> None:
+    """Take the limit of pixels from the environment: it guards against bombs, and line-scan cameras go beyond it."""
+    if (text := os.environ.get(MAX_PIXELS)) is None:
+        return
+    if not text.isdecimal() or int(text) < 1:
+        raise ImageError(f"{MAX_PIXELS}: expected a number of pixels, such as 400000000, got {text!r:.40}")
+    Image.MAX_IMAGE_PIXELS = -(-int(text) // 2)  # Pillow refuses from twice as many
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import Request
 
 from vtad_runtime.contract.card import Card
-from vtad_runtime.contract.credentials import login_hint, reserved_in_login
 from vtad_runtime.receivers.message import Messages, OutputError
 from vtad_runtime.receivers.spool import SPOOL_BYTES, WAITS_S, NotDelivered, Rejected, Spool
+from vtad_runtime.sources.bounded_http import open_bounded
+from vtad_runtime.sources.credentials import login_hint, reserved_in_login
 from vtad_runtime.verdict.judgement import Judgement
 
 RETRIED = frozenset({408, 429})  # of the 4xx: too slow, too many
@@ -41,11 +42,10 @@ class WebhookOutput:
     ) -> None:
         """Post to `url`, http[s]://[user:password@]host[:port]/path; proxies as the environment says (HTTPS_PROXY, ...).
 
-        What waits is kept in the folder `spool`. `card` names the model in the messages; `timeout_s` bounds each step of a
-        request; `waits_s` as of Spool. Raises OutputError: a wrong address, the spool is in use.
+        What waits is kept in the folder `spool`. `card` names the model in the messages; `timeout_s` bounds a request;
+        `waits_s` as of Spool. Raises OutputError: a wrong address, the spool is in use.
         """
         self._url, self._shown, self._headers = _parse_url(url)
-        self._opener = build_opener(NoRedirect)
         self._timeout_s = timeout_s
         self._messages = Messages(card)
         self._spool = Spool(spool, self._deliver, SPOOL_BYTES, "webhook", waits_s=waits_s)
@@ -71,7 +71,7 @@ class WebhookOutput:
         headers = {**self._headers, "Idempotency-Key": str(json.loads(message)["id"])}
         request = Request(self._url, data=message, headers=headers, method="POST")
         try:
-            with self._opener.open(request, timeout=self._timeout_s):
+            with open_bounded(request, read_s=self._timeout_s, answer_s=self._timeout_s):
                 return
         except HTTPError as e:
             e.close()
@@ -85,13 +85,6 @@ class WebhookOutput:
             cause = e.reason if isinstance(e, URLError) else e
             text = (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or type(cause).__name__
             raise NotDelivered(f"{self._shown}: {text}", done) from e
-
-
-class NoRedirect(HTTPRedirectHandler):
-    """Redirects are answers like any other."""
-
-    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
-        """Follow none."""
 
 
 def _parse_url(url: str) -> tuple[str, str, dict[str, str]]:

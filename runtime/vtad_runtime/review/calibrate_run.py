@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from vtad_runtime.contract.command import printable
-from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full
+from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.command import say
+from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, one_line
 from vtad_runtime.engine.coreml_engine import onnx_fallback
 from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.review.recalibration import (
-    GoodPictures,
     Judged,
     budget_lines,
     judge_good,
@@ -22,14 +23,15 @@ from vtad_runtime.review.recalibration import (
     threshold_without,
     write_recalibrated,
 )
+from vtad_runtime.sources.folder import find
 from vtad_runtime.verdict.detector import Detector
 
 STOPPED = 130  # exit code
 SHOWN = 10  # files named of each kind
 
 
-def calibrate_run(model: Path | None, good: Path, false_alarms: float, out: Path | None) -> None:
-    """Judge the pictures of `good` and write the model with its new threshold. Raises VtadError."""
+def calibrate_run(model: Path | None, good: Path, false_alarms: float, out: Path | None) -> Card:
+    """Judge the pictures of `good`, write the model with its new threshold, and say so; the new card. Raises VtadError."""
     path = model or newest_model()
     target = out or path.with_name(f"{path.stem}-calibrated.onnx")
     try:
@@ -37,36 +39,38 @@ def calibrate_run(model: Path | None, good: Path, false_alarms: float, out: Path
         if target.suffix.lower() != ".onnx":
             raise VtadError(f"{target}: expected a file name that ends with .onnx; name one by --out")
         refuse_existing(target)
-        found = judge_good(detector, good, _draw)
-        _tell_left_out(found)
+        files = find(good).files
+        with click.progressbar(files, label="judging", file=sys.stderr, hidden=not sys.stderr.isatty()) as shown:
+            found = judge_good(detector, shown)
+        _list("left out, cannot be read", found.unreadable)
+        _list("left out, a copy of another picture", found.copies)
         card = new_card(detector.card, found.judged, false_alarms)
         write_recalibrated(detector, card, target)
     except VtadError as e:
-        raise VtadError(e, USAGE) from e
+        e.exit_code = USAGE
+        raise
     except KeyboardInterrupt as e:
         raise VtadError("stopped; nothing is written", STOPPED) from e
     except OSError as e:
-        full = ", the disk is full" if disk_full(e) else ""
-        raise VtadError(
-            f"{target}: could not be written: {e.strerror or e}{full}; name another by --out", NOT_WRITTEN
-        ) from e
+        raise VtadError(f"{target}: could not be written: {one_line(e)}; name another by --out", NOT_WRITTEN) from e
 
     before, after = detector.card.calibration, card.calibration
-    click.echo(
+    say(
         f"threshold {before.threshold:.4g} -> {after.threshold:.4g}, pixel threshold {before.pixel_threshold:.4g} -> "
         f"{after.pixel_threshold:.4g}"
     )
     for line in budget_lines(after):
-        click.echo(line)
+        say(line)
     _tell_odd(found.judged, false_alarms, after.threshold)
     if detector.card.results is not None:
-        click.echo("results on the card dropped: they were measured at the old threshold")
+        say("results on the card dropped: they were measured at the old threshold")
     newest = " (vtad-run without --model takes it from now on)" if model is None and out is None else ""
-    click.echo(f"written: {printable(str(target))}{newest}")
+    say(f"written: {target}{newest}")
+    return card
 
 
 def _open(path: Path, which: str) -> Detector:
-    """The model to calibrate. Raises VtadError, ModelError."""
+    """The model to calibrate. Raises VtadError."""
     if path.suffix.lower() == ".mlpackage":
         fallback = onnx_fallback(path)
         raise VtadError(
@@ -75,22 +79,11 @@ def _open(path: Path, which: str) -> Detector:
         )
     detector = Detector(path)
     c = detector.card.calibration
-    click.echo(
-        f"model: {printable(str(path))}{which}; {detector.card.identity.category}, "
+    say(
+        f"model: {path}{which}; {detector.card.identity.category}, "
         f"threshold {c.threshold:.4g} from {c.images} good pictures"
     )
     return detector
-
-
-def _draw(done: int, total: int) -> None:
-    """Progress on a terminal, one line drawn over."""
-    if sys.stderr.isatty():
-        click.echo(f"\rjudging {done}/{total}", nl=done == total, err=True)
-
-
-def _tell_left_out(found: GoodPictures) -> None:
-    _list("left out, cannot be read", found.unreadable)
-    _list("left out, a copy of another picture", [str(p) for p in found.copies])
 
 
 def _tell_odd(judged: tuple[Judged, ...], false_alarms: float, threshold: float) -> None:
@@ -98,14 +91,14 @@ def _tell_odd(judged: tuple[Judged, ...], false_alarms: float, threshold: float)
     _list("odd among the good, is it a bad part?", [f"{j.file} score {j.score:.4g}" for j in odd])
     without = threshold_without(judged, odd, false_alarms) if odd else None
     if without is not None and without < threshold:
-        click.echo(
+        say(
             f"without the odd ones the threshold would be {without:.4g}; take bad parts out and calibrate again",
             err=True,
         )
 
 
-def _list(what: str, names: tuple[str, ...] | list[str]) -> None:
+def _list(what: str, names: Sequence[object]) -> None:
     for name in names[:SHOWN]:
-        click.echo(printable(f"{what}: {name}"), err=True)
+        say(f"{what}: {name}", err=True)
     if len(names) > SHOWN:
-        click.echo(f"{what}: and {len(names) - SHOWN} more", err=True)
+        say(f"{what}: and {len(names) - SHOWN} more", err=True)

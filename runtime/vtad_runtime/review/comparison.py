@@ -6,6 +6,7 @@ no flips: they are no decision.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ class Shift:
     pictures: int
     recorded_median: float
     new_median: float
-    difference: tuple[float, float, float]  # new - recorded: 5th percentile, median, 95th percentile
+    difference_p5_p50_p95: tuple[float, float, float]  # percentiles of new - recorded
     rank_correlation: float | None  # Spearman's, -1..1; None where one side has only one value
 
 
@@ -63,8 +64,19 @@ class Comparison:
     flips: tuple[Again, ...]  # missed ones first: NG -> OK, then OK -> NG; in each the clearest first
     shift: Shift | None  # None when no row has both scores
     not_saved: int  # rows without anything to judge: no frame was kept, or, of a threshold alone, no score
-    missing: tuple[Again, ...]  # rows whose picture is not there any more
-    failed: tuple[Again, ...]  # rows whose picture could not be judged
+    missing: tuple[tuple[str, str], ...]  # name and why, of rows whose picture is not there any more
+    failed: tuple[tuple[str, str], ...]  # name and why, of rows whose picture could not be judged
+
+    @property
+    def judged(self) -> int:
+        """How many were judged again."""
+        return sum(self.table.values())
+
+    @property
+    def sides(self) -> tuple[list[Verdict], list[Verdict]]:
+        """The verdicts that were recorded, and those of now: rows and columns of the table."""
+        before, now = {b for b, _ in self.table}, {n for _, n in self.table}
+        return [v for v in Verdict if v in before], [v for v in Verdict if v in now]
 
     def flips_from(self, verdict: Verdict) -> int:
         """How many flipped away from this verdict."""
@@ -75,26 +87,15 @@ class Comparison:
         table: dict[str, dict[str, int]] = {}
         for (before, now), count in sorted(self.table.items()):
             table.setdefault(str(before), {})[str(now)] = count
-        shift = self.shift
         return {
             "rows": len(self.rows),
-            "judged_again": sum(self.table.values()),
-            "flips": {
-                "OK -> NG": self.flips_from(Verdict.OK),
-                "NG -> OK": self.flips_from(Verdict.NG),
-            },
+            "judged_again": self.judged,
+            "flips": {"OK -> NG": self.flips_from(Verdict.OK), "NG -> OK": self.flips_from(Verdict.NG)},
             "table": table,
-            "score_shift": shift
-            and {
-                "pictures": shift.pictures,
-                "recorded_median": shift.recorded_median,
-                "new_median": shift.new_median,
-                "difference_p5_p50_p95": list(shift.difference),
-                "rank_correlation": shift.rank_correlation,
-            },
+            "score_shift": self.shift and dataclasses.asdict(self.shift),
             "not_saved": self.not_saved,
-            "missing": [{"name": a.recorded.name, "why": a.recorded.why} for a in self.missing],
-            "failed": [{"name": a.recorded.name, "why": a.reason} for a in self.failed],
+            "missing": [{"name": name, "why": why} for name, why in self.missing],
+            "failed": [{"name": name, "why": why} for name, why in self.failed],
         }
 
 
@@ -108,8 +109,10 @@ def compare(rows: Sequence[Again]) -> Comparison:
         flips=tuple(sorted(flips, key=lambda a: (a.verdict is Verdict.NG, -a.margin))),
         shift=_shift(rows),
         not_saved=sum(a.verdict is None and a.recorded.gone != "missing" for a in rows),
-        missing=tuple(a for a in rows if a.verdict is None and a.recorded.gone == "missing"),
-        failed=tuple(a for a in rows if a.verdict is Verdict.ERROR),
+        missing=tuple(
+            (a.recorded.name, a.recorded.why) for a in rows if a.verdict is None and a.recorded.gone == "missing"
+        ),
+        failed=tuple((a.recorded.name, a.reason or "") for a in rows if a.verdict is Verdict.ERROR),
     )
 
 
@@ -123,7 +126,7 @@ def _shift(rows: Sequence[Again]) -> Shift | None:
         pictures=len(pairs),
         recorded_median=float(np.median(before)),
         new_median=float(np.median(now)),
-        difference=(float(low), float(middle), float(high)),
+        difference_p5_p50_p95=(float(low), float(middle), float(high)),
         rank_correlation=_spearman(before, now),
     )
 

@@ -1,6 +1,7 @@
 """Checks an installation: what is needed, what is there besides, and whether a picture can be judged. No network.
 
-Cameras are listed, not opened: opening one can take seconds, switch its light on, or ask the user for permission.
+Cameras are listed, not opened: opening one can take seconds, switch its light on, or ask the user for permission. What may be
+broken is imported by its check, not here.
 """
 
 from __future__ import annotations
@@ -15,26 +16,42 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
+from importlib import import_module
+from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
+
+from vtad_runtime.contract.errors import VtadError
 
 if TYPE_CHECKING:
     from vtad_runtime.contract.card import Card
+    from vtad_runtime.verdict.detector import Detector
 
 PYTHON = (3, 11)
 MIN_FREE_GB = 1.0
 RUNS = 5  # timed runs of the self-test
 AGAIN = "pip install vtad again"
+OTHER_PLACE = "start it in a folder that is there"
 OTHER_MODEL = "export the run again by vtad-export, or name another model by --model"
+NEEDED = {  # the module of each
+    "numpy": "numpy",
+    "pillow": "PIL.Image",
+    "simplejpeg": "simplejpeg",
+    "opencv": "cv2",
+    "onnxruntime": "onnxruntime",
+}
 EXTRAS = {  # by the modules that each brings
     "live": ("starlette", "uvicorn"),
     "mqtt": ("paho.mqtt.client",),
     "train": ("torch", "sklearn", "safetensors", "tqdm"),
     "export": ("onnx", "onnxscript", "coremltools"),
 }
+
+T = TypeVar("T")
+Found = tuple[bool | None, str]  # `ok` and `line` of a check
 
 
 @dataclass(frozen=True)
@@ -48,63 +65,42 @@ class Check:
 
 def checks(model: Path | None = None, results: Path = Path("results"), runs: Path = Path("runs")) -> Iterator[Check]:
     """Every check in turn. `model`: the file of the self-test, by default the newest export in `runs`."""
-    yield _python()
-    yield _package("vtad")
-    for name, package, module in (
-        ("numpy", ("numpy",), "numpy"),
-        ("pillow", ("pillow",), "PIL.Image"),
-        ("simplejpeg", ("simplejpeg",), "simplejpeg"),
-        ("opencv", ("opencv-python-headless", "opencv-python", "opencv-contrib-python"), "cv2"),
-        ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "onnxruntime"),
-    ):
-        yield _import(name, package, module)
+    yield Check("python", *_python())
+    yield _guarded("vtad", lambda: (True, version("vtad")), "pip install it", "an installed package")
+    for name, module in NEEDED.items():
+        yield _guarded(name, partial(_import, module), AGAIN, f"module {module}")
     yield _guarded("providers", _providers, "pip install onnxruntime again")
     yield from _opencv_build()
     yield _guarded("cameras", _cameras, "look at /dev/video*")
     for extra, modules in EXTRAS.items():
-        yield _extra(extra, modules)
+        yield Check(f"extra {extra}", *_extra(extra, modules))
     yield Check("processors", True, f"{os.cpu_count() or 1}, {platform.machine()}, {platform.system()}")
-    yield _guarded("results", lambda: _writable(results), "start it in a folder that is there")
-    yield _guarded("disk", lambda: _disk(results), "start it in a folder that is there")
+    yield _guarded("results", lambda: _writable(results), OTHER_PLACE)
+    yield _guarded("disk", lambda: _disk(results), OTHER_PLACE)
     yield from _model(model, runs)
 
 
-def failed(found: list[Check]) -> list[Check]:
-    """What is needed and missing."""
-    return [check for check in found if check.ok is False]
-
-
-def _guarded(name: str, check: Callable[[], Check], remedy: str) -> Check:
+def _guarded(name: str, look: Callable[[], Found], remedy: str, expected: str = "an answer") -> Check:
     """A check that must not end the others, whatever a broken installation raises. `remedy`: what to do then."""
     try:
-        return check()
+        return Check(name, *look())
     except Exception as e:
-        return Check(name, False, f"expected an answer, got {_said(e)}; {remedy}")
+        return Check(name, False, f"expected {expected}, got {_said(e)}: {remedy}")
 
 
-def _python() -> Check:
+def _python() -> Found:
     found = platform.python_version()
     if sys.version_info < PYTHON:
-        return Check("python", False, f"expected {PYTHON[0]}.{PYTHON[1]} or later, got {found}")
-    return Check("python", True, f"{found}, {sys.executable}")
+        return False, f"expected {PYTHON[0]}.{PYTHON[1]} or later, got {found}"
+    return True, f"{found}, {sys.executable}"
 
 
-def _package(name: str) -> Check:
-    try:
-        return Check(name, True, version(name))
-    except PackageNotFoundError:
-        return Check(name, False, "expected an installed package, got none: pip install it")
-
-
-def _import(name: str, packages: tuple[str, ...], module: str) -> Check:
-    """Whether a package that is needed is there and can be imported."""
-    try:
-        with _silent():
-            __import__(module)
-    except Exception as e:  # a build that does not fit this machine raises ImportError, OSError and others
-        return Check(name, False, f"expected module {module}, got {_said(e)}: {AGAIN}")
-    found = [f"{version(p)} ({p})" for p in packages if _installed(p)]
-    return Check(name, True, ", ".join(found) or "version unknown")
+def _import(module: str) -> Found:
+    """The versions of what brings a module that can be imported."""
+    with _silent():
+        import_module(module)
+    names = sorted(set(packages_distributions().get(module.partition(".")[0], ())))
+    return True, ", ".join(f"{version(name)} ({name})" for name in names) or "version unknown"
 
 
 def _silent() -> redirect_stdout[io.StringIO]:
@@ -112,59 +108,46 @@ def _silent() -> redirect_stdout[io.StringIO]:
     return redirect_stdout(io.StringIO())
 
 
-def _installed(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
-
-
-def _providers() -> Check:
-    import onnxruntime
-
-    found = onnxruntime.get_available_providers()
+def _providers() -> Found:
+    found = import_module("onnxruntime").get_available_providers()
     if "CPUExecutionProvider" not in found:
         got = ", ".join(found) or "none"
-        return Check("providers", False, f"expected CPUExecutionProvider, got {got}: pip install onnxruntime again")
-    return Check("providers", True, ", ".join(found))
+        return False, f"expected CPUExecutionProvider, got {got}: pip install onnxruntime again"
+    return True, ", ".join(found)
 
 
 def _opencv_build() -> Iterator[Check]:
     """What this build of OpenCV can read and show. A folder of pictures needs none of it."""
     try:
         with _silent():
-            import cv2
-
+            cv2 = import_module("cv2")
         registry = cv2.videoio_registry
         backends = {registry.getBackendName(b) for b in registry.getBackends() if registry.hasBackend(b)}
-        text = cv2.getBuildInformation()
+        lines = [line.strip() for line in cv2.getBuildInformation().splitlines()]
     except Exception as e:
         yield Check("opencv build", False, f"expected its build information, got {_said(e)}: {AGAIN}")
         return
-    gui = next((line.split(":", 1)[1].strip() for line in text.splitlines() if line.strip().startswith("GUI:")), "")
-    ffmpeg, gstreamer = "FFMPEG" in backends, "GSTREAMER" in backends
+    for name, without in (("ffmpeg", "no video files, no streams"), ("gstreamer", "not needed")):
+        there = name.upper() in backends
+        yield Check(name, there or None, "in OpenCV" if there else f"not in OpenCV: {without}")
+    gui = next((line.removeprefix("GUI:").strip() for line in lines if line.startswith("GUI:")), "NONE")
     window = gui not in ("", "NONE")
-    yield Check("ffmpeg", ffmpeg or None, "in OpenCV" if ffmpeg else "not in OpenCV: no video files, no streams")
-    yield Check("gstreamer", gstreamer or None, "in OpenCV" if gstreamer else "not in OpenCV: not needed")
     yield Check(
         "windows", window or None, gui if window else "this OpenCV draws none: no --show, the page by --live does"
     )
 
 
-def _cameras() -> Check:
+def _cameras() -> Found:
     if not Path("/sys/class/video4linux").is_dir():
         absent = "none" if sys.platform.startswith("linux") else "not looked for on this system"
-        return Check("cameras", None, f"{absent}; vtad-run --list-cameras tries to open them")
+        return None, f"{absent}; vtad-run --list-cameras tries to open them"
     found = sorted(Path("/dev").glob("video*"), key=lambda p: (len(p.name), p.name))
     if not found:
-        return Check("cameras", None, "none")
-    shut = [p for p in found if not os.access(p, os.R_OK | os.W_OK)]
-    if len(shut) == len(found):
-        return Check(
-            "cameras", False, f"{shut[0]}: no permission; add this user to the group of that file, mostly `video`"
-        )
-    return Check("cameras", True, ", ".join(f"{p} {_camera_name(p.name)}".strip() for p in found if p not in shut))
+        return None, "none"
+    usable = [p for p in found if os.access(p, os.R_OK | os.W_OK)]
+    if not usable:
+        return False, f"{found[0]}: no permission; add this user to the group of that file, mostly `video`"
+    return True, ", ".join(f"{p} {_camera_name(p.name)}".strip() for p in usable)
 
 
 def _camera_name(device: str) -> str:
@@ -174,11 +157,10 @@ def _camera_name(device: str) -> str:
         return ""
 
 
-def _extra(name: str, modules: tuple[str, ...]) -> Check:
-    missing = [module for module in modules if not _present(module)]
-    if missing:
-        return Check(f"extra {name}", None, f"not installed ({', '.join(missing)}): pip install 'vtad[{name}]'")
-    return Check(f"extra {name}", True, "installed")
+def _extra(name: str, modules: tuple[str, ...]) -> Found:
+    if missing := [module for module in modules if not _present(module)]:
+        return None, f"not installed ({', '.join(missing)}): pip install 'vtad[{name}]'"
+    return True, "installed"
 
 
 def _present(module: str) -> bool:
@@ -189,24 +171,22 @@ def _present(module: str) -> bool:
         return False
 
 
-def _writable(results: Path) -> Check:
+def _writable(results: Path) -> Found:
     """Write where vtad-run would; nothing stays."""
     where = _existing(results)
     try:
         with tempfile.TemporaryFile(dir=where) as file:
             file.write(b"vtad-doctor")
     except OSError as e:
-        return Check(
-            "results", False, f"{where}: expected a folder to write to, got {e.strerror}; name another by --out"
-        )
-    return Check("results", True, f"{results.absolute()} can be written to")
+        return False, f"{where}: expected a folder to write to, got {e.strerror}; name another by --out"
+    return True, f"{results.absolute()} can be written to"
 
 
-def _disk(results: Path) -> Check:
+def _disk(results: Path) -> Found:
     free = shutil.disk_usage(_existing(results)).free / 1e9
     if free < MIN_FREE_GB:
-        return Check("disk", False, f"expected {MIN_FREE_GB:g} GB free for results, got {free:.2f}: make room")
-    return Check("disk", True, f"{free:.1f} GB free for results")
+        return False, f"expected {MIN_FREE_GB:g} GB free for results, got {free:.2f}: make room"
+    return True, f"{free:.1f} GB free for results"
 
 
 def _existing(path: Path) -> Path:
@@ -219,41 +199,34 @@ def _model(model: Path | None, runs: Path) -> Iterator[Check]:
     """The model's card, and a picture judged by it."""
     try:
         with _silent():
-            from vtad_runtime.contract.errors import VtadError
-            from vtad_runtime.engine.model import ModelError
             from vtad_runtime.engine.opening import newest_model
             from vtad_runtime.verdict.detector import Detector
     except Exception as e:
         yield Check("self-test", False, f"expected the runtime to be importable, got {_said(e)}: {AGAIN}")
         return
-    which = ""
-    if model is None:
-        try:
-            model = newest_model(runs)
-        except VtadError as e:
-            yield Check("model", None, str(e))
-            yield Check("self-test", None, "no model to run")
-            return
-        except OSError as e:  # a link to a file that is gone
-            yield Check("model", False, f"{e.filename or runs}: {e.strerror}; remove it, or name a model by --model")
-            yield Check("self-test", False, "no model to run")
-            return
-        which = ", the newest export"
+    which = "" if model else ", the newest export"
     try:
-        start = time.perf_counter()
-        detector = Detector(model)
-        load_ms = _ms_since(start)
+        path = model or newest_model(runs)
+    except VtadError as e:
+        yield Check("model", None, str(e))
+        yield Check("self-test", None, "no model to run")
+        return
+    except OSError as e:  # a link to a file that is gone
+        yield Check("model", False, f"{e.filename or runs}: {e.strerror}; remove it, or name a model by --model")
+        yield Check("self-test", False, "no model to run")
+        return
+    try:
+        detector, load_ms = _timed(lambda: Detector(path))
     except Exception as e:
-        said = str(e) if isinstance(e, ModelError) else f"{model}: {_said(e)}"  # a ModelError names the file
+        said = str(e) if isinstance(e, VtadError) else f"{path}: {_said(e)}"  # ours names the file
         yield Check("model", False, f"{said}; {OTHER_MODEL}")
         yield Check("self-test", False, "the model does not open")
         return
-    yield Check("model", True, f"{model}{which}: {card_line(detector.card)}")
+    yield Check("model", True, f"{path}{which}: {_card_line(detector.card)}")
     yield _guarded("self-test", lambda: _self_test(detector, load_ms), OTHER_MODEL)
 
 
-def card_line(card: Card) -> str:
-    """The card in one line."""
+def _card_line(card: Card) -> str:
     c = card.calibration
     proof = f"{card.parity.format} {card.parity.precision}, proven" if card.parity else "without a proof of its export"
     return (
@@ -262,32 +235,27 @@ def card_line(card: Card) -> str:
     )
 
 
-def _self_test(detector: Any, load_ms: float) -> Check:
+def _self_test(detector: Detector, load_ms: float) -> Found:
     import numpy as np
-
-    from vtad_runtime.verdict.verdict import Verdict
 
     spec = detector.card.input
     width, height = spec.width, spec.height
     if spec.roi is not None:  # it must lie inside the picture
         width, height = spec.roi[0] + spec.roi[2], spec.roi[1] + spec.roi[3]
     picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    result, first_ms = _timed(lambda: detector(picture))
+    each_ms = median(_timed(lambda: detector(picture))[1] for _ in range(RUNS))
+    took = f"loaded in {load_ms:.0f} ms, first picture {first_ms:.0f} ms, then {each_ms:.0f} ms each"
+    if result.error is not None:
+        return False, f"{result.error}; {took}; {OTHER_MODEL}"
+    return True, f"{width}x{height} picture judged; {took}"
+
+
+def _timed(call: Callable[[], T]) -> tuple[T, float]:
+    """What a call returns, and the milliseconds that it took."""
     start = time.perf_counter()
-    result = detector(picture)
-    first_ms = _ms_since(start)
-    times = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        detector(picture)
-        times.append(_ms_since(start))
-    took = f"loaded in {load_ms:.0f} ms, first picture {first_ms:.0f} ms, then {median(times):.0f} ms each"
-    if result.verdict is Verdict.ERROR:
-        return Check("self-test", False, f"{result.error}; {took}; {OTHER_MODEL}")
-    return Check("self-test", True, f"{width}x{height} picture judged; {took}")
-
-
-def _ms_since(start: float) -> float:
-    return (time.perf_counter() - start) * 1000
+    value = call()
+    return value, (time.perf_counter() - start) * 1000
 
 
 def _said(error: Exception) -> str:

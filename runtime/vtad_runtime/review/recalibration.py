@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +22,9 @@ from vtad_runtime.contract.files import replacing
 from vtad_runtime.contract.image import ImageError
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.engine.onnx_card import replace_card
-from vtad_runtime.sources.folder import find
 from vtad_runtime.verdict.detector import Detector
 
 FENCE = 3.0  # interquartile ranges above the third quartile: Tukey's outer fence, beyond which a good picture is odd
-
-Progress = Callable[[int, int], None]  # pictures done, of how many
 
 
 class OutputExists(VtadError):
@@ -52,30 +49,14 @@ class GoodPictures:
     copies: tuple[Path, ...]  # files whose bytes are those of an earlier one; they are counted once
 
 
-def recalibrate(
-    model: Path, good: Path, false_alarms: float, out: Path, *, progress: Progress = lambda done, total: None
-) -> Card:
-    """Judge the pictures in `good`, write `model` with the card that follows as `out`; the new card is returned.
-
-    Raises ModelError, SourceError (no pictures), CalibrationError (too few), OutputExists or OSError; `out` is whole or absent.
-    """
-    refuse_existing(out)
-    detector = Detector(model)
-    card = new_card(detector.card, judge_good(detector, good, progress).judged, false_alarms)
-    write_recalibrated(detector, card, out)
-    return card
-
-
-def judge_good(detector: Detector, good: Path, progress: Progress = lambda done, total: None) -> GoodPictures:
-    """Judge every picture of a folder (with all below it). Raises SourceError, ModelError.
+def judge_good(detector: Detector, files: Iterable[Path]) -> GoodPictures:
+    """Judge pictures of good parts. Raises ModelError.
 
     A picture whose file is a byte-for-byte copy of another is counted once: copies would vouch for a budget they cannot keep.
     """
-    files = find(good).files
     judged, unreadable, copies = [], [], []
     seen: set[bytes] = set()
-    for done, file in enumerate(files):
-        progress(done, len(files))
+    for file in files:
         try:
             digest = hashlib.sha256(file.read_bytes()).digest()
             if digest in seen:
@@ -87,7 +68,6 @@ def judge_good(detector: Detector, good: Path, progress: Progress = lambda done,
             continue
         seen.add(digest)
         judged.append(Judged(file, result.score, float(result.model_heatmap.max())))
-    progress(len(files), len(files))
     return GoodPictures(tuple(judged), tuple(unreadable), tuple(copies))
 
 

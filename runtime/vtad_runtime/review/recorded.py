@@ -137,10 +137,10 @@ def _read_rows(file: Path) -> tuple[list[dict[str, Any]], bool]:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-        except ValueError as e:
+        except ValueError:
             if number == len(lines) and not line.endswith(b"\n"):
                 return rows, True
-            raise RecordedError(f"{file}, line {number}: expected a JSON object, got {line[:60]!r}") from e
+            row = None
         if not isinstance(row, dict):
             raise RecordedError(f"{file}, line {number}: expected a JSON object, got {line[:60]!r}")
         rows.append(row)
@@ -149,11 +149,7 @@ def _read_rows(file: Path) -> tuple[list[dict[str, Any]], bool]:
 
 def _objects(file: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON Lines file that may be absent or torn."""
-    try:
-        lines = file.read_bytes().splitlines()
-    except FileNotFoundError:
-        return
-    for line in lines:
+    for line in file.read_bytes().splitlines() if file.exists() else ():
         try:
             value = json.loads(line)
         except ValueError:

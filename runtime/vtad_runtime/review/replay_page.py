@@ -73,7 +73,7 @@ def small_jpeg(rgb: RGB) -> bytes:
 
 
 def page(title: str, facts: dict[str, str], comparison: Comparison, shown: list[ShownFlip]) -> str:
-    """The whole HTML text. `facts` are said at the top: what was replayed against what."""
+    """The whole HTML text; file names in it may hold bytes that are no text. `facts` say what was replayed against what."""
     c = comparison
     parts = [
         f"<h1>{escape(title)}</h1>",
@@ -83,8 +83,8 @@ def page(title: str, facts: dict[str, str], comparison: Comparison, shown: list[
         _table(c),
         _shift(c.shift),
         _flips(c, shown),
-        _names("Pictures that are not there any more", [(a.recorded.name, a.recorded.why) for a in c.missing]),
-        _names("Pictures that could not be judged", [(a.recorded.name, a.reason or "") for a in c.failed]),
+        _names("Pictures that are not there any more", c.missing),
+        _names("Pictures that could not be judged", c.failed),
     ]
     body = "\n".join(part for part in parts if part)
     return (
@@ -97,12 +97,11 @@ def page(title: str, facts: dict[str, str], comparison: Comparison, shown: list[
 
 def headline(c: Comparison) -> str:
     """One sentence: how many flips, of how many. Where nothing was judged, no flips are no comfort."""
-    judged = sum(c.table.values())
-    if judged == 0:
+    if not c.judged:
         kept = "; --save-originals keeps the frames of a live run" if c.not_saved else ""
         return f"Nothing was judged again, so this says nothing of new verdicts{kept}."
     return (
-        f"{len(c.flips)} flips among {judged} judged again: {c.flips_from(Verdict.OK)} from OK to NG, "
+        f"{len(c.flips)} flips among {c.judged} judged again: {c.flips_from(Verdict.OK)} from OK to NG, "
         f"{c.flips_from(Verdict.NG)} from NG to OK."
     )
 
@@ -110,16 +109,15 @@ def headline(c: Comparison) -> str:
 def counts(c: Comparison) -> str:
     """What became of the rows."""
     return (
-        f"{len(c.rows)} rows: {sum(c.table.values())} judged again, {len(c.missing)} missing, "
+        f"{len(c.rows)} rows: {c.judged} judged again, {len(c.missing)} missing, "
         f"{c.not_saved} without anything to judge"
     )
 
 
 def _table(c: Comparison) -> str:
-    before = [v for v in Verdict if any(v is b for b, _ in c.table)]
-    now = [v for v in Verdict if any(v is n for _, n in c.table)]
     if not c.table:
         return ""
+    before, now = c.sides
     head = "".join(f'<th scope="col">now {v}</th>' for v in now)
     lines = []
     for b in before:
@@ -138,7 +136,7 @@ def _kind(before: Verdict, now: Verdict) -> str:
 def _shift(shift: Shift | None) -> str:
     if shift is None:
         return ""
-    low, middle, high = shift.difference
+    low, middle, high = shift.difference_p5_p50_p95
     ranks = "" if shift.rank_correlation is None else f"; rank correlation {shift.rank_correlation:.3f}"
     return (
         f"<h2>Scores</h2>\n<p>{shift.pictures} pictures: median {shift.recorded_median:.4g} recorded, "
@@ -171,25 +169,20 @@ def _flip(flip: ShownFlip) -> str:
         f"score {again.score:.4g}, threshold {again.threshold:.4g}</p>"
     )
     pictures = f'<div class="pair">{figures}</div>' if figures else "<p>No picture of it is at hand.</p>"
-    return f"<article><h3>{_text(recorded.name)}</h3>{when}{words}{pictures}</article>"
+    return f"<article><h3>{escape(recorded.name)}</h3>{when}{words}{pictures}</article>"
 
 
 def _figure(picture: Picture, alt: str) -> str:
     data = base64.b64encode(picture.jpeg).decode()
     return (
-        f'<figure><img alt="{_text(alt)}" src="data:image/jpeg;base64,{data}">'
+        f'<figure><img alt="{escape(alt)}" src="data:image/jpeg;base64,{data}">'
         f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
     )
 
 
-def _names(title: str, items: list[tuple[str, str]]) -> str:
+def _names(title: str, items: tuple[tuple[str, str], ...]) -> str:
     if not items:
         return ""
-    lines = "".join(f"<li>{_text(name)}: {_text(why)}</li>" for name, why in items[:NAMED])
+    lines = "".join(f"<li>{escape(name)}: {escape(why)}</li>" for name, why in items[:NAMED])
     more = f"<p>and {len(items) - NAMED} more; see replay.json</p>" if len(items) > NAMED else ""
     return f"<h2>{escape(title)} ({len(items)})</h2>\n<ul>{lines}</ul>{more}"
-
-
-def _text(text: str) -> str:
-    """Escaped, and with bytes of file names that are no text replaced."""
-    return escape(text.encode("utf-8", "replace").decode("utf-8"))

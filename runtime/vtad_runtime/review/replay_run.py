@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import click
 
-from vtad_runtime.contract.command import printable
-from vtad_runtime.contract.errors import FAILED, NOT_JUDGED, NOT_WRITTEN, VtadError
+from vtad_runtime.contract.command import say
+from vtad_runtime.contract.errors import FAILED, NOT_JUDGED, NOT_WRITTEN, VtadError, one_line
 from vtad_runtime.contract.files import write_whole
 from vtad_runtime.contract.stopping import stoppable
 from vtad_runtime.drawing.encoding import PictureError
 from vtad_runtime.drawing.heatmap import overlay
 from vtad_runtime.engine.model import ModelError
-from vtad_runtime.outputs.results_folder import next_folder
+from vtad_runtime.outputs.results_folder import csv_line, next_folder
 from vtad_runtime.outputs.run_file import RunFile
 from vtad_runtime.review.comparison import Again, Comparison, compare
 from vtad_runtime.review.recorded import Run, read_run
 from vtad_runtime.review.replay import Rejudge, rejudge, rescore
 from vtad_runtime.review.replay_page import Picture, ShownFlip, counts, headline, page, recorded_picture, small_jpeg
 from vtad_runtime.verdict.detector import Detector
-from vtad_runtime.verdict.verdict import Verdict
 
 NO_FLIPS, FLIPS = 0, FAILED  # exit codes
 SHOWN_MISSING = 10
@@ -49,15 +44,18 @@ def replay_run(
     """Judge pictures of `runs` by `model`, or its scores by `threshold`; write the report. Its exit code. Raises VtadError."""
     run = read_run(runs)
     if run.torn:
-        click.echo(f"{printable(str(run.file))}: its last line is torn and left out", err=True)
+        say(f"{run.file}: its last line is torn and left out", err=True)
     by = _rejudge(run, model, threads, threshold) if model else None
     folder = _new_folder(out)
     try:
         with stoppable() as stop:
             again = rejudge(run.rows, by, stop) if by else rescore(run, threshold or 0.0)
-            rows = list(_progress(again, len(run.rows)))
+            hidden = not sys.stderr.isatty()
+            with click.progressbar(again, len(run.rows), "judging", file=sys.stderr, hidden=hidden) as watched:
+                rows = list(watched)
             comparison = compare(rows)
-            shown = [] if stop() else [_shown(flip, by) for flip in comparison.flips[:max_pictures]]
+            flips = () if stop() else comparison.flips[:max_pictures]
+            shown = [ShownFlip(flip, recorded_picture(flip), _drawn(flip, by)) for flip in flips]
     except ModelError:
         folder.rmdir()
         raise
@@ -65,7 +63,7 @@ def replay_run(
     try:
         _write(folder, facts, comparison, shown)
     except OSError as e:
-        raise VtadError(f"{folder}: cannot write the report: {e.strerror or e}", NOT_WRITTEN) from e
+        raise VtadError(f"{folder}: cannot write the report: {one_line(e)}", NOT_WRITTEN) from e
     _say(comparison, folder)
     if stop.signal is not None:
         return 128 + stop.signal
@@ -80,30 +78,21 @@ def _rejudge(run: Run, model: Path, threads: int | None, threshold: float | None
     by = Rejudge(run, detector, threshold)
     category = detector.card.identity.category
     if run.how is None:
-        click.echo(
+        say(
             "note: no run.json beside the results, as of an older vtad-run; taken as a run without --roi, --rotate, --flip "
             "and --roi-mask: with one of them other pixels are judged now",
             err=True,
         )
     elif run.how.category != category:
-        click.echo(f"note: the run was judged by a model of {run.how.category}, {model} is one of {category}", err=True)
+        say(f"note: the run was judged by a model of {run.how.category}, {model} is one of {category}", err=True)
     return by
 
 
-def _progress(rows: Iterator[Again], length: int) -> Iterator[Again]:
-    """The rows, with a bar where somebody watches."""
-    on_terminal = sys.stderr.isatty()
-    with click.progressbar(rows, length, "judging", file=sys.stderr) if on_terminal else nullcontext(rows) as watched:
-        yield from watched
-
-
-def _shown(again: Again, by: Rejudge | None) -> ShownFlip:
-    """A flip with its pictures; it is judged once more to draw it, so memory does not grow with flips."""
-    return ShownFlip(again, recorded_picture(again), _drawn(again, by))
-
-
 def _drawn(again: Again, by: Rejudge | None) -> Picture | None:
-    """The new heatmap over the picture; None where that is gone by now, or cannot be drawn."""
+    """The new heatmap over the picture; None where that is gone by now, or cannot be drawn.
+
+    The picture is judged once more, so memory does not grow with flips.
+    """
     if by is None or again.recorded.picture is None:
         return None
     judgement = by.judge(by.frame(again.recorded))
@@ -152,51 +141,37 @@ def _write(folder: Path, facts: dict[str, str], comparison: Comparison, shown: l
 
 
 def _csv(comparison: Comparison) -> str:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
+    lines = [csv_line(COLUMNS)]
     for again in comparison.flips:
         r = again.recorded
-        table.writerow(
-            (
-                f"{r.verdict} -> {again.verdict}",
-                r.name,
-                r.captured_at or "",
-                f"{r.score:.6g}",
-                f"{r.threshold:.6g}",
-                f"{again.score:.6g}",
-                f"{again.threshold:.6g}",
-                r.picture or "",
-                r.heatmap or "",
-            )
-        )
-    return text.getvalue()
+        figures = [f"{x:.6g}" for x in (r.score, r.threshold, again.score, again.threshold)]
+        flip = f"{r.verdict} -> {again.verdict}"
+        lines.append(csv_line([flip, r.name, r.captured_at or "", *figures, r.picture or "", r.heatmap or ""]))
+    return "".join(lines)
 
 
 def _say(comparison: Comparison, folder: Path) -> None:
     """The figures on stdout, what is missing on stderr."""
     c = comparison
-    gone = [f"missing {a.recorded.name}: {a.recorded.why}" for a in c.missing]
-    gone += [f"ERROR {a.recorded.name}: {a.reason}" for a in c.failed]
+    gone = [f"missing {name}: {why}" for name, why in c.missing] + [f"ERROR {name}: {why}" for name, why in c.failed]
     for line in gone[:SHOWN_MISSING]:
-        click.echo(printable(line), err=True)
+        say(line, err=True)
     if len(gone) > SHOWN_MISSING:
-        click.echo(f"and {len(gone) - SHOWN_MISSING} more; see replay.json", err=True)
-
-    now = [v for v in Verdict if any(v is n for _, n in c.table)]
-    if now:
-        click.echo(f"{'recorded':<10}" + "".join(f"{f'now {v}':>12}" for v in now))
-        for before in [v for v in Verdict if any(v is b for b, _ in c.table)]:
-            click.echo(f"{before:<10}" + "".join(f"{c.table.get((before, n), 0):>12}" for n in now))
+        say(f"and {len(gone) - SHOWN_MISSING} more; see replay.json", err=True)
+    if c.table:
+        recorded, now = c.sides
+        say(f"{'recorded':<10}" + "".join(f"{f'now {v}':>12}" for v in now))
+        for before in recorded:
+            say(f"{before:<10}" + "".join(f"{c.table.get((before, n), 0):>12}" for n in now))
     if c.shift:
-        low, middle, high = c.shift.difference
-        click.echo(
+        low, middle, high = c.shift.difference_p5_p50_p95
+        say(
             f"score: median {c.shift.recorded_median:.4g} recorded, {c.shift.new_median:.4g} now; "
             f"difference {middle:+.4g}, 90 % between {low:+.4g} and {high:+.4g}"
         )
-    click.echo(counts(c))
-    click.echo(headline(c))
-    click.echo(f"report: {printable(str(folder / 'report.html'))}")
+    say(counts(c))
+    say(headline(c))
+    say(f"report: {folder / 'report.html'}")
 
 
 def _new_folder(parent: Path) -> Path:

@@ -12,8 +12,8 @@ from pathlib import PurePath
 from typing import Literal
 from urllib.parse import urlsplit
 
-from vtad_runtime.contract.credentials import login_hint, reserved_in_login, without_credentials
 from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.sources.credentials import login_hint, reserved_in_login, without_credentials
 
 Kind = Literal["camera", "video", "stream", "folder", "watch"]
 

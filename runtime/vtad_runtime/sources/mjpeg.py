@@ -9,18 +9,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse, InvalidURL
-from typing import IO, cast
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit, urlunsplit
-from urllib.request import HTTPBasicAuthHandler, HTTPDigestAuthHandler, HTTPPasswordMgrWithDefaultRealm, build_opener
+from urllib.request import HTTPBasicAuthHandler, HTTPDigestAuthHandler, HTTPPasswordMgrWithDefaultRealm
 
-from vtad_runtime.contract.credentials import login_hint, without_credentials
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.image import ImageError, decode_rgb
+from vtad_runtime.sources.bounded_http import open_bounded
 from vtad_runtime.sources.capture import Shot, SourceLost
+from vtad_runtime.sources.credentials import login_hint, without_credentials
 from vtad_runtime.sources.folder import SourceError
 
 READ_TIMEOUT_S = 3.0  # also of connecting
+ANSWER_S = 8.0  # from the request to the end of the answer's head
+PICTURE_S = 20.0  # of one picture, however it is dripped
 MAX_BYTES = 64 * 2**20  # of one picture
 MAX_LINE, MAX_HEADERS = 2**16, 50
 
@@ -42,13 +44,16 @@ class Mjpeg:
             raise NotMjpegError(kind)
         self._boundary = b"--" + boundary.removeprefix("--").encode("latin-1", "replace")
         self._at_part = False  # whether the boundary before the next part was read already
+        self._rest = bytearray()  # received, not read yet
 
     def read(self, stop: Callable[[], bool]) -> Shot | None:
-        """The next picture; one with an error when it is damaged. Raises SourceLost: none for three seconds, or hung up."""
+        """The next picture, one with an error when it is damaged; None on `stop`. Raises SourceLost: none comes, or hung up."""
         try:
-            data = self._part(cast(IO[bytes], self._answer))
+            data = self._part(_Reader(self._answer, self._rest, stop))
+        except _Stopped:
+            return None
         except TimeoutError as e:
-            raise SourceLost(f"no frame for {READ_TIMEOUT_S:.0f} s") from e
+            raise SourceLost(f"no frame for {READ_TIMEOUT_S:.0f} s" if str(e) == "timed out" else str(e)) from e
         except (OSError, ValueError, HTTPException) as e:
             raise SourceLost(f"the stream broke off ({' '.join(str(e).split()) or type(e).__name__})") from e
         captured = time.monotonic()
@@ -61,14 +66,14 @@ class Mjpeg:
         """Hang up."""
         self._answer.close()
 
-    def _part(self, stream: IO[bytes]) -> bytes:
+    def _part(self, stream: _Reader) -> bytes:
         """The bytes of the next part. Raises OSError, ValueError."""
         if not self._at_part:
             self._up_to_boundary(stream)
         self._at_part = False
         length = None
         for _ in range(MAX_HEADERS):
-            name, _, value = _line(stream).strip().partition(b":")
+            name, _, value = stream.line().strip().partition(b":")
             if not name:
                 break
             if name.strip().lower() == b"content-length":
@@ -79,15 +84,12 @@ class Mjpeg:
             return self._up_to_boundary(stream)
         if not 0 <= length <= MAX_BYTES:
             raise ValueError(f"a picture of {length} bytes")
-        data = stream.read(length)
-        if len(data) < length:
-            raise ValueError("it ended within a picture")
-        return data
+        return stream.exactly(length)
 
-    def _up_to_boundary(self, stream: IO[bytes]) -> bytes:
+    def _up_to_boundary(self, stream: _Reader) -> bytes:
         """All bytes before the next boundary."""
         data = bytearray()
-        while not (line := _line(stream)).startswith(self._boundary):
+        while not (line := stream.line()).startswith(self._boundary):
             data += line
             if len(data) > MAX_BYTES:
                 raise ValueError(f"a picture of more than {MAX_BYTES} bytes")
@@ -95,11 +97,48 @@ class Mjpeg:
         return bytes(data)
 
 
-def _line(stream: IO[bytes]) -> bytes:
-    line = stream.readline(MAX_LINE)
-    if not line:
-        raise ValueError("the other side hung up")
-    return line
+class _Stopped(Exception):
+    """The run ends."""
+
+
+class _Reader:
+    """Lines and bytes of an answer, for one picture: until it is asked to stop, or PICTURE_S after its first byte."""
+
+    def __init__(self, answer: HTTPResponse, rest: bytearray, stop: Callable[[], bool]) -> None:
+        """`rest` holds what was received and not read yet; it is kept from picture to picture."""
+        self._answer, self._rest, self._stop = answer, rest, stop
+        self._until: float | None = None
+
+    def line(self) -> bytes:
+        """Up to the next line break, or MAX_LINE bytes."""
+        seen = 0
+        while (end := self._rest.find(b"\n", seen, MAX_LINE)) < 0 and len(self._rest) < MAX_LINE:
+            seen = len(self._rest)
+            self._receive()
+        return self._taken(end + 1 if end >= 0 else MAX_LINE)
+
+    def exactly(self, count: int) -> bytes:
+        """So many bytes."""
+        while len(self._rest) < count:
+            self._receive()
+        return self._taken(count)
+
+    def _taken(self, count: int) -> bytes:
+        taken = bytes(self._rest[:count])
+        del self._rest[:count]
+        return taken
+
+    def _receive(self) -> None:
+        if self._stop():
+            raise _Stopped
+        data = self._answer.read1(2**16)
+        if not data:
+            raise ValueError("the other side hung up" if not self._rest else "it ended within a picture")
+        self._rest += data
+        now = time.monotonic()
+        self._until = self._until or now + PICTURE_S
+        if now > self._until:
+            raise TimeoutError(f"no whole picture within {PICTURE_S:.0f} s")
 
 
 def _connected(url: str) -> HTTPResponse:
@@ -109,21 +148,20 @@ def _connected(url: str) -> HTTPResponse:
     passwords = HTTPPasswordMgrWithDefaultRealm()
     if parts.username is not None:
         passwords.add_password(None, plain, unquote(parts.username), unquote(parts.password or ""))
-    opener = build_opener(HTTPBasicAuthHandler(passwords), HTTPDigestAuthHandler(passwords))
+    logins = HTTPBasicAuthHandler(passwords), HTTPDigestAuthHandler(passwords)
     try:
-        answer = opener.open(plain, timeout=READ_TIMEOUT_S)
+        return open_bounded(plain, *logins, read_s=READ_TIMEOUT_S, answer_s=ANSWER_S)
     except (OSError, HTTPException, ValueError) as e:
         raise SourceError(
             f"{without_credentials(url)}: expected a stream that opens, got {_got(e)}; "
             f"check the address, the password and the network{login_hint(url)}"
         ) from e
-    return cast(HTTPResponse, answer)
 
 
 def _got(error: Exception) -> str:
     """What came instead of a stream, in words; nothing of the address."""
     if isinstance(error, HTTPError):
-        return f"HTTP {error.code}"
+        return f"HTTP {error.code}" + (", a redirect; name the final address" if 300 <= error.code < 400 else "")
     if isinstance(error, InvalidURL | ValueError):  # their texts quote the address
         return "an address that is none"
     reason = getattr(error, "reason", error)
