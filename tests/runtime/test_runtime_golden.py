@@ -19,7 +19,7 @@ from tiny_model import GREY, make_card, write_model
 from vtad_runtime.contract.card import Input
 from vtad_runtime.line import golden_record
 from vtad_runtime.line.golden import Golden, GoldenError, GoldenReport
-from vtad_runtime.line.view import Fitted, Limits, changes, shift
+from vtad_runtime.line.view import Fitted, changes, shift
 from vtad_runtime.verdict.detector import Detector
 
 SIZE = 128
@@ -301,4 +301,4 @@ def test_light_alone_does_not_change_focus_or_contrast() -> None:
     spec = Input("image", SIZE, SIZE, "rgb", "area-linear", "stretch", None)
     before = Fitted.of(surface(7), spec).view()
     brighter = Fitted.of((surface(7) * 1.5).astype(np.uint8), spec).view()
-    assert changes(before, brighter, Limits()) == ["brightness +50 %"]
+    assert changes(before, brighter) == ["brightness +50 %"]

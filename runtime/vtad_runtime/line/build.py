@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING
 
 from vtad_runtime.contract.log import note
 from vtad_runtime.line import wiring
-from vtad_runtime.line.console import FileProgress, FrameLines
 from vtad_runtime.line.loop import Frames
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.line.summary import Summary
 from vtad_runtime.line.writer import WAITING, Writer
+from vtad_runtime.outputs.console import FileProgress, frame_line
 from vtad_runtime.outputs.events import AlarmEvents, DriftEvents
 from vtad_runtime.outputs.results_folder import ResultsFolder
+from vtad_runtime.outputs.window import Window
 from vtad_runtime.sources.capture import Capture, FrameSource
 from vtad_runtime.sources.files import FolderFrames
 from vtad_runtime.sources.folder import SourceError
+from vtad_runtime.sources.hot_folder import HotFolder
 from vtad_runtime.verdict.detector import Detector
 from vtad_runtime.verdict.drift import Drift
 from vtad_runtime.verdict.judge import Judge, Rules
-from vtad_runtime.verdict.judgement import Judgement, Output
+from vtad_runtime.verdict.judgement import Calls, Judgement, Output
 
 if TYPE_CHECKING:
-    from vtad_runtime.outputs.window import Window
     from vtad_runtime.page.state import PageState
-    from vtad_runtime.sources.hot_folder import HotFolder
 
 VIDEO_FPS, FOLDER_FPS = 10.0, 2.0  # of --write-video where the source does not say
 BATCH = 4  # pictures per run of the model, for a folder
@@ -84,21 +84,26 @@ def build(
         assert results is not None  # the options say so of a hot folder
         hot = wiring.open_hot_folder(options, results, stack)
         frames = Capture(source.name, hot, wiring.capture_options(options))
-        outputs_of_run.append(_Judged(hot))
+        outputs_of_run.append(Calls(lambda judgement: _sort(hot, judgement)))
     writer = stack.enter_context(Writer(outputs_of_run, results, max(WAITING, 2 * batch)))
     receivers: list[Output] = []
-    for make in wiring.receivers(options, detector.card, _fps(options, device)):
-        receivers.append(make())
-        outputs_of_run.append(receivers[-1])
-    summary, drift = (
-        Summary(files.root if files else None, results.folder if results else None),
+    for receiver in wiring.receivers(options, detector.card, _fps(options, device)):
+        receivers.append(receiver)
+        outputs_of_run.append(receiver)
+    drift, summary = (
         Drift(detector.card.calibration),
+        Summary(files.root if files else None, results.folder if results else None),
     )
-    outputs_of_run += [summary, *_watchers(options, drift, page)]
+    quiet = files is not None  # of a folder the drift is counted and not said: it need not be of one line
+    if not (drift.watched or quiet):
+        note("drift is not watched: the card holds no calibration scores; vtad-calibrate makes a model that does")
+    outputs_of_run += [summary, DriftEvents(drift, page.set_drift if page else None, quiet=quiet)]
+    if options.alarm is not None:
+        outputs_of_run.append(AlarmEvents())
     if console and files is not None:
         outputs_of_run.append(FileProgress(len(files.files)))
     elif console and not (options.json == "-" or options.log_json):
-        outputs_of_run.append(FrameLines())
+        outputs_of_run.append(Calls(lambda judgement: note(frame_line(judgement))))
     outputs_of_run += [output for output in (page, window, *outputs) if output is not None]
     if page is not None:
         page.outputs = lambda: wiring.states(receivers)
@@ -108,28 +113,10 @@ def build(
     )
 
 
-class _Judged:
-    """An output that tells the hot folder what was judged and written, so that it is never judged again."""
-
-    def __init__(self, hot: HotFolder) -> None:
-        self._hot = hot
-
-    def write(self, judgement: Judgement) -> None:
-        """Note the file in the journal and sort it. Raises JournalError."""
-        if judgement.file is not None:
-            self._hot.done(Path(judgement.file), str(judgement.verdict))
-
-    def close(self) -> None:
-        """The journal is closed after the last row."""
-
-
-def _watchers(options: RunOptions, drift: Drift, page: PageState | None) -> list[Output]:
-    """What is said over several frames. Of a folder the drift is counted and not said: it need not be of one line."""
-    quiet = options.source.kind == "folder"
-    if not drift.watched and not quiet:
-        note("drift is not watched: the card holds no calibration scores; vtad-calibrate makes a model that does")
-    watchers: list[Output] = [DriftEvents(drift, page.set_drift if page else None, quiet=quiet)]
-    return [*watchers, AlarmEvents()] if options.alarm is not None else watchers
+def _sort(hot: HotFolder, judgement: Judgement) -> None:
+    """Note a file that was judged and written, so that it is never judged again, and sort it. Raises JournalError."""
+    if judgement.file is not None:
+        hot.done(Path(judgement.file), str(judgement.verdict))
 
 
 def _fps(options: RunOptions, device: FrameSource | None) -> float:
@@ -163,8 +150,6 @@ def _window(options: RunOptions, stack: ExitStack) -> Window | None:
     """Open the window of --show. Raises WindowError."""
     if not options.show:
         return None
-    from vtad_runtime.outputs.window import Window
-
     window = Window()
     stack.callback(window.end)
     return window

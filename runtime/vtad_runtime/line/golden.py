@@ -30,7 +30,7 @@ from vtad_runtime.contract.conformal import LEAST_MARGIN, spread
 from vtad_runtime.contract.image import ImageError, is_image, read_rgb
 from vtad_runtime.contract.json_values import iso_utc
 from vtad_runtime.line.golden_record import GoldenError, Model, Part, Record, sha256, software
-from vtad_runtime.line.view import ALIKE, FLAT, Fitted, Limits, Shift, changes, shift
+from vtad_runtime.line.view import ALIKE, FLAT, MOST_SHIFT, Fitted, Shift, changes, shift
 from vtad_runtime.verdict.detector import Detector, Result
 from vtad_runtime.verdict.verdict import Verdict
 
@@ -40,9 +40,9 @@ GOOD, BAD, FRESH = "good", "bad", "fresh"
 EXPECTED = {GOOD: Verdict.OK, BAD: Verdict.NG}
 SAME_SCORE = LEAST_MARGIN  # of the calibration spread: the same picture through the same model, on any machine
 FRESH_SPREADS = 3.0  # calibration spreads that a good part's score may move between two pictures of it
-LIMITS = Limits()
 
 Cause = Literal["camera", "model", "none"]
+_Judged = tuple[Part, Fitted]  # a stored picture
 
 
 @dataclass(frozen=True)
@@ -82,87 +82,81 @@ class Golden:
         self._model = Model(str(detector.path), sha256(detector.path), card.weights_sha256, card.calibration.threshold)
         self._spread = spread(card.calibration.scores)
 
-    def record(self) -> GoldenReport:
-        """Judge the stored pictures and write golden.json anew. Not ok where a verdict is not the one known.
-
-        Raises GoldenError: a picture that cannot be read or judged, or a folder that cannot be written to.
-        """
-        parts = {name: self._part(name) for name in self._pictures()}
-        self._record = Record(iso_utc(time.time()), self._model, software(), parts)
-        self._record.write(self._file)
-        good = sum(name.startswith(f"{GOOD}/") for name in parts)
-        wrong = [line for name, part in parts.items() if (line := self._wrong(name, part.verdict, part.score))]
-        line = f"recorded {good} good and {len(parts) - good} bad parts in {self._file}"
-        return GoldenReport(not wrong, (*wrong, line), "none")
-
     def check(self, frame_rgb: NDArray[np.uint8] | None = None) -> GoldenReport:
-        """Judge the stored pictures, and fresh ones if there are any; the first time, record.
+        """Judge the stored pictures, and fresh ones if there are any; the first time, write golden.json.
 
         `frame_rgb`, (H, W, 3) uint8, is a frame of a known *good* part before the camera. Problems are reported, not
-        raised; GoldenError comes from recording and from folders that cannot be read, ModelError from a model that fails.
+        raised. Raises GoldenError: folders that cannot be read, a first record that cannot be made or written; ModelError.
         """
-        changed: list[str] = []
+        judged, failed = self._judge_stored()
+        first = self._record is None
         if self._record is None:
-            *wrong, said = self.record().lines
-        else:
-            changed, wrong, said = self._stored(self._record)
+            if failed:
+                raise GoldenError(next(iter(failed.values())))
+            parts = {name: part for name, (part, _) in judged.items()}
+            self._record = Record(iso_utc(time.time()), self._model, software(), parts)
+            self._record.write(self._file)
         record = self._record
-        assert record is not None
-        moved, seen = self._camera(record, frame_rgb, compare_scores=not changed)
+        changed = self._changed(record, judged, failed)
+        wrong = [line for name, (part, _) in judged.items() if (line := self._wrong(name, part))]
+        same = {name: fitted for name, (part, fitted) in judged.items() if _unchanged(record.parts.get(name), part)}
+        moved, seen = self._camera(record, same, frame_rgb, compare_scores=not changed)
+        problems, said = (*changed, *wrong, *moved), ""
+        if first:
+            good = sum(name.startswith(f"{GOOD}/") for name in judged)
+            said = f"recorded {good} good and {len(judged) - good} bad parts in {self._file}"
+        elif not (changed or wrong):
+            said = f"{len(record.parts)} golden parts judged as recorded {record.recorded}"
         cause: Cause = "model" if changed else "camera" if moved else "none"
-        problems = (*changed, *wrong, *moved)
         return GoldenReport(not problems, (*problems, *filter(None, (said, seen))), cause)
 
-    def _stored(self, record: Record) -> tuple[list[str], list[str], str]:
-        """Check the stored pictures: lines that say what changed, lines of wrong verdicts, or one that nothing is wrong."""
-        changed = self._model_changed(record.model)
-        differences: dict[str, float] = {}
-        wrong: list[str] = []
-        lines: dict[str, str] = {}
-        found = self._pictures()
-        for name in sorted(record.parts.keys() | found.keys()):
-            before = record.parts.get(name)
+    def _judge_stored(self) -> tuple[dict[str, _Judged], dict[str, str]]:
+        """The stored pictures by name, those of the record too; and for each that cannot be judged, why."""
+        judged: dict[str, _Judged] = {}
+        failed: dict[str, str] = {}
+        known = self._record.parts.keys() if self._record else set()
+        for name in sorted(known | self._pictures()):
             try:
-                now = self._part(name)
+                judged[name] = self._part(name)
             except GoldenError as e:
-                lines[name] = str(e)
-                continue
+                failed[name] = str(e)
+        return judged, failed
+
+    def _changed(self, record: Record, judged: dict[str, _Judged], failed: dict[str, str]) -> list[str]:
+        """Lines that say what is other than recorded: the model, scores, picture files."""
+        changed = self._model_changed(record.model)
+        lines, scores = dict(failed), dict[str, tuple[float, float]]()
+        for name, (now, _) in judged.items():
+            before = record.parts.get(name)
             if before is None:
                 lines[name] = (
                     f"{name}: not in {self._file}, which was recorded before it; delete that file to record anew"
                 )
-            elif before.sha256 != now.sha256:
+            elif not _unchanged(before, now):
                 lines[name] = f"{name}: picture file changed: sha256 {before.sha256[:12]} -> {now.sha256[:12]}"
             elif abs(now.score - before.score) > SAME_SCORE * self._spread:
-                differences[name] = now.score - before.score
-            if line := self._wrong(name, now.verdict, now.score):
-                wrong.append(line)
-        if differences:
-            worst = max(differences, key=lambda n: abs(differences[n]))
-            before_score = record.parts[worst].score
+                scores[name] = before.score, now.score
+        if scores:
+            worst, (was, now_is) = max(scores.items(), key=lambda item: abs(item[1][1] - item[1][0]))
             text = (
-                f"{len(differences)} of {len(record.parts)} stored pictures have another score, most {worst}: "
-                f"{before_score:.4g} -> {before_score + differences[worst]:.4g}"
+                f"{len(scores)} of {len(record.parts)} stored pictures have another score, most {worst}: "
+                f"{was:.4g} -> {now_is:.4g}"
             )
-            changed.append(
-                text if changed else f"{text}; model file and pictures are the same, {_software_changed(record)}"
-            )
-        changed += lines.values()
-        said = "" if changed or wrong else f"{len(record.parts)} golden parts judged as recorded {record.recorded}"
-        return changed, wrong, said
+            why = "" if changed else f"; model file and pictures are the same, {_software_changed(record)}"
+            changed.append(text + why)
+        return changed + [lines[name] for name in sorted(lines)]
 
     def _camera(
-        self, record: Record, frame_rgb: NDArray[np.uint8] | None, compare_scores: bool
+        self, record: Record, same: dict[str, Fitted], frame_rgb: NDArray[np.uint8] | None, compare_scores: bool
     ) -> tuple[list[str], str]:
-        """Compare fresh pictures: lines of what changed, or one that nothing did."""
+        """Compare fresh pictures with the stored ones that are the `same` as recorded: what changed, or that nothing did."""
         fresh, moved = self._fresh()
         if frame_rgb is not None:
             fresh.append(_Fresh("frame", GOOD, frame_rgb, None))
         if not fresh:
             return moved, ""
-        references = self._references(record)
         for picture in fresh:
-            moved += self._compare(picture, record, references, compare_scores)
+            moved += self._compare(picture, record, same, compare_scores)
         count = f"{len(fresh)} fresh {'picture' if len(fresh) == 1 else 'pictures'}"
         return moved, "" if moved else f"camera as recorded: {count} compared"
 
@@ -184,7 +178,7 @@ class Golden:
         found = []
         if (width, height) != (reference.width, reference.height):
             found.append(f"size {reference.width}x{reference.height} -> {width}x{height}")
-        found += changes(reference.view, picture.view(), LIMITS)
+        found += changes(reference.view, picture.view())
         found += _position(moved, reference, picture)
         if compare_scores:
             found += self._score(fresh.kind, reference, result)
@@ -216,34 +210,32 @@ class Golden:
             f"if that was meant, delete {self._file} to record anew"
         ]
 
-    def _part(self, name: str) -> Part:
+    def _part(self, name: str) -> _Judged:
         """Judge one stored picture. Raises GoldenError."""
         path = self._folder / name
         try:
             digest = sha256(path) if path.is_file() else ""
             rgb = read_rgb(path)
             result = self._detector(rgb)
-            view = Fitted.of(rgb, self._detector.card.input).view()
+            fitted = Fitted.of(rgb, self._detector.card.input)
         except (ImageError, OSError) as e:
             raise GoldenError(e if str(path) in str(e) else f"{path}: {e}") from e
         if result.verdict is Verdict.ERROR or not math.isfinite(result.score):
             raise GoldenError(f"{path}: expected a score, got {result.error}")
-        return Part(digest, rgb.shape[1], rgb.shape[0], result.score, str(result.verdict), view)
+        part = Part(digest, rgb.shape[1], rgb.shape[0], result.score, str(result.verdict), fitted.view())
+        return part, fitted
 
-    def _wrong(self, name: str, verdict: str, score: float) -> str | None:
+    def _wrong(self, name: str, part: Part) -> str | None:
         """The line if a stored picture is not judged as its folder says."""
         kind = name.partition("/")[0]
-        if verdict == EXPECTED[kind]:
+        if part.verdict == EXPECTED[kind]:
             return None
-        return f"{name}: known {kind}, judged {verdict}: score {score:.4g}, threshold {self._model.threshold:.4g}"
+        threshold = self._model.threshold
+        return f"{name}: known {kind}, judged {part.verdict}: score {part.score:.4g}, threshold {threshold:.4g}"
 
-    def _pictures(self) -> dict[str, Path]:
-        """The stored pictures by name. Raises GoldenError: folders that cannot be read."""
-        return {
-            path.relative_to(self._folder).as_posix(): path
-            for kind in EXPECTED
-            for path in _images(self._folder / kind)
-        }
+    def _pictures(self) -> set[str]:
+        """The names of the stored pictures. Raises GoldenError: folders that cannot be read."""
+        return {path.relative_to(self._folder).as_posix() for kind in EXPECTED for path in _images(self._folder / kind)}
 
     def _fresh(self) -> tuple[list[_Fresh], list[str]]:
         """New pictures in fresh/, and lines on those that cannot be read."""
@@ -260,17 +252,9 @@ class Golden:
                     wrong.append(str(e))
         return found, wrong
 
-    def _references(self, record: Record) -> dict[str, Fitted]:
-        """Stored pictures that are still those recorded."""
-        found = {}
-        for name, path in self._pictures().items():
-            if name in record.parts:
-                try:
-                    if sha256(path) == record.parts[name].sha256:
-                        found[name] = Fitted.of(read_rgb(path), self._detector.card.input)
-                except (ImageError, OSError):
-                    continue  # said by the check of the stored pictures
-        return found
+
+def _unchanged(before: Part | None, now: Part) -> bool:
+    return before is not None and before.sha256 == now.sha256
 
 
 def _nearest(picture: Fitted, references: dict[str, Fitted]) -> tuple[str, Shift | None]:
@@ -287,7 +271,7 @@ def _position(moved: Shift | None, reference: Part, picture: Fitted) -> list[str
         return [f"another part, or a turned one (likeness {moved.likeness:.2f}, at least {ALIKE:g} expected)"]
     height, width = picture.grey.shape
     longer = max(width * picture.scale[0], height * picture.scale[1])
-    if math.hypot(moved.x, moved.y) > LIMITS.shift * longer:
+    if math.hypot(moved.x, moved.y) > MOST_SHIFT * longer:
         return [f"shifted by {moved.x:.0f}, {moved.y:.0f} px"]
     return []
 

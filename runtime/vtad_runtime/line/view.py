@@ -13,10 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad_runtime.contract.card import Input
-from vtad_runtime.contract.image import Placement, fit_image
+from vtad_runtime.contract.image import fit_image
 
 FLAT = 1.0  # grey levels: a picture with less contrast has nothing to focus on or to find a position by
 NOISE = 1.0  # pixels, standard deviation: finer detail than this is the sensor's noise or JPEG's, not the focus
+# How far a picture of the same part under the same camera may stray, as shares:
+MOST_BRIGHTNESS = 0.10
+MOST_COLOUR = 0.08  # of a channel against the brightness: a white balance that moved
+MOST_CONTRAST = 0.20  # beyond what the brightness explains
+MOST_FOCUS = 0.25  # lost; the same factor gained
+MOST_SHIFT = 0.02  # of the longer side of what the model sees
 ALIKE = 0.5  # correlation, after the shift is undone, from which on two pictures show the same part
 
 
@@ -43,17 +49,6 @@ class Shift:
     likeness: float  # correlation of the two once the shift is undone, -1..1
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How far a picture of the same part under the same camera may stray; shares unless said otherwise."""
-
-    brightness: float = 0.10
-    colour: float = 0.08  # of a channel against the brightness: a white balance that moved
-    contrast: float = 0.20  # beyond what the brightness explains
-    focus: float = 0.25  # lost; the same factor gained
-    shift: float = 0.02  # of the longer side of what the model sees
-
-
 @dataclass(frozen=True, eq=False)
 class Fitted:
     """A picture as the model sees it."""
@@ -66,8 +61,10 @@ class Fitted:
     def of(rgb: NDArray[np.uint8], spec: Input) -> Fitted:
         """Fit (H, W, 3) uint8 RGB. Raises ImageError: see `fit_image`."""
         fitted, placement = fit_image(rgb, spec)
-        seen = np.ascontiguousarray(fitted[placement.inside.slices])
-        return Fitted(seen, cv2.cvtColor(seen, cv2.COLOR_RGB2GRAY).astype(np.float32), _scale(placement))
+        used, inside = placement.used, placement.inside
+        seen = np.ascontiguousarray(fitted[inside.slices])
+        scale = used.width / inside.width, used.height / inside.height
+        return Fitted(seen, cv2.cvtColor(seen, cv2.COLOR_RGB2GRAY).astype(np.float32), scale)
 
     def view(self) -> View:
         """Its statistics."""
@@ -97,29 +94,24 @@ def shift(reference: Fitted, picture: Fitted) -> Shift | None:
     return Shift(x * reference.scale[0], y * reference.scale[1], likeness)
 
 
-def changes(before: View, after: View, limits: Limits) -> list[str]:
-    """What of light, colour, contrast and focus changed by more than the limits, in words with numbers."""
+def changes(before: View, after: View) -> list[str]:
+    """What of light, colour, contrast and focus changed by more than it may, in words with numbers."""
     found = []
     brightness = _ratio(before.brightness, after.brightness)
-    if abs(brightness - 1) > limits.brightness:
+    if abs(brightness - 1) > MOST_BRIGHTNESS:
         found.append(f"brightness {_percent(brightness)}")
     found += [
         f"{name} {_percent(_ratio(b, a))}"
         for name, b, a in zip(("red", "green", "blue"), before.colour, after.colour, strict=True)
-        if abs(_ratio(b, a) - 1) > limits.colour
+        if abs(_ratio(b, a) - 1) > MOST_COLOUR
     ]
     relative = _ratio(before.contrast, after.contrast) / brightness  # twice the light is twice the contrast
-    if before.contrast >= FLAT and abs(relative - 1) > limits.contrast:
+    if before.contrast >= FLAT and abs(relative - 1) > MOST_CONTRAST:
         found.append(f"contrast {_percent(relative)}")
     focus = _ratio(before.focus, after.focus)
-    if before.focus > 0 and abs(math.log(max(focus, 1e-3))) > -math.log(1 - limits.focus):
+    if before.focus > 0 and abs(math.log(max(focus, 1e-3))) > -math.log(1 - MOST_FOCUS):
         found.append(f"focus {_percent(focus)}")
     return found
-
-
-def _scale(placement: Placement) -> tuple[float, float]:
-    used, inside = placement.used, placement.inside
-    return used.width / inside.width, used.height / inside.height
 
 
 def _likeness(reference: NDArray[np.float32], picture: NDArray[np.float32], dx: float, dy: float) -> float:

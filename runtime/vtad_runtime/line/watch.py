@@ -14,7 +14,7 @@ from vtad_runtime.line.run import run
 from vtad_runtime.line.summary import Summary
 from vtad_runtime.sources.address import parse
 from vtad_runtime.verdict.detector import Detector
-from vtad_runtime.verdict.judgement import Judgement
+from vtad_runtime.verdict.judgement import Calls, Judgement
 
 PATHS = ("roi_mask", "golden", "out", "sort_to", "write_video")
 NOT_HERE = ("address", "model", "log_json")  # your own logging set-up decides; the logger is "vtad"
@@ -56,18 +56,4 @@ def watch(
     asked = RunOptions(parse(str(source)), **options)
     detector = model if isinstance(model, Detector) else Detector(model or newest_model(), asked.threads)
     stopped: Callable[[], bool] = stop.is_set if isinstance(stop, Event) else stop or (lambda: False)
-    return run(asked, stopped, detector=detector, outputs=[] if on_result is None else [_Calls(on_result)])
-
-
-class _Calls:
-    """An output that calls a function."""
-
-    def __init__(self, function: Callable[[Judgement], None]) -> None:
-        self._function = function
-
-    def write(self, judgement: Judgement) -> None:
-        """Call it."""
-        self._function(judgement)
-
-    def close(self) -> None:
-        """Nothing is held open."""
+    return run(asked, stopped, detector=detector, outputs=[] if on_result is None else [Calls(on_result)])

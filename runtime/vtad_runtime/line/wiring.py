@@ -1,7 +1,6 @@
 """The parts of a run, each built from the options: the model, the rules, what is read, what is written.
 
-What only some runs need (devices, a hot folder, receivers, the page, golden samples) is imported where it is made: together it
-takes 0.15 s, and nobody's first verdict waits for what was not asked for.
+Receivers, the page and golden samples are imported where they are made: no first verdict waits for what was not asked for.
 """
 
 from __future__ import annotations
@@ -9,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any
 
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.errors import VtadError
@@ -20,21 +19,24 @@ from vtad_runtime.contract.json_values import finite, iso_utc
 from vtad_runtime.contract.log import note
 from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.line.options import CHECKS, RunOptions
+from vtad_runtime.outputs.json_lines import JsonLines
 from vtad_runtime.outputs.pictures import PictureOptions
 from vtad_runtime.outputs.results_folder import ResultsFolder
 from vtad_runtime.outputs.run_file import MaskFile, RunFile
+from vtad_runtime.outputs.video import VideoOutput
 from vtad_runtime.sources.address import Address
 from vtad_runtime.sources.capture import CaptureOptions, FrameSource
 from vtad_runtime.sources.folder import RESULTS_FILE, Source, find
+from vtad_runtime.sources.hot_folder import HotFolder
+from vtad_runtime.sources.journal import Journal
+from vtad_runtime.sources.opencv_sources import Camera, CameraMode, Video, open_stream
+from vtad_runtime.sources.sorting import Sorter
 from vtad_runtime.verdict.alarm import AlarmRule
 from vtad_runtime.verdict.detector import Detector
 from vtad_runtime.verdict.geometry import Geometry
 from vtad_runtime.verdict.judge import Rules
 from vtad_runtime.verdict.judgement import Output
 from vtad_runtime.verdict.mask import Mask
-
-if TYPE_CHECKING:
-    from vtad_runtime.sources.hot_folder import HotFolder
 
 MAX_AGE_S = 2.0  # a later verdict says nothing about the part in front of the camera
 AHEAD = 4  # frames decoded ahead where none may be dropped
@@ -89,8 +91,6 @@ def _checks(asked: frozenset[str] | None, source: Address) -> frozenset[str]:
 
 def open_device(options: RunOptions) -> FrameSource:
     """Open a camera, a stream or a video. Raises SourceError."""
-    from vtad_runtime.sources.opencv_sources import Camera, CameraMode, Video, open_stream
-
     source = options.source
     if source.kind == "camera":
         return Camera(int(source.where), CameraMode(options.resolution, options.fps))
@@ -114,10 +114,6 @@ def find_files(options: RunOptions) -> Source:
 
 def open_hot_folder(options: RunOptions, results: ResultsFolder, stack: ExitStack) -> HotFolder:
     """The watched folder with its journal, kept in --out under a name of its own. Raises VtadError."""
-    from vtad_runtime.sources.hot_folder import HotFolder
-    from vtad_runtime.sources.journal import Journal
-    from vtad_runtime.sources.sorting import Sorter
-
     watched, folder = Path(options.source.where), results.folder
     name = f"watch-{_short_hash(str(watched.resolve()))}.journal"
     sorter = Sorter(options.sort_to, watched, folder / "moves.jsonl") if options.sort_to else None
@@ -174,38 +170,25 @@ def model_facts(detector: Detector) -> dict[str, Any]:
     }
 
 
-def receivers(options: RunOptions, card: Card, fps: float) -> list[Callable[[], Output]]:
-    """A maker for each output asked for besides the results folder: JSON Lines, video, broker, webhook. They raise VtadError."""
-
-    def spool(kind: str, url: str) -> Path:
-        name = f"{kind}-{_short_hash(f'{url} {options.source.key}')}"  # of this source and receiver, kept
-        return (options.out or Path()) / "spool" / name
-
-    def json_lines() -> Output:
-        from vtad_runtime.outputs.json_lines import JsonLines
-
-        target: Path | TextIO = sys.stdout if options.json == "-" else Path(options.json or "")
-        return JsonLines(target)
-
-    def video() -> Output:
-        from vtad_runtime.outputs.video import VideoOutput
-
-        return VideoOutput(options.write_video or Path(), fps)
-
-    def mqtt() -> Output:
+def receivers(options: RunOptions, card: Card, fps: float) -> Iterator[Output]:
+    """The outputs asked for besides the results folder, each made in turn. Raises VtadError."""
+    if options.json:
+        yield JsonLines(sys.stdout if options.json == "-" else Path(options.json))
+    if options.write_video:
+        yield VideoOutput(options.write_video, fps)
+    if options.mqtt:
         from vtad_runtime.receivers.mqtt import MqttOutput
 
-        url = options.mqtt or ""
-        return MqttOutput(url, spool("mqtt", url), card=card)
-
-    def webhook() -> Output:
+        yield MqttOutput(options.mqtt, _spool(options, "mqtt", options.mqtt), card=card)
+    if options.post:
         from vtad_runtime.receivers.webhook import WebhookOutput
 
-        url = options.post or ""
-        return WebhookOutput(url, spool("webhook", url), card=card)
+        yield WebhookOutput(options.post, _spool(options, "webhook", options.post), card=card)
 
-    asked = [(options.json, json_lines), (options.write_video, video), (options.mqtt, mqtt), (options.post, webhook)]
-    return [make for wanted, make in asked if wanted]
+
+def _spool(options: RunOptions, kind: str, url: str) -> Path:
+    """Where what a receiver did not take waits: of this source and receiver, kept from run to run."""
+    return (options.out or Path()) / "spool" / f"{kind}-{_short_hash(f'{url} {options.source.key}')}"
 
 
 def states(outputs: list[Output]) -> list[dict[str, Any]]:

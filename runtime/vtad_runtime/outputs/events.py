@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from vtad_runtime.contract.log import event, warning
 from vtad_runtime.verdict.drift import Drift
-from vtad_runtime.verdict.judgement import Judgement
+from vtad_runtime.verdict.judgement import Judgement, Output
 
 
-class AlarmEvents:
+class AlarmEvents(Output):
     """An event when the alarm goes on, and when it goes off."""
 
     def __init__(self) -> None:
@@ -23,11 +23,8 @@ class AlarmEvents:
             event(f"alarm_{word}", f"alarm {word} at frame {judgement.number}", frame=judgement.number)
         self._on = on
 
-    def close(self) -> None:
-        """Nothing is held open."""
 
-
-class DriftEvents:
+class DriftEvents(Output):
     """Watches whether scores drift from the calibration, and warns once per excursion."""
 
     def __init__(self, drift: Drift, show: Callable[[str | None], None] | None, quiet: bool = False) -> None:
@@ -46,6 +43,3 @@ class DriftEvents:
         if lasting != self._shown and self._show is not None:
             self._shown = lasting
             self._show(lasting)
-
-    def close(self) -> None:
-        """Nothing is held open."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -108,4 +109,16 @@ class Output(Protocol):
         """Take one judgement. Never waits for a receiver."""
 
     def close(self) -> None:
-        """Write what is still held and free everything."""
+        """Write what is still held and free everything; nothing where nothing is held."""
+        return
+
+
+class Calls(Output):
+    """Hands each judgement to a function."""
+
+    def __init__(self, function: Callable[[Judgement], None]) -> None:
+        self._function = function
+
+    def write(self, judgement: Judgement) -> None:
+        """Call it."""
+        self._function(judgement)

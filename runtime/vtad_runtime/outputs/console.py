@@ -6,46 +6,33 @@ import sys
 
 import click
 
-from vtad_runtime.contract.log import note, warning
-from vtad_runtime.verdict.judgement import Judgement
+from vtad_runtime.contract.log import warning
+from vtad_runtime.verdict.judgement import Judgement, Output
 from vtad_runtime.verdict.verdict import Verdict
 
 SHOWN_ERRORS = 10
 
 
-class FrameLines:
-    """One line for each judgement."""
-
-    def write(self, judgement: Judgement) -> None:
-        """Print it. Raises BrokenPipeError when the reader went away."""
-        note(frame_line(judgement))
-
-    def close(self) -> None:
-        """Nothing is held back."""
-
-
-class FileProgress:
+class FileProgress(Output):
     """A bar on a terminal; at the end the first files that could not be judged."""
 
     def __init__(self, files: int) -> None:
         """`files` are to be judged."""
         self._errors: list[str] = []
-        self._bar = click.progressbar(length=files, label="judging", file=sys.stderr) if sys.stderr.isatty() else None
-        if self._bar is not None:
-            self._bar.render_progress()
+        hidden = not sys.stderr.isatty()
+        self._bar = click.progressbar(length=files, label="judging", file=sys.stderr, hidden=hidden)
+        self._bar.render_progress()
 
     def write(self, judgement: Judgement) -> None:
         """One more is done."""
-        if self._bar is not None:
-            self._bar.update(1)
+        self._bar.update(1)
         if judgement.verdict is Verdict.ERROR:
             reason, file = str(judgement.reason), str(judgement.file)
             self._errors.append(reason if file in reason else f"{file}: {reason}")
 
     def close(self) -> None:
         """Say what could not be judged."""
-        if self._bar is not None:
-            self._bar.render_finish()
+        self._bar.render_finish()
         for error in self._errors[:SHOWN_ERRORS]:
             warning("error", f"ERROR {error}")
         if len(self._errors) > SHOWN_ERRORS:
