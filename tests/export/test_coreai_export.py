@@ -37,7 +37,7 @@ from vtad_export.proof.material import Material, load_material
 from vtad_export.proof.tolerance import TOLERANCE
 from vtad_runtime.contract.card import CardError
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
-from vtad_runtime.engine.opening import newest_export
+from vtad_runtime.engine.opening import newest_model
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_the_onnx_fallback_lies_beside_it_and_was_compared_too(made: CoreAIExpor
     assert report["packages"] == {"coreai-torch": "0.4.3", "coreai-core": "1.0.0b3"}
 
 
-def test_it_makes_its_fallback_the_newest_export(
+def test_it_makes_its_fallback_the_newest_model(
     run: Run, material: Material, made: CoreAIExport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = run.path / "export"
@@ -86,9 +86,9 @@ def test_it_makes_its_fallback_the_newest_export(
     for age, name in enumerate(("pill-int8.onnx", "pill.onnx")):
         shutil.copy2(made.fallback, folder / name)
         os.utime(folder / name, (2000 - age, 2000 - age))
-    assert newest_export(run.path.parents[1]) == folder / "pill-int8.onnx"
+    assert newest_model(run.path.parents[1]) == folder / "pill-int8.onnx"
     to_coreai(run, material=dataclasses.replace(material, run=run, sample=material.sample.first(1)))
-    assert newest_export(run.path.parents[1]) == folder / "pill.onnx"
+    assert newest_model(run.path.parents[1]) == folder / "pill.onnx"
 
 
 def test_the_card_is_one_string_in_the_metadata(made: CoreAIExport, trained: Run) -> None:

@@ -84,10 +84,10 @@ def test_all_makes_every_format_in_every_precision_and_prints_one_table(run: Run
 
 @pytest.mark.usefixtures("made_at_once")
 def test_after_all_the_newest_export_is_the_default_precision(run: Run) -> None:
-    from vtad_runtime.engine.opening import newest_export
+    from vtad_runtime.engine.opening import newest_model
 
     done(export, "--run", run.path, "--format", "all")
-    found = newest_export(run.path.parents[1])
+    found = newest_model(run.path.parents[1])
     assert found is not None
     assert found.stem == "pill"
 

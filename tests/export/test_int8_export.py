@@ -31,7 +31,7 @@ from vtad_export.proof.tolerance import INT8_DRIFT, allowed_flips
 from vtad_runtime.contract.card import Parity
 from vtad_runtime.engine.model import OUTPUTS
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
-from vtad_runtime.engine.opening import newest_export
+from vtad_runtime.engine.opening import newest_model
 
 pytestmark = pytest.mark.usefixtures("ready")
 
@@ -233,7 +233,7 @@ def test_core_ml_stores_the_transformers_weights_as_int8_and_the_rest_as_they_we
     assert "9 test images: image AUROC" in out
     assert find_category(Path(run.config().data), "pill").test
     assert f"vtad-run takes the ONNX fallback: {run.path / 'export' / 'pill.onnx'}" in out
-    assert newest_export(run.path.parents[1]) == run.path / "export" / "pill.onnx"
+    assert newest_model(run.path.parents[1]) == run.path / "export" / "pill.onnx"
     assert not package.with_suffix(".onnx").exists()  # none is named int8 that is not
 
 
@@ -258,7 +258,7 @@ def test_no_onnx_beside_an_int8_package_is_named_int8_unless_it_is(
     shutil.copy2(made.path, folder / "pill-int8.onnx")
     assert f"vtad-run takes the ONNX fallback: {folder / 'pill-int8.onnx'}" in done(command, *given)
     assert parity_of(folder / "pill-int8.onnx").precision == "int8"
-    assert newest_export(run.path.parents[1]) == folder / "pill-int8.onnx"
+    assert newest_model(run.path.parents[1]) == folder / "pill-int8.onnx"
 
 
 def test_the_python_export_of_an_int8_package_has_a_fallback_of_a_true_name_too(

@@ -24,7 +24,7 @@ from vtad_runtime.engine import coreml_engine
 from vtad_runtime.engine.coreml_engine import CoreMLSession
 from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
-from vtad_runtime.engine.opening import newest_export, open_model
+from vtad_runtime.engine.opening import newest_model, open_model
 from vtad_runtime.verdict.detector import Detector
 
 Values = dict[str, np.ndarray[Any, Any]]
@@ -197,9 +197,9 @@ def test_the_newest_export_is_taken_in_the_format_that_this_machine_runs(
     runs: Path, monkeypatch: pytest.MonkeyPatch, is_mac: bool, suffix: str
 ) -> None:
     monkeypatch.setattr(coreml_engine, "on_mac", lambda: is_mac)
-    assert newest_export(runs) == runs / f"b/0001/export/pill{suffix}"
+    assert newest_model(runs) == runs / f"b/0001/export/pill{suffix}"
     os.utime(runs / "a/0001/export/pill.mlpackage", (2000, 2000))  # exported again; its ONNX model was kept
-    assert newest_export(runs) == runs / f"a/0001/export/pill{suffix}"
+    assert newest_model(runs) == runs / f"a/0001/export/pill{suffix}"
 
 
 @pytest.mark.parametrize("is_mac", [True, False])
@@ -210,25 +210,25 @@ def test_an_int8_package_without_an_int8_onnx_runs_elsewhere_as_the_float32_one(
     export = runs / "a/0001/export"
     write_package(export / "pill-int8.mlpackage")
     os.utime(export / "pill-int8.mlpackage", (2000, 2000))
-    assert newest_export(runs) == export / ("pill-int8.mlpackage" if is_mac else "pill.onnx")
+    assert newest_model(runs) == export / ("pill-int8.mlpackage" if is_mac else "pill.onnx")
     if not is_mac:
         assert refused(export / "pill-int8.mlpackage").endswith(f"run its ONNX fallback {export / 'pill.onnx'}")
     (export / "pill-int8.onnx").touch()
     os.utime(export / "pill-int8.onnx", (1000, 1000))
-    assert newest_export(runs) == export / f"pill-int8{'.mlpackage' if is_mac else '.onnx'}"
+    assert newest_model(runs) == export / f"pill-int8{'.mlpackage' if is_mac else '.onnx'}"
 
 
 def test_an_export_without_a_package_is_taken_as_it_is(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coreml_engine, "on_mac", lambda: True)
     alone = runs / "a/0001/export/other.onnx"
     alone.touch()
-    assert newest_export(runs) == alone
+    assert newest_model(runs) == alone
 
 
 def test_a_mac_without_coremltools_takes_the_onnx_fallback(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coreml_engine, "on_mac", lambda: True)
     monkeypatch.setattr(coreml_engine, "find_spec", lambda name: None)
-    assert newest_export(runs) == runs / "b/0001/export/pill.onnx"
+    assert newest_model(runs) == runs / "b/0001/export/pill.onnx"
 
 
 def test_a_package_alone_is_named_elsewhere_too_and_not_an_older_model(
@@ -236,8 +236,9 @@ def test_a_package_alone_is_named_elsewhere_too_and_not_an_older_model(
 ) -> None:
     monkeypatch.setattr(coreml_engine, "on_mac", lambda: False)
     (runs / "b/0001/export/pill.onnx").unlink()
-    assert newest_export(runs) == runs / "b/0001/export/pill.mlpackage"
+    assert newest_model(runs) == runs / "b/0001/export/pill.mlpackage"
 
 
 def test_without_exports_there_is_none(tmp_path: Path) -> None:
-    assert newest_export(tmp_path) is None
+    with pytest.raises(ModelError, match="no exported model"):
+        newest_model(tmp_path)

@@ -20,10 +20,10 @@ from vtad_runtime.line.writer import WAITING, Writer
 from vtad_runtime.sources.capture import Capture, CaptureOptions, Shot
 from vtad_runtime.sources.folder import SourceError
 from vtad_runtime.verdict.alarm import AlarmRule
-from vtad_runtime.verdict.frame_check import CHECKS
 from vtad_runtime.verdict.geometry import Geometry
 from vtad_runtime.verdict.judge import Judge, Rules
 from vtad_runtime.verdict.judgement import Judgement
+from vtad_runtime.verdict.verdict import CHECKS
 
 
 class Kept:

@@ -12,8 +12,9 @@ import click
 from vtad_runtime.commands.arguments import alarm_rule, duration, names_of, picture_size, rectangle, size_in_bytes
 from vtad_runtime.contract.command import no_traceback
 from vtad_runtime.contract.sections import SectionCommand, SectionOption
-from vtad_runtime.line.options import CHECKS, RunOptions
-from vtad_runtime.sources.address import address
+from vtad_runtime.line.options import RunOptions
+from vtad_runtime.sources.address import KINDS, address
+from vtad_runtime.verdict.verdict import CHECKS
 
 EXIT_CODES = """\b
 Exit codes:
@@ -85,7 +86,7 @@ SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
 @_option(
     FRAMES, "--roi-mask", type=FILE, metavar="PNG", help="What is black in it raises no alarm; size of the frames."
 )
-@_option(FRAMES, "--rotate", type=click.Choice(["90", "180", "270"]), help="Turn clockwise, after --roi.")
+@_option(FRAMES, "--rotate", type=click.Choice([0, 90, 180, 270]), default=0, help="Turn clockwise, after --roi.")
 @_option(FRAMES, "--flip", type=click.Choice(["h", "v"]), help="h: left and right change sides. After --rotate.")
 @_option(FRAMES, "--resolution", type=picture_size, metavar="WxH", help="Ask the camera for this size.")
 @_option(FRAMES, "--fps", type=click.FloatRange(0, min_open=True), help="Ask the camera for this rate.")
@@ -186,27 +187,18 @@ SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
     help="Pictures per run of the model (--folder).  [default: 4]",
 )
 @click.version_option(package_name="vtad", prog_name="vtad-run")
-def run(
-    camera: int | None,
-    video: str | None,
-    stream: str | None,
-    folder: str | None,
-    watch: str | None,
-    source: str | None,
-    rotate: str | None,
-    **given: Any,
-) -> None:
+def run(source: str | None, **given: Any) -> None:
     """Judge pictures by an exported detector: verdicts, scores and heatmaps.
 
     Needs one source; with --golden alone it checks the golden samples, once or --every TIME. A picture is NG if and only
     if its score is above the threshold on the model's card. Nothing leaves this machine unless an option under "To
     others" sends it.
     """
-    sources = {"camera": camera, "video": video, "stream": stream, "folder": folder, "watch": watch}
+    sources = {kind: given.pop(kind) for kind in KINDS}
     only_golden = given["golden"] is not None and source is None and not any(v is not None for v in sources.values())
     with no_traceback():
         where = None if only_golden else address(source, **sources)
-        options = RunOptions(where, rotate=int(rotate or 0), **given)  # type: ignore[arg-type]  # click checked the choice
+        options = RunOptions(where, **given)
         from vtad_runtime.line.run import command  # numpy, OpenCV and onnxruntime take 0.3 s
 
         code = command(options)

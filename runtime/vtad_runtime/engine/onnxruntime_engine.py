@@ -13,19 +13,18 @@ from vtad_runtime.contract.card import ONNX_KEY, Card, CardError
 from vtad_runtime.contract.errors import NOT_JUDGED, one_line
 from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs, checked, graph_names
 
+PROVIDER = "CPUExecutionProvider"
 IN_MEMORY = "<bytes>"  # the path of a model that was given as bytes
 
 
 class OnnxSession:
     """One opened ONNX model. `card` is the card it carries."""
 
-    def __init__(
-        self, model: Path | str | bytes, threads: int | None = None, providers: tuple[str, ...] | None = None
-    ) -> None:
+    def __init__(self, model: Path | str | bytes, threads: int | None = None) -> None:
         """Open a file, or the bytes of one, with `threads` CPU threads (None: onnxruntime decides). Raises ModelError."""
         data = model if isinstance(model, bytes) else None
         self.path = Path(IN_MEMORY if isinstance(model, bytes) else model)
-        self._session = _open(self.path, data, threads, providers or ("CPUExecutionProvider",))
+        self._session = _open(self.path, data, threads)
         self.card = _card(self._session, self.path)
         self._names = _match(self._session, self.card, self.path)
         self._one_by_one = _takes_one(self.card)
@@ -54,20 +53,19 @@ def _joined(parts: list[Outputs]) -> Outputs:
     return Outputs(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in OUTPUTS})
 
 
-def _open(path: Path, data: bytes | None, threads: int | None, providers: tuple[str, ...]) -> ort.InferenceSession:
+def _open(path: Path, data: bytes | None, threads: int | None) -> ort.InferenceSession:
     if data is None and not path.is_file():
         got = "a folder" if path.is_dir() else "nothing there"
         raise ModelError(f"{path}: expected an .onnx model file, got {got}; vtad-export makes one")
-    missing = set(providers) - set(ort.get_available_providers())
-    if missing:
-        raise ModelError(f"expected one of {ort.get_available_providers()}, got provider {', '.join(sorted(missing))}")
+    if PROVIDER not in (found := ort.get_available_providers()):
+        raise ModelError(f"expected an onnxruntime with {PROVIDER}, got {', '.join(found) or 'none'}")
     options = ort.SessionOptions()
     options.log_severity_level = 4  # errors come as exceptions; its log would repeat them on stderr
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads starve the decoders
     try:
-        return ort.InferenceSession(str(path) if data is None else data, options, providers=list(providers))
+        return ort.InferenceSession(str(path) if data is None else data, options, providers=[PROVIDER])
     except Exception as e:  # onnxruntime's errors share no base class
         raise ModelError(f"{path}: expected an ONNX model, got a file that onnxruntime refuses ({one_line(e)})") from e
 

@@ -20,17 +20,7 @@ def open_model(model: Path | str | bytes, threads: int | None = None) -> OpenMod
 
 
 def newest_model(runs: Path = Path("runs")) -> Path:
-    """The export last written in `runs`/<category>/<number>/export. Raises ModelError when there is none."""
-    newest = newest_export(runs)
-    if newest is None:
-        raise ModelError(
-            f"no exported model in {runs}/*/*/export: run vtad-train, then vtad-export, or name one by --model"
-        )
-    return newest
-
-
-def newest_export(runs: Path) -> Path | None:
-    """The newest export in `runs`/<category>/<number>/export, in the format that this machine runs; None without any.
+    """The newest export in `runs`/<category>/<number>/export, in the format that this machine runs. Raises ModelError: none.
 
     An export is a package and its ONNX fallback, pill.mlpackage and pill.onnx (`onnx_fallback`), or one of them. A Mac with
     coremltools takes the package. Where the newest export is a package alone and this is no Mac, that package is returned:
@@ -38,7 +28,9 @@ def newest_export(runs: Path) -> Path | None:
     """
     found = [p for suffix in (".onnx", ".mlpackage") for p in runs.glob(f"*/*/export/*{suffix}")]
     if not found:
-        return None
+        raise ModelError(
+            f"no exported model in {runs}/*/*/export: run vtad-train, then vtad-export, or name one by --model"
+        )
     last = max(found, key=lambda p: (p.stat().st_mtime, str(p)))
     package = last.with_suffix(".mlpackage")
     fallback = onnx_fallback(package)

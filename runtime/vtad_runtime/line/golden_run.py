@@ -15,7 +15,7 @@ from vtad_runtime.contract.image import ImageError
 from vtad_runtime.contract.log import event, warning
 from vtad_runtime.contract.stopping import stoppable
 from vtad_runtime.line import wiring
-from vtad_runtime.line.golden import Golden, GoldenError, GoldenReport
+from vtad_runtime.line.golden import Golden, GoldenError
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.verdict.detector import Detector
 
@@ -34,17 +34,15 @@ class GoldenSamples:
         """Check them and say what was found. Raises VtadError: they cannot be used; or have shifted, and --strict."""
         assert options.golden is not None
         self._golden = Golden(options.golden, detector)
-        self._every_s = options.golden_every
+        self._every_s, self._due = options.golden_every or math.inf, math.inf  # the next check, by time.monotonic()
         self._page: PageState | None = None
         frame = _frame_before(options, stop) if options.golden_frame else None
-        self.report = self._golden.check(frame)
-        _say(self.report)
+        self._check(frame)
         if options.strict and not self.report.ok:
             raise VtadError(
                 f"{options.golden}: golden samples are not judged as they were (--strict): {self.report.lines[0]}",
                 SHIFTED,
             )
-        self._due = time.monotonic() + (self._every_s or math.inf)
 
     def show_on(self, page: PageState | None) -> None:
         """Show what was found on the page, from now on."""
@@ -56,13 +54,19 @@ class GoldenSamples:
         if time.monotonic() < self._due:
             return
         try:
-            self.report = self._golden.check()
-            _say(self.report)
-            self._show(self.report.ok, self.report.lines)
+            self._check()
         except GoldenError as e:
             warning("golden", f"golden samples: {e}", ok=False)
             self._show(False, (str(e),))
-        self._due = time.monotonic() + (self._every_s or math.inf)
+            self._due = time.monotonic() + self._every_s
+
+    def _check(self, frame: NDArray[np.uint8] | None = None) -> None:
+        """Check them, and say every finding."""
+        self.report = self._golden.check(frame)
+        for line in self.report.lines:
+            event("golden", f"golden samples: {line}", ok=self.report.ok, cause=self.report.cause)
+        self._show(self.report.ok, self.report.lines)
+        self._due = time.monotonic() + self._every_s
 
     def _show(self, ok: bool, lines: tuple[str, ...]) -> None:
         if self._page is not None:
@@ -113,9 +117,3 @@ def _frame_before(options: RunOptions, stop: Callable[[], bool]) -> NDArray[np.u
     if stop():
         return None
     raise VtadError(f"--golden-frame: expected a frame of a golden part, got none within {MOST_S:.0f} s")
-
-
-def _say(report: GoldenReport) -> None:
-    """Every finding of a check as an event."""
-    for line in report.lines:
-        event("golden", f"golden samples: {line}", ok=report.ok, cause=report.cause)

@@ -9,11 +9,7 @@ from typing import Literal
 
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.sources.address import Address
-
-CHECKS = ("frozen", "black", "saturated", "focus")  # of frames
-
-Save = Literal["all", "ng", "none"]
-View = Literal["overlay", "panel"]
+from vtad_runtime.verdict.verdict import CHECKS
 
 APPLIES = {  # options that only some sources have
     "batch": ("folder",),
@@ -33,8 +29,6 @@ NEEDS = (
     ("strict", "golden"),
     *((name, "out") for name in ("save", "keep", "save_originals", "mqtt", "post")),  # their files lie there
 )
-
-
 CHOICES: dict[str, tuple[object, ...]] = {
     "rotate": (0, 90, 180, 270),
     "flip": (None, "h", "v"),
@@ -80,8 +74,8 @@ class RunOptions:
     strict: bool = False
 
     out: Path | None = None  # results folders go here; None: nothing is written
-    save: Save | None = None  # None: "all" of a folder, "ng" of anything live
-    view: View = "overlay"
+    save: Literal["all", "ng", "none"] | None = None  # None: "all" of a folder, "ng" of anything live
+    view: Literal["overlay", "panel"] = "overlay"
     image: Literal["jpg", "png"] = "jpg"
     keep: int | None = None  # bytes of saved pictures
     save_originals: bool = False

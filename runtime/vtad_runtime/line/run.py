@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from vtad_runtime.contract.errors import NOT_JUDGED
 from vtad_runtime.contract.json_values import finite
@@ -20,9 +19,6 @@ from vtad_runtime.sources.folder import SourceError
 from vtad_runtime.verdict.detector import Detector
 from vtad_runtime.verdict.judgement import Output
 from vtad_runtime.verdict.verdict import Verdict
-
-if TYPE_CHECKING:
-    from vtad_runtime.line.golden_run import GoldenSamples
 
 ALL_OK, SOME_NG = 0, 1  # exit codes
 
@@ -59,12 +55,18 @@ def run(
     source = options.source
     detector = detector or wiring.open_detector(options)
     rules = wiring.rules_of(options, detector.card)
-    golden = _golden(options, detector, stop)
+    golden = None
+    if options.golden is not None:
+        from vtad_runtime.line.golden_run import GoldenSamples
+
+        golden = GoldenSamples(options, detector, stop)
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", module="PIL")  # what matters of them is in the reason of a row
         judge, line = build(options, detector, rules, stack, outputs, console)
-        _say_start(options, detector, line)
+        folder = str(line.results.folder) if line.results else None
+        goes = f", results go to {folder}" if folder else ""
+        event("started", f"{source.name}: judging{goes}", source=source.name, model=str(detector.path), results=folder)
         turns = [line.window.draw] if line.window is not None else []
         if golden is not None:
             turns.append(golden.turn)
@@ -93,22 +95,6 @@ def run(
         )
     _say_end(options, line, stop())
     return line.summary
-
-
-def _golden(options: RunOptions, detector: Detector, stop: Callable[[], bool]) -> GoldenSamples | None:
-    """The golden samples of --golden, checked. Raises VtadError."""
-    if options.golden is None:
-        return None
-    from vtad_runtime.line.golden_run import GoldenSamples
-
-    return GoldenSamples(options, detector, stop)
-
-
-def _say_start(options: RunOptions, detector: Detector, line: Line) -> None:
-    folder = str(line.results.folder) if line.results else None
-    name = options.source.name
-    goes = f", results go to {folder}" if folder else ""
-    event("started", f"{name}: judging{goes}", source=name, model=str(detector.path), results=folder)
 
 
 def _say_end(options: RunOptions, line: Line, stopped: bool) -> None:

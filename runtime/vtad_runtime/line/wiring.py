@@ -18,7 +18,7 @@ from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.json_values import finite, iso_utc
 from vtad_runtime.contract.log import note
 from vtad_runtime.engine.opening import newest_model
-from vtad_runtime.line.options import CHECKS, RunOptions
+from vtad_runtime.line.options import RunOptions
 from vtad_runtime.outputs.json_lines import JsonLines
 from vtad_runtime.outputs.pictures import PictureOptions
 from vtad_runtime.outputs.results_folder import ResultsFolder
@@ -37,6 +37,7 @@ from vtad_runtime.verdict.geometry import Geometry
 from vtad_runtime.verdict.judge import Rules
 from vtad_runtime.verdict.judgement import Output
 from vtad_runtime.verdict.mask import Mask
+from vtad_runtime.verdict.verdict import CHECKS
 
 MAX_AGE_S = 2.0  # a later verdict says nothing about the part in front of the camera
 AHEAD = 4  # frames decoded ahead where none may be dropped

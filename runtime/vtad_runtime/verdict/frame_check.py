@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from statistics import median
-from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vtad_runtime.contract.image import resize
-
-Check = Literal["frozen", "black", "saturated", "focus"]
-CHECKS: tuple[Check, ...] = ("frozen", "black", "saturated", "focus")
+from vtad_runtime.verdict.verdict import CHECKS
 
 FROZEN_S = 3.0  # the same pixels for so long, and in so many frames: a sensor's noise alone never lets that happen
 FROZEN_FRAMES = 3
@@ -47,7 +44,7 @@ class FrameChecks:
     """The checks of one source, in the order of its frames."""
 
     def __init__(self, checks: frozenset[str] = frozenset(CHECKS)) -> None:
-        """`checks`: those to make, of "frozen", "black", "saturated", "focus"."""
+        """`checks`: those to make, of `CHECKS`."""
         self._checks = checks
         self._same: _Same | None = None
         self._focus: deque[float] = deque(maxlen=200)

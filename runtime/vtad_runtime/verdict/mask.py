@@ -34,7 +34,6 @@ class Mask:
         self._card = card
         mask = read_mask(path)
         self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        self.frame_size = (mask.shape[1], mask.shape[0])
         self._mask = geometry.apply(mask.astype(np.uint8)) > 0  # (h, w), as the judged picture lies
         # A pixel of the model that sees anything outside is left out: `fit_mask` keeps whatever its mask touches.
         inside = fit_mask(np.ones_like(self._mask), card.input) & ~fit_mask(~self._mask, card.input)

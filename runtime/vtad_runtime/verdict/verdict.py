@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from vtad_runtime.contract.card import Calibration
 
+CHECKS = ("frozen", "black", "saturated", "focus")  # of frames: what makes one UNSURE
+
 
 class Verdict(StrEnum):
     """What is said about one picture. There is no silent OK: what cannot be judged is ERROR."""
