@@ -68,13 +68,8 @@ def legend(result: Result, width: int) -> RGB:
     text_scale = min(scale, scale * room / max(text_width("   ".join(words), scale), 1))
     strip: RGB = np.full((legend_height(width), width, 3), PAPER, np.uint8)
 
-    cv2.rectangle(
-        strip,
-        (margin, line // 4),
-        (margin + verdict + line // 2, line // 4 + line),
-        VERDICT_COLOURS[result.verdict],
-        -1,
-    )
+    corner = margin + verdict + line // 2, line // 4 + line
+    cv2.rectangle(strip, (margin, line // 4), corner, VERDICT_COLOURS[result.verdict], -1)
     draw_text(strip, result.verdict, margin + line // 4, line, scale=scale * 1.1, colour=WHITE)
     draw_text(strip, "   ".join(words), text_x, line, scale=text_scale)
 

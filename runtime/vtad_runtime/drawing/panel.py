@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from vtad_runtime.contract.image import resize
 from vtad_runtime.drawing.encoding import RGB, drawing
-from vtad_runtime.drawing.heatmap import legend
+from vtad_runtime.drawing.heatmap import legend, widened
 from vtad_runtime.drawing.text import PAPER, draw_text, text_width
 from vtad_runtime.drawing.tint import draw_regions, tint
 from vtad_runtime.verdict.detector import Result
@@ -38,10 +38,8 @@ def panel(rgb: RGB, result: Result) -> RGB:
     gap = np.full((tile_height + 28, 6, 3), PAPER, np.uint8)
     row = [part for caption, tile in tiles.items() for part in (_captioned(tile, caption), gap)]
     picture = np.hstack(row[:-1])
-    part = legend(result, min(picture.shape[1], 2 * TILE))
-    strip: RGB = np.full((part.shape[0], picture.shape[1], 3), PAPER, np.uint8)
-    strip[:, : part.shape[1]] = part
-    return np.vstack([picture, strip])
+    width = picture.shape[1]
+    return np.vstack([picture, widened(legend(result, min(width, 2 * TILE)), width)])
 
 
 def _colours(values: NDArray[np.float32], pixel_threshold: float) -> RGB:

@@ -29,7 +29,7 @@ from vtad_runtime.sources.capture import CaptureOptions, FrameSource
 from vtad_runtime.sources.folder import RESULTS_FILE, Source, find
 from vtad_runtime.sources.hot_folder import HotFolder
 from vtad_runtime.sources.journal import Journal
-from vtad_runtime.sources.opencv_sources import Camera, CameraMode, Video, open_stream
+from vtad_runtime.sources.opencv_sources import Camera, Video, open_stream
 from vtad_runtime.sources.sorting import Sorter
 from vtad_runtime.verdict.alarm import AlarmRule
 from vtad_runtime.verdict.detector import Detector
@@ -94,7 +94,7 @@ def open_device(options: RunOptions) -> FrameSource:
     """Open a camera, a stream or a video. Raises SourceError."""
     source = options.source
     if source.kind == "camera":
-        return Camera(int(source.where), CameraMode(options.resolution, options.fps))
+        return Camera(int(source.where), options.resolution, options.fps)
     return open_stream(source.where) if source.kind == "stream" else Video(Path(source.where))
 
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full
+from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full, one_line
 from vtad_runtime.contract.files import Lines, write_whole
 from vtad_runtime.outputs.pictures import PictureOptions, PictureWriter
 from vtad_runtime.outputs.retention import LOCK_FILE
@@ -51,10 +51,8 @@ class ResultsFolder:
             self._pictures = PictureWriter(self.folder, pictures)
         except OSError as e:
             got = "a file" if parent.is_file() else e.strerror or e
-            raise SinkError(
-                f"{parent}: expected a folder to write results to, got {got}; choose another by --out",
-                NOT_WRITTEN if disk_full(e) else USAGE,
-            ) from e
+            said = f"{parent}: expected a folder to write results to, got {got}; choose another by --out"
+            raise SinkError(said, NOT_WRITTEN if disk_full(e) else USAGE) from e
 
     def write(self, judgement: Judgement) -> Judgement:
         """Save the pictures, then the row that names them; the judgement with what was saved. Raises SinkError."""
@@ -96,9 +94,8 @@ class ResultsFolder:
         self._pictures.close()
 
     def _failed(self, error: OSError) -> SinkError:
-        return SinkError(
-            f"{self.folder}: cannot write results: {error.strerror or error}; rows written so far are whole"
-        )
+        got = one_line(error)
+        return SinkError(f"{self.folder}: cannot write results: {got}; rows written so far are whole")
 
 
 def next_folder(parent: Path) -> Path:

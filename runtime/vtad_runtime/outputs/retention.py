@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 from vtad_runtime.contract.log import warning
@@ -129,11 +130,8 @@ def _pictures(run: Path) -> list[tuple[int, int, str]]:
     found = []
     for kind in PICTURES:
         for folder, _, names in os.walk(run / kind):
-            for name in names:
-                path = os.path.join(folder, name)
-                try:
+            for path in (os.path.join(folder, name) for name in names):
+                with suppress(FileNotFoundError):  # its user tidies up
                     status = os.stat(path, follow_symlinks=False)
-                except FileNotFoundError:  # its user tidies up
-                    continue
-                found.append((status.st_mtime_ns, status.st_size, path))
+                    found.append((status.st_mtime_ns, status.st_size, path))
     return found

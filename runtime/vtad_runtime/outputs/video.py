@@ -49,9 +49,8 @@ class VideoOutput:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._part.touch()
         except OSError as e:
-            raise VideoError(
-                f"{path}: cannot write a video: {e.strerror or e}", NOT_WRITTEN if disk_full(e) else USAGE
-            ) from e
+            code = NOT_WRITTEN if disk_full(e) else USAGE
+            raise VideoError(f"{path}: cannot write a video: {e.strerror or e}", code) from e
         self._open(64, 64).release()  # the codec is known to work before the first part is judged
         self._part.unlink()
 
@@ -65,7 +64,8 @@ class VideoOutput:
         if self._size is None:
             if judgement.frame is None:
                 return
-            self._size = _even_size(picture)
+            height, width = picture.shape[:2]
+            self._size = width + width % 2, height + height % 2  # the codec needs even numbers
             self._writer = self._open(*self._size)
         self._writer.write(_letterboxed(picture, *self._size)[:, :, ::-1])
         self._frames += 1
@@ -98,12 +98,6 @@ class VideoOutput:
                 "got no encoder; vtad-doctor shows the OpenCV build"
             )
         return writer
-
-
-def _even_size(picture: RGB) -> tuple[int, int]:
-    """Width and height, rounded up to even numbers, which the codec needs."""
-    height, width = picture.shape[:2]
-    return width + width % 2, height + height % 2
 
 
 def _letterboxed(picture: RGB, width: int, height: int) -> RGB:

@@ -10,7 +10,7 @@ import numpy as np
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.drawing.annotated import annotated
 from vtad_runtime.drawing.encoding import PictureError
-from vtad_runtime.verdict.judgement import Judgement
+from vtad_runtime.verdict.judgement import Judgement, Output
 
 TITLE = "vtad-run (q or Esc: stop)"
 CLOSING_KEYS = (ord("q"), 27)
@@ -20,8 +20,8 @@ class WindowError(VtadError):
     """No window can be shown. One line."""
 
 
-class Window:
-    """An output that keeps the newest judgement; `draw` shows it, in the main thread, as macOS demands of windows."""
+class Window(Output):
+    """Keeps the newest judgement; `draw` shows it and `end` closes the window: in the main thread, as macOS demands."""
 
     def __init__(self) -> None:
         """Open the window. Raises WindowError where the OpenCV build or the screen has none."""
@@ -45,16 +45,12 @@ class Window:
         if newest is not None:
             with suppress(PictureError):  # the next one comes soon
                 cv2.imshow(TITLE, np.ascontiguousarray(annotated(newest)[:, :, ::-1]))
-        self.closed = self.closed or (cv2.waitKey(1) & 0xFF) in CLOSING_KEYS or self._shut()
-
-    def close(self) -> None:
-        """The main thread closes it: `end`."""
+        self.closed = (
+            self.closed
+            or (cv2.waitKey(1) & 0xFF) in CLOSING_KEYS
+            or cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) < 1  # closed by the mouse
+        )
 
     def end(self) -> None:
         """Close the window; in the main thread."""
         cv2.destroyAllWindows()
-
-    @staticmethod
-    def _shut() -> bool:
-        """Whether its user closed the window by the mouse."""
-        return bool(cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) < 1)

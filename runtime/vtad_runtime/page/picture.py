@@ -72,9 +72,9 @@ def thumbnail(rgb: RGB, result: Result) -> bytes:
     return encode(picture, ".jpg", QUALITY)
 
 
-def scale_bar(width: int = 512, height: int = 16) -> bytes:
+def scale_bar() -> bytes:
     """The fixed colour scale over grey, from 0 to twice the pixel threshold, as PNG."""
-    return encode(colour_bar(width, height, 1.0), ".png")
+    return encode(colour_bar(512, 16, 1.0), ".png")
 
 
 def _share(region: Region, width: int, height: int) -> list[float]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.errors import one_line
 from vtad_runtime.receivers.message import Messages, OutputError
 from vtad_runtime.receivers.spool import SPOOL_BYTES, WAITS_S, NotDelivered, Spool
 from vtad_runtime.sources.credentials import login_hint, without_credentials
@@ -128,8 +129,7 @@ class _Link:
         try:
             client.connect(broker.host, broker.port, KEEPALIVE_S)
         except (OSError, ValueError) as e:  # ValueError: a host name that cannot be encoded
-            reason = (e.strerror if isinstance(e, OSError) else None) or str(e) or type(e).__name__
-            raise NotDelivered(f"{broker.shown}: cannot connect: {reason}") from e
+            raise NotDelivered(f"{broker.shown}: cannot connect: {one_line(e)}") from e
         client.loop_start()
         if not self._wait(lambda: self._answer is not None, CONNECT_S) or self._answer:
             reason = self._answer or self.lost or "no answer"

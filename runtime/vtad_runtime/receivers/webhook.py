@@ -14,14 +14,14 @@ from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import Request
 
 from vtad_runtime.contract.card import Card
 from vtad_runtime.receivers.message import Messages, OutputError
 from vtad_runtime.receivers.spool import SPOOL_BYTES, WAITS_S, NotDelivered, Rejected, Spool
-from vtad_runtime.sources.bounded_http import open_bounded
+from vtad_runtime.sources.bounded_http import cause, open_bounded
 from vtad_runtime.sources.credentials import login_hint, reserved_in_login
 from vtad_runtime.verdict.judgement import Judgement
 
@@ -82,9 +82,7 @@ class WebhookOutput:
                 raise Rejected(f"{reason}, refused for good", done) from e
             raise NotDelivered(reason, done) from e
         except (OSError, HTTPException) as e:
-            cause = e.reason if isinstance(e, URLError) else e
-            text = (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or type(cause).__name__
-            raise NotDelivered(f"{self._shown}: {text}", done) from e
+            raise NotDelivered(f"{self._shown}: {cause(e)}", done) from e
 
 
 def _parse_url(url: str) -> tuple[str, str, dict[str, str]]:

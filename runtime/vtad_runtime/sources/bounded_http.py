@@ -9,9 +9,12 @@ from __future__ import annotations
 import socket
 import threading
 from contextlib import suppress
+from functools import partial
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from typing import Any, cast
 from urllib.request import BaseHandler, HTTPHandler, HTTPRedirectHandler, HTTPSHandler, Request, build_opener
+
+from vtad_runtime.contract.errors import one_line
 
 
 def open_bounded(request: Request | str, *handlers: BaseHandler, read_s: float, answer_s: float) -> HTTPResponse:
@@ -28,7 +31,7 @@ def open_bounded(request: Request | str, *handlers: BaseHandler, read_s: float, 
             with suppress(OSError, AttributeError):  # closed already, or not open yet
                 connection.sock.shutdown(socket.SHUT_RDWR)
 
-    opener = build_opener(_Plain(made), _Secure(made), _NoRedirect, *handlers)
+    opener = build_opener(_Noting(made), _NoRedirect, *handlers)
     timer = threading.Timer(answer_s, cut)
     timer.daemon = True
     timer.start()
@@ -47,34 +50,28 @@ def open_bounded(request: Request | str, *handlers: BaseHandler, read_s: float, 
     return answer
 
 
-class _Plain(HTTPHandler):
+def cause(error: Exception) -> str:
+    """Why a request failed, in words."""
+    reason = getattr(error, "reason", error)  # of a URLError: the error below it, or a text
+    return one_line(reason) if isinstance(reason, Exception) else str(reason)
+
+
+class _Noting(HTTPHandler, HTTPSHandler):
+    """Opens connections and notes them."""
+
     def __init__(self, made: list[HTTPConnection]) -> None:
         super().__init__()
         self._made = made
 
     def http_open(self, req: Request) -> HTTPResponse:
-        """Open and note the connection."""
-
-        def connection(host: str, **options: Any) -> HTTPConnection:
-            self._made.append(HTTPConnection(host, **options))
-            return self._made[-1]
-
-        return self.do_open(connection, req)
-
-
-class _Secure(HTTPSHandler):
-    def __init__(self, made: list[HTTPConnection]) -> None:
-        super().__init__()
-        self._made = made
+        return self.do_open(partial(self._noted, HTTPConnection), req)
 
     def https_open(self, req: Request) -> HTTPResponse:
-        """Open and note the connection."""
+        return self.do_open(partial(self._noted, HTTPSConnection), req)
 
-        def connection(host: str, **options: Any) -> HTTPConnection:
-            self._made.append(HTTPSConnection(host, **options))
-            return self._made[-1]
-
-        return self.do_open(connection, req)
+    def _noted(self, kind: type[HTTPConnection], host: str, **options: Any) -> HTTPConnection:
+        self._made.append(kind(host, **options))
+        return self._made[-1]
 
 
 class _NoRedirect(HTTPRedirectHandler):

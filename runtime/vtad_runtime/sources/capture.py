@@ -54,7 +54,8 @@ class FrameSource(Protocol):
         """Wait for the next frame; None at the end, or when `stop()`. Raises SourceLost."""
 
     def close(self) -> None:
-        """Free the device."""
+        """Free the device. By default there is none."""
+        return
 
 
 @dataclass(frozen=True)

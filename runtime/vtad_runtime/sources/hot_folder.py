@@ -22,7 +22,7 @@ from pathlib import Path
 from vtad_runtime.contract.image import is_image
 from vtad_runtime.contract.log import event, warning
 from vtad_runtime.contract.walking import walk
-from vtad_runtime.sources.capture import Shot
+from vtad_runtime.sources.capture import FrameSource, Shot
 from vtad_runtime.sources.files import read_shot
 from vtad_runtime.sources.folder import RESULTS_FILE, SourceError
 from vtad_runtime.sources.journal import Journal, JournalError, Stamp
@@ -42,7 +42,7 @@ class _Picture:
     stamp: Stamp
 
 
-class HotFolder:
+class HotFolder(FrameSource):
     """Hands on pictures by `files` and hears by `done` that they were judged; these may run in two threads."""
 
     def __init__(self, folder: Path, journal: Journal, settle_s: float = 0.5, sorter: Sorter | None = None) -> None:
@@ -72,9 +72,6 @@ class HotFolder:
         self._coming = self._coming or self.files(stop)
         path = next(self._coming, None)
         return None if path is None else read_shot(path)
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
     def files(self, stop: Callable[[], bool]) -> Iterator[Path]:
         """Each new picture when it is whole, until `stop()`. Raises JournalError.

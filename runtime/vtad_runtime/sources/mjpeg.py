@@ -13,9 +13,9 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import HTTPBasicAuthHandler, HTTPDigestAuthHandler, HTTPPasswordMgrWithDefaultRealm
 
-from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.errors import VtadError, one_line
 from vtad_runtime.contract.image import ImageError, decode_rgb
-from vtad_runtime.sources.bounded_http import open_bounded
+from vtad_runtime.sources.bounded_http import cause, open_bounded
 from vtad_runtime.sources.capture import Shot, SourceLost
 from vtad_runtime.sources.credentials import login_hint, without_credentials
 from vtad_runtime.sources.folder import SourceError
@@ -55,7 +55,7 @@ class Mjpeg:
         except TimeoutError as e:
             raise SourceLost(f"no frame for {READ_TIMEOUT_S:.0f} s" if str(e) == "timed out" else str(e)) from e
         except (OSError, ValueError, HTTPException) as e:
-            raise SourceLost(f"the stream broke off ({' '.join(str(e).split()) or type(e).__name__})") from e
+            raise SourceLost(f"the stream broke off ({one_line(e)})") from e
         captured = time.monotonic()
         try:
             return Shot(decode_rgb(data, "frame", ("JPEG",)), captured=captured)
@@ -164,5 +164,4 @@ def _got(error: Exception) -> str:
         return f"HTTP {error.code}" + (", a redirect; name the final address" if 300 <= error.code < 400 else "")
     if isinstance(error, InvalidURL | ValueError):  # their texts quote the address
         return "an address that is none"
-    reason = getattr(error, "reason", error)
-    return (reason.strerror if isinstance(reason, OSError) else None) or str(reason) or type(reason).__name__
+    return cause(error)

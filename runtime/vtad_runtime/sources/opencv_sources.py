@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,6 @@ from vtad_runtime.sources.folder import SourceError
 OPEN_TIMEOUT_MS, READ_TIMEOUT_MS = 5000, 3000  # of a stream; FFmpeg's own is 30 s, for which nothing could be stopped
 CAMERAS = 10  # numbers that are tried
 WHOLE = 0.9  # share of the frames a video's header promises; the promise is an estimate in some containers
-
-
-@dataclass(frozen=True)
-class CameraMode:
-    """What is asked of a camera; it may give something else."""
-
-    size: tuple[int, int] | None = None  # width, height in pixels
-    fps: float | None = None
 
 
 class _Live:
@@ -55,22 +46,15 @@ class Camera(_Live):
 
     _over = "no further frame"
 
-    def __init__(self, index: int, mode: CameraMode | None = None) -> None:
-        """Open camera `index`. Raises SourceError when it does not open."""
-        _be_quiet()
-        self._capture = cv2.VideoCapture(index)
-        if not self._capture.isOpened():
-            self._capture.release()
-            raise SourceError(
-                f"camera {index}: expected a camera that opens, got none; check its number and permissions; "
-                "--list-cameras says which open"
-            )
-        mode = mode or CameraMode()
-        if mode.size is not None:
-            self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, mode.size[0])
-            self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, mode.size[1])
-        if mode.fps is not None:
-            self._capture.set(cv2.CAP_PROP_FPS, mode.fps)
+    def __init__(self, index: int, size: tuple[int, int] | None = None, fps: float | None = None) -> None:
+        """Open camera `index` and ask for `size` (width, height in pixels) and `fps`; it may give others. Raises SourceError."""
+        none = f"camera {index}: expected a camera that opens, got none; check its number and permissions"
+        self._capture = _opened(index, otherwise=f"{none}; --list-cameras says which open")
+        if size is not None:
+            self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
+            self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
+        if fps is not None:
+            self._capture.set(cv2.CAP_PROP_FPS, fps)
         self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # frames that wait in the driver only grow old
 
 
@@ -93,15 +77,12 @@ class Stream(_Live):
 
     def __init__(self, url: str) -> None:
         """Connect. Raises SourceError when nothing answers within five seconds."""
-        _be_quiet()
         timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT_MS]
-        self._capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, timeouts)
-        if not self._capture.isOpened():
-            self._capture.release()
-            raise SourceError(
-                f"{without_credentials(url)}: expected a stream that opens, got none within "
-                f"{OPEN_TIMEOUT_MS / 1000:.0f} s; check the address, the password and the network{login_hint(url)}"
-            )
+        none = (
+            f"{without_credentials(url)}: expected a stream that opens, got none within {OPEN_TIMEOUT_MS / 1000:.0f} s"
+        )
+        otherwise = f"{none}; check the address, the password and the network{login_hint(url)}"
+        self._capture = _opened(url, cv2.CAP_FFMPEG, timeouts, otherwise=otherwise)
 
 
 class Video:
@@ -109,14 +90,11 @@ class Video:
 
     def __init__(self, path: Path) -> None:
         """Open the file. Raises SourceError: absent, or no video."""
-        _be_quiet()
         if not path.is_file():
             got = "a folder" if path.is_dir() else "nothing there"
             raise SourceError(f"{path}: expected a video file, got {got}; check the path")
-        self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-        if not self._capture.isOpened():
-            self._capture.release()
-            raise SourceError(f"{path}: expected a video that OpenCV reads (MP4, AVI, MKV, ...), got another file")
+        other = f"{path}: expected a video that OpenCV reads (MP4, AVI, MKV, ...), got another file"
+        self._capture = _opened(str(path), cv2.CAP_FFMPEG, otherwise=other)
         self._path = path
         self._frames = 0
         self._promised = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -168,6 +146,16 @@ def _device_name(index: int) -> str:
         return f", {Path(f'/sys/class/video4linux/video{index}/name').read_text(encoding='utf-8').strip()}"
     except OSError:
         return ""
+
+
+def _opened(*where: Any, otherwise: str) -> Any:
+    """What OpenCV opens. Raises SourceError with the text `otherwise`."""
+    _be_quiet()
+    capture = cv2.VideoCapture(*where)
+    if not capture.isOpened():
+        capture.release()
+        raise SourceError(otherwise)
+    return capture
 
 
 def _rgb(bgr: Any) -> Any:
