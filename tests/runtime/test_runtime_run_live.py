@@ -305,6 +305,10 @@ def test_a_video_that_breaks_off_is_said_never_passed_over() -> None:
         (("--watch", "in", "--drop", "oldest"), "--drop: expected only with"),
         (("--video", "a.avi", "--sort-to", "x"), "--sort-to: expected only with --watch"),
         (("--video", "a.avi", "--fps", "5"), "--fps: expected only with --camera"),
+        (
+            ("--video", "a.avi", "--frame-check", "black,blur"),
+            "expected some of frozen,black,saturated,focus, or none, got",
+        ),
         (("--video", "a.avi", "--alarm-off", "1"), "--alarm-off: expected together with --alarm"),
         (("--video", "a.avi", "--strict"), "--strict: expected together with --golden"),
         (("--video", "a.avi", "--golden-frame"), "--golden-frame: expected only with --camera, --stream"),

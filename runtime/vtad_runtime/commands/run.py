@@ -9,12 +9,11 @@ from typing import Any, TypeVar
 
 import click
 
-from vtad_runtime.commands.arguments import alarm_rule, duration, names_of, picture_size, rectangle, size_in_bytes
+from vtad_runtime.commands.arguments import alarm_rule, duration, names, picture_size, rectangle, size_in_bytes
 from vtad_runtime.contract.command import no_traceback
 from vtad_runtime.contract.sections import SectionCommand, SectionOption
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.sources.address import KINDS, address
-from vtad_runtime.verdict.verdict import CHECKS
 
 EXIT_CODES = """\b
 Exit codes:
@@ -117,7 +116,7 @@ SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
 @_option(
     VERDICT,
     "--frame-check",
-    type=names_of(*CHECKS),
+    type=names,
     metavar="NAMES",
     help="What makes a frame UNSURE; or none.  [default: frozen,black,saturated,focus]",
 )

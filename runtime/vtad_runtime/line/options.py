@@ -97,8 +97,8 @@ class RunOptions:
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise OptionError(f"{_option(name)}: expected a number above 0, got {value!r}")
         if self.frame_check is not None and not self.frame_check <= set(CHECKS):
-            got = ", ".join(sorted(self.frame_check))
-            raise OptionError(f"--frame-check: expected some of {', '.join(CHECKS)}, got {got}")
+            got = ",".join(sorted(self.frame_check))
+            raise OptionError(f"--frame-check: expected some of {','.join(CHECKS)}, or none, got {got!r}")
         kind = self.address.kind if self.address else "golden alone"
         for field in dataclasses.fields(self):
             kinds = APPLIES.get(field.name, (kind,))

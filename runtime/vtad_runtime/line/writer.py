@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Sequence
-from types import TracebackType
 
 from vtad_runtime.outputs.results_folder import ResultsFolder
 from vtad_runtime.verdict.judgement import Judgement, Output
@@ -27,9 +26,7 @@ class Writer:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._waiting.put(None)
         self._thread.join()
         if error is None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 from vtad_runtime.contract.image import ImageError, read_rgb
 from vtad_runtime.sources.capture import Shot, as_frame
@@ -36,9 +35,7 @@ class FolderFrames:
     def __enter__(self) -> FolderFrames:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
     def next(self, timeout_s: float) -> Frame | Unusable | None:

@@ -9,16 +9,8 @@ A camera shows the same part many times, and such scores say nothing new. So a s
 0.3 of the calibration's spread from the last one that counted, and p is taken at the number of scores that would be
 independent (`independent`).
 
-False alarms by simulation (a small one with a fixed seed is in tests/runtime/test_runtime_drift.py): 20, 50 or 150 calibration
-scores and a line that stays as it was, scores normal, Gumbel or Student (3 degrees). One picture a part: none of 900 lines of
-4,000 parts was warned of, and one of 270 others of 400. Parts that stand for 30 frames, 500 of them: none of 270 lines where
-frames of one part differ by up to a tenth of the spread, 2 of 135 at a fifth, 40 of 135 at half the spread; a line that noisy
-should judge one frame a part. A warning of a real shift takes 135 to 205 parts (median) when they shift by one spread or more
-and there are at least 50 calibration scores (2 of 537 lines were not warned of in 2,000 parts). With 20 scores two spreads
-take 180 parts, and one is missed in two lines of five; half a spread is seen reliably only with 150. Bad parts are a shift
-too: over 2,000 parts of which a tenth were bad, 2 of 120 lines were warned of; of a fifth, all of 40 with 150 scores, 12 with
-50, none with 20. Scores that all come to lie within 0.3 of the spread look like one part that stands still: of those nothing
-is said.
+How often it errs in simulations is in docs/live-runtime.md; a small one with a fixed seed is in the tests. Scores that all
+come to lie within 0.3 of the spread look like one part that stands still: of those nothing is said.
 """
 
 from __future__ import annotations

@@ -68,9 +68,9 @@ class Judge:
         done = time.monotonic()
         infer_ms = 1000 * (done - start) / max(len(ready), 1)
         said = [self._said(item, next(results), done, infer_ms) if isinstance(item, _Ready) else item for item in taken]
-        return (
-            said if self._alarm is None else [dataclasses.replace(j, alarm=self._after(self._alarm, j)) for j in said]
-        )
+        if self._alarm is not None:
+            said = [dataclasses.replace(j, alarm=self._alarm.add(j.verdict, j.score)) for j in said]
+        return said
 
     def gone(self, number: int, reason: str) -> Judgement:
         """The judgement that the source gives no frames; `number` is that of the last one."""
@@ -145,8 +145,3 @@ class Judge:
         if limit is None or age_s <= limit:
             return None
         return f"judged {1000 * age_s:.0f} ms after its capture, at most {1000 * limit:.0f} ms are allowed"
-
-    @staticmethod
-    def _after(alarm: Alarm, judgement: Judgement) -> bool:
-        """Whether the alarm is on after a judgement."""
-        return alarm.add(judgement.verdict, judgement.score) if judgement.result is not None else alarm.on
