@@ -19,10 +19,10 @@ from vtad_runtime.commands import calibrate as calibrate_cli
 from vtad_runtime.commands import run as run_cli
 from vtad_runtime.contract.card import ONNX_KEY
 from vtad_runtime.contract.conformal import MARGIN, CalibrationError, conformal_threshold, images_needed
+from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.engine.onnx_card import OnnxFileError, replace_card
 from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.review.calibrate_run import calibrate_run
-from vtad_runtime.review.recalibration import OutputExists
 from vtad_runtime.verdict.detector import Detector
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(run_cli.__file__).parents[2])}
@@ -194,7 +194,7 @@ def test_nothing_is_ever_written_over(model: Path) -> None:
     assert "new.onnx: expected a new file to write to, got one that exists; name another by --out" in failed(
         2, "--good", "line", "--out", "new.onnx"
     )
-    with pytest.raises(OutputExists):
+    with pytest.raises(VtadError, match="expected a new file"):
         calibrate_run(model, Path("line"), 0.1, Path("new.onnx"))
 
 

@@ -179,12 +179,7 @@ SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
 @_option(OTHERS, "--log-json", is_flag=True, help="Events on stderr as JSON Lines; no line per frame.")
 @_option(OTHER, "--model", type=FILE, help="Exported .onnx.  [default: the newest below ./runs]")
 @_option(OTHER, "--threads", type=click.IntRange(1), help="CPU threads of the model.  [default: onnxruntime decides]")
-@_option(
-    OTHER,
-    "--batch",
-    type=click.IntRange(1, 64),
-    help="Pictures per run of the model (--folder).  [default: 4]",
-)
+@_option(OTHER, "--batch", type=click.IntRange(1, 64), help="Pictures per run of the model (--folder).  [default: 4]")
 @click.version_option(package_name="vtad", prog_name="vtad-run")
 def run(source: str | None, **given: Any) -> None:
     """Judge pictures by an exported detector: verdicts, scores and heatmaps.

@@ -40,10 +40,6 @@ CHOICES: dict[str, tuple[object, ...]] = {
 POSITIVE = ("threads", "batch", "every", "max_frames", "fps", "max_age", "golden_every", "keep")
 
 
-class OptionError(VtadError):
-    """An option that would do nothing, or is not well said. One line."""
-
-
 @dataclass(frozen=True)
 class RunOptions:
     """What a run was asked for. None: not asked for, or what suits the source."""
@@ -89,33 +85,33 @@ class RunOptions:
     log_json: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse options that would do nothing, since silence would be a promise, and wrong values. Raises OptionError."""
+        """Refuse options that would do nothing, since silence would be a promise, and wrong values. Raises VtadError."""
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
-                raise OptionError(f"{_option(name)}: expected one of {', '.join(map(str, choices))}, got {value!r}")
+                raise VtadError(f"{_option(name)}: expected one of {', '.join(map(str, choices))}, got {value!r}")
         for name in POSITIVE:
             if (value := getattr(self, name)) is not None and not value > 0:
-                raise OptionError(f"{_option(name)}: expected a number above 0, got {value!r}")
+                raise VtadError(f"{_option(name)}: expected a number above 0, got {value!r}")
         if self.frame_check is not None and not self.frame_check <= set(CHECKS):
             got = ",".join(sorted(self.frame_check))
-            raise OptionError(f"--frame-check: expected some of {','.join(CHECKS)}, or none, got {got!r}")
+            raise VtadError(f"--frame-check: expected some of {','.join(CHECKS)}, or none, got {got!r}")
         kind = self.address.kind if self.address else "golden alone"
         for field in dataclasses.fields(self):
             kinds = APPLIES.get(field.name, (kind,))
             if kind not in kinds and getattr(self, field.name) != field.default:
                 allowed = ", ".join(f"--{k}" for k in kinds)
-                raise OptionError(f"{_option(field.name)}: expected only with {allowed}, got it with --{kind}")
+                raise VtadError(f"{_option(field.name)}: expected only with {allowed}, got it with --{kind}")
         for name, needed in NEEDS:
             if getattr(self, name) and getattr(self, needed) is None:
-                raise OptionError(f"{_option(name)}: expected together with {_option(needed)}, got it alone")
+                raise VtadError(f"{_option(name)}: expected together with {_option(needed)}, got it alone")
         if kind == "watch" and self.out is None:
-            raise OptionError("--watch: expected together with --out, where its journal is kept, got it alone")
+            raise VtadError("--watch: expected together with --out, where its journal is kept, got it alone")
 
     @property
     def source(self) -> Address:
         """The address of a run that has one."""
         if self.address is None:
-            raise OptionError("expected a source, got none")
+            raise VtadError("expected a source, got none")
         return self.address
 
 

@@ -27,10 +27,6 @@ from vtad_runtime.verdict.detector import Detector
 FENCE = 3.0  # interquartile ranges above the third quartile: Tukey's outer fence, beyond which a good picture is odd
 
 
-class OutputExists(VtadError):
-    """The file to write is there already. One line."""
-
-
 @dataclass(frozen=True)
 class Judged:
     """One good picture as the model sees it."""
@@ -88,7 +84,7 @@ def new_card(card: Card, judged: Sequence[Judged], false_alarms: float) -> Card:
 def write_recalibrated(detector: Detector, card: Card, out: Path) -> None:
     """Write the detector's file with another card as `out`, and open it before it takes its name.
 
-    Raises OutputExists, OnnxFileError, ModelError, OSError; nothing is left then.
+    Raises VtadError, OSError; nothing is left then.
     """
     refuse_existing(out)
     with replacing(out) as beside:
@@ -98,9 +94,9 @@ def write_recalibrated(detector: Detector, card: Card, out: Path) -> None:
 
 
 def refuse_existing(out: Path) -> None:
-    """Raise OutputExists: a calibrated file is never written over another."""
+    """Raise VtadError: a calibrated file is never written over another."""
     if out.exists() or out.is_symlink():
-        raise OutputExists(f"{out}: expected a new file to write to, got one that exists; name another by --out")
+        raise VtadError(f"{out}: expected a new file to write to, got one that exists; name another by --out")
 
 
 def odd_pictures(judged: Sequence[Judged]) -> list[Judged]:

@@ -27,10 +27,6 @@ CLOCK_S = 2.0  # file systems round times of change, some to two seconds
 Gone = Literal["not saved", "missing"]
 
 
-class RecordedError(VtadError):
-    """Results that cannot be read. One line."""
-
-
 @dataclass(frozen=True)
 class Recorded:
     """One row, as far as replay needs it."""
@@ -62,7 +58,7 @@ def read_run(path: Path) -> Run:
     file = path / RESULTS_FILE if path.is_dir() else path
     rows, torn = _read_rows(file)
     if not rows:
-        raise RecordedError(f"{file}: expected rows of vtad-run, got none")
+        raise VtadError(f"{file}: expected rows of vtad-run, got none")
     places = _Places(file.parent, rows)
     recorded = tuple(_recorded(row, f"{file}, line {i}", places) for i, row in enumerate(rows, 1))
     return Run(file, recorded, RunFile.read(file.with_name(RUN_FILE)), torn)
@@ -109,7 +105,7 @@ def _recorded(row: dict[str, Any], where: str, places: _Places) -> Recorded:
         verdict = Verdict(row["verdict"])
         score, threshold = _number(row["score"]), _number(row.get("threshold"))
     except (KeyError, ValueError, TypeError) as e:
-        raise RecordedError(f"{where}: expected a row of vtad-run with verdict and score, got {row!s:.80}") from e
+        raise VtadError(f"{where}: expected a row of vtad-run with verdict and score, got {row!s:.80}") from e
     name = row.get("file") or f"{row.get('source', 'frame')}, frame {row.get('frame', '?')}"
     picture, gone, why = places.original(row)
     return Recorded(
@@ -132,7 +128,7 @@ def _read_rows(file: Path) -> tuple[list[dict[str, Any]], bool]:
         lines = file.read_bytes().splitlines(keepends=True)
     except OSError as e:
         got = "nothing there" if isinstance(e, FileNotFoundError) else e.strerror or e
-        raise RecordedError(f"{file}: expected a results.jsonl of vtad-run, got {got}; check the path") from e
+        raise VtadError(f"{file}: expected a results.jsonl of vtad-run, got {got}; check the path") from e
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         try:
@@ -142,7 +138,7 @@ def _read_rows(file: Path) -> tuple[list[dict[str, Any]], bool]:
                 return rows, True
             row = None
         if not isinstance(row, dict):
-            raise RecordedError(f"{file}, line {number}: expected a JSON object, got {line[:60]!r}")
+            raise VtadError(f"{file}, line {number}: expected a JSON object, got {line[:60]!r}")
         rows.append(row)
     return rows, False
 

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.review.comparison import DECIDED, Again
-from vtad_runtime.review.recorded import Recorded, RecordedError, Run
+from vtad_runtime.review.recorded import Recorded, Run
 from vtad_runtime.sources.capture import as_frame
 from vtad_runtime.sources.files import read_shot
 from vtad_runtime.verdict.detector import Detector
@@ -33,14 +34,14 @@ class Rejudge:
     """The new model, seeing of each picture what the recorded one saw, under the rules of the recorded run."""
 
     def __init__(self, run: Run, detector: Detector, threshold: float | None) -> None:
-        """`threshold` in place of that on the card. Raises RecordedError, ImageError: the run's mask is not what it was."""
+        """`threshold` in place of that on the card. Raises VtadError: the run's mask is not what it was."""
         self.detector, self._geometry, self._rules = detector, Geometry(), Rules(threshold)
         if (how := run.how) is not None:
             self._geometry, mask = how.geometry, None
             if how.roi_mask is not None:
                 mask = Mask(Path(how.roi_mask.file), how.geometry, detector.card)
                 if mask.sha256 != how.roi_mask.sha256:
-                    raise RecordedError(
+                    raise VtadError(
                         f"{mask.path}: expected the mask of the run, SHA-256 {how.roi_mask.sha256[:12]}..., got one that was "
                         "changed since; put that one back"
                     )

@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,16 +49,10 @@ class Drift:
         self._first = max(2, round(FIRST * window))
         self._every = max(1, round(EVERY * window))
         self._new = 0  # scores since the window was measured
-        self._ks, self._p, self._psi = 0.0, 1.0, 0.0
+        self._measured: tuple[float, float, float] | None = None  # KS, p and PSI; None: too few scores yet
         self._warning: str | None = None
-
-    @cached_property
-    def _spread(self) -> float:
-        return robust_spread(self._reference)
-
-    @cached_property
-    def _edges(self) -> Scores:
-        return psi_edges(self._reference)
+        if self.watched:
+            self._spread, self._edges = robust_spread(self._reference), psi_edges(self._reference)
 
     def add(self, score: float) -> str | None:
         """Take the score of one judged frame; a warning line when an excursion begins. NaN is left out."""
@@ -71,13 +64,22 @@ class Drift:
         self._new += 1
         if len(self._scores) < self._first or self._new < self._every:
             return None
-        self._measure()
+        newest, self._new = np.array(self._scores), 0
+        ks = ks_statistic(self._reference, newest)
+        p = ks_p_value(ks, len(self._reference), independent(newest, self._spread))
+        stability = psi(self._reference, newest, self._edges)
+        self._measured = ks, p, stability
         if self._warning is not None:
-            if self._p > CALM_P or self._psi < CALM_PSI:
+            if p > CALM_P or stability < CALM_PSI:
                 self._warning = None
             return None
-        if self._p < ALPHA and self._psi > PSI_SHIFTED:
-            self._warning = self._line()
+        if p < ALPHA and stability > PSI_SHIFTED:
+            now, then = float(np.median(newest)), float(np.median(self._reference))
+            self._warning = (
+                f"scores drift {'up' if now > then else 'down'}: median {now:.3g} over the last {len(newest)} parts, "
+                f"{then:.3g} at calibration (KS {ks:.2f}, p {p:.1e}, PSI {stability:.2f}); check light, focus "
+                "and parts by the golden samples, or calibrate again by vtad-calibrate"
+            )
         return self._warning
 
     def state(self) -> dict[str, Any]:
@@ -85,29 +87,8 @@ class Drift:
 
         ks, p and psi are None as long as there are too few scores.
         """
-        known = len(self._scores) >= self._first  # measured by then, since _first is a multiple of _every or more
-        return {
-            "ks": self._ks if known else None,
-            "p": self._p if known else None,
-            "psi": self._psi if known else None,
-            "n": len(self._scores),
-            "warning": self._warning,
-        }
-
-    def _measure(self) -> None:
-        self._new = 0
-        newest = np.array(self._scores)
-        self._ks = ks_statistic(self._reference, newest)
-        self._p = ks_p_value(self._ks, len(self._reference), independent(newest, self._spread))
-        self._psi = psi(self._reference, newest, self._edges)
-
-    def _line(self) -> str:
-        now, then = float(np.median(self._scores)), float(np.median(self._reference))
-        return (
-            f"scores drift {'up' if now > then else 'down'}: median {now:.3g} over the last {len(self._scores)} parts, "
-            f"{then:.3g} at calibration (KS {self._ks:.2f}, p {self._p:.1e}, PSI {self._psi:.2f}); check light, focus "
-            "and parts by the golden samples, or calibrate again by vtad-calibrate"
-        )
+        ks, p, stability = self._measured or (None, None, None)
+        return {"ks": ks, "p": p, "psi": stability, "n": len(self._scores), "warning": self._warning}
 
 
 def ks_statistic(a: Scores, b: Scores) -> float:

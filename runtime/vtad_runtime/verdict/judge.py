@@ -48,7 +48,7 @@ class Judge:
         """`name` is the source's."""
         self._name, self._detector, self._rules = name, detector, rules
         self._threshold = detector.card.calibration.threshold if rules.threshold is None else rules.threshold
-        self._checks = FrameChecks(rules.checks) if rules.checks else None
+        self._checks = FrameChecks(rules.checks)
         self._alarm = Alarm(rules.alarm) if rules.alarm is not None else None
 
     def prepare(self, frame: Frame) -> Frame:
@@ -86,7 +86,8 @@ class Judge:
             prepared = frame.prepared or self._detector.prepare(frame.rgb)
         except ImageError as e:
             return dataclasses.replace(self._unjudged(frame, str(e)), frame=frame)
-        doubt = self._doubt(frame, prepared)
+        fitted = prepared.pixels[:, *prepared.placement.inside.slices].transpose(1, 2, 0)  # (h, w, 3), without padding
+        doubt = self._checks.look(frame.rgb, fitted, frame.captured)
         prepare_ms = frame.prepare_ms + 1000 * (time.monotonic() - start)
         return _Ready(frame, prepared, doubt, 1000 * (start - frame.captured), prepare_ms)
 
@@ -133,12 +134,6 @@ class Judge:
             capture_ms=frame.capture_ms,
             file=frame.path,
         )
-
-    def _doubt(self, frame: Frame, prepared: Prepared) -> str | None:
-        if self._checks is None:
-            return None
-        fitted = prepared.pixels[:, *prepared.placement.inside.slices]  # (3, h, w), without padding
-        return self._checks.look(frame.rgb, fitted.transpose(1, 2, 0), frame.captured)
 
     def _late(self, age_s: float) -> str | None:
         limit = self._rules.max_age_s
