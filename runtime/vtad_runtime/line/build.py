@@ -21,7 +21,6 @@ from vtad_runtime.outputs.window import Window
 from vtad_runtime.sources.capture import Capture, FrameSource
 from vtad_runtime.sources.files import FolderFrames
 from vtad_runtime.sources.folder import SourceError
-from vtad_runtime.sources.hot_folder import HotFolder
 from vtad_runtime.verdict.detector import Detector
 from vtad_runtime.verdict.drift import Drift
 from vtad_runtime.verdict.judge import Judge, Rules
@@ -29,6 +28,7 @@ from vtad_runtime.verdict.judgement import Calls, Judgement, Output
 
 if TYPE_CHECKING:
     from vtad_runtime.page.state import PageState
+    from vtad_runtime.sources.hot_folder import HotFolder
 
 VIDEO_FPS, FOLDER_FPS = 10.0, 2.0  # of --write-video where the source does not say
 BATCH = 4  # pictures per run of the model, for a folder

@@ -1,6 +1,7 @@
 """The parts of a run, each built from the options: the model, the rules, what is read, what is written.
 
-Receivers, the page and golden samples are imported where they are made: no first verdict waits for what was not asked for.
+A hot folder, receivers, the page and golden samples are imported where they are made: each takes 5 to 30 ms, and no first
+verdict waits for what was not asked for.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.errors import VtadError
@@ -27,10 +28,7 @@ from vtad_runtime.outputs.video import VideoOutput
 from vtad_runtime.sources.address import Address
 from vtad_runtime.sources.capture import CaptureOptions, FrameSource
 from vtad_runtime.sources.folder import RESULTS_FILE, Source, find
-from vtad_runtime.sources.hot_folder import HotFolder
-from vtad_runtime.sources.journal import Journal
 from vtad_runtime.sources.opencv_sources import Camera, Video, open_stream
-from vtad_runtime.sources.sorting import Sorter
 from vtad_runtime.verdict.alarm import AlarmRule
 from vtad_runtime.verdict.detector import Detector
 from vtad_runtime.verdict.geometry import Geometry
@@ -38,6 +36,9 @@ from vtad_runtime.verdict.judge import Rules
 from vtad_runtime.verdict.judgement import Output
 from vtad_runtime.verdict.mask import Mask
 from vtad_runtime.verdict.verdict import CHECKS
+
+if TYPE_CHECKING:
+    from vtad_runtime.sources.hot_folder import HotFolder
 
 MAX_AGE_S = 2.0  # a later verdict says nothing about the part in front of the camera
 AHEAD = 4  # frames decoded ahead where none may be dropped
@@ -115,6 +116,10 @@ def find_files(options: RunOptions) -> Source:
 
 def open_hot_folder(options: RunOptions, results: ResultsFolder, stack: ExitStack) -> HotFolder:
     """The watched folder with its journal, kept in --out under a name of its own. Raises VtadError."""
+    from vtad_runtime.sources.hot_folder import HotFolder
+    from vtad_runtime.sources.journal import Journal
+    from vtad_runtime.sources.sorting import Sorter
+
     watched, folder = Path(options.source.where), results.folder
     name = f"watch-{_short_hash(str(watched.resolve()))}.journal"
     sorter = Sorter(options.sort_to, watched, folder / "moves.jsonl") if options.sort_to else None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from vtad_runtime.contract.card import Calibration
+if TYPE_CHECKING:  # --help needs the names below, and not what reads a card
+    from vtad_runtime.contract.card import Calibration
 
 CHECKS = ("frozen", "black", "saturated", "focus")  # of frames: what makes one UNSURE
 
