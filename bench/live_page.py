@@ -98,7 +98,7 @@ def line(judge: Callable[[Picture], Result], threshold: float) -> Iterator[Judge
         part, result = shown[number % 30], results[number % 30]
         recent = [*recent[-4:], result.verdict]
         now, steady = time.time(), time.monotonic()
-        frame = Frame(SOURCE, number, now, steady, 4.1, 0, part.rgb)
+        frame = Frame(number, now, steady, 4.1, 0, part.rgb)
         yield Judgement(
             source=SOURCE,
             number=number,

@@ -40,7 +40,7 @@ class Line:
             "reason": None,
             "alarm": None,
             "threshold": result.threshold,
-            "frame": Frame("camera 0", number, now, time.monotonic(), 4.0, 0, rgb),
+            "frame": Frame(number, now, time.monotonic(), 4.0, 0, rgb),
             "result": result,
             "queue_age_ms": 2.0,
         }

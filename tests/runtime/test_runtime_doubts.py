@@ -207,7 +207,7 @@ def test_a_mask_that_cannot_be_applied_is_an_error_never_ok(tmp_path: Path, dete
         (good(32, 32), "got 32x32"),
         (bad(size=4), "cannot be masked"),  # its score is the highest pixel: not what exported models do
     ):
-        (judgement,) = judge.judge([Frame("camera 0", 1, 0.0, 0.0, 0.0, 0, rgb)])
+        (judgement,) = judge.judge([Frame(1, 0.0, 0.0, 0.0, 0, rgb)])
         assert (judgement.verdict, judgement.misfit) == (ERROR, True)
         assert "--roi-mask" in (judgement.reason or "")
         assert said in (judgement.reason or "")

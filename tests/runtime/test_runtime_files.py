@@ -96,7 +96,7 @@ def judge(detector: Detector) -> Callable[..., Judgement]:
     """judge(file="a.png"): a bad picture of that name, judged."""
 
     def judged(file: str = "a.png") -> Judgement:
-        return Judge("in", detector, Rules()).judge([Frame("in", 1, 0.0, 0.0, 0.0, 0, bad(), file)])[0]
+        return Judge("in", detector, Rules()).judge([Frame(1, 0.0, 0.0, 0.0, 0, bad(), file)])[0]
 
     return judged
 

@@ -90,7 +90,7 @@ def test_a_result_that_is_not_finite_can_be_drawn(tmp_path: Path) -> None:
 def test_a_picture_of_any_shape_is_drawn_within_4096_pixels_a_side(detector: Detector, width: int, height: int) -> None:
     rgb = good(width, height)
     result = detector(rgb)
-    frame = Frame("camera 0", 1, 1.7e9, 0.0, 1.0, 0, rgb)
+    frame = Frame(1, 1.7e9, 0.0, 1.0, 0, rgb)
     judgements = [Judgement("camera 0", 1, 1.7e9, Verdict.NG, "x", None, 2.0, frame, r) for r in (result, None)]
     for picture in (overlay(rgb, result), panel(rgb, result), *map(annotated, judgements)):
         assert max(picture.shape) <= MAX_SIDE

@@ -46,7 +46,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
 
 def judged(detector: Detector, rgb: NDArray[np.uint8], **changes: Any) -> Judgement:
     result = detector(rgb)
-    frame = Frame("camera 0", 1, 1.7e9, 0.0, 1.0, 0, rgb)
+    frame = Frame(1, 1.7e9, 0.0, 1.0, 0, rgb)
     judgement = Judgement("camera 0", 1, 1.7e9, result.verdict, result.error, None, 2.0, frame, result)
     return dataclasses.replace(judgement, **changes)
 
@@ -355,7 +355,7 @@ def test_a_video_that_the_disk_did_not_take_is_told_and_not_named(tmp_path: Path
         "noise = np.random.default_rng(0)\n"
         "for n in range(20):\n"
         "    rgb = noise.integers(0, 256, (240, 400, 3), dtype=np.uint8)\n"
-        "    frame = Frame('camera 0', n, 0.0, 0.0, 0.0, 0, rgb)\n"
+        "    frame = Frame(n, 0.0, 0.0, 0.0, 0, rgb)\n"
         "    output.write(Judgement('camera 0', n, 0.0, Verdict.ERROR, 'x', None, 1.0, frame, None))\n"
         "try:\n"
         "    output.close()\n"

@@ -42,7 +42,7 @@ def judge(detector: Detector) -> Callable[..., Judgement]:
         rgb: np.ndarray[Any, Any], number: int = 1, verdict: Verdict | None = None, reason: str | None = None
     ) -> Judgement:
         result = detector(rgb)
-        frame = Frame("camera 0", number, MOMENT, time.monotonic(), 0.0, 0, rgb)
+        frame = Frame(number, MOMENT, time.monotonic(), 0.0, 0, rgb)
         return Judgement("camera 0", number, MOMENT, verdict or result.verdict, reason, None, THRESHOLD, frame, result)
 
     return judged

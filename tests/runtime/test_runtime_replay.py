@@ -232,7 +232,7 @@ def live_rows(model: Path, frames: list[np.ndarray[Any, Any]], folder: str = "li
     output = PictureWriter(Path(folder), PictureOptions(originals=True, reserve=False))
     rows = []
     for judgement in Judge("camera 0", Detector(model), Rules()).judge(
-        [Frame("camera 0", number, 1.0, 0.0, 0.0, 0, rgb) for number, rgb in enumerate(frames, 1)]
+        [Frame(number, 1.0, 0.0, 0.0, 0, rgb) for number, rgb in enumerate(frames, 1)]
     ):
         rows.append({**judgement.row(), **output.save(judgement)._asdict(), **row})
     return write_rows(rows, folder)

@@ -65,7 +65,7 @@ def build(
     frames: Capture | FolderFrames | None = None
     if source.kind == "folder":
         files, batch = wiring.find_files(options), options.batch or BATCH
-        frames = FolderFrames(source.name, files.files, wiring.geometry_of(options), judge.prepare, batch)
+        frames = FolderFrames(files.files, wiring.geometry_of(options), judge.prepare, batch)
     elif source.kind == "watch":
         if not Path(source.where).is_dir():
             raise SourceError(f"{source.where}: expected a folder to watch, got none there; check the path")

@@ -94,8 +94,9 @@ class Golden:
             if failed:
                 raise GoldenError(next(iter(failed.values())))
             parts = {name: part for name, (part, _) in judged.items()}
-            self._record = Record(iso_utc(time.time()), self._model, software(), parts)
-            self._record.write(self._file)
+            record = Record(iso_utc(time.time()), self._model, software(), parts)
+            record.write(self._file)
+            self._record = record
         record = self._record
         changed = self._changed(record, judged, failed)
         wrong = [line for name, (part, _) in judged.items() if (line := self._wrong(name, part))]

@@ -184,7 +184,7 @@ class Capture:
         if not self._is_due(captured if shot.media_s is None else shot.media_s):
             return
         begun = start if shot.captured is None else captured
-        self._put(as_frame(self.name, self._number, shot, self._options.geometry, begun, captured))
+        self._put(as_frame(self._number, shot, self._options.geometry, begun, captured))
 
     def _is_due(self, now: float) -> bool:
         every = self._options.every_s
@@ -260,8 +260,8 @@ class Capture:
         return True
 
 
-def as_frame(name: str, number: int, shot: Shot, geometry: Geometry, begun: float, captured: float) -> Frame | Unusable:
-    """A shot of the source `name`, cut and turned; reading began at `begun`, its pixels are of `captured` (monotonic)."""
+def as_frame(number: int, shot: Shot, geometry: Geometry, begun: float, captured: float) -> Frame | Unusable:
+    """A shot, cut and turned; reading began at `begun`, its pixels are of `captured` (monotonic)."""
     rgb, reason, misfit = shot.rgb, shot.error or "no pixels", False
     if rgb is not None:
         try:
@@ -272,7 +272,7 @@ def as_frame(name: str, number: int, shot: Shot, geometry: Geometry, begun: floa
     capture_ms, captured_at = 1000 * (done - begun), time.time() - (done - captured)
     if rgb is None:
         return Unusable(number, captured_at, captured, capture_ms, 0, reason, shot.path, misfit)
-    return Frame(name, number, captured_at, captured, capture_ms, 0, rgb, shot.path)
+    return Frame(number, captured_at, captured, capture_ms, 0, rgb, shot.path)
 
 
 def _checked(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -20,11 +20,11 @@ class FolderFrames:
     """The frames of files, in their order; none is dropped. Use as a context manager."""
 
     def __init__(
-        self, name: str, files: Sequence[Path], geometry: Geometry, prepare: Callable[[Frame], Frame], ahead: int
+        self, files: Sequence[Path], geometry: Geometry, prepare: Callable[[Frame], Frame], ahead: int
     ) -> None:
         """`prepare` is done to each frame in the decoding threads; `ahead` files are decoded before they are asked for."""
         self.last_number = 0  # of the last frame handed on
-        self._name, self._geometry, self._prepare = name, geometry, prepare
+        self._geometry, self._prepare = geometry, prepare
         threads = min(max((os.cpu_count() or 1) // 2, 1), 4)
         self._ahead = ahead + threads
         self._files = enumerate(files, start=1)
@@ -61,7 +61,7 @@ class FolderFrames:
 
     def _decode(self, number: int, path: Path) -> Frame | Unusable:
         start = time.monotonic()
-        frame = as_frame(self._name, number, read_shot(path), self._geometry, start, start)
+        frame = as_frame(number, read_shot(path), self._geometry, start, start)
         return self._prepare(frame) if isinstance(frame, Frame) else frame
 
 

@@ -23,7 +23,6 @@ TIMES = tuple(f"{stage}_ms" for stage in STAGES)
 class Frame:
     """One picture of a source, after region, rotation and flip."""
 
-    source: str  # as the user named it: "camera 0", "rtsp://...", a file's path
     number: int  # counts every frame that the source gave, dropped ones too; from 1
     captured_at: float  # seconds since the epoch
     captured: float  # the same moment by time.monotonic(); ages are measured by this one
