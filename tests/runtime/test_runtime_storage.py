@@ -1,0 +1,58 @@
+"""What survives a crash: a lock that one process holds, and a database that is opened, mended and set aside."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vtad_runtime.storage.database import is_damaged, open_database, readable, set_aside, well_typed
+from vtad_runtime.storage.lock import Lock, Locked
+
+SCHEMA = "CREATE TABLE IF NOT EXISTS parts (name BLOB PRIMARY KEY, size)"
+
+
+def test_a_lock_is_held_by_one_until_it_is_closed(tmp_path: Path) -> None:
+    lock = Lock(tmp_path / "lock")
+    with pytest.raises(Locked, match="is held by process"):
+        Lock(tmp_path / "lock")
+    lock.close()
+    Lock(tmp_path / "lock").close()
+
+
+def test_a_lock_of_a_process_that_ended_is_free(tmp_path: Path) -> None:
+    code = "import sys, pathlib, vtad_runtime.storage.lock as l; l.Lock(pathlib.Path(sys.argv[1])); print('held')"
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "lock")], capture_output=True, check=True)
+    assert ended.stdout.strip() == b"held"
+    Lock(tmp_path / "lock").close()
+
+
+def test_what_was_stored_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
+    for expected in ([], [(b"a\xff", 3)]):
+        database = open_database(tmp_path / "parts.sqlite", SCHEMA, sync="FULL")
+        assert database.execute("SELECT * FROM parts").fetchall() == expected
+        database.execute("INSERT OR REPLACE INTO parts VALUES (?, ?)", (b"a\xff", 3))
+        database.close()
+    assert list(readable(tmp_path / "parts.sqlite", "SELECT * FROM parts")) == [(b"a\xff", 3)]
+
+
+def test_a_damaged_file_is_known_as_such_and_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "parts.sqlite"
+    path.write_bytes(b"no database at all " * 100)
+    with pytest.raises(sqlite3.Error) as error:
+        open_database(path, SCHEMA, sync="NORMAL")
+    assert is_damaged(error.value)
+    assert not is_damaged(sqlite3.OperationalError("disk I/O error"))
+    assert list(readable(path, "SELECT * FROM parts")) == []
+    aside = set_aside(path)
+    assert aside.name == "parts.sqlite.damaged"
+    assert not path.exists()
+    open_database(path, SCHEMA, sync="NORMAL").close()
+
+
+def test_rows_whose_values_are_of_other_kinds_are_left_out() -> None:
+    rows = [(b"a", 1), (b"b", "2"), ("c", 3), (b"d", None), (b"e",)]
+    assert well_typed(rows, bytes, int) == [(b"a", 1)]
