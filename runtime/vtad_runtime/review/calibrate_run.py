@@ -26,7 +26,6 @@ from vtad_runtime.review.recalibration import (
 from vtad_runtime.sources.folder import find
 from vtad_runtime.verdict.detector import Detector
 
-STOPPED = 130  # exit code
 SHOWN = 10  # files named of each kind
 
 
@@ -49,8 +48,6 @@ def calibrate_run(model: Path | None, good: Path, false_alarms: float, out: Path
     except VtadError as e:
         e.exit_code = USAGE
         raise
-    except KeyboardInterrupt as e:
-        raise VtadError("stopped; nothing is written", STOPPED) from e
     except OSError as e:
         raise VtadError(f"{target}: could not be written: {one_line(e)}; name another by --out", NOT_WRITTEN) from e
 

@@ -72,7 +72,7 @@ class Judge:
             said = [dataclasses.replace(j, alarm=self._alarm.add(j.verdict, j.score)) for j in said]
         return said
 
-    def gone(self, number: int, reason: str) -> Judgement:
+    def gone(self, number: int, reason: str | None) -> Judgement:
         """The judgement that the source gives no frames; `number` is that of the last one."""
         alarm = None if self._alarm is None else self._alarm.on
         return Judgement(self._name, number, time.time(), Verdict.ERROR, reason, alarm, self._threshold, None, None)
@@ -80,12 +80,12 @@ class Judge:
     def _ready(self, frame: Frame | Unusable) -> _Ready | Judgement:
         """The frame fitted to the model and looked at, or the judgement where that cannot be."""
         if isinstance(frame, Unusable):
-            return dataclasses.replace(self._unjudged(frame, frame.reason), misfit=frame.misfit)
+            return dataclasses.replace(self._error(frame, frame.reason), misfit=frame.misfit)
         start = time.monotonic()
         try:
             prepared = frame.prepared or self._detector.prepare(frame.rgb)
         except ImageError as e:
-            return dataclasses.replace(self._unjudged(frame, str(e)), frame=frame)
+            return dataclasses.replace(self._error(frame, str(e)), frame=frame)
         fitted = prepared.pixels[:, *prepared.placement.inside.slices].transpose(1, 2, 0)  # (h, w, 3), without padding
         doubt = self._checks.look(frame.rgb, fitted, frame.captured)
         prepare_ms = frame.prepare_ms + 1000 * (time.monotonic() - start)
@@ -106,26 +106,19 @@ class Judge:
             doubt=ready.doubt,
             unsure_from=self._rules.unsure_from,
         )
-        return Judgement(
-            source=self._name,
-            number=frame.number,
-            captured_at=frame.captured_at,
+        return dataclasses.replace(
+            self._error(frame, reason),
             verdict=verdict,
-            reason=reason,
-            alarm=None,
-            threshold=self._threshold,
             frame=dataclasses.replace(frame, prepared=None),
             result=dataclasses.replace(result, verdict=verdict, threshold=self._threshold),
-            dropped=frame.dropped,
             queue_age_ms=ready.queue_age_ms,
-            capture_ms=frame.capture_ms,
             prepare_ms=ready.prepare_ms,
             infer_ms=infer_ms,
-            file=frame.path,
             misfit=misfit,
         )
 
-    def _unjudged(self, frame: Frame | Unusable, reason: str) -> Judgement:
+    def _error(self, frame: Frame | Unusable, reason: str | None) -> Judgement:
+        """What is known of a frame before it is judged: an ERROR, until there is a result."""
         return dataclasses.replace(
             self.gone(frame.number, reason),
             captured_at=frame.captured_at,
