@@ -47,6 +47,8 @@ def _list_cameras(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 
 FILE = click.Path(path_type=Path)
+TIME: dict[str, Any] = {"type": duration, "metavar": "TIME"}
+SCORE: dict[str, Any] = {"type": float, "metavar": "SCORE"}
 SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
     "Source (one of them)",
     "Frames",
@@ -79,7 +81,7 @@ SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
     callback=_list_cameras,
     help="Say which cameras open, and exit.",
 )
-@_option(FRAMES, "--every", type=duration, metavar="TIME", help="Judge at most one frame in this time, e.g. 200ms.")
+@_option(FRAMES, "--every", **TIME, help="Judge at most one frame in this time, e.g. 200ms.")
 @_option(FRAMES, "--max-frames", type=click.IntRange(1), help="Stop after so many.")
 @_option(FRAMES, "--roi", type=rectangle, metavar="X,Y,W,H", help="Judge this part only, in pixels of the source.")
 @_option(
@@ -95,22 +97,15 @@ SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
     type=click.Choice(["oldest", "newest", "none"]),
     help="What goes when frames come too fast.  [default: oldest; none of a video]",
 )
-@_option(
-    FRAMES,
-    "--max-age",
-    type=duration,
-    metavar="TIME",
-    help="A frame judged later is STALE.  [default: 2s; none for a video]",
-)
-@_option(VERDICT, "--unsure-from", type=float, metavar="SCORE", help="From this score up to the threshold: UNSURE.")
+@_option(FRAMES, "--max-age", **TIME, help="A frame judged later is STALE.  [default: 2s; none for a video]")
+@_option(VERDICT, "--unsure-from", **SCORE, help="From this score up to the threshold: UNSURE.")
 @_option(
     VERDICT, "--alarm", type=alarm_rule, metavar="N/M", help="Alarm on: at least N of the last M are NG, e.g. 3/5."
 )
 @_option(
     VERDICT,
     "--alarm-off",
-    type=float,
-    metavar="SCORE",
+    **SCORE,
     help="Alarm off: fewer than N of the last M are above this.  [default: the threshold]",
 )
 @_option(
@@ -121,7 +116,7 @@ SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
     help="What makes a frame UNSURE; or none.  [default: frozen,black,saturated,focus]",
 )
 @_option(VERDICT, "--golden", type=FILE, metavar="DIR", help="Check known parts in good/ and bad/ at the start.")
-@_option(VERDICT, "--golden-every", type=duration, metavar="TIME", help="Check them again and again, e.g. 30m.")
+@_option(VERDICT, "--golden-every", **TIME, help="Check them again and again, e.g. 30m.")
 @_option(
     VERDICT,
     "--golden-frame",

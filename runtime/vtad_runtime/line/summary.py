@@ -99,8 +99,8 @@ class Summary:
             "frames": self.frames,
             "dropped": self.dropped,
             "seconds": round(self.seconds, 3),
-            "verdicts": _counted(self.verdicts),
-            "folders": {name: _counted(counts) for name, counts in self.folders.items()},
+            "verdicts": dict(self.verdicts),
+            "folders": {name: dict(counts) for name, counts in self.folders.items()},
             "median_ms": self.median_ms(),
             "worst_queue_age_ms": round(self.worst_queue_age_ms, 1),
         }
@@ -116,7 +116,3 @@ class Summary:
     def _medians(self, without: str = "") -> str:
         times = [f"{stage} {ms:.1f} ms" for stage, ms in self.median_ms().items() if stage != without]
         return f"median {', '.join(times) or '-'}"
-
-
-def _counted(counts: Counter[Verdict]) -> dict[str, int]:
-    return {str(verdict): n for verdict, n in counts.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,6 @@ from vtad_runtime.outputs.pictures import PictureOptions
 from vtad_runtime.outputs.results_folder import ResultsFolder
 from vtad_runtime.outputs.run_file import MaskFile, RunFile
 from vtad_runtime.outputs.video import VideoOutput
-from vtad_runtime.sources.address import Address
 from vtad_runtime.sources.capture import CaptureOptions, FrameSource
 from vtad_runtime.sources.folder import RESULTS_FILE, Source, find
 from vtad_runtime.sources.opencv_sources import Camera, Video, open_stream
@@ -41,6 +40,8 @@ if TYPE_CHECKING:
     from vtad_runtime.sources.hot_folder import HotFolder
 
 MAX_AGE_S = 2.0  # a later verdict says nothing about the part in front of the camera
+# Frame checks that are not made: a recording may stand still, and files need not come from one camera.
+UNSUITED: dict[str, Set[str]] = {"folder": set(CHECKS), "watch": {"frozen", "focus"}, "video": {"frozen"}}
 AHEAD = 4  # frames decoded ahead where none may be dropped
 
 
@@ -70,25 +71,14 @@ def rules_of(options: RunOptions, card: Card) -> Rules:
     if options.alarm is not None:
         off = threshold if options.alarm_off is None else options.alarm_off
         alarm = AlarmRule(*options.alarm, on=threshold, off=off)
+    asked = frozenset(CHECKS) if options.frame_check is None else options.frame_check
     return Rules(
         unsure_from=options.unsure_from,
         max_age_s=options.max_age or (MAX_AGE_S if source.live else None),
-        checks=_checks(options.frame_check, source),
+        checks=asked - UNSUITED.get(source.kind, frozenset()),
         alarm=alarm,
         mask=Mask(options.roi_mask, geometry_of(options), card) if options.roi_mask else None,
     )
-
-
-def _checks(asked: frozenset[str] | None, source: Address) -> frozenset[str]:
-    """The frame checks that suit the source, of those asked for."""
-    if source.kind == "folder":
-        return frozenset()
-    checks = frozenset(CHECKS) if asked is None else asked
-    if not source.live:
-        checks -= {"frozen"}  # a recording may stand still
-    if source.kind == "watch":
-        checks -= {"focus"}  # files need not come from one camera
-    return checks
 
 
 def open_device(options: RunOptions) -> FrameSource:

@@ -47,12 +47,7 @@ class Rejudge:
                     )
             checks = frozenset(how.frame_check) - {"frozen"}
             self._rules = Rules(threshold, how.unsure_from, checks=checks, mask=mask)
-
-    @property
-    def threshold(self) -> float:
-        """NG if and only if the score is above it."""
-        own = self.detector.card.calibration.threshold
-        return own if self._rules.threshold is None else self._rules.threshold
+        self.threshold = self._judge().threshold  # NG if and only if the score is above it
 
     def frame(self, row: Recorded) -> Frame | Unusable:
         """The picture of a row as it was judged, fitted to the model; in any thread."""

@@ -47,7 +47,7 @@ class Judge:
     def __init__(self, name: str, detector: Detector, rules: Rules) -> None:
         """`name` is the source's."""
         self._name, self._detector, self._rules = name, detector, rules
-        self._threshold = detector.card.calibration.threshold if rules.threshold is None else rules.threshold
+        self.threshold = detector.card.calibration.threshold if rules.threshold is None else rules.threshold
         self._checks = FrameChecks(rules.checks)
         self._alarm = Alarm(rules.alarm) if rules.alarm is not None else None
 
@@ -75,7 +75,7 @@ class Judge:
     def gone(self, number: int, reason: str | None) -> Judgement:
         """The judgement that the source gives no frames; `number` is that of the last one."""
         alarm = None if self._alarm is None else self._alarm.on
-        return Judgement(self._name, number, time.time(), Verdict.ERROR, reason, alarm, self._threshold, None, None)
+        return Judgement(self._name, number, time.time(), Verdict.ERROR, reason, alarm, self.threshold, None, None)
 
     def _ready(self, frame: Frame | Unusable) -> _Ready | Judgement:
         """The frame fitted to the model and looked at, or the judgement where that cannot be."""
@@ -100,7 +100,7 @@ class Judge:
                 result, misfit = dataclasses.replace(result, error=str(e), regions=()), True
         verdict, reason = conclude(
             result.score,
-            self._threshold,
+            self.threshold,
             error=result.error,
             late=self._late(done - frame.captured),
             doubt=ready.doubt,
@@ -110,7 +110,7 @@ class Judge:
             self._error(frame, reason),
             verdict=verdict,
             frame=dataclasses.replace(frame, prepared=None),
-            result=dataclasses.replace(result, verdict=verdict, threshold=self._threshold),
+            result=dataclasses.replace(result, verdict=verdict, threshold=self.threshold),
             queue_age_ms=ready.queue_age_ms,
             prepare_ms=ready.prepare_ms,
             infer_ms=infer_ms,

@@ -16,7 +16,6 @@ from vtad_runtime.verdict.detector import Prepared, Result
 from vtad_runtime.verdict.verdict import Verdict
 
 STAGES = ("capture", "queue_age", "prepare", "infer", "write")
-TIMES = tuple(f"{stage}_ms" for stage in STAGES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +94,7 @@ class Judgement:
             if result
             else [],
             "dropped": self.dropped,
-            **{name: finite(getattr(self, name)) for name in TIMES},
+            **{f"{stage}_ms": finite(getattr(self, f"{stage}_ms")) for stage in STAGES},
             "heatmap": self.heatmap,
             "original": self.original,
         }
