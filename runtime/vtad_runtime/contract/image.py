@@ -91,11 +91,6 @@ def decode_rgb(data: bytes, name: str = "picture", formats: tuple[str, ...] = FO
         raise ImageError(str(e).removesuffix("; copy it again")) from e
 
 
-def from_bgr(bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A frame as cameras give it through OpenCV, (H, W, 3) uint8 BGR, to RGB."""
-    return np.ascontiguousarray(bgr[:, :, ::-1])
-
-
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height) in pixels after EXIF orientation, from the header alone. Raises ImageError."""
     with _open(path) as image:

@@ -34,7 +34,7 @@ PYTHON = (3, 11)
 MIN_FREE_GB = 1.0
 RUNS = 5  # timed runs of the self-test
 AGAIN = "pip install vtad again"
-OTHER_PLACE = "start it in a folder that is there"
+RESULTS = Path("results")  # where vtad-run writes to
 OTHER_MODEL = "export the run again by vtad-export, or name another model by --model"
 NEEDED = {  # the module of each
     "numpy": "numpy",
@@ -63,8 +63,8 @@ class Check:
     line: str  # what was found; where it is not ok, what to do
 
 
-def checks(model: Path | None = None, results: Path = Path("results"), runs: Path = Path("runs")) -> Iterator[Check]:
-    """Every check in turn. `model`: the file of the self-test, by default the newest export in `runs`."""
+def checks(model: Path | None = None) -> Iterator[Check]:
+    """Every check in turn. `model`: the file of the self-test, by default the newest export below ./runs."""
     yield Check("python", *_python())
     yield _guarded("vtad", lambda: (True, version("vtad")), "pip install it", "an installed package")
     for name, module in NEEDED.items():
@@ -75,9 +75,9 @@ def checks(model: Path | None = None, results: Path = Path("results"), runs: Pat
     for extra, modules in EXTRAS.items():
         yield Check(f"extra {extra}", *_extra(extra, modules))
     yield Check("processors", True, f"{os.cpu_count() or 1}, {platform.machine()}, {platform.system()}")
-    yield _guarded("results", lambda: _writable(results), OTHER_PLACE)
-    yield _guarded("disk", lambda: _disk(results), OTHER_PLACE)
-    yield from _model(model, runs)
+    yield _guarded("results", _writable, "start it in a folder that is there")
+    yield _guarded("disk", _disk, "start it in a folder that is there")
+    yield from _model(model)
 
 
 def _guarded(name: str, look: Callable[[], Found], remedy: str, expected: str = "an answer") -> Check:
@@ -171,31 +171,31 @@ def _present(module: str) -> bool:
         return False
 
 
-def _writable(results: Path) -> Found:
+def _writable() -> Found:
     """Write where vtad-run would; nothing stays."""
-    where = _existing(results)
+    where = _results()
     try:
         with tempfile.TemporaryFile(dir=where) as file:
             file.write(b"vtad-doctor")
     except OSError as e:
         return False, f"{where}: expected a folder to write to, got {e.strerror}; name another by --out"
-    return True, f"{results.absolute()} can be written to"
+    return True, f"{RESULTS.absolute()} can be written to"
 
 
-def _disk(results: Path) -> Found:
-    free = shutil.disk_usage(_existing(results)).free / 1e9
+def _disk() -> Found:
+    free = shutil.disk_usage(_results()).free / 1e9
     if free < MIN_FREE_GB:
         return False, f"expected {MIN_FREE_GB:g} GB free for results, got {free:.2f}: make room"
     return True, f"{free:.1f} GB free for results"
 
 
-def _existing(path: Path) -> Path:
-    """The path itself, or its first parent that is there."""
-    path = path.absolute()
+def _results() -> Path:
+    """The folder of results, or its first parent that is there."""
+    path = RESULTS.absolute()
     return next((p for p in (path, *path.parents) if p.exists()), path)
 
 
-def _model(model: Path | None, runs: Path) -> Iterator[Check]:
+def _model(model: Path | None) -> Iterator[Check]:
     """The model's card, and a picture judged by it."""
     try:
         with _silent():
@@ -206,13 +206,13 @@ def _model(model: Path | None, runs: Path) -> Iterator[Check]:
         return
     which = "" if model else ", the newest export"
     try:
-        path = model or newest_model(runs)
+        path = model or newest_model()
     except VtadError as e:
         yield Check("model", None, str(e))
         yield Check("self-test", None, "no model to run")
         return
     except OSError as e:  # a link to a file that is gone
-        yield Check("model", False, f"{e.filename or runs}: {e.strerror}; remove it, or name a model by --model")
+        yield Check("model", False, f"{e.filename}: {e.strerror}; remove it, or name a model by --model")
         yield Check("self-test", False, "no model to run")
         return
     try:
