@@ -22,6 +22,8 @@ from tiny_model import make_card, write_model
 from vtad_runtime.commands import doctor as doctor_cli
 from vtad_runtime.review import doctor
 
+pytestmark = pytest.mark.slow  # each looks at every package that is installed
+
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(doctor.__file__).parents[2])}
 NAMES = [
     *("python", "vtad", "numpy", "pillow", "simplejpeg", "opencv", "onnxruntime", "providers"),

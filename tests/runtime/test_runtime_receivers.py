@@ -159,6 +159,7 @@ def mqtt(tmp_path: Path, said: io.StringIO) -> Iterator[Mqtt]:
 
 
 @needs_broker
+@pytest.mark.slow
 def test_judgements_reach_the_broker_in_order_and_name_who_says_them(
     broker: Broker, listener: Listener, mqtt: Mqtt
 ) -> None:
@@ -178,6 +179,7 @@ def test_judgements_reach_the_broker_in_order_and_name_who_says_them(
 
 
 @needs_broker
+@pytest.mark.slow
 def test_the_status_topic_says_online_and_offline(broker: Broker, listener: Listener, mqtt: Mqtt) -> None:
     output = mqtt(broker.port)
     eventually(lambda: listener.status() == ["online"])  # before anything was judged
@@ -189,6 +191,7 @@ def test_the_status_topic_says_online_and_offline(broker: Broker, listener: List
 
 
 @needs_broker
+@pytest.mark.slow
 def test_a_killed_program_is_offline_by_its_last_will(broker: Broker, listener: Listener, tmp_path: Path) -> None:
     program = (
         "import sys, time\n"
@@ -206,6 +209,7 @@ def test_a_killed_program_is_offline_by_its_last_will(broker: Broker, listener: 
 
 
 @needs_broker
+@pytest.mark.slow
 def test_a_broker_that_is_away_for_a_while_is_said_and_gets_everything_when_it_is_back(
     broker: Broker, listener: Listener, mqtt: Mqtt, said: io.StringIO
 ) -> None:
@@ -230,6 +234,7 @@ def test_a_broker_that_is_away_for_a_while_is_said_and_gets_everything_when_it_i
 
 
 @needs_broker
+@pytest.mark.slow
 def test_nothing_is_lost_when_the_broker_is_killed_in_the_middle_again_and_again(tmp_path: Path, mqtt: Mqtt) -> None:
     # The listener's session and its queue live in the broker's database, so that only the output can lose something.
     broker = Broker(
@@ -279,6 +284,7 @@ def test_nothing_is_lost_when_the_broker_is_killed_in_the_middle_again_and_again
 
 
 @needs_broker
+@pytest.mark.slow
 def test_judgements_of_a_run_without_a_broker_go_first_in_the_next_run(
     broker: Broker, listener: Listener, mqtt: Mqtt
 ) -> None:
@@ -294,6 +300,7 @@ def test_judgements_of_a_run_without_a_broker_go_first_in_the_next_run(
 
 
 @needs_broker
+@pytest.mark.slow
 @pytest.mark.skipif(PASSWORDS is None, reason="mosquitto_passwd is not installed")
 def test_a_wrong_password_is_one_clear_state_and_holds_nothing_up(
     tmp_path: Path, mqtt: Mqtt, said: io.StringIO, capsys: pytest.CaptureFixture[str]
@@ -332,6 +339,7 @@ def test_a_wrong_password_is_one_clear_state_and_holds_nothing_up(
 
 
 @needs_broker
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 def test_mqtts_checks_the_certificate(tmp_path: Path, mqtt: Mqtt, monkeypatch: pytest.MonkeyPatch) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"

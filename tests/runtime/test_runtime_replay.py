@@ -352,6 +352,7 @@ def run_on(kind: str, *options: str) -> None:
     assert result.exit_code == 1, result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("kind", ["folder", "hot folder", "video"])
 def test_the_same_model_flips_nothing_whatever_was_cut_turned_or_masked(kind: str, options: tuple[str, ...]) -> None:

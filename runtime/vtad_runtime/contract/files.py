@@ -121,4 +121,4 @@ def _ends_in_half_a_line(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
-        return file.read() != b"\n"
+        return file.read(1) != b"\n"  # one byte: another process may add lines meanwhile
