@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -22,3 +23,10 @@ def test_every_room_has_tests_that_are_quick(request: pytest.FixtureRequest) -> 
     rooms = {(package.name, file.parent.name) for package in PACKAGES for file in package.glob("*/__init__.py")}
     assert len(rooms) > 10
     assert rooms <= seen
+
+
+def test_every_room_says_what_it_is_for_and_what_it_may_import() -> None:
+    for package in PACKAGES:
+        for file in package.glob("*/__init__.py"):
+            said = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").lower()
+            assert "import" in said, f"{file.relative_to(ROOT)}: expected what the room is for and what it may import"

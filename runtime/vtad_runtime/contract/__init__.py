@@ -1,0 +1,4 @@
+"""What training, export and the edge share: the card, pixels, the threshold rule, errors, whole files, the log, stopping.
+
+May import nothing of vtad; it is the only room of the runtime that `vtad` sees.
+"""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vtad_runtime.contract.card import Input
-from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.errors import VtadError, one_line
 from vtad_runtime.contract.jpeg import decode_jpeg, require_whole
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
@@ -252,10 +252,9 @@ def _opened(file: IO[bytes], path: Path | str, formats: tuple[str, ...]) -> Iter
             f"by the environment variable {MAX_PIXELS}"
         ) from e
     except Exception as e:  # Pillow's decoders raise almost anything on damaged bytes: SyntaxError, struct.error, ...
-        reason = " ".join(str(e).split()) or type(e).__name__
         if isinstance(e, OSError) and e.errno is not None:
             raise ImageError(f"{path}: expected a readable file, got {e.strerror}; check its permissions") from e
-        raise ImageError(f"{path}: expected a whole picture, got a damaged file ({reason}); copy it again") from e
+        raise ImageError(f"{path}: expected a whole picture, got a damaged file ({one_line(e)}); copy it again") from e
 
 
 def _raise_limit() -> None:
