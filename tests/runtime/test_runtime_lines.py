@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import threading
 from contextlib import closing
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from vtad_runtime.contract.files import Lines
+from vtad_runtime.outputs.results_folder import csv_line
 
 
 def test_a_new_file_is_new(tmp_path: Path) -> None:
@@ -76,3 +79,10 @@ def test_two_writers_never_mix_their_lines(tmp_path: Path) -> None:
         thread.join()
     written = (tmp_path / "a").read_text().splitlines()
     assert sorted(written) == [word * 50 for word in "abc" for _ in range(300)]
+
+
+def test_a_cell_of_csv_is_never_a_formula_and_never_breaks_its_row() -> None:
+    names = ["=1+1.png", "+a.png", "-b.png", "@c.png", "two\rlines.png", "two\nlines.png", 'a"b,c.png', "plain.png"]
+    read = list(csv.reader(io.StringIO("".join(csv_line([name, -1.5, None]) for name in names), newline="")))
+    assert [row[1:] for row in read] == [["-1.5", ""]] * len(names)
+    assert [row[0] for row in read] == [f"'{name}" if name[0] in "=+-@" else name for name in names]

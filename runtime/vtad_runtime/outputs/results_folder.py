@@ -28,6 +28,9 @@ from vtad_runtime.verdict.judgement import Judgement
 CSV_FILE, SUMMARY_FILE = "results.csv", "summary.json"
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a formula may begin with
+
+
 class SinkError(VtadError):
     """Results that cannot be written. One line."""
 
@@ -113,7 +116,8 @@ def next_folder(parent: Path) -> Path:
 
 
 def csv_line(values: Sequence[Any]) -> str:
-    """One line of CSV, with its end."""
+    """One line of CSV, with its end. Text that a spreadsheet would take for a formula gets a ' in front."""
+    cells = [f"'{v}" if isinstance(v, str) and v.startswith(FORMULA) else v for v in values]
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue()
+    csv.writer(text, lineterminator="\r\n").writerow(cells)  # so that a cell with either line break is quoted
+    return text.getvalue().removesuffix("\r\n") + "\n"
