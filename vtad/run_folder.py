@@ -73,10 +73,9 @@ class Run:
         except (OSError, WrongJson, ConfigError) as e:
             raise RunError(f"{where}: expected the configuration of a run, got {type(e).__name__}: {e}") from e
 
-    def moved_to(self, config: Config) -> Run:
-        """Itself, with a configuration that says where its images are now. Raises WriteError."""
+    def moved_to(self, config: Config) -> None:
+        """Replace the configuration by one that says where its images are now. Raises WriteError."""
         write_text(self.path / "config.json", _config_text(config))
-        return self
 
     def card(self) -> Card:
         """The inspection card. Raises RunError when training did not end, CardError when it is damaged."""

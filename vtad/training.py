@@ -63,13 +63,14 @@ def train(
             torch.manual_seed(config.seed)
             report(Report(0.0, "looking for symmetries of good images", lasting=False))
             config = with_symmetries(config, images, held_out, device, pretrained)
-        run = create_run(config) if resume is None else resume.moved_to(config)
+        run = resume or create_run(config)
         torch.manual_seed(config.seed)
         detector = Detector(config).to(device)
         if resume is None:
             loop = begun(config, run, detector, images, held_out, device, pretrained, images_seen)
         else:
             loop = resumed(config, run, detector, images, held_out, device, images_seen)
+            run.moved_to(config)  # these are its images, wherever they lie now
         del pretrained  # a large backbone need not lie in memory twice
         loop.learn(report, stop)
         report(Report(1.0, "calibrating on held-out good images", lasting=False))

@@ -58,6 +58,11 @@ def test_a_training_continues_with_images_that_were_moved(at_home: Path, tmp_pat
         train(tiny(data="data", out=str(tmp_path / "runs"), epochs=2), stop=lambda: next(stops))
     (at_home / "data").rename(tmp_path / "elsewhere")
     run = newest_run(tmp_path / "runs", "pill", complete=False)
+    shutil.copytree(tmp_path / "elsewhere", tmp_path / "others")
+    next((tmp_path / "others/pill/train/good").iterdir()).unlink()
+    before = run.config()
+    assert "are not those" in error(2, train_command, "--resume", "--run", run.path, "--data", tmp_path / "others")
+    assert run.config() == before  # other images leave no trace
     done(train_command, "--resume", "--run", run.path, "--data", tmp_path / "elsewhere")
     assert Run(run.path).complete
     assert Run(run.path).config().data == str(tmp_path / "elsewhere")
