@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vtad.data.images import FEWEST
-from vtad.data.layout import GOOD, CategoryFiles, pictures_below
+from vtad.data.layout import GOOD, CategoryFiles, files_left_out, pictures_below
 from vtad_runtime.contract.image import SUFFIXES, ImageError, read_mask, read_rgb, sixteen_bit_peak
 
 SHOWN = 5  # files named per finding in the text
@@ -112,7 +112,6 @@ class _Seen:
 
     size: tuple[int, int] | None  # width, height; None when unreadable
     pixels: bytes  # sha256 of size and RGB
-    peak: int | None  # highest value of a grey picture of 16 bits
     error: str
 
 
@@ -121,7 +120,8 @@ def check_category(files: CategoryFiles, workers: int | None = None) -> CheckRep
     pictures = [*files.train_good, *(image.path for image in files.test)]
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
         seen = dict(zip(pictures, pool.map(_look, pictures), strict=True))
-    train = [seen[path] for path in files.train_good]
+        readable = [path for path in files.train_good if seen[path].size is not None]
+        peaks = [peak for peak in pool.map(sixteen_bit_peak, readable) if peak is not None]
     unreadable = [f"{_name(path, files)}: {s.error}" for path, s in seen.items() if s.size is None]
     wrong_size, empty, inverted = [], [], []
     for image in files.test:
@@ -155,8 +155,8 @@ def check_category(files: CategoryFiles, workers: int | None = None) -> CheckRep
         empty_masks=tuple(empty),
         inverted_masks=tuple(inverted),
         lossy_masks=sum(image.mask is not None and image.mask.suffix.lower() in LOSSY for image in files.test),
-        dark=len(peaks) if (peaks := [s.peak for s in train if s.peak is not None]) and max(peaks) < DARK else 0,
-        left_out=files.left_out,
+        dark=len(peaks) if peaks and max(peaks) < DARK else 0,
+        left_out=files_left_out(files),
         stray_masks=_stray_masks(files),
         leaked=leaked,
         repeated=repeated,
@@ -167,10 +167,10 @@ def _look(path: Path) -> _Seen:
     try:
         rgb = read_rgb(path)
     except ImageError as e:
-        return _Seen(None, b"", None, _reason(e, path))
+        return _Seen(None, b"", _reason(e, path))
     digest = hashlib.sha256(repr(rgb.shape).encode())
     digest.update(rgb.tobytes())
-    return _Seen((rgb.shape[1], rgb.shape[0]), digest.digest(), sixteen_bit_peak(path), "")
+    return _Seen((rgb.shape[1], rgb.shape[0]), digest.digest(), "")
 
 
 def _reason(error: ImageError, path: Path) -> str:

@@ -66,9 +66,6 @@ class CategoryFiles:
     root: Path
     train_good: tuple[Path, ...]
     test: tuple[TestImage, ...]  # empty when there is no test folder
-    left_out: dict[
-        str, int
-    ]  # files in these folders that are no pictures that vtad reads, by suffix, e.g. {".heic": 3}
 
 
 def default_data_dir() -> Path:
@@ -108,7 +105,7 @@ def find_category(data_dir: Path, category: str) -> CategoryFiles:
         raise DataError(
             f"{train}: expected pictures of good parts (PNG, JPEG, BMP, TIFF or WebP), got none; put them there"
         )
-    return CategoryFiles(category, root, train_good, _test_images(root), _left_out(train, root / "test"))
+    return CategoryFiles(category, root, train_good, _test_images(root))
 
 
 def require_folder_name(category: str) -> None:
@@ -124,10 +121,20 @@ def pictures_below(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(files, key=lambda path: path.relative_to(folder).as_posix()))
 
 
+def files_left_out(files: CategoryFiles) -> dict[str, int]:
+    """How many files of a category are no pictures that vtad reads, by suffix; hidden files and those of Windows aside."""
+    folders = _good_folder(files.root / "train"), files.root / "test"
+    names = [Path(name) for folder in folders if folder for _, _, names in walk(folder) for name in names]
+    others = [p for p in names if not is_image(p) and not p.name.startswith(".") and p.name.lower() not in LITTER]
+    return dict(sorted(Counter(p.suffix.lower() or "(no suffix)" for p in others).items()))
+
+
 def _good_folder(folder: Path) -> Path | None:
     """The folder of good pictures in `folder`: the one called good, or else one that people call so."""
-    if (folder / GOOD).is_dir() or not folder.is_dir():
-        return folder / GOOD if (folder / GOOD).is_dir() else None
+    if (folder / GOOD).is_dir():
+        return folder / GOOD
+    if not folder.is_dir():
+        return None
     found = [p for p in folder.iterdir() if p.name.lower() in GOOD_NAMES and p.is_dir()]
     return min(found, default=None)
 
@@ -169,13 +176,6 @@ def _apart(folder: Path) -> tuple[tuple[Path, ...], dict[str, Path]]:
 
 def _stem(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
-
-
-def _left_out(*folders: Path) -> dict[str, int]:
-    """How many files below are no pictures that vtad reads, by suffix; hidden files and those of Windows aside."""
-    names = [Path(name) for folder in folders for _, _, names in walk(folder) for name in names]
-    others = [p for p in names if not is_image(p) and not p.name.startswith(".") and p.name.lower() not in LITTER]
-    return dict(sorted(Counter(p.suffix.lower() or "(no suffix)" for p in others).items()))
 
 
 def _masks_by_name(folder: Path) -> dict[str, Path]:

@@ -84,11 +84,8 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
 
 def decode_rgb(data: bytes, name: str = "picture", formats: tuple[str, ...] = FORMATS) -> NDArray[np.uint8]:
     """`read_rgb` of the bytes of a file, such as one that came over the network; `name` begins its errors."""
-    try:
-        with _opened(io.BytesIO(data), name, formats) as image:
-            return _to_rgb(image, name)
-    except ImageError as e:
-        raise ImageError(str(e).removesuffix("; copy it again")) from e
+    with _opened(io.BytesIO(data), name, formats, remedy="") as image:
+        return _to_rgb(image, name)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -105,9 +102,7 @@ def image_size(path: Path) -> tuple[int, int]:
 def sixteen_bit_peak(path: Path) -> int | None:
     """The highest value of a grey picture of 16 bits; None for any other. Raises ImageError."""
     with _open(path) as image:
-        if image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format == "PNG"):
-            return int(np.asarray(image).max())
-    return None
+        return int(np.asarray(image).max()) if _is_sixteen_bit_grey(image) else None
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
@@ -233,8 +228,10 @@ def _open(path: Path) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def _opened(file: IO[bytes], path: Path | str, formats: tuple[str, ...]) -> Iterator[Image.Image]:
-    """The opened picture; `path` begins what is said of it."""
+def _opened(
+    file: IO[bytes], path: Path | str, formats: tuple[str, ...], remedy: str = "; copy it again"
+) -> Iterator[Image.Image]:
+    """The opened picture; `path` begins what is said of it, `remedy` ends it where it is damaged."""
     _raise_limit()
     try:
         with Image.open(file, formats=formats) as image:
@@ -254,7 +251,7 @@ def _opened(file: IO[bytes], path: Path | str, formats: tuple[str, ...]) -> Iter
     except Exception as e:  # Pillow's decoders raise almost anything on damaged bytes: SyntaxError, struct.error, ...
         if isinstance(e, OSError) and e.errno is not None:
             raise ImageError(f"{path}: expected a readable file, got {e.strerror}; check its permissions") from e
-        raise ImageError(f"{path}: expected a whole picture, got a damaged file ({one_line(e)}); copy it again") from e
+        raise ImageError(f"{path}: expected a whole picture, got a damaged file ({one_line(e)}){remedy}") from e
 
 
 def _raise_limit() -> None:
@@ -304,14 +301,18 @@ def _require_strips(image: Image.Image) -> None:
                 raise ValueError(f"it ends {last - end} bytes before its pixels do")
 
 
+def _is_sixteen_bit_grey(image: Image.Image) -> bool:
+    # Pillow before 11 reads 16-bit grey PNG as "I"; from any other format "I" is 32 bits without a known range.
+    return image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format == "PNG")
+
+
 def _many(value: Any) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, tuple) else (int(value),)
 
 
 def _to_rgb(image: Image.Image, path: Path | str) -> NDArray[np.uint8]:
     """An opened picture of any 8-bit or 16-bit kind as upright (H, W, 3) uint8."""
-    # Pillow before 11 reads 16-bit grey PNG as "I"; from any other format "I" is 32 bits without a known range.
-    if image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format == "PNG"):
+    if _is_sixteen_bit_grey(image):
         grey = np.rint(np.asarray(_upright(image), dtype=np.float32) / 257).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode in ("I", "F", "LAB", "HSV"):

@@ -26,8 +26,6 @@ from vtad_runtime.sources.folder import RESULTS_FILE
 from vtad_runtime.verdict.judgement import Judgement
 
 CSV_FILE, SUMMARY_FILE = "results.csv", "summary.json"
-
-
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a formula may begin with
 
 
