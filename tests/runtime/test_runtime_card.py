@@ -63,6 +63,7 @@ def changed(path: str, value: Any) -> str:
         ("score_rule.top_share", 0.0, "got 8 pixels and 0.0"),
         ("score_rule.top_share", math.nan, "got 8 pixels and nan"),
         ("compute_units", "TPU", r"card\.compute_units: expected"),
+        ("input.full_scale", 4096, r"card\.input\.full_scale: expected .*4095"),
         ("extra", 1, r"unknown fields \['extra'\]"),
         ("outputs", {}, r"card\.outputs"),
     ],
@@ -78,6 +79,11 @@ def test_a_card_from_before_compute_units_is_read() -> None:
     assert Card.from_json(changed("compute_units", ...)) == make_card()
     chosen = dataclasses.replace(make_card(), compute_units="CPU_ONLY")
     assert Card.from_json(chosen.to_json()).compute_units == "CPU_ONLY"
+
+
+def test_white_in_16_bits_is_65535_on_a_card_that_does_not_say() -> None:
+    assert Card.from_json(changed("input.full_scale", ...)) == make_card()
+    assert Card.from_json(changed("input.full_scale", 4095)) == make_card(full_scale=4095)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"card"'])

@@ -29,6 +29,8 @@ FURTHEST_WITHOUT_SCORES = 1e6
 SMALLEST_ROI = 8  # pixels a side
 ONNX_KEY = "vtad.card"  # the name of the card in ONNX metadata_props, and in a Core ML package's user-defined metadata
 
+FullScale = Literal[1023, 4095, 16383, 65535]  # the highest value of a camera of 10, 12, 14 or 16 bits
+FULL_SCALE: FullScale = 65535
 ComputeUnits = Literal["CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY", "ALL"]  # of Core ML, by coremltools' names
 
 
@@ -59,6 +61,7 @@ class Input:
     resize: Literal["area-linear"]  # cv2 INTER_AREA when shrinking, INTER_LINEAR when growing
     fit: Literal["stretch", "letterbox", "centre_crop"]
     roi: tuple[int, int, int, int] | None  # x, y, width, height in source pixels, cut before fitting
+    full_scale: FullScale = FULL_SCALE  # the value of white in a picture of 16 bits
 
 
 @dataclass(frozen=True)
