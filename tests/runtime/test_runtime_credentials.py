@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from fake_camera import mjpeg_camera
+from fake_camera import mjpeg_camera, write_video
 from tiny_model import good, write_model
 
 from vtad_runtime.commands.run import run
@@ -82,18 +83,38 @@ def test_the_name_of_a_source_tells_nothing_and_its_key_stays_as_it_was() -> Non
     assert "secret" not in str(error.value)
 
 
-def test_no_output_of_a_run_tells_the_password_of_its_stream(tmp_path: Path) -> None:
+def test_no_output_of_a_run_tells_the_password_of_its_stream_and_no_log_the_token_of_its_page(tmp_path: Path) -> None:
     with mjpeg_camera(good(64, 64)) as camera:
         url = camera.url.replace("http://", "http://admin:se%23cret@") + "?token=secret"
         model = write_model(tmp_path / "m.onnx")
         outputs = ["--out", str(tmp_path / "out"), "--json", str(tmp_path / "out" / "rows.jsonl"), "--save", "all"]
         options = ["--model", str(model), "--post", "http://u:secret@127.0.0.1:9/secret", "--max-frames", "2"]
+        links = []
         for form in ([], ["--log-json"]):
-            done = CliRunner().invoke(run, ["--stream", url, *options, *outputs, *form])
+            done = CliRunner().invoke(run, ["--stream", url, "--live", "0.0.0.0:0", *options, *outputs, *form])
             assert done.exit_code == 0, done.output
             assert "***" in done.output
             assert "cret" not in done.output
+            links += re.findall(r"\?token=([\w-]{43})", done.stdout)
+            assert links[-1] not in done.stderr
     written = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
     assert {"results.jsonl", "summary.json", "rows.jsonl", "messages.sqlite"} <= {file.name for file in written}
+    assert len(links) == 2
     for file in written:
-        assert b"cret" not in file.read_bytes(), file
+        assert not [word for word in ("cret", *links) if word.encode() in file.read_bytes()], file
+
+
+def test_a_log_for_machines_alone_leaves_no_place_for_the_link_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_model(tmp_path / "m.onnx")
+    write_video(tmp_path / "a.avi", [good(64, 64)] * 2)
+    options = ["--video", str(tmp_path / "a.avi"), "--model", str(model), "--out", str(tmp_path / "out")]
+    machines = [*options, "--live", "0.0.0.0:0", "--log-json", "--json", "-"]
+    done = CliRunner().invoke(run, machines)
+    assert (done.exit_code, "--live: expected a token in VTAD_LIVE_TOKEN" in done.stderr) == (2, True)
+    monkeypatch.setenv("VTAD_LIVE_TOKEN", "a-token-of-our-own")
+    done = CliRunner().invoke(run, machines)
+    assert done.exit_code == 0, done.output
+    assert "with the token in VTAD_LIVE_TOKEN" in done.stderr
+    assert "a-token" not in done.output

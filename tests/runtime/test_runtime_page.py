@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import json
+import os
 import re
 import socket
 import sys
@@ -12,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from page_line import Line, serving
 from tiny_model import GREY, bad, good
 
 from vtad_runtime import Verdict
-from vtad_runtime.page import app, picture
+from vtad_runtime.page import app, connections, picture
 from vtad_runtime.page.server import PageError, PageServer, parse_address
 
 WAIT_S = 30.0
@@ -428,3 +431,121 @@ def test_the_age_is_that_of_the_newest_frame_not_of_the_news(line: Line) -> None
     snapshot = line.state.snapshot()
     assert 100 <= snapshot["frame_age_s"] < 100 + WAIT_S
     assert snapshot["since_frame_s"] < WAIT_S
+
+
+def half_open(port: int, data: bytes = b"", count: int = 1) -> list[socket.socket]:
+    """Connections that have sent `data` and no more."""
+    made = []
+    for _ in range(count):
+        made.append(socket.create_connection(("127.0.0.1", port), timeout=WAIT_S))
+        made[-1].sendall(data)
+    return made
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+def test_hundreds_of_idle_and_half_sent_connections_take_few_descriptors_and_lock_nobody_out(line: Line) -> None:
+    with serving(line) as server:
+        before, port = descriptors(), urlsplit(server.url).port or 0
+        held = half_open(port, count=150) + half_open(port, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ", 150)
+        try:
+            assert next(events(server.url))["source"] == "camera 0"
+            assert get(server.url)[0] == 200
+            assert descriptors() - before - len(held) <= connections.MAX_CONNECTIONS + 20
+        finally:
+            for connection in held:
+                connection.close()
+
+
+def test_who_sends_no_whole_request_is_cut(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "REQUEST_S", 0.2)
+    with serving(line) as server:
+        for data in (b"", b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n"):
+            (held,) = half_open(urlsplit(server.url).port or 0, data)
+            with suppress(ConnectionResetError):
+                assert held.recv(1) == b""
+
+
+@pytest.mark.slow
+def test_a_stream_whose_viewer_takes_nothing_is_cut_and_one_that_rests_is_not(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "TAKING_S", 0.3)
+    noise = np.random.default_rng(0).integers(0, 256, (600, 800, 3), dtype=np.uint8)  # about a megabyte as JPEG
+    with serving(line) as server:
+        resting = pictures(server.url)
+        line.show(good())
+        next(resting)
+        time.sleep(0.7)  # no picture comes for longer than a viewer may take
+        judgement = line.judge(noise)
+        stalled = socket.socket()
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.connect(("127.0.0.1", urlsplit(server.url).port))
+        stalled.sendall(b"GET /picture.mjpg HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        deadline, cut = time.monotonic() + WAIT_S, False
+        while not cut and time.monotonic() < deadline:
+            line.state.write(dataclasses.replace(judgement, number=judgement.number + 1))
+            assert next(resting)[0]["frame"] > 0
+            try:
+                stalled.sendall(b"x")
+            except OSError:
+                cut = True
+        assert cut
+        stalled.close()
+
+
+def test_a_burst_does_not_pass_the_limit_of_streams(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "MAX_STREAMS", 3)
+    with serving(line) as server:
+        request = b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        held = half_open(urlsplit(server.url).port or 0, request, 20)
+        answers = sorted(connection.recv(12) for connection in held)
+        assert answers == [b"HTTP/1.1 200"] * 3 + [b"HTTP/1.1 503"] * 17
+        for connection in held:
+            connection.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits descriptors")
+def test_without_descriptors_it_waits_and_says_so_once(
+    line: Line, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import resource
+
+    monkeypatch.setattr(connections, "RETRY_S", 0.05)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with serving(line) as server, ExitStack() as stack:
+        viewers = [stack.enter_context(socket.socket()) for _ in range(5)]
+        taken = [stack.enter_context(open(os.devnull, "rb"))]
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0].fileno() + 50, hard))
+            with suppress(OSError):
+                while True:
+                    taken.append(stack.enter_context(open(os.devnull, "rb")))
+            for viewer in viewers:
+                viewer.settimeout(WAIT_S)
+                viewer.connect(("127.0.0.1", urlsplit(server.url).port))
+                viewer.sendall(b"GET /icon.svg HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            time.sleep(0.3)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert [viewer.recv(12) for viewer in viewers] == [b"HTTP/1.1 200"] * 5
+    assert [r.getMessage() for r in caplog.records if r.name == "vtad"] == [
+        "live page: no viewer can connect: Too many open files"
+    ]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_given_token_is_asked_for_and_a_weak_one_is_refused(line: Line) -> None:
+    server = PageServer(line.state, "0.0.0.0:0", "a-token-of-our-own")
+    try:
+        local = f"http://127.0.0.1:{urlsplit(server.url).port}/"
+        assert get(f"{local}?token=a-token-of-our-own")[0] == 200
+        assert get(local)[0] == 403
+    finally:
+        server.close()
+    for weak in ("", "short", "sixteen or more; x"):
+        with pytest.raises(PageError, match="VTAD_LIVE_TOKEN: expected 16 or more"):
+            PageServer(line.state, "0.0.0.0:0", weak)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vtad_runtime.contract.log import note
+from vtad_runtime.contract.command import say
+from vtad_runtime.contract.log import event, note
 from vtad_runtime.line import wiring
 from vtad_runtime.line.loop import Frames
 from vtad_runtime.line.options import RunOptions
@@ -129,7 +131,7 @@ def _page(options: RunOptions, detector: Detector, stack: ExitStack) -> PageStat
     """Serve the live page. Raises PageError."""
     if options.live is None:
         return None
-    from vtad_runtime.page.server import PageServer  # the extra `live`
+    from vtad_runtime.page.server import TOKEN, PageError, PageServer  # the extra `live`
     from vtad_runtime.page.state import PageState
 
     source = options.source
@@ -140,9 +142,22 @@ def _page(options: RunOptions, detector: Detector, stack: ExitStack) -> PageStat
         str(detector.path),
         QUIET_FILES_S if rests else max(QUIET_S, 2 * (options.every or 0)),
     )
-    server = PageServer(page, options.live)
+    given = os.environ.get(TOKEN)
+    server = PageServer(page, options.live, given)
     stack.callback(server.close)
-    note(f"live page: {server.url}")
+    if server.token is None:
+        note(f"live page: {server.url}")
+    elif given is not None:
+        note(f"live page: {server.address}?token=..., with the token in {TOKEN}")
+    elif not options.log_json:
+        note(f"live page: {server.url}")
+    elif options.json != "-":  # the log is kept, and read by many: the link goes past it
+        event("live_page", f"live page: {server.address}, its link with the token is on stdout")
+        say(f"live page: {server.url}")
+    else:
+        raise PageError(
+            f"--live: expected a token in {TOKEN} with --log-json and --json -, which leave no place for a link"
+        )
     return page
 
 

@@ -1,8 +1,8 @@
 """Who may look at the live page.
 
 On loopback: anyone on this machine, but only under a name of this machine, so that a page from elsewhere cannot have its
-own name point here and read along (DNS rebinding). On other addresses: who has the token, which is printed as a link;
-the browser keeps it as a cookie. The page is plain HTTP: whoever can listen on the network can see it and the token.
+own name point here and read along (DNS rebinding). On other addresses: who has the token, which is printed as a link or was
+given; the browser keeps it as a cookie. The page is plain HTTP: whoever can listen on the network can see it and the token.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Access:
         return name in self.names or (self.token is not None and _is_ip(name))  # rebinding takes a name
 
 
-def by_token(port: int) -> Access:
-    """Who has a token of 256 bits, made now."""
+def by_token(port: int, token: str | None = None) -> Access:
+    """Who has the token; None: one of 256 bits, made now."""
     name = socket.gethostname().lower()
     names = {*LOOPBACK_NAMES, name, f"{name}.local", socket.getfqdn().lower()}
-    return Access(secrets.token_urlsafe(32), f"vtad_{port}", frozenset(names))
+    return Access(token or secrets.token_urlsafe(32), f"vtad_{port}", frozenset(names))
 
 
 def _host_name(host: str) -> str:

@@ -23,9 +23,12 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vtad_runtime.contract.errors import one_line
+from vtad_runtime.contract.log import warning
 from vtad_runtime.drawing.encoding import PictureError
 from vtad_runtime.page import picture
 from vtad_runtime.page.access import Access
+from vtad_runtime.page.connections import Connection
 from vtad_runtime.page.state import PageState
 
 ASSETS = {
@@ -44,6 +47,7 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
     "cache-control": "no-store",
+    "connection": "close",  # one request a connection: none waits for another
 }
 POLL_S = 0.04  # how often a stream looks for something new
 EVENT_S, PICTURE_S = 0.1, 0.1  # the least time between two events, two pictures
@@ -53,7 +57,7 @@ BOUNDARY = "vtad-frame"
 
 
 class Viewers:
-    """The streams that are open, and the word to end them."""
+    """How many streams are open, and the word to end them."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
@@ -93,9 +97,14 @@ def make_app(state: PageState, access: Access, viewers: Viewers) -> ASGIApp:
     newest = Newest(state)
     scale = picture.scale_bar()
 
+    assets = {
+        path: ((files("vtad_runtime.page") / name).read_bytes(), {"content-type": kind})
+        for path, (name, kind) in ASSETS.items()
+    }
+
     async def asset(request: Request) -> Response:
-        name, kind = ASSETS[request.scope["path"].lstrip("/")]
-        response = Response((files("vtad_runtime.page") / name).read_bytes(), headers={"content-type": kind})
+        content, headers = assets[request.scope["path"].lstrip("/")]
+        response = Response(content, headers=headers)
         if access.token is not None and "token" in request.query_params:
             # No redirect that drops the token from the address: after a link from elsewhere a browser would follow it
             # without the Strict cookie. The page's script cleans the address instead.
@@ -106,12 +115,12 @@ def make_app(state: PageState, access: Access, viewers: Viewers) -> ASGIApp:
         return Response(scale, media_type="image/png")
 
     async def events(request: Request) -> Response:
-        return _stream(viewers, _events(state, viewers), "text/event-stream")
+        return _Stream(viewers, _events(state, viewers), "text/event-stream")
 
     async def pictures(request: Request) -> Response:
         raw = "application/octet-stream" in request.headers.get("accept", "")
         kind = "application/octet-stream" if raw else f"multipart/x-mixed-replace; boundary={BOUNDARY}"
-        return _stream(viewers, _pictures(newest, state, viewers), kind)
+        return _Stream(viewers, _pictures(newest, state, viewers), kind)
 
     async def ng(request: Request) -> Response:
         kept = state.kept(request.path_params["seq"])
@@ -135,11 +144,14 @@ def make_app(state: PageState, access: Access, viewers: Viewers) -> ASGIApp:
 
 
 def _guarded(app: ASGIApp, access: Access) -> ASGIApp:
-    """Refuse who may not look; put the security headers on every answer; an error is one line."""
+    """Refuse who may not look; put the security headers on every answer; an error is one line, here and in the log."""
+    said: set[str] = set()
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        connection: Connection = scope["state"]["connection"]
+        connection.give_time()
         started = False
 
         async def with_headers(message: Message) -> None:
@@ -148,7 +160,8 @@ def _guarded(app: ASGIApp, access: Access) -> ASGIApp:
                 started = True
                 ours = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
                 message["headers"] = [*message.get("headers", []), *ours]
-            await send(message)
+            await send(message)  # waits until the viewer has taken what went before
+            connection.give_time()
 
         request = Request(scope)
         refusal = access.refusal(
@@ -160,52 +173,62 @@ def _guarded(app: ASGIApp, access: Access) -> ASGIApp:
         try:
             await app(scope, receive, with_headers)
         except Exception as e:
-            if started:  # the browser sees a broken answer and asks again
-                return
-            line = f"internal error: {type(e).__name__}: {e}; please report it\n"
-            await PlainTextResponse(line, 500)(scope, receive, with_headers)
+            line = f"internal error: {type(e).__name__}: {one_line(e)}; please report it"
+            if type(e).__name__ not in said:
+                said.add(type(e).__name__)
+                warning("live_page", f"live page: {line}")
+            if not started:  # else the browser sees a broken answer and asks again
+                await PlainTextResponse(f"{line}\n", 500)(scope, receive, with_headers)
 
     return guard
 
 
-def _stream(viewers: Viewers, parts: AsyncIterator[bytes], kind: str) -> Response:
-    if viewers.streams >= MAX_STREAMS:
-        return PlainTextResponse(f"busy: {MAX_STREAMS} streams are open; close a page elsewhere\n", 503)
-    return StreamingResponse(parts, headers={"content-type": kind})
+class _Stream(StreamingResponse):
+    """A stream, counted from its request to its end; one line when too many are open."""
+
+    def __init__(self, viewers: Viewers, parts: AsyncIterator[bytes], kind: str) -> None:
+        super().__init__(parts, headers={"content-type": kind})
+        self._viewers = viewers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._viewers.streams >= MAX_STREAMS:
+            busy = PlainTextResponse(f"busy: {MAX_STREAMS} streams are open; close a page elsewhere\n", 503)
+            await busy(scope, receive, send)
+            return
+        with self._viewers.one():
+            await super().__call__(scope, receive, send)
 
 
 async def _events(state: PageState, viewers: Viewers) -> AsyncIterator[bytes]:
     """The first event with everything, then one a change, ten a second at most, one a second at least."""
-    with viewers.one():
-        snapshot = await asyncio.to_thread(state.snapshot)
-        yield _event({**state.facts(), **snapshot})
+    snapshot = await asyncio.to_thread(state.snapshot)
+    yield _event({**state.facts(), **snapshot})
+    seen, closed, sent_at = snapshot["seq"], snapshot["closed"], time.monotonic()
+    while not viewers.stop.is_set():
+        await asyncio.sleep(POLL_S)
+        waited = time.monotonic() - sent_at
+        changed = state.seq != seen or state.closed != closed
+        if waited < EVENT_S or not (changed or waited >= BEAT_S):
+            continue
+        snapshot = await asyncio.to_thread(state.snapshot, seen)
+        yield _event(snapshot)
         seen, closed, sent_at = snapshot["seq"], snapshot["closed"], time.monotonic()
-        while not viewers.stop.is_set():
-            await asyncio.sleep(POLL_S)
-            waited = time.monotonic() - sent_at
-            changed = state.seq != seen or state.closed != closed
-            if waited < EVENT_S or not (changed or waited >= BEAT_S):
-                continue
-            snapshot = await asyncio.to_thread(state.snapshot, seen)
-            yield _event(snapshot)
-            seen, closed, sent_at = snapshot["seq"], snapshot["closed"], time.monotonic()
-        if state.closed and not closed:  # the run ends and the server with it: the page must not guess
-            yield _event(await asyncio.to_thread(state.snapshot, seen))
+    if state.closed and not closed:  # the run ends and the server with it: the page must not guess
+        yield _event(await asyncio.to_thread(state.snapshot, seen))
 
 
 async def _pictures(newest: Newest, state: PageState, viewers: Viewers) -> AsyncIterator[bytes]:
     """The newest frame whenever there is a new one, ten a second at most."""
-    with viewers.one():
-        seen, sent_at = 0, 0.0
-        while not viewers.stop.is_set():
-            framed = state.newest
-            if framed is None or framed[0] == seen or time.monotonic() - sent_at < PICTURE_S:
-                await asyncio.sleep(POLL_S)
-                continue
-            sent_at = time.monotonic()
-            seen, made = await asyncio.to_thread(newest)
-            if made is not None:
-                yield _part(made)
+    seen, sent_at = 0, 0.0
+    while not viewers.stop.is_set():
+        framed = state.newest
+        if framed is None or framed[0] == seen or time.monotonic() - sent_at < PICTURE_S:
+            await asyncio.sleep(POLL_S)
+            continue
+        sent_at = time.monotonic()
+        seen, made = await asyncio.to_thread(newest)
+        if made is not None:
+            yield _part(made)
 
 
 def _event(content: dict[str, object]) -> bytes:

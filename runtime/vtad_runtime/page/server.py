@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 import socket
 import sys
 import threading
 import time
-from functools import partial
 
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.page.access import Access, by_token
@@ -16,6 +16,7 @@ from vtad_runtime.page.state import PageState
 
 SEND_BUFFER = 256 * 1024  # bytes: what a slow viewer lags behind is what is already sent
 START_S, STOP_S = 5.0, 2.0
+TOKEN = "VTAD_LIVE_TOKEN"  # environment variable: the token, for those who must not read it in a log
 
 
 class PageError(VtadError):
@@ -25,40 +26,45 @@ class PageError(VtadError):
 class PageServer:
     """Serves the page until `close()`."""
 
-    def __init__(self, state: PageState, address: str) -> None:
+    def __init__(self, state: PageState, address: str, token: str | None = None) -> None:
         """Listen, and answer in a thread. `address` is "8000" (this machine only) or "HOST:PORT"; port 0 takes a free one.
 
-        Raises PageError: a wrong address, one in use or not of this machine; the extra is not installed.
+        `token` is asked for beyond this machine; None: one made now. Raises PageError: a wrong address, one in use or not
+        of this machine; a weak token; the extra is not installed.
         """
         host, port = parse_address(address)
+        if token is not None and not re.fullmatch(r"[A-Za-z0-9_-]{16,200}", token):
+            raise PageError(f"{TOKEN}: expected 16 or more of A-Z a-z 0-9 _ -, got another text; see docs/guide.md")
         try:
             import uvicorn
 
             from vtad_runtime.page.app import Viewers, make_app
+            from vtad_runtime.page.connections import Connections
         except ImportError as e:
             raise PageError(
                 f"--live: expected starlette and uvicorn, got no {e.name}; pip install 'vtad[live]', or run without --live"
             ) from e
         listening = _listen(host, port)
         host, port = listening.getsockname()[:2]
-        access = Access() if ipaddress.ip_address(host).is_loopback else by_token(port)
+        access = Access() if ipaddress.ip_address(host).is_loopback else by_token(port, token)
         self._viewers = Viewers()
         config = uvicorn.Config(
             make_app(state, access, self._viewers),
-            http="h11",
             ws="none",
-            loop="asyncio",
             lifespan="off",
             log_config=None,
-            log_level="critical",
+            log_level="critical",  # of uvicorn's own log; what matters comes through ours
             access_log=False,
             server_header=False,
-            limit_concurrency=128,
             timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
-        serve = partial(self._server.run, sockets=[listening])
-        self._thread = threading.Thread(target=serve, name="vtad-page", daemon=True)
+
+        async def serve() -> None:
+            with listening:
+                await Connections().serve(listening, config, self._server)
+
+        self._thread = threading.Thread(target=lambda: asyncio.run(serve()), name="vtad-page", daemon=True)
         self._thread.start()
         deadline = time.monotonic() + START_S
         while not self._server.started:
@@ -66,7 +72,9 @@ class PageServer:
                 self.close()
                 raise PageError(f"--live: expected a server on {host} port {port}, got none; please report it")
             time.sleep(0.005)
-        self.url = _url(host, port, access)  # where to look, with the token where one is needed
+        self.address = _url(host, port)  # where to look
+        self.token = access.token  # None: none is needed
+        self.url = self.address + (f"?token={self.token}" if self.token else "")  # the link
 
     def close(self) -> None:
         """End every stream and the thread, within two seconds. May be called twice."""
@@ -96,8 +104,9 @@ def _listen(host: str, port: int) -> socket.socket:
         if sys.platform != "win32":  # there it would let two servers share the port
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        listening.setblocking(False)
         listening.bind(where)
-        listening.listen(64)
+        listening.listen(128)
     except OSError as e:
         listening.close()
         raise PageError(
@@ -107,11 +116,10 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _url(host: str, port: int, access: Access) -> str:
+def _url(host: str, port: int) -> str:
     if ipaddress.ip_address(host).is_unspecified:
         host = _own_address()
-    name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{port}/" + (f"?token={access.token}" if access.token else "")
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 def _own_address() -> str:
