@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny_run import done, flags, invoke
 
+from vtad.calibration.record import CalibrationRecord
 from vtad.commands.data import data as vtad_data
 from vtad.commands.evaluate import evaluate as vtad_eval
 from vtad.commands.train import train as vtad_train
@@ -36,7 +37,8 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done(vtad_data, "demo", "--category", "pill", "--size", 64, "--train", 16, "--good", 4, "--defects", 1)
         done(vtad_data, "check", "--category", "pill")
         done(vtad_train, "--category", "pill", *flags(epochs=1))
-        done(vtad_train, "--category", "pill", *flags(epochs=20, learning_rate=3e-3))
+        said = done(vtad_train, "--category", "pill", *flags(epochs=20, learning_rate=3e-3))
+        (here / "said").write_text(said)
         assert "run: runs/pill/0002, the newest" in done(vtad_eval)
         assert "run: runs/pill/0002, the newest" in done(vtad_export)
         result = invoke(vtad_run, "--folder", "data/pill/test")
@@ -54,6 +56,7 @@ def test_each_command_finds_what_the_one_before_it_made(typed: Path) -> None:
     run = Run(typed / "runs" / "pill" / "0002")
     assert run == newest_run(typed / "runs")
     assert sorted(p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file()) == [
+        "calibration.json",
         "card.json",
         "config.json",
         "export/parity.json",
@@ -66,6 +69,20 @@ def test_each_command_finds_what_the_one_before_it_made(typed: Path) -> None:
     assert len(rows) == 9
     assert len(list((typed / "results" / "0001" / "heatmaps").rglob("*.jpg"))) == 9
     assert (typed / "exit_code").read_text() == ("1" if any(r["verdict"] == "NG" for r in rows) else "0")
+
+
+def test_training_names_the_oddest_good_pictures_and_shows_the_trade_off(typed: Path) -> None:
+    run, said = Run(typed / "runs" / "pill" / "0002"), (typed / "said").read_text().splitlines()
+    record = CalibrationRecord.read(run)
+    assert record is not None
+    assert sorted(g.score for g in record.good) == list(run.card().calibration.scores)
+    assert all((typed / "data" / "pill" / g.file).is_file() for g in record.good)
+    (oddest,) = (line for line in said if line.startswith("the oddest good pictures: "))
+    assert record.good[0].file in oddest
+    (chosen,) = (line for line in said if line.startswith("* "))
+    alarms = sum(g.score > run.card().calibration.threshold for g in record.good)
+    assert f"{alarms} of 4, " in chosen
+    assert f" of {len(record.synthetic)}, " in chosen
 
 
 def test_the_edge_says_what_torch_says(typed: Path) -> None:

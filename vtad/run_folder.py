@@ -4,6 +4,7 @@ config.json      every value of the configuration
 metrics.jsonl    one line an epoch
 checkpoint.safetensors   where training stands, for --resume; removed when it is complete
 model.safetensors        the detector: weights, feature statistics, calibration
+calibration.json         the scores that the threshold was found from, by picture, and those of synthetic defects
 card.json        the inspection card; it is there when the run is complete
 metrics.json     the evaluation, if made
 export/          artefacts, if made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vtad.backbones.pretrained import read_pretrained, with_backbone
 from vtad.calibration.map_fusion import Maps, fit_map_fusion, fit_z_scores, raw_maps, scores_and_peaks
+from vtad.calibration.record import CalibrationRecord, GoodScore
 from vtad.calibration.score_fusion import fit_score_fusion
 from vtad.config import Config
 from vtad.data.augmentation import shifted_and_zoomed
@@ -75,8 +76,9 @@ def train(
         loop.learn(report, stop)
         report(Report(1.0, "calibrating on held-out good images", lasting=False))
         good = held_out[:]
-        chosen = _calibrate(detector, good, config, device)
+        chosen, seen = _calibrate(detector, good, _names(val_files, files.root), config, device)
         save_tensors(run.weights, detector.state_dict())
+    seen.write(run)
     run.write_card(make_card(config, SCORE_RULE, chosen, images_seen, sha256(run.weights)))
     run.checkpoint.unlink(missing_ok=True)
     return run
@@ -101,7 +103,10 @@ def unfinished_run(out: Path, path: Path | None, category: str | None) -> Run:
 
 
 @torch.no_grad()
-def _calibrate(detector: Detector, good: NDArray[np.uint8], config: Config, device: torch.device) -> Calibration:
+def _calibrate(
+    detector: Detector, good: NDArray[np.uint8], names: list[str], config: Config, device: torch.device
+) -> tuple[Calibration, CalibrationRecord]:
+    """Of held-out good images (N, H, W, 3) by these names: the weights and z-scores are set, and the threshold found."""
     detector.eval()
     shifted = shifted_and_zoomed(good, np.random.default_rng((config.seed, 5)))
     defective, masks = synthetic(shifted, min(SCORER_IMAGES, 4 * len(good)), config.seed)
@@ -111,4 +116,15 @@ def _calibrate(detector: Detector, good: NDArray[np.uint8], config: Config, devi
     few = slice(FUSION_IMAGES)
     shaken, damaged = (raw_maps(detector, images[few], device) for images in (shifted, defective))
     fit_map_fusion(detector, Maps(maps.density[few], maps.unlike[few]), shaken, damaged, masks[few])
-    return calibration(*scores_and_peaks(detector, maps), config.false_alarms)
+    scores, peaks = scores_and_peaks(detector, maps)
+    of_good = [GoodScore(*one) for one in zip(names, scores, peaks, strict=True)]
+    seen = CalibrationRecord(
+        good=tuple(sorted(of_good, key=lambda g: -g.score)),
+        synthetic=tuple(scores_and_peaks(detector, damaged)[0]) if masks[few].any() else (),
+    )
+    return calibration(scores, peaks, config.false_alarms), seen
+
+
+def _names(files: Sequence[Path], root: Path) -> list[str]:
+    """Of the pictures, below the category's folder."""
+    return [file.relative_to(root).as_posix() for file in files]

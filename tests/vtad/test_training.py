@@ -93,6 +93,7 @@ def test_a_run_folder_holds_json_and_safetensors_and_nothing_that_is_pickled(
     config = configured()
     run = train(config)
     assert sorted(p.name for p in run.path.iterdir()) == [
+        "calibration.json",
         "card.json",
         "config.json",
         "metrics.jsonl",

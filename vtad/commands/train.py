@@ -109,6 +109,7 @@ def _categories(category: str | None, data_dir: Path) -> tuple[str, ...]:
 
 
 def _train(config: Config, resume: Run | None) -> None:
+    from vtad.calibration.record import CalibrationRecord
     from vtad.fitting.device import keep_memory
     from vtad.fitting.loop import Interrupted
     from vtad.inspection import advice
@@ -122,6 +123,8 @@ def _train(config: Config, resume: Run | None) -> None:
             raise VtadError(e, 128 + (stop.signal or 0)) from e
     card = run.card()
     say(f"{run.path}: threshold {card.calibration.threshold:.3f} from {card.calibration.images} held-out good images")
+    for one in record.lines(card.calibration) if (record := CalibrationRecord.read(run)) else []:
+        say(one)
     if line := advice(card):
         say(f"note: {line}")
     if stop.signal is not None:  # it came during calibration

@@ -17,6 +17,8 @@ from vtad_runtime.contract.errors import FAILED, VtadError
 MARGIN = 0.05  # of the calibration spread, at most: more than float16 drifts
 LEAST_MARGIN = 1e-3  # of the calibration spread; ten times what float32 exports may drift
 MIN_IMAGES = 3
+FENCE = 3.0  # interquartile ranges above the third quartile: Tukey's outer fence
+REVIEW = 0.05  # share of good pictures at most that a person looks at, NG ones among them
 
 
 class CalibrationError(VtadError):
@@ -44,9 +46,31 @@ def conformal_threshold(scores: Sequence[float], false_alarms: float) -> float:
     if not all(math.isfinite(s) for s in ordered):
         raise CalibrationError("a held-out good image has a score that is not a number: the training diverged")
     k = max(1, math.floor(false_alarms * (len(ordered) + 1) + 1e-9))
-    level, unit = ordered[-k], spread(ordered)
-    gap = min((s for s in ordered if s > level), default=float("inf")) - level
-    return level + max(LEAST_MARGIN * unit, min(MARGIN * unit, gap / 2))
+    level = ordered[-k]
+    gap = min((s for s in ordered if s > level), default=math.inf) - level
+    return level + margin(gap, spread(ordered))
+
+
+def margin(gap: float, unit: float) -> float:
+    """How far beyond a picture's score a threshold lies that it gave; `gap` is to the next score, `unit` their spread."""
+    return max(LEAST_MARGIN * unit, min(MARGIN * unit, gap / 2))
+
+
+def fence(scores: Sequence[float]) -> float:
+    """Tukey's outer fence: above it a good picture is odd among the others, and possibly none."""
+    lower, upper = np.quantile(np.asarray(scores, dtype=np.float64), (0.25, 0.75))
+    return float(upper + FENCE * max(upper - lower, 1e-6))
+
+
+def review_level(scores: Sequence[float], false_alarms: float, review: float) -> float | None:
+    """The score above which at most the share `review` of good pictures lies, from calibration scores: where UNSURE begins.
+
+    None where there is no such band below the threshold of `false_alarms`: it is turned off, or the scores are too few.
+    """
+    k, of_threshold = (max(1, math.floor(share * (len(scores) + 1) + 1e-9)) for share in (review, false_alarms))
+    if k <= of_threshold or len(scores) < MIN_IMAGES:
+        return None
+    return conformal_threshold(scores, review)
 
 
 def spread(scores: Sequence[float]) -> float:
