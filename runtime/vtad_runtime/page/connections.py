@@ -52,7 +52,7 @@ class Connections:
         self._said: set[str] = set()
 
     async def serve(self, listening: socket.socket, config: Config, server: Server) -> None:
-        """Run the server on connections to `listening` until it is told to end."""
+        """Run the server on connections to `listening` until it is to end."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._log)
         tasks = loop.create_task(self._accept(listening, config, server)), loop.create_task(self._cut_the_slow())
