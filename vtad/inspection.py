@@ -7,11 +7,14 @@ import datetime
 import math
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from vtad.config import Config
 from vtad.version import VERSION
 from vtad_runtime.contract.card import SCHEMA, UNIT, Calibration, Card, Identity, Input, Output, ScoreRule
 from vtad_runtime.contract.conformal import images_needed
+
+PLACES = ("data", "out", "backbone_file")  # options that are paths
 
 
 def input_spec(config: Config) -> Input:
@@ -37,7 +40,7 @@ def make_card(config: Config, rule: ScoreRule, chosen: Calibration, data_fingerp
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             vtad_version=VERSION,
             git_commit=_git_commit(),
-            config={**dataclasses.asdict(config), "data": Path(config.data).name},  # not where the pictures lie
+            config=without_places(dataclasses.asdict(config)),
             data_fingerprint=data_fingerprint,
         ),
         input=input_spec(config),
@@ -54,6 +57,11 @@ def make_card(config: Config, rule: ScoreRule, chosen: Calibration, data_fingerp
         results=None,
         parity=None,
     )
+
+
+def without_places(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with bare names in place of the paths on the machine that trained: a card goes to others."""
+    return {key: Path(value).name if key in PLACES else value for key, value in config.items()}
 
 
 def advice(card: Card) -> str | None:

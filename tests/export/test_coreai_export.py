@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 pytest.importorskip("coreai_torch", reason="coreai-torch is not installed: pip install 'vtad[coreai]'")
 
+from shared_exports import traces
 from tiny_run import done, error, tiny
 
 from vtad.models.autoencoder import Autoencoder
@@ -65,6 +66,11 @@ def test_apples_runtime_agrees_with_torch_to_its_last_digits(made: CoreAIExport)
     assert parity.tolerance == TOLERANCE
     assert all(error <= TOLERANCE[name] for name, error in parity.max_error.items())
     assert parity.max_error["heatmap"] > 0  # it was measured
+
+
+def test_an_asset_says_nothing_of_the_machine(made: CoreAIExport, trained: Run, pills: Path) -> None:
+    """coreai-torch writes the paths of all sources into it, unless told not to."""
+    assert traces(made.path.parent, trained.path, pills) == []
 
 
 def test_the_onnx_fallback_lies_beside_it_and_was_compared_too(made: CoreAIExport) -> None:

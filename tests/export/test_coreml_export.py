@@ -14,6 +14,7 @@ import torch
 
 pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
 
+from shared_exports import traces
 from tiny_run import done, error
 
 from vtad.models.detector import Judgement
@@ -56,6 +57,12 @@ def test_the_package_says_what_it_takes_and_gives(made: CoreMLExport) -> None:
     assert meta.userDefined["com.apple.coreml.model.preview.type"] == "depthEstimation"  # a picture in, a map out
     assert "RGB, 32 x 32 pixels" in image.shortDescription
     assert spec.specificationVersion == 7  # iOS 16, macOS 13
+
+
+def test_the_package_and_what_lies_beside_it_say_nothing_of_the_machine(
+    made: CoreMLExport, trained: Run, pills: Path
+) -> None:
+    assert traces(made.path.parent, trained.path, pills) == []
 
 
 def test_the_card_travels_inside_with_the_proof(made: CoreMLExport, trained: Run) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from shared_exports import traces
 from tiny_run import done, error
 
 import vtad_export.onnx_format.exporter as exporter
@@ -68,6 +69,11 @@ def test_every_product_by_a_learned_matrix_is_int8_and_nothing_else(made: OnnxEx
     convolutions = {n.input[1] for n in before.graph.node if n.op_type == "Conv"}
     kept = {t.name for t in onnx.load(made.path).graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
     assert convolutions & {t.name for t in before.graph.initializer} <= kept
+
+
+def test_it_is_vtads_file_although_quantization_signs_it_as_its_own(made: OnnxExport, trained: Run) -> None:
+    assert onnx.load(made.path).producer_name == "vtad"
+    assert traces(made.path.parent, trained.path) == []
 
 
 def test_it_drifts_within_what_is_stated(made: OnnxExport) -> None:

@@ -14,20 +14,24 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
+from shared_exports import traces
 from tiny_run import disk_fills_up, done, error, tiny
 
 import vtad_export.onnx_format.exporter as exporter
 from vtad.data.batches import batches
+from vtad.models.detector import Judgement
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run, WriteError
 from vtad.training import train
+from vtad.version import VERSION
 from vtad_export import ParityError, to_onnx
 from vtad_export.commands.export import export as command
 from vtad_export.onnx_format.int8 import learned_products
 from vtad_export.proof.exporter import Export
-from vtad_export.proof.material import Samples, decoded, image_files, samples
+from vtad_export.proof.material import Samples, decoded, image_files, load_material, samples
 from vtad_export.proof.parity import prove
 from vtad_export.proof.tolerance import TOLERANCE
+from vtad_runtime.contract.card import ONNX_KEY
 from vtad_runtime.contract.image import read_rgb
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
@@ -71,7 +75,37 @@ def test_the_export_is_one_file_with_the_card_of_the_run_and_the_proof_inside(ex
     assert json.loads(exported.path.with_name("parity.json").read_text()) == dataclasses.asdict(inside.parity)
     model = onnx.load(exported.path, load_external_data=False)
     assert not [t.name for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
-    assert (model.producer_name, model.opset_import[0].version) == ("vtad", 20)
+    assert (model.producer_name, model.producer_version, model.opset_import[0].version) == ("vtad", VERSION, 20)
+
+
+def test_the_file_says_in_words_and_units_what_goes_in_and_out_and_nothing_of_the_machine(
+    exported: Export, trained: Run, pills: Path
+) -> None:
+    model = onnx.load(exported.path)
+    (image,) = model.graph.input
+    assert "RGB, 32 x 32 pixels" in image.doc_string
+    assert [o.name for o in model.graph.output] == list(Judgement._fields)
+    assert all("z-score" in o.doc_string or "intensity" in o.doc_string for o in model.graph.output)
+    assert "pill" in model.doc_string
+    assert [p.key for p in model.metadata_props] == [ONNX_KEY]
+    assert not [n.name for n in model.graph.node if n.metadata_props or n.doc_string]
+    assert traces(exported.path.parent, trained.path, pills) == []
+
+
+def test_nodes_are_named_by_the_module_that_they_compute(exported: Export) -> None:
+    names = [node.name for node in onnx.load(exported.path).graph.node]
+    assert len(set(names)) == len(names)
+    assert [name for name in names if name.startswith("model.encoder.0.attention")]
+
+
+def test_an_export_of_a_run_whose_card_has_paths_has_none(run: Run) -> None:
+    """As cards of older versions have."""
+    card = run.card()
+    config = {**card.identity.config, "data": "/home/ann/data", "out": "/home/ann/runs", "backbone_file": "/x/b.pth"}
+    old = dataclasses.replace(card, identity=dataclasses.replace(card.identity, config=config))
+    (run.path / "card.json").write_text(old.to_json())
+    found = load_material(run).card.identity.config
+    assert [found[key] for key in ("data", "out", "backbone_file")] == ["data", "runs", "b.pth"]
 
 
 def test_a_file_alone_in_another_folder_judges_alike(

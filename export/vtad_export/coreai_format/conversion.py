@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from vtad.models.detector import Detector, Judgement
 from vtad.run_folder import not_written
 from vtad_export.coreai_format.rounded import Rounded
+from vtad_export.proof.descriptions import AUTHOR, LICENCE, model_text
 from vtad_export.proof.errors import ParityError
 from vtad_export.proof.quiet import quiet, silent
 from vtad_runtime.contract.card import ONNX_KEY, Card
@@ -62,15 +63,11 @@ def save_asset(program: ExportedProgram, card: Card, path: Path) -> None:
     from coreai_torch import TorchConverter
 
     about = AIModelAssetMetadata()
-    about.author, about.license = "vtad", "Apache-2.0"
-    about.model_description = (
-        f"Visual anomaly detection of {card.identity.category}: score, heatmap and reconstruction. "
-        f"The inspection card is in the metadata under {ONNX_KEY}."
-    )
+    about.author, about.license, about.model_description = AUTHOR, LICENCE, model_text(card)
     about.set_custom(ONNX_KEY, card.to_json())
     try:
         with quiet(), silent():
-            converter = TorchConverter().add_exported_program(
+            converter = TorchConverter(mode=TorchConverter.Mode.RELEASE).add_exported_program(
                 program, input_names=["image"], output_names=list(Judgement._fields)
             )
             converter.to_coreai().save_asset(path, metadata=about)

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from torch.export import ExportedProgram
 
-import vtad
 from vtad.models.detector import Judgement
 from vtad.run_folder import RunError
+from vtad.version import VERSION
 from vtad_export.coreml_format.choices import Target
 from vtad_export.coreml_format.graph import FLOAT32
 from vtad_export.coreml_format.mlpackage import coremltools, model_file, specification, weight_file
+from vtad_export.proof.descriptions import AUTHOR, LICENCE, OUTPUTS, input_text, model_text
 from vtad_export.proof.exporter import Precision
 from vtad_export.proof.quiet import quiet
 from vtad_runtime.contract.card import ONNX_KEY, Card
@@ -33,15 +34,6 @@ TRANSFORMER = tuple(
 )
 # What Xcode draws in its preview tab. It has no type for heatmaps; this one takes a picture and draws a map in grey.
 PREVIEW_KEY, PREVIEW = "com.apple.coreml.model.preview.type", "depthEstimation"
-
-_OUTPUTS = {
-    "score": "Score of the picture: mean of the highest cells of the heatmap, a z-score: in standard deviations of good "
-    "pictures. NG if and only if it is above calibration.threshold of the card.",
-    "heatmap": "How unlike good parts each pixel is, as a z-score.",
-    "ssim_map": "How unlike its reconstruction each pixel is (1 - SSIM), as a z-score.",
-    "density_map": "How unlikely the features at each pixel are (negative log-likelihood), as a z-score.",
-    "reconstruction": "The picture as the model expects it, RGB, intensity about 0 to 1.",
-}
 
 
 def convert(program: ExportedProgram, precision: Precision, target: Target) -> Any:
@@ -75,17 +67,11 @@ def _takes_float16(op: Any) -> bool:
 
 def write_package(model: Any, card: Card, path: Path) -> None:
     """Save a converted model with its card, descriptions and licence."""
-    size = f"{card.input.width} x {card.input.height}"
-    model.short_description = (
-        f"Visual anomaly detection of {card.identity.category}: score, heatmap and reconstruction. "
-        f"The inspection card is in the metadata under {ONNX_KEY}."
-    )
-    model.author = "vtad"
-    model.license = "Apache-2.0"
-    model.version = vtad.__version__
-    model.input_description["image"] = f"Picture, RGB, {size} pixels, intensity 0 to 255; the scale is in the model."
-    for name, text in _OUTPUTS.items():
-        model.output_description[name] = text
+    model.short_description = model_text(card)
+    model.author, model.license, model.version = AUTHOR, LICENCE, VERSION
+    model.input_description[card.input.name] = input_text(card)
+    for output in card.outputs:
+        model.output_description[output.name] = OUTPUTS[output.name]
     model.user_defined_metadata[ONNX_KEY] = card.to_json()
     model.user_defined_metadata[PREVIEW_KEY] = PREVIEW
     with quiet():

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from vtad.models.detector import Detector, Judgement
+from vtad_export.onnx_format.descriptions import describe, name_nodes
 from vtad_export.proof.material import Execute, Values
 from vtad_export.proof.quiet import quiet
 from vtad_runtime.contract.card import ONNX_KEY, Card
@@ -36,14 +37,14 @@ def onnx_graph(detector: Detector) -> onnx.ModelProto:
         )
     assert program is not None
     model = program.model_proto
-    model.producer_name = "vtad"
+    name_nodes(model)
     onnx.checker.check_model(model)
     return model
 
 
 def write_graph(model: onnx.ModelProto, card: Card, path: Path) -> None:
-    """Save a graph with its card. Raises OSError."""
-    del model.metadata_props[:]
+    """Save a graph with its card, and of all that its makers wrote into it nothing but names. Raises OSError."""
+    describe(model, card)
     entry = model.metadata_props.add()
     entry.key, entry.value = ONNX_KEY, card.to_json()
     path.write_bytes(model.SerializeToString())

@@ -8,7 +8,6 @@ quantization (QDQ): docs/experiments.md.
 
 from __future__ import annotations
 
-import ast
 import tempfile
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from vtad.run_folder import RunError
+from vtad_export.onnx_format.descriptions import layer_of
 from vtad_export.proof.quiet import quiet
 
 
@@ -57,10 +57,9 @@ def learned_products(model: onnx.ModelProto) -> list[str]:
     matrices = {t.name for t in model.graph.initializer if len(t.dims) == 2}
     chosen = []
     for node in model.graph.node:
-        scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
-        inside = ast.literal_eval(scopes)
-        if "model.features" in inside:  # a backbone that is a transformer too
+        module, layer = layer_of(node)
+        if module.startswith("model.features"):  # a backbone that is a transformer too
             continue
-        if node.op_type == "MatMul" and node.input[1] in matrices and inside and inside[-1].startswith("linear"):
+        if node.op_type == "MatMul" and node.input[1] in matrices and layer.startswith("linear"):
             chosen.append(node.name)
     return chosen

@@ -20,7 +20,7 @@ from vtad.data.images import ImageCache, split_good
 from vtad.data.layout import DataError, TestImage, find_category
 from vtad.data.run_data import run_data
 from vtad.data.synthetic_defects import synthetic
-from vtad.inspection import input_spec
+from vtad.inspection import input_spec, without_places
 from vtad.models.detector import Detector
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run
@@ -85,6 +85,8 @@ class Material:
 def load_material(run: Run, data: Path | str | None = None) -> Material:
     """Raises RunError, CardError, DataError."""
     card = run.card()
+    config = without_places(card.identity.config)  # the cards of older runs have paths
+    card = dataclasses.replace(card, identity=dataclasses.replace(card.identity, config=config))
     where = Path(data) if data else None
     return Material(run, card, load_detector(run), samples(run, where), where)
 
