@@ -17,6 +17,7 @@ import torch
 
 from vtad.models.trained import load_detector
 from vtad.run_folder import open_run
+from vtad_runtime.engine.integrity import integrity
 from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.verdict.detector import Detector
 
@@ -55,6 +56,8 @@ def main() -> None:
     )
     starts = [milliseconds(lambda: subprocess.run([sys.executable, "-c", code], check=True)) for _ in range(5)]
     print(f"  python start to first verdict  median {median(starts):6.0f} ms")
+    compared = median(milliseconds(lambda: integrity(path)) for _ in range(5))
+    print(f"    of it the digests            median {compared:6.0f} ms, {100 * compared / median(starts):.1f} %")
 
 
 if __name__ == "__main__":

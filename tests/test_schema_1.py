@@ -128,4 +128,4 @@ def test_a_run_of_schema_1_is_exported_again_with_the_same_scores(pills: Path, t
         old, new = (Detector(path).file(STORED / name) for path in (MODEL, made.path))
         assert new.verdict == old.verdict
         assert new.score == pytest.approx(old.score, rel=1e-6)  # without names of nodes onnxruntime fuses others
-    assert json.loads(made.card.to_json())["schema"] == 2
+    assert json.loads(made.card.to_json())["schema"] == 3

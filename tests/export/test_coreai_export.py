@@ -99,7 +99,7 @@ def test_it_makes_its_fallback_the_newest_model(
 
 def test_the_card_is_one_string_in_the_metadata(made: CoreAIExport, trained: Run) -> None:
     assert read_asset_card(made.path) == made.card
-    assert dataclasses.replace(made.card, parity=None) == for_one_picture(trained.card())
+    assert dataclasses.replace(made.card, parity=None, digests=None) == for_one_picture(trained.card())
     about = json.loads((made.path / "metadata.json").read_text())
     held = [v for v in about.values() if isinstance(v, dict)]
     assert isinstance(held[0]["vtad.card"], str)

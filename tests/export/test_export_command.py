@@ -30,6 +30,7 @@ from vtad_export.proof.exporter import Export, Exporter, Request
 from vtad_export.proof.parity import Flip
 from vtad_export.proof.show import card_text
 from vtad_runtime.contract.card import Card
+from vtad_runtime.engine.model import Integrity
 
 PAIRS = [(f.name, p) for f in EXPORTERS for p in f.precisions]
 
@@ -272,8 +273,9 @@ def test_the_list_says_where_each_runs_and_what_was_proven_how() -> None:
 
 def test_show_is_one_screen_and_its_json_is_the_card(exported: Export) -> None:
     text = done(export, "--show", exported.path)
-    assert text.strip() == card_text(exported.path, exported.card)
-    assert len(text.splitlines()) <= 24
+    assert text.strip() == card_text(exported.path, exported.card, Integrity(sealed=True))
+    assert "bytes        as exported" in text
+    assert len(text.splitlines()) <= 25
     assert all(len(line) <= 120 for line in text.splitlines()[1:])
     for word in ("32x32 rgb", "4 held-out good images", "onnx fp32 against torch on 4 good images", "0 of 36"):
         assert word in text

@@ -70,7 +70,7 @@ def test_the_export_is_one_file_with_the_card_of_the_run_and_the_proof_inside(ex
     assert files(exported.path.parent) == ["parity.json", "pill.onnx"]
     inside = OnnxSession(exported.path).card
     assert inside == exported.card
-    assert dataclasses.replace(inside, parity=None) == trained.card()
+    assert dataclasses.replace(inside, parity=None, digests=None) == trained.card()
     assert inside.parity is not None
     assert json.loads(exported.path.with_name("parity.json").read_text()) == dataclasses.asdict(inside.parity)
     model = onnx.load(exported.path, load_external_data=False)

@@ -20,7 +20,7 @@ from vtad_runtime.commands import run as run_cli
 from vtad_runtime.contract.card import ONNX_KEY
 from vtad_runtime.contract.conformal import MARGIN, CalibrationError, conformal_threshold, images_needed
 from vtad_runtime.contract.errors import VtadError
-from vtad_runtime.engine.onnx_card import OnnxFileError, replace_card
+from vtad_runtime.engine.card_entry import CardEntryError, replace_card
 from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.review.calibrate_run import calibrate_run
 from vtad_runtime.verdict.detector import Detector
@@ -99,7 +99,7 @@ def test_every_byte_but_the_cards_entry_stays(model: Path) -> None:
         del proto.metadata_props[:]
     assert before == after
     assert before.SerializeToString() == after.SerializeToString()
-    card = make_card().to_json().encode()
+    card = Detector(model).card.to_json().encode()
     old_bytes, new_bytes = model.read_bytes(), Path("new.onnx").read_bytes()
     start, text = old_bytes.index(card), new.to_json().encode()
     assert old_bytes[start + len(card) :] == new_bytes[new_bytes.index(text) + len(text) :]
@@ -140,7 +140,7 @@ def test_files_that_are_not_one_onnx_message_with_one_card_are_one_line(model: P
     }
     for said, data in cases.items():
         Path("damaged.onnx").write_bytes(data)
-        with pytest.raises(OnnxFileError, match=said) as error:
+        with pytest.raises(CardEntryError, match=said) as error:
             replace_card(Path("damaged.onnx"), "{}", out)
         assert "\n" not in str(error.value)
 

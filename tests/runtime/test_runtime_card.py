@@ -38,8 +38,8 @@ def changed(path: str, value: Any) -> str:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("schema", 3, "expected a vtad card of schema 2, or 1, got 3"),
-        ("schema", ..., "expected a vtad card of schema 2, or 1, got None"),
+        ("schema", 4, "expected a vtad card of schema 3, 2 or 1, got 4"),
+        ("schema", ..., "expected a vtad card of schema 3, 2 or 1, got None"),
         ("calibration", ..., r"missing fields \['calibration'\]"),
         ("calibration.threshold", ..., r"card\.calibration: missing fields \['threshold'\]"),
         ("calibration.threshold", "high", r"card\.calibration\.threshold: expected float, got 'high'"),
@@ -129,12 +129,12 @@ def test_a_damaged_card_of_schema_1_is_one_clear_error(field: str) -> None:
         Card.from_json(json.dumps(of_schema_1() | {field: 3}))
 
 
-def test_the_stored_card_of_schema_1_becomes_one_of_schema_2() -> None:
+def test_the_stored_card_of_schema_1_becomes_one_of_today() -> None:
     card = read_card(STORED / "run" / "card.json")
     assert [o.name for o in card.outputs] == ["score", "heatmap", "ssim_map", "density_map", "reconstruction"]
     assert card.score_rule == ScoreRule(cell=8, top_share=0.01)
     assert Card.from_json(card.to_json()) == card
-    assert json.loads(card.to_json())["schema"] == 2
+    assert json.loads(card.to_json())["schema"] == 3
 
 
 def damaged(**changes: Any) -> str:

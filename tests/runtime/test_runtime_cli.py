@@ -197,12 +197,12 @@ def test_a_wrong_model_file_is_a_usage_error() -> None:
     save(good(), "a.png")
     Path("text.onnx").write_text("hello")
     write_model(Path("bare.onnx"), text="")
-    write_model(Path("other.onnx"), text=make_card().to_json().replace('"schema": 2', '"schema": 7'))
+    write_model(Path("other.onnx"), text=make_card().to_json().replace('"schema": 3', '"schema": 7'))
     for model, got in [
         ("none.onnx", "got nothing there"),
         ("text.onnx", "expected an ONNX model"),
         ("bare.onnx", "an ONNX model without one"),
-        ("other.onnx", "expected a vtad card of schema 2, or 1, got 7"),
+        ("other.onnx", "expected a vtad card of schema 3, 2 or 1, got 7"),
     ]:
         assert got in failed(2, "--folder", "a.png", "--model", model)
 

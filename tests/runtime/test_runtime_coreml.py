@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ pytest.importorskip("coremltools", reason="coremltools is not installed: pip ins
 from fake_coreml import FakeMac, fake_mac
 
 from vtad_runtime import Verdict
-from vtad_runtime.contract.card import ONNX_KEY, Card
+from vtad_runtime.contract.card import ONNX_KEY, Card, CardError
 from vtad_runtime.engine import coreml_engine
 from vtad_runtime.engine.coreml_engine import CoreMLSession
+from vtad_runtime.engine.integrity import write_sealed
 from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 from vtad_runtime.engine.opening import newest_model, open_model
@@ -43,9 +45,9 @@ def write_package(path: Path, card: Card | None = None, text: str | None = None,
     for name in OUTPUTS:
         if name != drop:
             spec.description.output.add().name = name
-    text = card.to_json() if text is None else text
-    if text:
-        spec.description.metadata.userDefined[ONNX_KEY] = text
+    given = card.to_json() if text is None else text
+    if given:
+        spec.description.metadata.userDefined[ONNX_KEY] = given
     data = path / "Data" / "com.apple.CoreML"
     data.mkdir(parents=True)
     (data / "model.mlmodel").write_bytes(spec.SerializeToString())
@@ -53,6 +55,8 @@ def write_package(path: Path, card: Card | None = None, text: str | None = None,
     entries = {"identifier": {**item, "description": ""}}
     manifest = {"fileFormatVersion": "1.0.0", "itemInfoEntries": entries, "rootModelIdentifier": "identifier"}
     (path / "Manifest.json").write_text(json.dumps(manifest))
+    with suppress(CardError):  # text that is no card has no digests
+        write_sealed(path, Card.from_json(given))
     return path
 
 
@@ -79,7 +83,7 @@ def test_a_package_says_what_its_onnx_fallback_says(mac: FakeMac, tmp_path: Path
     for name in OUTPUTS:
         np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-6)
         assert getattr(ours, name).dtype == np.float32
-    assert package.card == fallback.card
+    assert dataclasses.replace(package.card, digests=None) == dataclasses.replace(fallback.card, digests=None)
 
 
 @pytest.mark.parametrize(("on_card", "units"), [(None, "CPU_AND_NE"), ("CPU_ONLY", "CPU_ONLY"), ("ALL", "ALL")])

@@ -18,6 +18,7 @@ from PIL import Image
 from tiny_model import bad, good, make_card, write_model
 
 from vtad_runtime import Detector, ImageError, ModelError, Verdict
+from vtad_runtime.engine.integrity import write_sealed
 from vtad_runtime.verdict.verdict import decide
 
 
@@ -156,8 +157,8 @@ def test_a_model_without_a_card_is_refused_and_described(tmp_path: Path) -> None
 
 
 def test_a_card_of_another_schema_or_damaged_is_refused(tmp_path: Path) -> None:
-    other = make_card().to_json().replace('"schema": 2', '"schema": 99')
-    assert "expected a vtad card of schema 2, or 1, got 99" in refused(write_model(tmp_path / "a.onnx", text=other))
+    other = make_card().to_json().replace('"schema": 3', '"schema": 99')
+    assert "expected a vtad card of schema 3, 2 or 1, got 99" in refused(write_model(tmp_path / "a.onnx", text=other))
     assert "text that does not parse" in refused(write_model(tmp_path / "b.onnx", text="{"))
 
 
@@ -183,6 +184,7 @@ def test_a_damaged_graph_is_refused(tmp_path: Path) -> None:
     model = onnx.load(path)
     model.graph.node.append(helper.make_node("NoSuchOperator", ["image"], ["nothing"]))
     onnx.save(model, path)
+    write_sealed(path, make_card())
     assert "onnxruntime refuses" in refused(path)
 
 

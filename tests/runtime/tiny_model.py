@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from vtad_runtime.contract.card import (
     SCHEMA,
     Calibration,
     Card,
+    CardError,
     Identity,
     Input,
     Output,
@@ -22,6 +24,7 @@ from vtad_runtime.contract.card import (
     ScoreRule,
 )
 from vtad_runtime.contract.card import UNIT as UNIT_ON_CARD
+from vtad_runtime.engine.integrity import write_sealed
 
 GREY = 100  # the good surface
 UNIT = 25.0  # grey levels per standard deviation of good pictures
@@ -52,7 +55,7 @@ def make_card(width: int = 32, height: int = 32, **changes: Any) -> Card:
 
 
 def write_model(path: Path, card: Card | None = None, text: str | None = None, **graph: Any) -> Path:
-    """Write the model; `text` replaces the card's JSON, "" leaves it out, `graph` goes to `make_graph`."""
+    """Write the model with digests; `text` replaces the card's JSON, "" leaves it out, `graph` goes to `make_graph`."""
     card = card or make_card()
     model = helper.make_model(
         make_graph(card.input.width, card.input.height, **graph),
@@ -60,12 +63,14 @@ def write_model(path: Path, card: Card | None = None, text: str | None = None, *
         producer_name="tiny",
         ir_version=10,
     )
-    text = card.to_json() if text is None else text
-    if text:
-        helper.set_model_props(model, {ONNX_KEY: text})
+    given = card.to_json() if text is None else text
+    if given:
+        helper.set_model_props(model, {ONNX_KEY: given})
     onnx.checker.check_model(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
+    with suppress(CardError):  # text that is no card has no digests
+        write_sealed(path, Card.from_json(given))
     return path
 
 

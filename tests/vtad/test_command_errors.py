@@ -196,7 +196,7 @@ class TestTheRun:
             ("", "expected a vtad card in JSON"),
             ("[]", "expected a vtad card (a JSON object)"),
             ('{"schema": 1}', "missing fields"),
-            ('{"schema": 3}', "expected a vtad card of schema 2, or 1, got 3"),
+            ('{"schema": 4}', "expected a vtad card of schema 3, 2 or 1, got 4"),
             ("\xff", "expected a readable vtad card"),
         ],
     )

@@ -123,8 +123,7 @@ def export(
         return
     with no_traceback(), library_errors_as_lines(), _stopped():
         if show is not None:
-            card = card_of(show)
-            say(card.to_json() if as_json else card_text(show, card))
+            _show(show, as_json)
             return
         if device_check is not None:
             _check_device(device_check)
@@ -182,6 +181,17 @@ def _one(format: Exporter, first: Precision, material: Material, request: Reques
             raise
         say(f"{first}: {e}; exporting in float32 instead", err=True)
         return make(format, "fp32", material, request)
+
+
+def _show(path: Path, as_json: bool) -> None:
+    """Print a card, and whether the artefact is as it was exported: in the text, or beside the JSON on stderr."""
+    from vtad_runtime.engine.integrity import PACKAGES, integrity  # numpy: --help is to be quick
+
+    card = card_of(path)
+    found = integrity(path) if path.suffix in (".onnx", *PACKAGES) else None
+    say(card.to_json() if as_json else card_text(path, card, found))
+    if as_json and found:
+        say(f"{path}: {found}", err=True)
 
 
 def _check_device(model: Path) -> None:

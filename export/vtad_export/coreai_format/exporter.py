@@ -24,6 +24,7 @@ from vtad_export.proof.exporter import Export, Precision, Status, for_one_pictur
 from vtad_export.proof.material import Material, check_pixels, load_material
 from vtad_export.proof.parity import FallbackComparison, accept, compare
 from vtad_export.proof.tolerance import limits
+from vtad_runtime.engine.integrity import contents, integrity
 
 EXECUTED = "executed by Apple's Core AI runtime on this machine"
 STRUCTURE = "structure only, not executed: signature, precision of the weights; its arithmetic in torch's float16"
@@ -105,9 +106,9 @@ def to_coreai(
             found = compare(detector, half.execute, sample, card.calibration, allowed)
             method = STRUCTURE
         parity = accept(found, sample, format="coreai", precision=precision, tolerance=allowed)
-        card = dataclasses.replace(card, parity=parity)
+        card = dataclasses.replace(card, parity=parity).sealed(contents(beside).files)
         write_card(beside, card)
-        if read_asset_card(beside) != card:
+        if read_asset_card(beside) != card or integrity(beside).changed:
             raise ParityError("the coreai artefact: the card does not come back as it was written; nothing was kept")
         count = operations(beside)
         report = {

@@ -19,7 +19,7 @@ from vtad.run_folder import RunError
 from vtad.version import VERSION
 from vtad_export.coreml_format.choices import Target
 from vtad_export.coreml_format.graph import FLOAT32
-from vtad_export.coreml_format.mlpackage import coremltools, model_file, specification, weight_file
+from vtad_export.coreml_format.mlpackage import coremltools, weight_file
 from vtad_export.proof.descriptions import AUTHOR, LICENCE, OUTPUTS, input_text, model_text
 from vtad_export.proof.exporter import Precision
 from vtad_export.proof.quiet import quiet
@@ -79,13 +79,6 @@ def write_package(model: Any, card: Card, path: Path) -> None:
     (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # debugging aid of the converter
     for part in (path, *path.rglob("*")):  # coremltools makes most of them private
         shutil.copymode(path.parent if part.is_dir() else weight_file(path), part)
-
-
-def write_card(path: Path, card: Card) -> None:
-    """Replace the card in a saved package; its program and constants are not touched."""
-    spec = specification(path)
-    spec.description.metadata.userDefined[ONNX_KEY] = card.to_json()
-    model_file(path).write_bytes(spec.SerializeToString())
 
 
 def int8_weights(model: Any) -> Any:

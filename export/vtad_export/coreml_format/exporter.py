@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vtad.run_folder import Run, RunError, make_folder, replacing_folder, write_text
 from vtad_export.coreml_format.choices import Layout, Target
-from vtad_export.coreml_format.conversion import convert, int8_weights, write_card, write_package
+from vtad_export.coreml_format.conversion import convert, int8_weights, write_package
 from vtad_export.coreml_format.graph import layout_of, prepared, trace
 from vtad_export.coreml_format.lint import Lint, lint
 from vtad_export.coreml_format.mlpackage import PackageError, coremltools, read_program
@@ -30,6 +30,7 @@ from vtad_export.proof.quality import Quality, measured
 from vtad_export.proof.reference import make_reference, reference_file, write_reference
 from vtad_export.proof.tolerance import limits
 from vtad_runtime.contract.card import ComputeUnits
+from vtad_runtime.engine.integrity import write_sealed
 
 # Float32 has nothing to do on the Neural Engine.
 COMPUTE_UNITS: dict[Precision, ComputeUnits] = {"fp16": "CPU_AND_NE", "int8": "CPU_AND_NE", "fp32": "CPU_AND_GPU"}
@@ -135,8 +136,8 @@ def to_coreml(
             )
         except PackageError as e:
             raise ParityError(f"the Core ML package cannot be executed: {e}; nothing was kept") from e
-        card = dataclasses.replace(card, parity=proof.parity, compute_units=COMPUTE_UNITS[precision])
-        write_card(beside, card)
+        units = COMPUTE_UNITS[precision]
+        card = write_sealed(beside, dataclasses.replace(card, parity=proof.parity, compute_units=units))
         saved = read_program(beside)
         findings = lint(saved)
         chosen = {"target": target, "layout": layout_of(arranged)}

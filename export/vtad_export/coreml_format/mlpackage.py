@@ -110,7 +110,7 @@ def specification(path: Path) -> Any:
     if not (path / "Manifest.json").is_file():
         raise PackageError(f"{path}: expected a Core ML package (a folder with a Manifest.json), got none")
     try:
-        return coremltools().utils.load_spec(str(path))
+        return coremltools().utils.load_spec(str(model_file(path)))  # of the folder, it would write Manifest.json anew
     except Exception as e:  # coremltools' errors share no base class
         raise PackageError(f"{path}: expected a Core ML package, got {type(e).__name__}: {e}"[:300]) from e
 

@@ -98,8 +98,7 @@ def to_onnx(
                 tolerance=allowed,
                 tests=len(tests),
             )
-            card = dataclasses.replace(card, parity=parity)
-            write_graph(model, card, beside)
+            card = write_graph(model, dataclasses.replace(card, parity=parity), beside)
             check_from_file(beside, material, allowed, flipped)
         except ModelError as e:
             raise ParityError(f"the onnx artefact does not run: {e}; nothing was kept") from e

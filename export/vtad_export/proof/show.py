@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vtad_runtime.contract.card import Card, Parity
+
+if TYPE_CHECKING:  # it takes numpy, and --help is to be quick
+    from vtad_runtime.engine.model import Integrity
 
 UNITS = {"reconstruction": "of full intensity", "score": "of the calibration spread"}  # of errors; the rest are maps
 MAPS = "standard deviations"  # of good pictures
 
 
-def card_text(path: Path, card: Card) -> str:
-    """What the card of `path` says, for people."""
+def card_text(path: Path, card: Card, found: Integrity | None = None) -> str:
+    """What the card of `path` says, for people; `found` is what its digests say, of an artefact."""
     who, given, rule, c = card.identity, card.input, card.score_rule, card.calibration
     commit = f", commit {who.git_commit[:12]}" if who.git_commit else ""
     region = f"region x, y, width, height {given.roi}" if given.roi else "whole picture"
@@ -36,6 +39,8 @@ def card_text(path: Path, card: Card) -> str:
         ("", f"false alarms: budget {c.false_alarms:.2%}, these images can vouch for {c.achievable:.2%}"),
         ("evaluated", _results(card.results)),
         *(("proof" if i == 0 else "", line) for i, line in enumerate(_proof(card.parity))),
+        *([("bytes", str(found))] if found else []),
+        *(("changes" if i == 0 else "", line) for i, line in enumerate(_changes(card))),
     ]
     return "\n".join([str(path), *(f"  {name:<12} {text}" for name, text in rows)])
 
@@ -57,6 +62,11 @@ def _proof(parity: Parity | None) -> list[str]:
         f"{parity.images_defective} synthetic defects"
     )
     return [head, *(f"  {line}" for line in error_lines(parity))]
+
+
+def _changes(card: Card) -> list[str]:
+    """Who wrote the artefact after its export, the oldest first."""
+    return [f"{c.when} {c.by}: {c.what}; made of sha256 {c.parent[:16]}…" for c in card.history]
 
 
 def _results(results: dict[str, Any] | None) -> str:

@@ -36,14 +36,17 @@ Exit codes:
 @click.option(
     "--out", type=click.Path(path_type=Path), help="File to write.  [default: MODEL-calibrated.onnx beside it]"
 )
+@click.option(
+    "--allow-changed", is_flag=True, help="Take a model that was changed since its export; it stays so marked."
+)
 @click.version_option(package_name="vtad", prog_name="vtad-calibrate")
-def calibrate(model: Path | None, good: Path, false_alarms: float, out: Path | None) -> None:
+def calibrate(model: Path | None, good: Path, false_alarms: float, out: Path | None, allow_changed: bool) -> None:
     """Set an exported model's threshold by the line's own good pictures.
 
     Judges the pictures, and writes a new file beside the model: the same weights, byte for byte, with a new threshold on
-    its card. Pictures that look odd among the good are named. No file is ever written over.
+    its card, and who set it from which file. Pictures that look odd among the good are named. No file is ever written over.
     """
     with no_traceback():
         from vtad_runtime.review.calibrate_run import calibrate_run
 
-        calibrate_run(model, good, false_alarms, out)
+        calibrate_run(model, good, false_alarms, out, allow_changed=allow_changed)

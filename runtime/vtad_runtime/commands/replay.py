@@ -43,6 +43,9 @@ Exit codes:
     show_default=True,
     help="Flips shown with pictures, about 80 kB each; all of them are in flips.csv.",
 )
+@click.option(
+    "--allow-changed", is_flag=True, help="Take a model that was changed since its export; the report says so."
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the model.  [default: onnxruntime decides]")
 @click.version_option(package_name="vtad", prog_name="vtad-replay")
 def replay(runs: Path, model: Path | None, threshold: float | None, **options: Any) -> None:

@@ -173,6 +173,9 @@ SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
 @_option(OTHERS, "--show", is_flag=True, help="A window, where OpenCV has one.")
 @_option(OTHERS, "--log-json", is_flag=True, help="Events on stderr as JSON Lines; no line per frame.")
 @_option(OTHER, "--model", type=FILE, help="Exported .onnx.  [default: the newest below ./runs]")
+@_option(
+    OTHER, "--allow-changed", is_flag=True, help="Run a model that was changed since its export; every row says so."
+)
 @_option(OTHER, "--threads", type=click.IntRange(1), help="CPU threads of the model.  [default: onnxruntime decides]")
 @_option(OTHER, "--batch", type=click.IntRange(1, 64), help="Pictures per run of the model (--folder).  [default: 4]")
 @click.version_option(package_name="vtad", prog_name="vtad-run")

@@ -8,6 +8,7 @@ was proven about the export. Standard library only.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.typed_json import WrongJson, parsed, typed
 
 # A card of an older vtad has every field that has no default; one with a default may be added under the same number.
-# Schema 1, still read: the density map was called nll_map, and the score rule was the one below, said nowhere.
-SCHEMA = 2
+# Schema 2, still read: without digests. Schema 1, still read: the density map was called nll_map, and the score rule was the one
+# below, said nowhere.
+SCHEMA = 3
+WITHOUT_DIGESTS = (1, 2)
 UNIT = "z-score (standard deviations of good pictures)"  # of the score and the maps
 OLD_NAMES = {"nll_map": "density_map", "units of normal variation": UNIT}
 OLD_SCORE_RULE = {"cell": 8, "top_share": 0.01}
@@ -112,10 +115,30 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Digests:
+    """What an artefact was when it was written, as sha256 in hex: written last, and compared when it is opened."""
+
+    files: dict[str, str]  # by path below a package, of an ONNX file "model": every byte but the card's own entry
+    card: str  # of every value on the card, these digests of the files among them
+
+
+@dataclass(frozen=True)
+class Change:
+    """One program that wrote the artefact anew after its export."""
+
+    by: str  # program and version
+    when: str  # ISO 8601, UTC
+    what: str  # one line
+    parent: str  # `digests.card` of the artefact it was made of
+    changed: tuple[str, ...] = ()  # what of that one was not as its digests say, and was let pass
+
+
+@dataclass(frozen=True)
 class Card:
     """The whole document. `results` and `parity` are None until evaluated and exported.
 
     `compute_units` are those that a Core ML package is to run on; None, as in every other artefact, is CPU_AND_NE.
+    `digests` are None in a run folder, and in artefacts of schema 1 and 2. `history`: the oldest change first.
     """
 
     schema: int
@@ -128,6 +151,8 @@ class Card:
     results: dict[str, Any] | None
     parity: Parity | None
     compute_units: ComputeUnits | None = None
+    digests: Digests | None = None
+    history: tuple[Change, ...] = ()
 
     def to_json(self) -> str:
         """The card as indented JSON text; `from_json` gives an equal card back."""
@@ -144,17 +169,23 @@ class Card:
             raise CardError(f"{where}: expected a vtad card (a JSON object), got {type(raw).__name__}")
         if raw.get("schema") == 1:
             raw = _from_schema_1(raw)
-        if raw.get("schema") != SCHEMA:
+        if raw.get("schema") not in (SCHEMA, *WITHOUT_DIGESTS):
             raise CardError(
-                f"{where}: expected a vtad card of schema {SCHEMA}, or 1, got {raw.get('schema')!r}; "
+                f"{where}: expected a vtad card of schema {SCHEMA}, 2 or 1, got {raw.get('schema')!r}; "
                 "export the run again with this version of vtad, or install the version that wrote the file"
             )
+        raw = {**raw, "schema": SCHEMA}
         try:
             card = typed(Card, raw, "card")
         except WrongJson as e:
             raise CardError(f"{where}: {e}") from e
         card.check(where)
         return card
+
+    def sealed(self, files: dict[str, str]) -> Card:
+        """The card with digests: of the artefact's files, as given, and of itself."""
+        unsealed = dataclasses.replace(self, schema=SCHEMA, digests=Digests(files, ""))
+        return dataclasses.replace(unsealed, digests=Digests(files, card_digest(unsealed.to_json())))
 
     def check(self, where: str = "card") -> None:
         """Raise CardError where values contradict each other."""
@@ -201,6 +232,17 @@ class Card:
                 f"{where}: expected a region inside the picture of at least {SMALLEST_ROI} pixels a side, got {list(roi)}; "
                 "copy or export the file again"
             )
+
+
+def card_digest(text: str) -> str:
+    """Sha256 over the values of a card's JSON, in hex: `digests.card` aside, whatever the order of keys and the white space.
+
+    Raises WrongJson.
+    """
+    raw = parsed(text)
+    if isinstance(raw, dict) and isinstance(raw.get("digests"), dict):
+        raw["digests"] = {**raw["digests"], "card": ""}
+    return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
 
 
 def read_card(path: Path) -> Card:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from vtad_runtime.contract.card import ONNX_KEY, Card, CardError
 from vtad_runtime.contract.errors import NOT_JUDGED, one_line
+from vtad_runtime.engine.integrity import integrity, opened
 from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs, checked, graph_names
 
 DEFAULT_UNITS = "CPU_AND_NE"
@@ -44,16 +45,24 @@ def onnx_fallback(package: Path) -> Path:
 
 
 class CoreMLSession:
-    """One opened package. `card` is the card it carries; `compute_units` are what it runs on."""
+    """One opened package. `card` is the card it carries; `integrity` whether it is as it was exported.
 
-    def __init__(self, path: Path | str, compute_units: str | None = None) -> None:
-        """Open `path` on `compute_units` (None: as its card says, else CPU_AND_NE). Raises ModelError."""
+    `compute_units` are what it runs on.
+    """
+
+    def __init__(self, path: Path | str, compute_units: str | None = None, *, allow_changed: bool = False) -> None:
+        """Open `path` on `compute_units` (None: as its card says, else CPU_AND_NE).
+
+        Raises ModelError: no Mac, no package of vtad-export, or one changed since, unless `allow_changed`.
+        """
         self.path = Path(path)
         ct = _coremltools(self.path)
         if not (self.path / "Manifest.json").is_file():
             raise ModelError(f"{self.path}: expected a Core ML package (a folder with a Manifest.json), got none")
+        found = opened(self.path, self.path, allow_changed)
         try:  # the card first: it names the compute units, and a package that is not ours is not worth compiling
             self.card = _card(ct.models.MLModel(str(self.path), skip_model_load=True), self.path)
+            self.integrity = found or integrity(self.path)
             self.compute_units = compute_units or self.card.compute_units or DEFAULT_UNITS
             self._model = ct.models.MLModel(str(self.path), compute_units=ct.ComputeUnit[self.compute_units])
         except ModelError:

@@ -28,6 +28,25 @@ class ModelError(VtadError):
     """A model file that cannot be used, or a run of it that failed. One line: expected, got, where, what to do."""
 
 
+@dataclass(frozen=True)
+class Integrity:
+    """What the digests say of an artefact."""
+
+    sealed: bool  # whether there are digests: artefacts of schema 1 and 2 have none
+    now: tuple[str, ...] = ()  # what is not as the digests say: names of files, "card"
+    before: tuple[str, ...] = ()  # what was not when a program wrote the artefact anew, which no new digest heals
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Everything that is not as it was exported; empty: nothing."""
+        return (*self.now, *self.before)
+
+    def __str__(self) -> str:
+        if self.changed:
+            return f"changed since its export: {', '.join(self.changed)}"
+        return "as exported" if self.sealed else "made before digests: whether it changed since is not known"
+
+
 @dataclass(frozen=True, eq=False)
 class Outputs:
     """What the graph says about a batch of n pictures; float32."""
@@ -44,6 +63,7 @@ class OpenModel(Protocol):
 
     path: Path
     card: Card
+    integrity: Integrity
 
     def run(self, batch: NDArray[np.uint8]) -> Outputs:
         """Run (n, 3, height, width) uint8 RGB, n = 1..64. Raises ModelError."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vtad_runtime.contract.card import ONNX_KEY, Card, CardError
 from vtad_runtime.contract.errors import NOT_JUDGED, one_line
+from vtad_runtime.engine.integrity import integrity, opened
 from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs, checked, graph_names
 
 PROVIDER = "CPUExecutionProvider"
@@ -18,15 +19,20 @@ IN_MEMORY = "<bytes>"  # the path of a model that was given as bytes
 
 
 class OnnxSession:
-    """One opened ONNX model. `card` is the card it carries."""
+    """One opened ONNX model. `card` is the card it carries; `integrity` whether it is as it was exported."""
 
-    def __init__(self, model: Path | str | bytes, threads: int | None = None) -> None:
-        """Open a file, or the bytes of one, with `threads` CPU threads (None: onnxruntime decides). Raises ModelError."""
+    def __init__(self, model: Path | str | bytes, threads: int | None = None, *, allow_changed: bool = False) -> None:
+        """Open a file, or the bytes of one, with `threads` CPU threads (None: onnxruntime decides).
+
+        Raises ModelError: it is no model of vtad-export, or was changed since, unless `allow_changed`.
+        """
         data = model if isinstance(model, bytes) else None
         self.path = Path(IN_MEMORY if isinstance(model, bytes) else model)
+        found = opened(data or self.path, self.path, allow_changed)
         self._session = _open(self.path, data, threads)
         self.card = _card(self._session, self.path)
         self._names = _match(self._session, self.card, self.path)
+        self.integrity = found or integrity(data or self.path)
         self._one_by_one = _takes_one(self.card)
 
     def run(self, batch: NDArray[np.uint8]) -> Outputs:

@@ -9,14 +9,15 @@ from vtad_runtime.engine.model import ModelError, OpenModel
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 
 
-def open_model(model: Path | str | bytes, threads: int | None = None) -> OpenModel:
-    """Open an .mlpackage by Core ML, another file or its bytes by onnxruntime with `threads` CPU threads. Raises ModelError.
+def open_model(model: Path | str | bytes, threads: int | None = None, *, allow_changed: bool = False) -> OpenModel:
+    """Open an .mlpackage by Core ML, another file or its bytes by onnxruntime with `threads` CPU threads.
 
-    Core ML chooses its threads itself.
+    Core ML chooses its threads itself. Raises ModelError, also where the model was changed since its export, unless
+    `allow_changed`.
     """
     if not isinstance(model, bytes) and Path(model).suffix == ".mlpackage":
-        return CoreMLSession(Path(model))
-    return OnnxSession(model, threads)
+        return CoreMLSession(Path(model), allow_changed=allow_changed)
+    return OnnxSession(model, threads, allow_changed=allow_changed)
 
 
 def newest_model(runs: Path = Path("runs")) -> Path:

@@ -141,6 +141,7 @@ def _page(options: RunOptions, detector: Detector, stack: ExitStack) -> PageStat
         source.name,
         str(detector.path),
         QUIET_FILES_S if rests else max(QUIET_S, 2 * (options.every or 0)),
+        detector.integrity,
     )
     given = os.environ.get(TOKEN)
     server = PageServer(page, options.live, given)

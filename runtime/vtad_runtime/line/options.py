@@ -46,6 +46,7 @@ class RunOptions:
 
     address: Address | None  # None: only the golden samples are checked
     model: Path | None = None  # None: the newest export below ./runs
+    allow_changed: bool = False  # run a model whose file was changed since its export
     threads: int | None = None  # CPU threads of the model; None: onnxruntime decides
     batch: int | None = None  # pictures per run of the model, for a folder; None: 4
 

@@ -54,6 +54,7 @@ def watch(
     if options.get("frame_check") is not None:
         options["frame_check"] = frozenset(options["frame_check"])
     asked = RunOptions(parse(str(source)), **options)
-    detector = model if isinstance(model, Detector) else Detector(model or newest_model(), asked.threads)
+    if not isinstance(model, Detector):
+        model = Detector(model or newest_model(), asked.threads, allow_changed=asked.allow_changed)
     stopped: Callable[[], bool] = stop.is_set if isinstance(stop, Event) else stop or (lambda: False)
-    return run(asked, stopped, detector=detector, outputs=[] if on_result is None else [Calls(on_result)])
+    return run(asked, stopped, detector=model, outputs=[] if on_result is None else [Calls(on_result)])

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.json_values import finite, iso_utc
-from vtad_runtime.contract.log import note
+from vtad_runtime.contract.log import note, warning
 from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.outputs.json_lines import JsonLines
@@ -47,13 +47,17 @@ AHEAD = 4  # frames decoded ahead where none may be dropped
 
 def open_detector(options: RunOptions) -> Detector:
     """The named model or the newest export, and a line about it. Raises ModelError."""
-    detector = Detector(options.model or newest_model(), options.threads)
+    detector = Detector(options.model or newest_model(), options.threads, allow_changed=options.allow_changed)
     card = detector.card
     which = "" if options.model else ", the newest export"
     note(
         f"model: {detector.path}{which}; {card.identity.category}, {card.identity.created}, "
         f"threshold {card.calibration.threshold:.4g}, {card.input.width}x{card.input.height}"
     )
+    if detector.integrity.changed:
+        warning(
+            "model_changed", f"{detector.path}: {detector.integrity} (--allow-changed); its proof says nothing of it"
+        )
     return detector
 
 
@@ -163,6 +167,7 @@ def model_facts(detector: Detector) -> dict[str, Any]:
         "category": card.identity.category,
         "created": card.identity.created,
         "threshold": finite(card.calibration.threshold),
+        "model_changed": ", ".join(detector.integrity.changed) or None,
     }
 
 

@@ -48,6 +48,7 @@ class RunFile:
     max_age_s: float | None
     frame_check: tuple[str, ...]  # those that were made
     alarm: AlarmRule | None
+    model_changed: str | None = None  # what of the model's file was changed since its export
 
     @property
     def geometry(self) -> Geometry:

@@ -181,7 +181,8 @@ function renderNumbers() {
   $("hours").replaceChildren(...rows.map(([name, counts], i) => countsRow(name, counts, i === 0)));
   notice("drift", update.drift && { text: update.drift, ok: false }, "Drift");
   notice("golden", update.golden, "Golden samples");
-  $("notices").hidden = !update.drift && !update.golden;
+  notice("changed", facts.changed && { text: facts.changed, ok: false }, "Model file");
+  $("notices").hidden = !update.drift && !update.golden && !facts.changed;
   $("outputs").hidden = !update.outputs.length;
   $("outputs-list").replaceChildren(...update.outputs.map(outputItem));
   renderNg();

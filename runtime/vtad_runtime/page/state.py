@@ -21,6 +21,7 @@ from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.json_values import finite
 from vtad_runtime.drawing.encoding import RGB, PictureError
 from vtad_runtime.drawing.shrinking import shrink_judged
+from vtad_runtime.engine.model import Integrity
 from vtad_runtime.page.picture import LONGEST
 from vtad_runtime.verdict.detector import Result
 from vtad_runtime.verdict.judgement import Judgement
@@ -60,9 +61,15 @@ class KeptPicture:
 class PageState:
     """Takes judgements (an Output) and answers what to show. Safe to use from several threads."""
 
-    def __init__(self, card: Card, source: str, model: str, quiet_s: float = 3.0) -> None:
-        """`source` and `model` as the user named them; after `quiet_s` without a frame no verdict is shown as current."""
+    def __init__(
+        self, card: Card, source: str, model: str, quiet_s: float = 3.0, integrity: Integrity | None = None
+    ) -> None:
+        """`source` and `model` as the user named them; after `quiet_s` without a frame no verdict is shown as current.
+
+        `integrity`: of the model's file, where it is known.
+        """
         self._card, self._source, self._model, self._quiet_s = card, source, model, quiet_s
+        self._integrity = integrity
         self._lock = threading.Lock()
         self.seq = 0  # how many judgements came
         self.closed = False  # whether the run has ended
@@ -154,6 +161,7 @@ class PageState:
             "threshold": finite(calibration.threshold),
             "pixel_threshold": finite(calibration.pixel_threshold),
             "points_kept": POINTS,
+            "changed": str(self._integrity) if self._integrity and self._integrity.changed else None,
             "card": {
                 "category": card.identity.category,
                 "created": card.identity.created,
@@ -170,6 +178,7 @@ class PageState:
                 "training data": card.identity.data_fingerprint,
                 "weights sha256": card.weights_sha256,
                 "model file": self._model,
+                "bytes": str(self._integrity) if self._integrity else "not compared",
             },
         }
 

@@ -29,12 +29,14 @@ from vtad_runtime.verdict.detector import Detector
 SHOWN = 10  # files named of each kind
 
 
-def calibrate_run(model: Path | None, good: Path, false_alarms: float, out: Path | None) -> Card:
+def calibrate_run(
+    model: Path | None, good: Path, false_alarms: float, out: Path | None, *, allow_changed: bool = False
+) -> Card:
     """Judge the pictures of `good`, write the model with its new threshold, and say so; the new card. Raises VtadError."""
     path = model or newest_model()
     target = out or path.with_name(f"{path.stem}-calibrated.onnx")
     try:
-        detector = _open(path, "" if model else ", the newest export")
+        detector = _open(path, "" if model else ", the newest export", allow_changed)
         if target.suffix.lower() != ".onnx":
             raise VtadError(f"{target}: expected a file name that ends with .onnx; name one by --out")
         refuse_existing(target)
@@ -44,7 +46,7 @@ def calibrate_run(model: Path | None, good: Path, false_alarms: float, out: Path
         _list("left out, cannot be read", found.unreadable)
         _list("left out, a copy of another picture", found.copies)
         card = new_card(detector.card, found.judged, false_alarms)
-        write_recalibrated(detector, card, target)
+        card = write_recalibrated(detector, card, target)
     except VtadError as e:
         e.exit_code = USAGE
         raise
@@ -62,11 +64,13 @@ def calibrate_run(model: Path | None, good: Path, false_alarms: float, out: Path
     if detector.card.results is not None:
         say("results on the card dropped: they were measured at the old threshold")
     newest = " (vtad-run without --model takes it from now on)" if model is None and out is None else ""
+    if detector.integrity.changed:
+        say(f"{target}: {detector.integrity}, and stays so: it opens with --allow-changed only", err=True)
     say(f"written: {target}{newest}")
     return card
 
 
-def _open(path: Path, which: str) -> Detector:
+def _open(path: Path, which: str, allow_changed: bool) -> Detector:
     """The model to calibrate. Raises VtadError."""
     if path.suffix.lower() == ".mlpackage":
         fallback = onnx_fallback(path)
@@ -74,7 +78,7 @@ def _open(path: Path, which: str) -> Detector:
             f"{path}: expected an .onnx model, got a Core ML package: calibrate its ONNX fallback "
             f"(--model {fallback if fallback.exists() else 'the .onnx that vtad-export wrote with it'})"
         )
-    detector = Detector(path)
+    detector = Detector(path, allow_changed=allow_changed)
     c = detector.card.calibration
     say(
         f"model: {path}{which}; {detector.card.identity.category}, "

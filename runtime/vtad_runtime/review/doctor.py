@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, TypeVar
 from vtad_runtime.contract.errors import VtadError
 
 if TYPE_CHECKING:
-    from vtad_runtime.contract.card import Card
+    from vtad_runtime.contract.card import Change
+    from vtad_runtime.engine.model import Integrity
     from vtad_runtime.verdict.detector import Detector
 
 PYTHON = (3, 11)
@@ -63,8 +64,11 @@ class Check:
     line: str  # what was found; where it is not ok, what to do
 
 
-def checks(model: Path | None = None) -> Iterator[Check]:
-    """Every check in turn. `model`: the file of the self-test, by default the newest export below ./runs."""
+def checks(model: Path | None = None, *, allow_changed: bool = False) -> Iterator[Check]:
+    """Every check in turn. `model`: the file of the self-test, by default the newest export below ./runs.
+
+    `allow_changed`: a model that was changed since its export fails no check.
+    """
     yield Check("python", *_python())
     yield _guarded("vtad", lambda: (True, version("vtad")), "pip install it", "an installed package")
     for name, module in NEEDED.items():
@@ -77,7 +81,7 @@ def checks(model: Path | None = None) -> Iterator[Check]:
     yield Check("processors", True, f"{os.cpu_count() or 1}, {platform.machine()}, {platform.system()}")
     yield _guarded("results", _writable, "start it in a folder that is there")
     yield _guarded("disk", _disk, "start it in a folder that is there")
-    yield from _model(model)
+    yield from _model(model, allow_changed)
 
 
 def _guarded(name: str, look: Callable[[], Found], remedy: str, expected: str = "an answer") -> Check:
@@ -195,8 +199,8 @@ def _results() -> Path:
     return next((p for p in (path, *path.parents) if p.exists()), path)
 
 
-def _model(model: Path | None) -> Iterator[Check]:
-    """The model's card, and a picture judged by it."""
+def _model(model: Path | None, allow_changed: bool) -> Iterator[Check]:
+    """The model's card, whether its bytes are those of the export, and a picture judged by it."""
     try:
         with _silent():
             from vtad_runtime.engine.opening import newest_model
@@ -209,26 +213,52 @@ def _model(model: Path | None) -> Iterator[Check]:
         path = model or newest_model()
     except VtadError as e:
         yield Check("model", None, str(e))
+        yield Check("model bytes", None, "no model to compare")
         yield Check("self-test", None, "no model to run")
         return
     except OSError as e:  # a link to a file that is gone
         yield Check("model", False, f"{e.filename}: {e.strerror}; remove it, or name a model by --model")
+        yield Check("model bytes", None, "no model to compare")
         yield Check("self-test", False, "no model to run")
         return
     try:
-        detector, load_ms = _timed(lambda: Detector(path))
+        detector, load_ms = _timed(lambda: Detector(path, allow_changed=allow_changed))
     except Exception as e:
         said = str(e) if isinstance(e, VtadError) else f"{path}: {_said(e)}"  # ours names the file
         yield Check("model", False, f"{said}; {OTHER_MODEL}")
+        yield Check("model bytes", *_unopened(path))
         yield Check("self-test", False, "the model does not open")
         return
-    yield Check("model", True, f"{path}{which}: {_card_line(detector.card)}")
+    yield Check("model", True, f"{path}{which}: {_card_line(detector)}")
+    yield Check("model bytes", *_bytes(detector.integrity, detector.card.history, allow_changed=allow_changed))
     yield _guarded("self-test", lambda: _self_test(detector, load_ms), OTHER_MODEL)
 
 
-def _card_line(card: Card) -> str:
-    c = card.calibration
-    proof = f"{card.parity.format} {card.parity.precision}, proven" if card.parity else "without a proof of its export"
+def _unopened(path: Path) -> Found:
+    """The bytes of a model that does not open, where there is a card to compare them with."""
+    from vtad_runtime.engine.integrity import integrity
+
+    try:
+        return _bytes(integrity(path), ())
+    except VtadError:
+        return None, "not compared: there is no card that can be read"
+
+
+def _bytes(found: Integrity, history: tuple[Change, ...], *, allow_changed: bool = False) -> Found:
+    """Whether a model's file and card are what was exported, and who has written it since."""
+    if found.changed:
+        return (None, f"{found} (--allow-changed)") if allow_changed else (False, f"{found}: {OTHER_MODEL}")
+    if not found.sealed:
+        return None, f"{found}; export the run again"
+    return True, "; ".join([str(found), *(f"{c.when} by {c.by}: {c.what}" for c in history)])
+
+
+def _card_line(detector: Detector) -> str:
+    card, c = detector.card, detector.card.calibration
+    proof = "without a proof of its export"
+    if card.parity:
+        said = "its proof says nothing of the changed file" if detector.integrity.changed else "proven"
+        proof = f"{card.parity.format} {card.parity.precision}, {said}"
     return (
         f"{card.identity.category}, trained {card.identity.created}, {card.input.width}x{card.input.height}, threshold "
         f"{c.threshold:.4g} from {c.images} good pictures ({100 * c.achievable:.3g} % false alarms), {proof}"

@@ -11,17 +11,20 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from vtad_runtime.contract.card import Calibration, Card
+from vtad_runtime.contract.card import Calibration, Card, Change, card_digest
 from vtad_runtime.contract.conformal import CalibrationError, calibration, conformal_threshold, images_needed
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.files import replacing
 from vtad_runtime.contract.image import ImageError
+from vtad_runtime.engine.card_entry import replace_card
+from vtad_runtime.engine.integrity import contents
 from vtad_runtime.engine.model import ModelError
-from vtad_runtime.engine.onnx_card import replace_card
 from vtad_runtime.verdict.detector import Detector
 
 FENCE = 3.0  # interquartile ranges above the third quartile: Tukey's outer fence, beyond which a good picture is odd
@@ -81,16 +84,34 @@ def new_card(card: Card, judged: Sequence[Judged], false_alarms: float) -> Card:
     return dataclasses.replace(card, calibration=found, results=None)
 
 
-def write_recalibrated(detector: Detector, card: Card, out: Path) -> None:
-    """Write the detector's file with another card as `out`, and open it before it takes its name.
+def write_recalibrated(detector: Detector, card: Card, out: Path) -> Card:
+    """Write the detector's file with another calibration as `out`, and open it before it takes its name; the card as written.
 
+    Its digests of the files are those of the export, for the bytes are the same: what was changed in between stays changed.
     Raises VtadError, OSError; nothing is left then.
     """
     refuse_existing(out)
     with replacing(out) as beside:
+        card = _signed(detector, card)
         replace_card(detector.path, card.to_json(), beside)
         _prove(detector, card, beside)
         refuse_existing(out)  # another program may have made it meanwhile
+    return card
+
+
+def _signed(detector: Detector, card: Card) -> Card:
+    """The card with one more change in its history, and digests."""
+    old, given, exported = detector.card.calibration, contents(detector.path), detector.card.digests
+    files = exported.files if exported else given.files
+    change = Change(
+        by=f"vtad-calibrate {version('vtad')}",
+        when=datetime.now(UTC).isoformat(timespec="seconds"),
+        what=f"threshold {old.threshold:.4g} -> {card.calibration.threshold:.4g} from {card.calibration.images} good pictures"
+        + ("" if detector.integrity.sealed else "; it had no digests before"),
+        parent=exported.card if exported else card_digest(given.card),
+        changed=tuple(name for name in detector.integrity.now if name not in files),
+    )
+    return dataclasses.replace(card, history=(*card.history, change)).sealed(files)
 
 
 def refuse_existing(out: Path) -> None:
@@ -141,7 +162,7 @@ def percent(share: float) -> str:
 
 def _prove(detector: Detector, card: Card, path: Path) -> None:
     """Raise ModelError unless the file carries the card and judges a picture bit for bit as the one it was made of."""
-    written = Detector(path)
+    written = Detector(path, allow_changed=bool(detector.integrity.changed))
     spec = card.input
     shape = (spec.height, spec.width, 3)
     picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

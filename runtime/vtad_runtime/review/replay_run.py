@@ -39,13 +39,20 @@ COLUMNS = (
 
 
 def replay_run(
-    runs: Path, model: Path | None, threshold: float | None, *, out: Path, max_pictures: int, threads: int | None
+    runs: Path,
+    model: Path | None,
+    threshold: float | None,
+    *,
+    out: Path,
+    max_pictures: int,
+    threads: int | None,
+    allow_changed: bool = False,
 ) -> int:
     """Judge pictures of `runs` by `model`, or its scores by `threshold`; write the report. Its exit code. Raises VtadError."""
     run = read_run(runs)
     if run.torn:
         say(f"{run.file}: its last line is torn and left out", err=True)
-    by = _rejudge(run, model, threads, threshold) if model else None
+    by = _rejudge(run, Detector(model, threads, allow_changed=allow_changed), threshold) if model else None
     folder = _new_folder(out)
     try:
         with stoppable() as stop:
@@ -72,9 +79,8 @@ def replay_run(
     return FLIPS if comparison.flips else NO_FLIPS
 
 
-def _rejudge(run: Run, model: Path, threads: int | None, threshold: float | None) -> Rejudge:
+def _rejudge(run: Run, detector: Detector, threshold: float | None) -> Rejudge:
     """The new model under the rules of the run, and what is not known of these. Raises VtadError."""
-    detector = Detector(model, threads)
     by = Rejudge(run, detector, threshold)
     category = detector.card.identity.category
     if run.how is None:
@@ -84,7 +90,11 @@ def _rejudge(run: Run, model: Path, threads: int | None, threshold: float | None
             err=True,
         )
     elif run.how.category != category:
-        say(f"note: the run was judged by a model of {run.how.category}, {model} is one of {category}", err=True)
+        say(
+            f"note: the run was judged by a model of {run.how.category}, {detector.path} is one of {category}", err=True
+        )
+    if detector.integrity.changed:
+        say(f"note: {detector.path}: {detector.integrity} (--allow-changed)", err=True)
     return by
 
 
@@ -114,6 +124,7 @@ def _facts(run: Run, by: Rejudge | None, threshold: float | None, stopped_after:
     else:
         card = by.detector.card
         facts["Judged again by"] = f"{by.detector.path}, {card.identity.category}, {card.identity.created}"
+        facts["Its file"] = str(by.detector.integrity)
         facts["Threshold"] = f"{by.threshold:.6g}" + (", of its card" if threshold is None else "")
     if stopped_after is not None:
         facts["Stopped"] = f"after {stopped_after} of {len(run.rows)} rows; flips are shown without pictures"

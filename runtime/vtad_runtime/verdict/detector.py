@@ -86,14 +86,20 @@ class Prepared:
 class Detector:
     """An exported detector. Safe to use from several threads."""
 
-    def __init__(self, model: Path | str | bytes | OpenModel, threads: int | None = None) -> None:
-        """Open a model of vtad-export with `threads` CPU threads (None: onnxruntime decides). Raises ModelError.
+    def __init__(
+        self, model: Path | str | bytes | OpenModel, threads: int | None = None, *, allow_changed: bool = False
+    ) -> None:
+        """Open a model of vtad-export with `threads` CPU threads (None: onnxruntime decides).
 
-        An .onnx anywhere, or its bytes; an .mlpackage on a Mac with the extra `apple`; or a model that is open already.
+        An .onnx anywhere, or its bytes; an .mlpackage on a Mac with the extra `apple`; or a model that is open already. Raises
+        ModelError, also where the model is not as it was exported, unless `allow_changed`; `integrity` says what was changed.
         """
-        self._session = open_model(model, threads) if isinstance(model, Path | str | bytes) else model
+        if isinstance(model, Path | str | bytes):
+            model = open_model(model, threads, allow_changed=allow_changed)
+        self._session = model
         self.path = self._session.path
         self.card = self._session.card
+        self.integrity = self._session.integrity
 
     def __call__(self, picture: Picture) -> Result:
         """Judge one picture of any size: a file, the bytes of one, or (H, W, 3) uint8 RGB.

@@ -75,7 +75,10 @@ class Judge:
     def gone(self, number: int, reason: str | None) -> Judgement:
         """The judgement that the source gives no frames; `number` is that of the last one."""
         alarm = None if self._alarm is None else self._alarm.on
-        return Judgement(self._name, number, time.time(), Verdict.ERROR, reason, alarm, self.threshold, None, None)
+        at, changed = time.time(), ", ".join(self._detector.integrity.changed) or None
+        return Judgement(
+            self._name, number, at, Verdict.ERROR, reason, alarm, self.threshold, None, None, model_changed=changed
+        )
 
     def _ready(self, frame: Frame | Unusable) -> _Ready | Judgement:
         """The frame fitted to the model and looked at, or the judgement where that cannot be."""

@@ -67,6 +67,7 @@ class Judgement:
     infer_ms: float = 0.0  # its share of the model's run
     file: str | None = None  # path of the file, where the frame is one
     misfit: bool = False  # ERROR since --roi or --roi-mask does not fit the frame
+    model_changed: str | None = None  # what of the model's file was changed since its export, with --allow-changed
     heatmap: str | None = None  # the saved picture, below the results folder; set there, as is what follows
     original: str | None = None  # the saved unmarked frame
     write_ms: float = 0.0  # drawing and saving both
@@ -97,6 +98,7 @@ class Judgement:
             **{f"{stage}_ms": finite(getattr(self, f"{stage}_ms")) for stage in STAGES},
             "heatmap": self.heatmap,
             "original": self.original,
+            "model_changed": self.model_changed,
         }
 
 
