@@ -69,7 +69,7 @@ def test_apples_runtime_agrees_with_torch_to_its_last_digits(made: CoreAIExport)
 
 
 def test_an_asset_says_nothing_of_the_machine(made: CoreAIExport, trained: Run, pills: Path) -> None:
-    """coreai-torch writes the paths of all sources into it, unless told not to."""
+    """coreai-torch writes the paths of all sources into it, unless one asks it not to."""
     assert traces(made.path.parent, trained.path, pills) == []
 
 
