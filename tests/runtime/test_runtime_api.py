@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from pathlib import Path
@@ -12,9 +13,15 @@ import numpy as np
 import pytest
 from fake_camera import eventually, mjpeg_camera, write_video
 from PIL import Image
-from tiny_model import bad, good, write_model
+from tiny_model import bad, good, make_card, write_model
 
 from vtad_runtime import Detector, ImageError, Judgement, ModelError, Verdict, VtadError, watch
+from vtad_runtime.contract.card import ScoreRule
+from vtad_runtime.drawing import heatmap
+from vtad_runtime.sources import files
+from vtad_runtime.verdict.detector import Result
+from vtad_runtime.verdict.frame_check import FrameChecks
+from vtad_runtime.verdict.mask import Mask
 
 
 @pytest.fixture(autouse=True)
@@ -144,6 +151,58 @@ def test_a_camera_is_named_by_its_number(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(VtadError, match="camera 3: expected a camera that opens"):
         watch(3, MODEL)
     assert asked == [3]
+
+
+STAGES: dict[str, tuple[object, str]] = {
+    "reading": (files, "read_rgb"),
+    "preparing": (Detector, "prepare"),
+    "checking": (FrameChecks, "look"),
+    "the model": (Detector, "judge"),
+    "masking": (Mask, "apply"),
+    "drawing": (heatmap, "tint"),
+    "encoding": (cv2, "imencode"),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("source", ["in", "watch:in"])
+def test_a_picture_that_fails_for_whatever_reason_costs_itself_alone(
+    source: str, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(np.full((64, 64, 3), 20, np.uint8)).save("in/3.png")
+    Image.new("L", (64, 64), 255).save("mask.png")
+    model = write_model(
+        Path("cells.onnx"), dataclasses.replace(make_card(), score_rule=ScoreRule(cell=1, top_share=1e-9))
+    )
+    works = getattr(*STAGES[stage])
+
+    def is_odd(what: Any) -> bool:
+        if isinstance(what, list):
+            return any(is_odd(prepared.pixels[:, 0, 0]) for prepared in what)
+        if isinstance(what, Path):
+            return what.name == "3.png"
+        return bool((np.ravel(getattr(what, "reconstruction", what))[:3] == 20).all())
+
+    def fails(*args: Any) -> Any:
+        if stage == "encoding" or any(is_odd(a) for a in args if isinstance(a, Path | list | np.ndarray | Result)):
+            raise ZeroDivisionError("of its own")
+        return works(*args)
+
+    monkeypatch.setattr(*STAGES[stage], fails)
+    stop, seen = threading.Event(), dict[str, Judgement]()
+
+    def heard(judgement: Judgement) -> None:
+        seen[str(judgement.file)] = judgement
+        if len(seen) == 4:
+            stop.set()
+
+    watch(source, model, heard, stop=stop, out="out", save="all", roi_mask="mask.png")
+    judged = stage in ("drawing", "encoding")
+    verdicts = {Path(file).stem: j.verdict for file, j in seen.items()}
+    assert verdicts == {"1": "OK", "2": "NG", "3": "NG" if judged else "ERROR", "10": "OK"}
+    assert judged or "ZeroDivisionError: of its own" in str(seen["in/3.png"].reason)
+    assert (seen["in/3.png"].heatmap is None) == (judged or stage != "masking")
+    assert (seen["in/2.png"].heatmap is None) == (stage == "encoding")
 
 
 def test_what_the_function_raises_ends_the_run_and_is_raised() -> None:

@@ -121,7 +121,7 @@ def test_a_picture_that_cannot_be_drawn_is_said_once_and_costs_nothing_else(
         assert kept.heatmap is None
         assert kept.original is not None
     assert len(messages) == 1
-    assert "000001-NG.jpg is left out: the picture cannot be drawn: no memory" in messages[0]
+    assert "000001-NG.jpg is left out: the picture cannot be drawn: cv2.error: no memory" in messages[0]
 
 
 def test_news_without_a_frame_leave_no_picture(tmp_path: Path, judge: Callable[..., Judgement]) -> None:

@@ -525,6 +525,47 @@ def test_a_hot_folder_is_judged_once_over_a_restart() -> None:
     assert not Path("in/4.png").exists()
 
 
+EVIL = """
+import os, signal
+from vtad_runtime.commands.run import run
+from vtad_runtime.sources import files
+read_rgb = files.read_rgb
+
+def fatal(path):
+    if path.name == "evil.png":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read_rgb(path)
+
+files.read_rgb = fatal
+run()
+"""
+
+
+def test_a_picture_that_kills_the_process_is_set_aside_after_two_deaths_and_the_others_are_judged_once() -> None:
+    names = ["in/1.png", "in/2.png", "in/evil.png", "in/3.png", "in/4.png"]
+    for moment, name in enumerate(names, start=1):
+        save(good(), name)
+        os.utime(name, (moment, moment))
+
+    def start() -> subprocess.CompletedProcess[str]:
+        options = ("--watch", "in", "--max-frames", "5", "--sort-to", "sorted")
+        return subprocess.run(
+            [sys.executable, "-c", EVIL, *options], capture_output=True, text=True, env=ENVIRONMENT, check=False
+        )
+
+    assert [start().returncode for _ in range(2)] == [-signal.SIGKILL] * 2
+    judged = sum(len(rows(f"results/{number}")) for number in ("0001", "0002"))
+    options = ("--watch", "in", "--max-frames", str(5 - judged), "--sort-to", "sorted")
+    last = run(*options)  # this one would survive
+    assert last.exit_code == 3
+    found = [row for number in ("0001", "0002", "0003") for row in rows(f"results/{number}")]
+    assert sorted(row["file"] for row in found) == sorted(names)
+    said = "set aside: the process died 2 times with this file in hand; to try it again, copy it here anew"
+    assert {row["file"]: row["reason"] for row in found if row["verdict"] != "OK"} == {"in/evil.png": said}
+    assert f"in/evil.png: {said}" in last.stderr
+    assert Path("sorted/ERROR/evil.png").is_file()
+
+
 def test_a_hot_folder_judges_every_name_that_ends_like_a_picture_and_says_what_it_leaves_out() -> None:
     for name in ("cam1.part.png", "line.tmp.0001.png", "~w.png", "~x.png", ".y.png", "z.png.part"):
         save(good(), "in/z.png")

@@ -517,6 +517,73 @@ def test_kills_from_outside_neither_double_nor_lose_a_row(folder: Path, tmp_path
     assert rows_of_all(tmp_path) == Counter(names)
 
 
+def die(journal: Journal) -> None:
+    """What a crash leaves: the lock is free, and nothing was told that the run ends."""
+    journal.close(in_order=False)
+
+
+def test_after_a_crash_what_was_in_hand_comes_alone_and_only_the_file_that_takes_the_process_along_is_set_aside(
+    folder: Path, tmp_path: Path, messages: list[str]
+) -> None:
+    for i in range(6):
+        put(folder / f"{i}.png", mtime=i + 1)
+
+    stop = threading.Event()
+
+    def start() -> tuple[Journal, HotFolder, Iterator[Path]]:
+        journal = Journal(tmp_path / "a.journal")
+        hot = HotFolder(folder, journal, settle_s=0)
+        return journal, hot, hot.files(stop.is_set)
+
+    journal, hot, files = start()
+    hot.done(next(files), "OK")
+    in_hand = [next(files) for _ in range(3)]  # whose fault it is cannot be known
+    die(journal)
+
+    put(folder / "0-new.png", mtime=1)
+    journal, hot, files = start()
+    hot.done(next(files), "OK")
+    evil = next(files)
+    assert evil == in_hand[1]
+    waiting = threading.Thread(target=next, args=(files, None))
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive()  # nothing else comes while it is in hand
+    stop.set()
+    waiting.join()
+    die(journal)
+
+    journal = Journal(tmp_path / "a.journal")
+    hot = HotFolder(folder, journal, settle_s=0)
+    seen: dict[str, str | None] = {}
+    while len(seen) < 5:
+        shot = hot.read(lambda: False)
+        assert shot is not None
+        assert shot.path is not None
+        seen[Path(shot.path).name] = shot.error
+        hot.done(Path(shot.path), "ERROR")
+    assert [name for name, error in seen.items() if error and "set aside: the process died 2 times" in error] == [
+        "2.png"
+    ]
+    assert list(seen)[-1] == "0-new.png"
+    assert [line for line in messages if "set aside" in line] == [f"{evil}: {seen['2.png']}"]
+    put(evil, b"anew", mtime=9)
+    assert hot.read(lambda: False).error != seen["2.png"]  # type: ignore[union-attr]
+    journal.close()
+
+
+def test_a_run_that_ends_in_order_blames_no_file(folder: Path, tmp_path: Path) -> None:
+    path = put(folder / "a.png")
+    for _ in range(3):
+        journal = Journal(tmp_path / "a.journal")
+        hot = HotFolder(folder, journal, settle_s=0)
+        assert next(hot.files(looks(40))) == path
+        stamp = Stamp(path.stat().st_size, path.stat().st_mtime_ns)
+        assert journal.crashes("a.png", stamp) == 0
+        journal.end_in_order()
+        die(journal)  # by a service manager that does not wait
+
+
 def test_without_the_results_file_a_crash_may_judge_twice_but_never_misses(folder: Path, tmp_path: Path) -> None:
     put(folder / "a.png")
     for _ in range(2):

@@ -30,6 +30,15 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split())[:LONGEST] or type(error).__name__
 
 
+def why(error: BaseException) -> str:
+    """Why something failed, in one line: the text of an error of ours, else the kind and the text of a foreign one."""
+    if isinstance(error, VtadError):
+        return str(error)
+    kind, text = type(error), one_line(error)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    return name if text == kind.__name__ else f"{name}: {text}"
+
+
 def disk_full(error: BaseException) -> bool:
     """Whether an error comes from a full disk: not the user's choice of a folder, only its state."""
     causes = error, error.__cause__

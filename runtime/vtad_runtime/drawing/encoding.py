@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad_runtime.contract.errors import NOT_WRITTEN, VtadError, one_line
+from vtad_runtime.contract.errors import NOT_WRITTEN, VtadError, why
 
 RGB = NDArray[np.uint8]  # (H, W, 3)
 Suffix = Literal[".jpg", ".png"]
@@ -27,11 +27,13 @@ class PictureError(VtadError):
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """What OpenCV refuses inside the block, and a lack of memory, becomes a PictureError. Also serves as a decorator."""
+    """Whatever goes wrong inside the block becomes a PictureError. Also serves as a decorator."""
     try:
         yield
-    except (cv2.error, MemoryError) as e:
-        raise PictureError(f"the picture cannot be drawn: {one_line(e)}") from e
+    except PictureError:
+        raise
+    except Exception as e:  # cv2.error and MemoryError as a rule
+        raise PictureError(f"the picture cannot be drawn: {why(e)}") from e
 
 
 def encode(rgb: RGB, suffix: Suffix, quality: int = QUALITY) -> bytes:
@@ -42,8 +44,8 @@ def encode(rgb: RGB, suffix: Suffix, quality: int = QUALITY) -> bytes:
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix == ".jpg" else []
     try:
         done, data = cv2.imencode(suffix, np.ascontiguousarray(rgb[:, :, ::-1]), options)
-    except (cv2.error, MemoryError) as e:
-        raise PictureError(f"a picture of {size} cannot be saved as {suffix}: {one_line(e)}") from e
+    except Exception as e:  # cv2.error and MemoryError as a rule
+        raise PictureError(f"a picture of {size} cannot be saved as {suffix}: {why(e)}") from e
     if not done:
         raise PictureError(f"a picture of {size} cannot be saved as {suffix}: OpenCV refused it")
     return data.tobytes()

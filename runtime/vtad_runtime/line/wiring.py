@@ -118,8 +118,13 @@ def open_hot_folder(options: RunOptions, results: ResultsFolder, stack: ExitStac
     name = f"watch-{_short_hash(str(watched.resolve()))}.journal"
     sorter = Sorter(options.sort_to, watched, folder / "moves.jsonl") if options.sort_to else None
     journal = Journal(folder.parent / name, folder / RESULTS_FILE)
-    stack.callback(journal.close)
+    stack.push(lambda kind, error, trace: journal.close(in_order=_in_order(error)))
     return HotFolder(watched, journal, sorter=sorter)
+
+
+def _in_order(error: BaseException | None) -> bool:
+    """Whether a run ends without a fault that one picture may have caused: by itself, by a signal, by what was said in a line."""
+    return not isinstance(error, Exception) or isinstance(error, VtadError | OSError)
 
 
 def open_results(options: RunOptions, detector: Detector, rules: Rules, root: Path | None) -> ResultsFolder | None:

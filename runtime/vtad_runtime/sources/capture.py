@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad_runtime.contract.errors import VtadError, one_line
+from vtad_runtime.contract.errors import VtadError, one_line, why
 from vtad_runtime.contract.image import ImageError
 from vtad_runtime.contract.log import event, warning
 from vtad_runtime.verdict.geometry import Geometry, Misfit
@@ -252,7 +252,7 @@ class Capture:
         try:
             self._source = self._reopen()
         except Exception as e:  # SourceError as a rule; a driver may raise anything
-            reason = str(e) if isinstance(e, VtadError) else one_line(e)
+            reason = why(e)
             with self._changed:
                 self._lost = reason
             said = f"{reason}; opening it again in {self._wait_s:g} s"
@@ -266,8 +266,8 @@ def as_frame(number: int, shot: Shot, geometry: Geometry, begun: float, captured
     if rgb is not None:
         try:
             rgb = geometry.apply(_checked(rgb))
-        except ImageError as e:
-            rgb, reason, misfit = None, str(e), isinstance(e, Misfit)
+        except Exception as e:  # ImageError as a rule
+            rgb, reason, misfit = None, why(e), isinstance(e, Misfit)
     done = time.monotonic()
     capture_ms, captured_at = 1000 * (done - begun), time.time() - (done - captured)
     if rgb is None:

@@ -10,7 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from vtad_runtime.contract.image import ImageError, read_rgb
+from vtad_runtime.contract.errors import why
+from vtad_runtime.contract.image import read_rgb
 from vtad_runtime.sources.capture import Shot, as_frame
 from vtad_runtime.verdict.geometry import Geometry
 from vtad_runtime.verdict.judgement import Frame, Unusable
@@ -70,5 +71,5 @@ def read_shot(path: Path) -> Shot:
     start = time.monotonic()
     try:
         return Shot(read_rgb(path), path.as_posix(), start)
-    except ImageError as e:
-        return Shot(None, path.as_posix(), start, error=str(e))
+    except Exception as e:  # ImageError as a rule
+        return Shot(None, path.as_posix(), start, error=why(e))

@@ -6,6 +6,9 @@ order is that of arrival: by time of change, then by name. Left out until they a
 with ~, which is said once, hidden ones, and names without a suffix of pictures at their end: name.part, name.tmp and the
 like. Also left out are folders of results, sorted files and hidden folders.
 
+A file that was in hand when the process died is judged alone after the next start, so that a second death shows whether it
+was to blame; then it is set aside: an ERROR row, without being opened.
+
 A writer that pauses for longer than `settle_s` is read too early: its file is judged as it is then (ERROR when it is
 not whole), and again when it has changed.
 """
@@ -32,6 +35,7 @@ from vtad_runtime.verdict.verdict import Verdict
 EMPTY_SETTLES = 10  # times settle_s for an empty file: some writers make it long before they fill it
 BEGUN_AT_ONCE = 32  # files noted in the journal by one write
 MIN_WAIT_S, MAX_WAIT_S = 0.02, 0.5  # between two looks
+MOST_CRASHES = 2  # of the process with a file in hand, the second time with that one alone
 BUSY_SHARE = 4  # a look that took long is followed by a rest this many times as long
 
 
@@ -71,7 +75,14 @@ class HotFolder(FrameSource):
         """Wait for the next picture, whatever it takes; None when `stop()`. An unreadable one has an error."""
         self._coming = self._coming or self.files(stop)
         path = next(self._coming, None)
-        return None if path is None else read_shot(path)
+        if path is None:
+            return None
+        picture = self._in_flight[path]
+        if (times := self._journal.crashes(picture.name, picture.stamp)) < MOST_CRASHES:
+            return read_shot(path)
+        said = f"set aside: the process died {times} times with this file in hand; to try it again, copy it here anew"
+        warning("hot_folder_set_aside", f"{path}: {said}", file=path.as_posix())
+        return Shot(None, path.as_posix(), time.monotonic(), error=said)
 
     def files(self, stop: Callable[[], bool]) -> Iterator[Path]:
         """Each new picture when it is whole, until `stop()`. Raises JournalError.
@@ -103,21 +114,37 @@ class HotFolder(FrameSource):
             start = time.monotonic()
             ready = self._look(start)
             self._commit(at_once=False)
-            for first in range(0, len(ready), BEGUN_AT_ONCE):
-                begun = ready[first : first + BEGUN_AT_ONCE]
-                self._journal.begin([(p.name, p.stamp, str(p.path)) for p in begun])
-                for picture in begun:
-                    if stop():
-                        return
-                    if _stamp(picture.path) != picture.stamp:
-                        continue  # gone, or being written again
-                    with self._mutex:
-                        self._in_flight[picture.path] = picture
-                    yield picture.path
+            suspects = [p for p in ready if self._journal.crashes(p.name, p.stamp)]
+            for suspect in suspects:
+                self._wait_for_judgements(stop)
+                yield from self._begin([suspect], stop)
+                self._wait_for_judgements(stop)
+            others = [p for p in ready if p not in suspects] if suspects else ready
+            for first in range(0, len(others), BEGUN_AT_ONCE):
+                yield from self._begin(others[first : first + BEGUN_AT_ONCE], stop)
             if not ready:
                 took_s = time.monotonic() - start
                 wait_s = min(max(self._settle_s / 2, MIN_WAIT_S), MAX_WAIT_S)
                 _sleep(max(wait_s, BUSY_SHARE * took_s), stop)
+
+    def _begin(self, pictures: list[_Picture], stop: Callable[[], bool]) -> Iterator[Path]:
+        """Note in the journal that these are begun, and hand them on."""
+        if stop():
+            return
+        self._journal.begin([(p.name, p.stamp, str(p.path)) for p in pictures])
+        for picture in pictures:
+            if stop():
+                return
+            if _stamp(picture.path) != picture.stamp:
+                continue  # gone, or being written again
+            with self._mutex:
+                self._in_flight[picture.path] = picture
+            yield picture.path
+
+    def _wait_for_judgements(self, stop: Callable[[], bool]) -> None:
+        """Wait until nothing is in hand."""
+        while self._in_flight and not stop():
+            _sleep(MIN_WAIT_S, stop)
 
     def _commit(self, at_once: bool) -> None:
         """Bring what was judged to disk if that is due, then move those files."""

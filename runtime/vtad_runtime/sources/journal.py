@@ -12,6 +12,9 @@ on, and where it finds the row completes the journal. So every file that was beg
 of crashes, as long as the results file named by `results` is still there; without it (`results=None`, or deleted) a file
 may get a second row after a crash, and none is missed in any case.
 
+A file that is begun and has neither its row nor an orderly end of the run behind it was in hand when the process died.
+`crashes` counts that, so that a file which takes the process with it every time can be set aside.
+
 A disk may take 50 ms to confirm a write, so several files share one: steps 2 and 3 follow within a second (`commit`).
 """
 
@@ -43,13 +46,21 @@ MAX_DELAY_S = 1.0
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS done (name BLOB PRIMARY KEY, size, mtime_ns, verdict, judged_at);
 CREATE TABLE IF NOT EXISTS begun (name BLOB PRIMARY KEY, size, mtime_ns, file, results, "offset");
+CREATE TABLE IF NOT EXISTS crashed (name BLOB PRIMARY KEY, size, mtime_ns, times);
 """  # names, file and results are bytes, as file names are; judged_at in seconds since the epoch; offset in bytes
+IN_ORDER = "user_version"  # the pragma; 1: the run was ending, so a file in hand has done no harm
 
 ALL_DONE = "SELECT name, size, mtime_ns, verdict, judged_at FROM done"
 ALL_BEGUN = 'SELECT name, size, mtime_ns, file, results, "offset" FROM begun'
-DONE, BEGUN = (
+ALL_CRASHED = "SELECT name, size, mtime_ns, times FROM crashed"
+BLAME = """
+INSERT OR REPLACE INTO crashed SELECT name, size, mtime_ns, 1 + coalesce((SELECT times FROM crashed
+WHERE (name, size, mtime_ns) = (begun.name, begun.size, begun.mtime_ns)), 0) FROM begun
+"""
+DONE, BEGUN, CRASHED = (
     (bytes, int, int, str, float | int),
     (bytes, int, int, bytes, bytes | None, int),
+    (bytes, int, int, int),
 )  # the kinds of their values
 
 VERDICTS = frozenset(str(verdict) for verdict in Verdict)
@@ -82,6 +93,7 @@ class Journal:
         self._results, self._clock = results, clock
         self._mutex = threading.RLock()
         self._known: dict[str, tuple[Stamp, str]] = {}  # by name: content and verdict
+        self._crashed: dict[str, tuple[Stamp, int]] = {}  # by name: content, and how often it was in hand at a crash
         self._unwritten: list[Entry] = []  # rows of `done` whose results may not be on disk yet
         self._commit_due = 0.0  # time.monotonic()
         self._forget_due = 0.0  # by the clock
@@ -101,6 +113,11 @@ class Journal:
         known = self._known.get(name)
         return known[1] if known is not None and known[0] == stamp else None
 
+    def crashes(self, name: str, stamp: Stamp) -> int:
+        """How often a process died while it had this content of the file in hand, since it was last judged."""
+        known = self._crashed.get(name)
+        return known[1] if known is not None and known[0] == stamp else 0
+
     def begin(self, files: list[tuple[str, Stamp, str]]) -> None:
         """Note that these files are about to be judged: name, stamp, and `file` as the row will give it. Raises JournalError."""
         with self._mutex, self._as_journal_error():
@@ -113,6 +130,7 @@ class Journal:
         """Note that a file was judged; its row has been written. On disk after the next `commit`."""
         with self._mutex:
             self._known[name] = stamp, verdict
+            self._crashed.pop(name, None)
             self._unwritten.append((os.fsencode(name), *stamp, verdict, round(self._clock(), 3)))
 
     def commit(self, at_once: bool = True) -> bool:
@@ -151,11 +169,21 @@ class Journal:
             for name in gone:
                 self._known.pop(os.fsdecode(name[0]), None)
 
-    def close(self) -> None:
-        """Commit, and free the journal for others. Raises JournalError."""
+    def end_in_order(self) -> None:
+        """The run is ending as it should: from now on no file in hand is to blame. Raises JournalError."""
+        with self._mutex, self._as_journal_error():
+            self._database.execute(f"PRAGMA {IN_ORDER}=1")
+
+    def close(self, *, in_order: bool = True) -> None:
+        """Commit, and free the journal for others; files in hand are not to blame if the run ends `in_order`.
+
+        Raises JournalError.
+        """
         with self._mutex:
             try:
                 self.commit()
+                if in_order:
+                    self.end_in_order()
             finally:
                 self._database.close()
                 self._lock.close()
@@ -166,7 +194,7 @@ class Journal:
             database = open_database(self.path, SCHEMA, sync="FULL")
             with suppress(sqlite3.Error, UnicodeDecodeError):
                 if database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
-                    for table in (ALL_DONE, ALL_BEGUN):
+                    for table in (ALL_DONE, ALL_BEGUN, ALL_CRASHED):
                         database.execute(f"{table} LIMIT 0")
                     return database
             database.close()
@@ -193,7 +221,15 @@ class Journal:
         """Note as done what was begun and has its row: a crash came between the two. What has no row is judged again."""
         begun = well_typed(self._database.execute(ALL_BEGUN), *BEGUN)
         _store(self._database, done=list(_rows_of(begun, self._clock())))
-        self._database.execute("DELETE FROM begun")
+        with self._database:
+            self._database.execute("BEGIN")
+            ((in_order,),) = self._database.execute(f"PRAGMA {IN_ORDER}")
+            if not in_order:
+                self._database.execute(BLAME)
+            self._database.execute("DELETE FROM begun")
+            self._database.execute(f"PRAGMA {IN_ORDER}=0")
+        for name, size, mtime_ns, times in well_typed(self._database.execute(ALL_CRASHED), *CRASHED):
+            self._crashed[os.fsdecode(name)] = Stamp(size, mtime_ns), times
         for name, size, mtime_ns, verdict, _ in well_typed(self._database.execute(ALL_DONE), *DONE):
             if verdict in VERDICTS:
                 self._known[os.fsdecode(name)] = Stamp(size, mtime_ns), verdict
@@ -225,7 +261,8 @@ def _store(database: sqlite3.Connection, begun: Iterable[Entry] = (), done: Iter
         database.executemany("INSERT OR REPLACE INTO begun VALUES (?, ?, ?, ?, ?, ?)", begun)
         for entry in done:
             database.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, ?)", entry)
-            database.execute("DELETE FROM begun WHERE name = ?", entry[:1])
+            for table in ("begun", "crashed"):
+                database.execute(f"DELETE FROM {table} WHERE name = ?", entry[:1])
 
 
 def _rows_of(begun: list[tuple[Any, ...]], now: float) -> Iterator[tuple[Any, ...]]:

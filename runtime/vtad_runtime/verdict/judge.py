@@ -9,7 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vtad_runtime.contract.image import ImageError
+from vtad_runtime.contract.errors import VtadError, why
+from vtad_runtime.engine.model import ModelError
 from vtad_runtime.verdict.alarm import Alarm, AlarmRule
 from vtad_runtime.verdict.detector import Detector, Prepared, Result
 from vtad_runtime.verdict.frame_check import FrameChecks
@@ -54,17 +55,20 @@ class Judge:
     def prepare(self, frame: Frame) -> Frame:
         """The frame with its pixels fitted to the model: work that the threads of a source can do ahead."""
         start = time.monotonic()
-        with suppress(ImageError):  # the judge finds the same, and says it
+        with suppress(Exception):  # the judge finds the same, and says it
             prepared = self._detector.prepare(frame.rgb)
             return dataclasses.replace(frame, prepared=prepared, prepare_ms=1000 * (time.monotonic() - start))
         return frame
 
     def judge(self, frames: Sequence[Frame | Unusable]) -> list[Judgement]:
-        """The judgements on the next frames, in one run of the model. Raises ModelError."""
+        """The judgements on the next frames, in one run of the model. Raises ModelError.
+
+        A picture that fails for any other reason is ERROR, and the others of its batch are judged without it.
+        """
         taken = [self._ready(frame) for frame in frames]
         ready = [item for item in taken if isinstance(item, _Ready)]
         start = time.monotonic()
-        results = iter(self._detector.judge([item.prepared for item in ready]))
+        results = iter(self._results(ready))
         done = time.monotonic()
         infer_ms = 1000 * (done - start) / max(len(ready), 1)
         said = [self._said(item, next(results), done, infer_ms) if isinstance(item, _Ready) else item for item in taken]
@@ -87,20 +91,31 @@ class Judge:
         start = time.monotonic()
         try:
             prepared = frame.prepared or self._detector.prepare(frame.rgb)
-        except ImageError as e:
-            return dataclasses.replace(self._error(frame, str(e)), frame=frame)
-        fitted = prepared.pixels[:, *prepared.placement.inside.slices].transpose(1, 2, 0)  # (h, w, 3), without padding
-        doubt = self._checks.look(frame.rgb, fitted, frame.captured)
+            fitted = prepared.pixels[:, *prepared.placement.inside.slices].transpose(1, 2, 0)  # (h, w, 3), no padding
+            doubt = self._checks.look(frame.rgb, fitted, frame.captured)
+        except Exception as e:  # whatever it is, it costs this picture alone
+            return dataclasses.replace(self._error(frame, _failed(e)), frame=frame)
         prepare_ms = frame.prepare_ms + 1000 * (time.monotonic() - start)
         return _Ready(frame, prepared, doubt, 1000 * (start - frame.captured), prepare_ms)
 
-    def _said(self, ready: _Ready, result: Result, done: float, infer_ms: float) -> Judgement:
+    def _results(self, ready: list[_Ready]) -> Sequence[Result | str]:
+        """What the model says of each, or why that failed. Raises ModelError."""
+        try:
+            return self._detector.judge([item.prepared for item in ready])
+        except ModelError:
+            raise
+        except Exception as e:
+            return [_failed(e)] if len(ready) == 1 else [found for item in ready for found in self._results([item])]
+
+    def _said(self, ready: _Ready, result: Result | str, done: float, infer_ms: float) -> Judgement:
         frame, misfit = ready.frame, False
+        if isinstance(result, str):
+            return dataclasses.replace(self._error(frame, result), frame=dataclasses.replace(frame, prepared=None))
         if self._rules.mask is not None:
             try:
                 result = self._rules.mask.apply(result)
-            except Misfit as e:
-                result, misfit = dataclasses.replace(result, error=str(e), regions=()), True
+            except Exception as e:
+                result, misfit = dataclasses.replace(result, error=_failed(e), regions=()), isinstance(e, Misfit)
         verdict, reason = conclude(
             result.score,
             self.threshold,
@@ -136,3 +151,7 @@ class Judge:
         if limit is None or age_s <= limit:
             return None
         return f"judged {1000 * age_s:.0f} ms after its capture, at most {1000 * limit:.0f} ms are allowed"
+
+
+def _failed(error: Exception) -> str:
+    return str(error) if isinstance(error, VtadError) else f"it cannot be judged: {why(error)}"
