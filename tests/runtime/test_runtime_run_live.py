@@ -31,6 +31,7 @@ from vtad_runtime.commands import run as cli
 from vtad_runtime.commands.calibrate import calibrate
 from vtad_runtime.sources import opencv_sources as devices
 from vtad_runtime.sources.folder import SourceError
+from vtad_runtime.verdict.detector import Detector
 
 pytestmark = pytest.mark.slow
 
@@ -200,11 +201,43 @@ def test_between_two_scores_the_verdict_is_unsure() -> None:
     write_video(Path("a.avi"), [good(), slightly, bad()])
     assert run("--video", "a.avi", "--unsure-from", "1").exit_code == 1
     assert verdicts() == ["OK", "UNSURE", "NG"]
-    assert "is above 1 (--unsure-from)" in rows()[1]["reason"]
+    assert "is above 1: odd for a good part" in rows()[1]["reason"]
     assert "up to the threshold 2" in failed(2, "--video", "a.avi", "--unsure-from", "3")
     save(slightly, "in/1.png")
     assert run("--folder", "in", "--unsure-from", "1").exit_code == 1
     assert verdicts("results/0002") == ["UNSURE"]
+
+
+def grey(units: float) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A surface that scores so many units."""
+    return good() + np.uint8(round(25 * units))
+
+
+def test_what_few_good_parts_reach_is_unsure_and_a_share_of_0_turns_it_off() -> None:
+    card = make_card()
+    scores = tuple(i / 60 for i in range(99))  # up to 1.63; 5 % of them lie above 1.55
+    calibration = dataclasses.replace(card.calibration, scores=scores, images=99, false_alarms=0.01, achievable=0.01)
+    write_model(Path("many.onnx"), dataclasses.replace(card, calibration=calibration))
+    for i, units in enumerate((1.52, 1.6, 2.4)):
+        save(grey(units), f"in/{i}.png")
+    folder = "--folder", "in", "--model", "many.onnx"
+    result = run(*folder)
+    assert result.exit_code == 1
+    assert "UNSURE from 1.5" in result.output
+    assert verdicts() == ["OK", "UNSURE", "NG"]
+    assert "is above 1.5" in rows()[1]["reason"]
+    assert verdicts_of(Detector("many.onnx")) == ["OK", "UNSURE", "NG"]
+    assert json.loads(Path("results/0001/summary.json").read_text())["unsure_from"] == pytest.approx(1.55, abs=0.03)
+    assert run(*folder, "--review", "0").exit_code == 1
+    assert verdicts("results/0002") == ["OK", "OK", "NG"]
+    assert verdicts_of(Detector("many.onnx", review=0)) == ["OK", "OK", "NG"]
+    assert run(*folder, "--review", "0.2").exit_code == 1
+    assert verdicts("results/0003") == ["UNSURE", "UNSURE", "NG"]
+    assert "either --review or --unsure-from, got both" in failed(2, *folder, "--review", "0.1", "--unsure-from", "1")
+
+
+def verdicts_of(detector: Detector) -> list[str]:
+    return [detector(path).verdict for path in sorted(Path("in").iterdir())]
 
 
 def test_a_black_video_is_unsure_unless_that_is_not_checked() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vtad_runtime.contract.binomial import exact_interval
-from vtad_runtime.contract.conformal import CalibrationError, conformal_threshold, fence, review_level
+from vtad_runtime.contract.conformal import CalibrationError, calibration, conformal_threshold, fence, review_level
 from vtad_runtime.contract.trade_off import choice, miss_threshold, table, trade_off
 
 
@@ -78,18 +78,19 @@ def test_too_few_known_bad_parts_are_refused_with_the_number_that_is_enough() ->
 
 def test_the_review_band_holds_at_most_its_share_of_good_pictures() -> None:
     scores = np.random.default_rng(1).gamma(2.0, size=99).tolist()
-    level = review_level(scores, 0.01, 0.05)
+    level = review_level(calibration(scores, scores, 0.01), 0.05)
     assert level == conformal_threshold(scores, 0.05)
     assert sum(s > level for s in scores) == 4
 
 
 @pytest.mark.parametrize(
-    ("count", "false_alarms", "review"), [(99, 0.01, 0.0), (30, 0.01, 0.05), (99, 0.05, 0.05), (2, 0.1, 0.9)]
+    ("count", "false_alarms", "review"), [(99, 0.01, 0.0), (18, 0.01, 0.05), (99, 0.05, 0.05), (30, 0.01, 0.05)]
 )
 def test_there_is_no_review_band_where_none_fits_below_the_threshold(
     count: int, false_alarms: float, review: float
 ) -> None:
-    assert review_level([float(i) for i in range(count)], false_alarms, review) is None
+    scores = [float(i) for i in range(count)]
+    assert review_level(calibration(scores, scores, false_alarms), review) is None
 
 
 def test_the_fence_names_what_is_odd_among_the_good() -> None:

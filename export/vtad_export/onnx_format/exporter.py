@@ -116,7 +116,7 @@ def check_from_file(path: Path, material: Material, allowed: Limits, flipped: tu
     The runtime's pixels must be the training's, its score torch's within the tolerance, and its verdict that of torch's score,
     except where the image is known to flip.
     """
-    runtime, card, sample, detector = Runtime(path), material.card, material.sample, material.detector
+    runtime, card, sample, detector = Runtime(path, review=0), material.card, material.sample, material.detector
     unit, known = spread(card.calibration.scores), {flip.image for flip in flipped}
     pictures = np.concatenate([sample.good, sample.defective])
     with image_files(sample) as files:

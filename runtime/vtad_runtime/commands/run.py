@@ -98,7 +98,14 @@ SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
     help="What goes when frames come too fast.  [default: oldest; none of a video]",
 )
 @_option(FRAMES, "--max-age", **TIME, help="A frame judged later is STALE.  [default: 2s; none for a video]")
-@_option(VERDICT, "--unsure-from", **SCORE, help="From this score up to the threshold: UNSURE.")
+@_option(
+    VERDICT,
+    "--review",
+    type=click.FloatRange(0, 1, max_open=True),
+    metavar="SHARE",
+    help="At most this share of good parts is UNSURE or NG; 0: no score is UNSURE.  [default: 0.05]",
+)
+@_option(VERDICT, "--unsure-from", **SCORE, help="From this score up to the threshold: UNSURE; in place of --review.")
 @_option(
     VERDICT, "--alarm", type=alarm_rule, metavar="N/M", help="Alarm on: at least N of the last M are NG, e.g. 3/5."
 )

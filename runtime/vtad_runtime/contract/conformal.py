@@ -62,15 +62,16 @@ def fence(scores: Sequence[float]) -> float:
     return float(upper + FENCE * max(upper - lower, 1e-6))
 
 
-def review_level(scores: Sequence[float], false_alarms: float, review: float) -> float | None:
-    """The score above which at most the share `review` of good pictures lies, from calibration scores: where UNSURE begins.
+def review_level(calibration: Calibration, review: float) -> float | None:
+    """The score above which at most the share `review` of good pictures lies: from there up to the threshold, UNSURE.
 
-    None where there is no such band below the threshold of `false_alarms`: it is turned off, or the scores are too few.
+    None where nothing lies between: the share is 0 or within the false-alarm budget, or the calibration scores are too few.
     """
-    k, of_threshold = (max(1, math.floor(share * (len(scores) + 1) + 1e-9)) for share in (review, false_alarms))
-    if k <= of_threshold or len(scores) < MIN_IMAGES:
+    scores = calibration.scores
+    if review <= calibration.false_alarms or len(scores) < max(MIN_IMAGES, images_needed(review)):
         return None
-    return conformal_threshold(scores, review)
+    level = conformal_threshold(scores, review)
+    return level if level < calibration.threshold else None
 
 
 def spread(scores: Sequence[float]) -> float:

@@ -76,7 +76,7 @@ def build(
         reopen = (lambda: wiring.open_device(options)) if source.live else None
         frames = Capture(source.name, device, wiring.capture_options(options), reopen)
         stack.callback(frames.close)
-    page, window = _page(options, detector, stack), _window(options, stack)
+    page, window = _page(options, detector, rules, stack), _window(options, stack)
     results = wiring.open_results(options, detector, rules, files.root if files else None)
     if results is not None:
         stack.push(lambda kind, error, trace: results.discard_if_empty() if error is not None else None)
@@ -127,7 +127,7 @@ def _fps(options: RunOptions, device: FrameSource | None) -> float:
     return own or (1 / options.every if options.every else FOLDER_FPS if options.source.kind == "folder" else VIDEO_FPS)
 
 
-def _page(options: RunOptions, detector: Detector, stack: ExitStack) -> PageState | None:
+def _page(options: RunOptions, detector: Detector, rules: Rules, stack: ExitStack) -> PageState | None:
     """Serve the live page. Raises PageError."""
     if options.live is None:
         return None
@@ -141,6 +141,7 @@ def _page(options: RunOptions, detector: Detector, stack: ExitStack) -> PageStat
         source.name,
         str(detector.path),
         QUIET_FILES_S if rests else max(QUIET_S, 2 * (options.every or 0)),
+        rules.unsure_from,
         detector.integrity,
     )
     given = os.environ.get(TOKEN)

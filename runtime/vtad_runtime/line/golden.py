@@ -32,7 +32,7 @@ from vtad_runtime.contract.json_values import iso_utc
 from vtad_runtime.line.golden_record import GoldenError, Model, Part, Record, sha256, software
 from vtad_runtime.line.view import ALIKE, FLAT, MOST_SHIFT, Fitted, Shift, changes, shift
 from vtad_runtime.verdict.detector import Detector, Result
-from vtad_runtime.verdict.verdict import Verdict
+from vtad_runtime.verdict.verdict import Verdict, decide
 
 __all__ = ["Golden", "GoldenError", "GoldenReport"]
 
@@ -188,8 +188,8 @@ class Golden:
     def _score(self, kind: str, before: Part, now: Result) -> list[str]:
         """What the change does to the score, where that matters."""
         text = f"score {before.score:.4g} -> {now.score:.4g}"
-        if now.verdict is not EXPECTED[kind]:
-            return [f"{text}, known {kind} but judged {now.verdict}"]
+        if (verdict := self._says(now)) is not EXPECTED[kind]:
+            return [f"{text}, known {kind} but judged {verdict}"]
         threshold = self._model.threshold
         if kind == GOOD:
             far = abs(now.score - before.score) > FRESH_SPREADS * self._spread
@@ -223,8 +223,14 @@ class Golden:
             raise GoldenError(e if str(path) in str(e) else f"{path}: {e}") from e
         if result.verdict is Verdict.ERROR or not math.isfinite(result.score):
             raise GoldenError(f"{path}: expected a score, got {result.error}")
-        part = Part(digest, rgb.shape[1], rgb.shape[0], result.score, str(result.verdict), fitted.view())
+        part = Part(digest, rgb.shape[1], rgb.shape[0], result.score, str(self._says(result)), fitted.view())
         return part, fitted
+
+    def _says(self, result: Result) -> Verdict:
+        """The verdict by the threshold alone: a known part needs no review."""
+        return (
+            result.verdict if result.verdict is Verdict.ERROR else decide(self._detector.card.calibration, result.score)
+        )
 
     def _wrong(self, name: str, part: Part) -> str | None:
         """The line if a stored picture is not judged as its folder says."""

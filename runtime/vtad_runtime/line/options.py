@@ -61,7 +61,8 @@ class RunOptions:
     drop: Literal["oldest", "newest", "none"] | None = None
     max_age: float | None = None  # seconds
 
-    unsure_from: float | None = None  # score
+    review: float | None = None  # share of good pictures that may be UNSURE or NG; None: REVIEW
+    unsure_from: float | None = None  # score, in place of that share
     alarm: tuple[int, int] | None = None  # at least N of the last M
     alarm_off: float | None = None  # score; None: the card's threshold
     frame_check: frozenset[str] | None = None  # None: all of `CHECKS` that suit the source
@@ -90,6 +91,10 @@ class RunOptions:
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise VtadError(f"{_option(name)}: expected one of {', '.join(map(str, choices))}, got {value!r}")
+        if self.review is not None and not 0 <= self.review < 1:
+            raise VtadError(f"--review: expected a share from 0 to below 1, got {self.review!r}")
+        if self.review is not None and self.unsure_from is not None:
+            raise VtadError("--review: expected either --review or --unsure-from, got both")
         for name in POSITIVE:
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise VtadError(f"{_option(name)}: expected a number above 0, got {value!r}")

@@ -66,7 +66,14 @@ def run(
         judge, line = build(options, detector, rules, stack, outputs, console)
         folder = str(line.results.folder) if line.results else None
         goes = f", results go to {folder}" if folder else ""
-        event("started", f"{source.name}: judging{goes}", source=source.name, model=str(detector.path), results=folder)
+        unsure = "" if rules.unsure_from is None else f", UNSURE from {rules.unsure_from:.4g}"
+        event(
+            "started",
+            f"{source.name}: judging{unsure}{goes}",
+            source=source.name,
+            model=str(detector.path),
+            results=folder,
+        )
         turns = [line.window.draw] if line.window is not None else []
         if golden is not None:
             turns.append(golden.turn)
@@ -87,6 +94,7 @@ def run(
             {
                 **wiring.model_facts(detector),
                 "source": source.name,
+                "unsure_from": finite(rules.unsure_from),
                 "stopped": stop(),
                 **line.summary.to_dict(),
                 "drift": {name: finite(value) for name, value in line.drift.state().items()},

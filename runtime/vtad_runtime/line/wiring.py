@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.conformal import REVIEW, review_level
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.json_values import finite, iso_utc
 from vtad_runtime.contract.log import note, warning
@@ -77,12 +78,25 @@ def rules_of(options: RunOptions, card: Card) -> Rules:
         alarm = AlarmRule(*options.alarm, on=threshold, off=off)
     asked = frozenset(CHECKS) if options.frame_check is None else options.frame_check
     return Rules(
-        unsure_from=options.unsure_from,
+        unsure_from=_unsure_from(options, card),
         max_age_s=options.max_age or (MAX_AGE_S if source.live else None),
         checks=asked - UNSUITED.get(source.kind, frozenset()),
         alarm=alarm,
         mask=Mask(options.roi_mask, geometry_of(options), card) if options.roi_mask else None,
     )
+
+
+def _unsure_from(options: RunOptions, card: Card) -> float | None:
+    """The score above which a part is UNSURE, if it is not NG."""
+    share = _review(options)
+    return options.unsure_from if share is None else review_level(card.calibration, share)
+
+
+def _review(options: RunOptions) -> float | None:
+    """The share of good pictures that may be UNSURE or NG; None where a score is given instead."""
+    if options.unsure_from is not None:
+        return None
+    return REVIEW if options.review is None else options.review
 
 
 def open_device(options: RunOptions) -> FrameSource:
@@ -161,6 +175,7 @@ def about(options: RunOptions, detector: Detector, rules: Rules) -> RunFile:
         max_age_s=rules.max_age_s,
         frame_check=tuple(sorted(rules.checks)),
         alarm=rules.alarm,
+        review=_review(options),
     )
 
 

@@ -44,11 +44,12 @@ class RunFile:
     rotate: Literal[0, 90, 180, 270]
     flip: Literal["h", "v"] | None
     roi_mask: MaskFile | None
-    unsure_from: float | None
+    unsure_from: float | None  # score
     max_age_s: float | None
     frame_check: tuple[str, ...]  # those that were made
     alarm: AlarmRule | None
     model_changed: str | None = None  # what of the model's file was changed since its export
+    review: float | None = None  # the share that gave `unsure_from`; None of --unsure-from, and of older runs
 
     @property
     def geometry(self) -> Geometry:

@@ -62,14 +62,21 @@ class PageState:
     """Takes judgements (an Output) and answers what to show. Safe to use from several threads."""
 
     def __init__(
-        self, card: Card, source: str, model: str, quiet_s: float = 3.0, integrity: Integrity | None = None
+        self,
+        card: Card,
+        source: str,
+        model: str,
+        quiet_s: float = 3.0,
+        unsure_from: float | None = None,
+        integrity: Integrity | None = None,
     ) -> None:
         """`source` and `model` as the user named them; after `quiet_s` without a frame no verdict is shown as current.
 
-        `integrity`: of the model's file, where it is known.
+        `unsure_from`: the score above which a part is UNSURE, if it is not NG. `integrity`: of the model's file, where it is
+        known.
         """
         self._card, self._source, self._model, self._quiet_s = card, source, model, quiet_s
-        self._integrity = integrity
+        self._unsure_from, self._integrity = unsure_from, integrity
         self._lock = threading.Lock()
         self.seq = 0  # how many judgements came
         self.closed = False  # whether the run has ended
@@ -169,6 +176,7 @@ class PageState:
                 "git commit": card.identity.git_commit or "not recorded",
                 "input": f"{card.input.width} × {card.input.height} px, {card.input.fit}",
                 "threshold": f"{calibration.threshold:.4g}",
+                "UNSURE": "by frame checks" if self._unsure_from is None else f"above {self._unsure_from:.4g}",
                 "pixel threshold": f"{calibration.pixel_threshold:.3g} standard deviations",
                 "false-alarm budget": f"{calibration.false_alarms:.3g}{vouch}",
                 "calibration images": str(calibration.images),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from vtad_runtime.contract.conformal import review_level
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.review.comparison import DECIDED, Again
 from vtad_runtime.review.recorded import Recorded, Run
@@ -46,7 +47,10 @@ class Rejudge:
                         "changed since; put that one back"
                     )
             checks = frozenset(how.frame_check) - {"frozen"}
-            self._rules = Rules(threshold, how.unsure_from, checks=checks, mask=mask)
+            unsure_from = how.unsure_from
+            if how.review is not None:  # a share of good pictures is another score of another model
+                unsure_from = review_level(detector.card.calibration, how.review)
+            self._rules = Rules(threshold, unsure_from, checks=checks, mask=mask)
         self.threshold = self._judge().threshold  # NG if and only if the score is above it
 
     def frame(self, row: Recorded) -> Frame | Unusable:

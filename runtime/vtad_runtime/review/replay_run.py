@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from vtad_runtime.contract.command import say
+from vtad_runtime.contract.conformal import REVIEW
 from vtad_runtime.contract.errors import FAILED, NOT_JUDGED, NOT_WRITTEN, VtadError, one_line
 from vtad_runtime.contract.files import write_whole
 from vtad_runtime.contract.stopping import stoppable
@@ -137,7 +138,10 @@ def _options(how: RunFile) -> str:
     said += [f"--rotate {how.rotate}"] if how.rotate else []
     said += [f"--flip {how.flip}"] if how.flip else []
     said += [f"--roi-mask {how.roi_mask.file}"] if how.roi_mask else []
-    said += [f"--unsure-from {how.unsure_from:g}"] if how.unsure_from is not None else []
+    if how.review is not None:
+        said += [f"--review {how.review:g}"] if how.review != REVIEW else []
+    elif how.unsure_from is not None:
+        said += [f"--unsure-from {how.unsure_from:g}"]
     return " ".join(said)
 
 

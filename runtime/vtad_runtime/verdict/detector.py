@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vtad_runtime.contract.conformal import REVIEW, review_level
 from vtad_runtime.contract.image import Placement, decode_rgb, fit_image, read_rgb, unfit_map
 from vtad_runtime.engine.model import MAX_BATCH, OpenModel, Outputs
 from vtad_runtime.engine.opening import open_model
@@ -87,11 +88,17 @@ class Detector:
     """An exported detector. Safe to use from several threads."""
 
     def __init__(
-        self, model: Path | str | bytes | OpenModel, threads: int | None = None, *, allow_changed: bool = False
+        self,
+        model: Path | str | bytes | OpenModel,
+        threads: int | None = None,
+        *,
+        review: float = REVIEW,
+        allow_changed: bool = False,
     ) -> None:
         """Open a model of vtad-export with `threads` CPU threads (None: onnxruntime decides).
 
-        An .onnx anywhere, or its bytes; an .mlpackage on a Mac with the extra `apple`; or a model that is open already. Raises
+        An .onnx anywhere, or its bytes; an .mlpackage on a Mac with the extra `apple`; or a model that is open already. Of good
+        pictures at most the share `review` is UNSURE or NG, see `review_level`; 0: none is UNSURE for its score. Raises
         ModelError, also where the model is not as it was exported, unless `allow_changed`; `integrity` says what was changed.
         """
         if isinstance(model, Path | str | bytes):
@@ -100,6 +107,7 @@ class Detector:
         self.path = self._session.path
         self.card = self._session.card
         self.integrity = self._session.integrity
+        self.unsure_from = review_level(self.card.calibration, review)
 
     def __call__(self, picture: Picture) -> Result:
         """Judge one picture of any size: a file, the bytes of one, or (H, W, 3) uint8 RGB.
@@ -137,7 +145,7 @@ class Detector:
     def _result(self, outputs: Outputs, i: int, placement: Placement) -> Result:
         calibration, score, error = self.card.calibration, float(outputs.score[i]), None
         heatmap, ssim_map, density_map = outputs.heatmap[i], outputs.ssim_map[i], outputs.density_map[i]
-        verdict = decide(calibration, score)
+        verdict = decide(calibration, score, self.unsure_from)
         if verdict is Verdict.ERROR:
             error = f"expected a finite score, got {score}"
         elif not all(np.isfinite(values).all() for values in (heatmap, ssim_map, density_map)):

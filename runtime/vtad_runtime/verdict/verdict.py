@@ -17,7 +17,7 @@ class Verdict(StrEnum):
 
     OK = "OK"
     NG = "NG"  # not good: the score is above the threshold
-    UNSURE = "UNSURE"  # between two thresholds (--unsure-from), or a picture that a frame check distrusts
+    UNSURE = "UNSURE"  # odd, and not above the threshold (--review), or a picture that a frame check distrusts
     STALE = "STALE"  # a frame too old to speak for the part in front of the camera
     ERROR = "ERROR"  # not judged: unreadable file, a source that is gone, or a score that is not a number
 
@@ -48,10 +48,10 @@ def conclude(
     if bad:
         return Verdict.NG, None
     if unsure_from is not None and score > unsure_from:
-        return Verdict.UNSURE, f"score {score:.4g} is above {unsure_from:.4g} (--unsure-from)"
+        return Verdict.UNSURE, f"score {score:.4g} is above {unsure_from:.4g}: odd for a good part"
     return Verdict.OK, None
 
 
-def decide(calibration: Calibration, score: float) -> Verdict:
+def decide(calibration: Calibration, score: float, unsure_from: float | None = None) -> Verdict:
     """What the score alone says by the threshold on the card."""
-    return conclude(score, calibration.threshold)[0]
+    return conclude(score, calibration.threshold, unsure_from=unsure_from)[0]
