@@ -518,7 +518,7 @@ def test_kills_from_outside_neither_double_nor_lose_a_row(folder: Path, tmp_path
 
 
 def die(journal: Journal) -> None:
-    """What a crash leaves: the lock is free, and nothing was told that the run ends."""
+    """What a crash leaves: the lock is free, and nothing says that the run ended."""
     journal.close(in_order=False)
 
 
