@@ -62,6 +62,7 @@ def project(pills: Path, trained: Run, exported: Export, tmp_path_factory: pytes
     frames = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(good.iterdir())]
     write_video(here / "line.mp4", frames, codec="mp4v", fps=2)
     write_vit(here / "dinov2_vits14.pth")
+    (here / "passwords.txt").write_text("machine 127.0.0.1 login admin password secret\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
         _unfinished_run()

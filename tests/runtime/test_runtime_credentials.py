@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -11,13 +18,38 @@ from fake_camera import mjpeg_camera, write_video
 from tiny_model import good, write_model
 
 from vtad_runtime.commands.run import run
+from vtad_runtime.contract.credentials import login_hint, without_credentials
 from vtad_runtime.receivers.message import OutputError
 from vtad_runtime.receivers.mqtt import parse_url
 from vtad_runtime.receivers.webhook import WebhookOutput
 from vtad_runtime.sources.address import AddressError, parse
-from vtad_runtime.sources.credentials import login_hint, without_credentials
 from vtad_runtime.sources.folder import SourceError
+from vtad_runtime.sources.logins import Logins
 from vtad_runtime.sources.mjpeg import Mjpeg
+
+
+@contextmanager
+def posts() -> Iterator[tuple[str, list[Message]]]:
+    """A web server that takes every POST: its address, and the heads of the requests."""
+    heads: list[Message] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heads.append(self.headers)
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/", heads
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.parametrize(
@@ -39,6 +71,7 @@ from vtad_runtime.sources.mjpeg import Mjpeg
         ("http://host/?access_token=secret&key=secret", "http://host/?access_token=***&key=***"),
         ("http://host/?client_secret=secret&auth=secret", "http://host/?client_secret=***&auth=***"),
         ("rtsp://host/user=a_password=secret_channel=1.sdp", "rtsp://host/user=a_password=***"),
+        ("http://host/?loginuse=a&loginpas=secret&sig=secret", "http://host/?loginuse=a&loginpas=***&sig=***"),
         ("http://admin:secret@host/?token=secret", "http://***@host/?token=***"),
         ("http://host/?mail=a@b", "http://host/?mail=a@b"),
         ("http://host:8080/video", "http://host:8080/video"),
@@ -81,6 +114,81 @@ def test_the_name_of_a_source_tells_nothing_and_its_key_stays_as_it_was() -> Non
     with pytest.raises(AddressError) as error:
         parse("camera:rtsp://admin:secret@host")
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("option", ["--folder", "--video", "--watch"])
+def test_an_address_in_the_place_of_a_path_is_one_line_without_its_password(option: str) -> None:
+    for typed in ([option, "rtsp://admin:secret@host/live"], ["rtsp://admin:secret@host/live"]):
+        done = CliRunner().invoke(run, typed)
+        assert (done.exit_code, "***@host" in done.output, "secret" in done.output) == (2, True, False)
+
+
+def test_passwords_from_a_file_reach_camera_and_web_server_and_nothing_that_is_written(
+    tmp_path: Path,
+) -> None:
+    file, model = tmp_path / "netrc", write_model(tmp_path / "m.onnx")
+    file.write_text('machine 127.0.0.1 login admin password "se#c ret@1"\n')
+    file.chmod(0o600)
+    with mjpeg_camera(good(64, 64)) as camera, posts() as (web, heads):
+        options = ["--stream", camera.url, "--post", web, "--credentials", str(file), "--max-frames", "2"]
+        done = CliRunner().invoke(run, [*options, "--model", str(model), "--out", str(tmp_path / "out")])
+        assert done.exit_code == 0, done.output
+        assert "others can read" not in done.output
+        login = base64.b64encode(b"admin:se#c ret@1").decode()
+        assert {head.get("Authorization") for head in heads} == {f"Basic {login}"}
+        file.chmod(0o644)
+        done = CliRunner().invoke(run, [*options, "--model", str(model), "--out", str(tmp_path / "out")])
+        assert "others can read the passwords in it (mode 644); chmod 600" in done.output
+    assert "c ret" not in done.output
+    for written in (tmp_path / "out").rglob("*"):
+        assert written.is_dir() or not [w for w in (b"c ret", b"c%20ret") if w in written.read_bytes()], written
+
+
+def test_logins_are_encoded_and_those_in_an_address_stay(tmp_path: Path) -> None:
+    (tmp_path / "netrc").write_text('machine cam login a/b password "c:d@e"\nmachine other login x password y\n')
+    logins = Logins(tmp_path / "netrc")
+    assert logins.put_into("rtsp://cam:554/live?x=1") == "rtsp://a%2Fb:c%3Ad%40e@cam:554/live?x=1"
+    assert logins.put_into("mqtt://CAM/topic") == "mqtt://a%2Fb:c%3Ad%40e@CAM/topic"
+    for same in ("http://me:mine@cam/", "http://me@cam/", "http://third/"):
+        assert logins.put_into(same) == same
+
+
+def test_a_file_of_credentials_that_does_not_serve_is_one_line_without_its_content(tmp_path: Path) -> None:
+    file = tmp_path / "netrc"
+    asked = ["--stream", "http://cam/", "--credentials", str(file), "--out", str(tmp_path / "out")]
+    for content, said in (
+        (None, "expected a readable file, got .*: No such file"),
+        (
+            b"machine cam login me geheim\n",
+            "expected lines such as machine HOST login .*, got another one near line \\d of",
+        ),
+        (b"geheim\n", "expected lines such as"),
+        (b"machine cam login me password \xff\xfe\n", "--credentials: expected"),
+        (b"machine kam login me password geheim\n", "expected an entry for a host of --stream, .* got kam"),
+    ):
+        if content is not None:
+            file.write_bytes(content)
+            file.chmod(0o600)
+        done = CliRunner().invoke(run, asked)
+        assert done.exit_code == 2
+        assert re.search(said, done.output), done.output
+        assert "geheim" not in done.output
+        assert not (tmp_path / "out").exists()
+    done = CliRunner().invoke(run, ["--folder", ".", "--credentials", str(file)])
+    assert (done.exit_code, "expected together with --stream, --mqtt or --post" in done.output) == (2, True)
+
+
+def test_whole_addresses_may_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ["--model", str(write_model(tmp_path / "m.onnx")), "--out", str(tmp_path / "out")]
+    write_video(tmp_path / "a.avi", [good(64, 64)])
+    with mjpeg_camera(good(64, 64)) as camera, posts() as (web, heads):
+        monkeypatch.setenv("VTAD_STREAM", f"{camera.url}?pwd=secret")
+        monkeypatch.setenv("VTAD_POST", f"{web}secret")
+        done = CliRunner().invoke(run, ["--max-frames", "1", *model])
+        assert (done.exit_code, len(heads), "?pwd=***" in done.output) == (0, 1, True), done.output
+        assert "secret" not in done.output
+    done = CliRunner().invoke(run, ["--video", str(tmp_path / "a.avi"), *model])  # the command line counts
+    assert (done.exit_code, "a.avi: judging" in done.output) == (0, True), done.output
 
 
 def test_no_output_of_a_run_tells_the_password_of_its_stream_and_no_log_the_token_of_its_page(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from vtad_runtime.commands.arguments import alarm_rule, duration, names, picture_size, rectangle, size_in_bytes
 from vtad_runtime.contract.command import no_traceback
@@ -33,6 +34,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def _option(section: str, *names: str, **settings: Any) -> Callable[[F], F]:
     return click.option(*names, cls=SectionOption, section=section, **settings)
+
+
+def _from_environment(option: str) -> bool:
+    return click.get_current_context().get_parameter_source(option) is ParameterSource.ENVIRONMENT
 
 
 def _list_cameras(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -66,7 +71,14 @@ SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
 )
 @_option(SOURCE, "--camera", type=click.IntRange(0), help="A camera of this machine, by number.")
 @_option(SOURCE, "--video", metavar="FILE", help="A video file.")
-@_option(SOURCE, "--stream", metavar="URL", help="rtsp://... or http://..., such as an MJPEG stream.")
+@_option(
+    SOURCE,
+    "--stream",
+    metavar="URL",
+    envvar="VTAD_STREAM",
+    show_envvar=True,
+    help="rtsp://... or http://..., such as an MJPEG stream.",
+)
 @_option(SOURCE, "--folder", metavar="DIR|GLOB|FILE", help="A folder and all below it, a glob in quotes, or a file.")
 @_option(SOURCE, "--watch", metavar="DIR", help="A hot folder: every new picture is judged once.")
 @_option(
@@ -167,8 +179,29 @@ SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
 @_option(SAVED, "--sort-to", type=FILE, metavar="DIR", help="Move judged files to DIR/OK, DIR/NG, ... (--watch).")
 @_option(OTHERS, "--json", metavar="FILE|-", help="JSON Lines, one object per verdict; -: to stdout.")
 @_option(OTHERS, "--write-video", type=FILE, metavar="MP4", help="Annotated video.")
-@_option(OTHERS, "--mqtt", metavar="URL", help="Publish to mqtt://[user:password@]host[:port]/topic (extra mqtt).")
-@_option(OTHERS, "--post", metavar="URL", help="POST each verdict to a web server.")
+@_option(
+    OTHERS,
+    "--mqtt",
+    metavar="URL",
+    envvar="VTAD_MQTT",
+    show_envvar=True,
+    help="Publish to mqtt://[user:password@]host[:port]/topic (extra mqtt).",
+)
+@_option(
+    OTHERS,
+    "--post",
+    metavar="URL",
+    envvar="VTAD_POST",
+    show_envvar=True,
+    help="POST each verdict to a web server.",
+)
+@_option(
+    OTHERS,
+    "--credentials",
+    type=FILE,
+    metavar="FILE",
+    help="Users and passwords of --stream, --mqtt, --post: lines machine HOST login USER password PASSWORD.",
+)
 @_option(
     OTHERS,
     "--live",
@@ -194,6 +227,9 @@ def run(source: str | None, **given: Any) -> None:
     others" sends it.
     """
     sources = {kind: given.pop(kind) for kind in KINDS}
+    named = [source, *sources.values()]
+    if named.count(None) < len(named) - 1 and _from_environment("stream"):
+        sources["stream"] = None  # the command line names another source
     only_golden = given["golden"] is not None and source is None and not any(v is not None for v in sources.values())
     with no_traceback():
         where = None if only_golden else address(source, **sources)

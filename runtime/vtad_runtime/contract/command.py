@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import click
 
+from vtad_runtime.contract.credentials import without_credentials
 from vtad_runtime.contract.errors import BROKEN_PIPE, INTERNAL, STOPPED, VtadError
 
 
@@ -40,7 +41,8 @@ def no_traceback() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that flushing at exit has somewhere to go
         sys.exit(BROKEN_PIPE)
     except Exception as e:
-        raise _OneLine(f"internal error: {type(e).__name__}: {e}; please report it", INTERNAL) from e
+        said = without_credentials(f"{type(e).__name__}: {e}")
+        raise _OneLine(f"internal error: {said}; please report it", INTERNAL) from e
 
 
 def say(text: object, *, err: bool = False) -> None:

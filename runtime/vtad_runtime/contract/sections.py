@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from vtad_runtime.contract.credentials import without_credentials
+
 
 class SectionOption(click.Option):
     """An option that belongs to a section of the help."""
@@ -16,7 +18,14 @@ class SectionOption(click.Option):
 
 
 class SectionCommand(click.Command):
-    """Lists options by section, in the order in which sections first appear."""
+    """Lists options by section, in the order in which sections first appear. Its errors tell no password of an address."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Raises UsageError."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as e:
+            raise click.UsageError(without_credentials(e.format_message()), e.ctx) from e
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one list of options for each section."""

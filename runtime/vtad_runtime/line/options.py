@@ -82,6 +82,7 @@ class RunOptions:
     write_video: Path | None = None
     mqtt: str | None = None
     post: str | None = None
+    credentials: Path | None = None  # netrc: users and passwords of stream, mqtt and post
     live: str | None = None  # PORT or HOST:PORT
     show: bool = False
     log_json: bool = False
@@ -110,6 +111,8 @@ class RunOptions:
         for name, needed in NEEDS:
             if getattr(self, name) and getattr(self, needed) is None:
                 raise VtadError(f"{_option(name)}: expected together with {_option(needed)}, got it alone")
+        if self.credentials is not None and kind != "stream" and not (self.mqtt or self.post):
+            raise VtadError("--credentials: expected together with --stream, --mqtt or --post, got it alone")
         if kind == "watch" and self.out is None:
             raise VtadError("--watch: expected together with --out, where its journal is kept, got it alone")
 

@@ -52,6 +52,7 @@ def run(
     `detector`: one that is open already, in place of --model. `outputs` get each judgement after its row is on disk.
     `console`: frames, or the progress over files, are shown to people.
     """
+    options = wiring.with_logins(options)
     source = options.source
     detector = detector or wiring.open_detector(options)
     rules = wiring.rules_of(options, detector.card)

@@ -16,7 +16,7 @@ from vtad_runtime.sources.address import parse
 from vtad_runtime.verdict.detector import Detector
 from vtad_runtime.verdict.judgement import Calls, Judgement
 
-PATHS = ("roi_mask", "golden", "out", "sort_to", "write_video")
+PATHS = ("roi_mask", "golden", "out", "sort_to", "write_video", "credentials")
 NOT_HERE = ("address", "model", "log_json")  # your own logging set-up decides; the logger is "vtad"
 
 

@@ -6,6 +6,7 @@ verdict waits for what was not asked for.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import sys
 import time
@@ -44,6 +45,22 @@ MAX_AGE_S = 2.0  # a later verdict says nothing about the part in front of the c
 # Frame checks that are not made: a recording may stand still, and files need not come from one camera.
 UNSUITED: dict[str, Set[str]] = {"folder": set(CHECKS), "watch": {"frozen", "focus"}, "video": {"frozen"}}
 AHEAD = 4  # frames decoded ahead where none may be dropped
+
+
+def with_logins(options: RunOptions) -> RunOptions:
+    """The options with the users and passwords of --credentials in their addresses. Raises LoginError."""
+    if options.credentials is None:
+        return options
+    from vtad_runtime.sources.logins import LoginError, Logins
+
+    logins, address = Logins(options.credentials), options.source
+    if address.kind == "stream":
+        address = dataclasses.replace(address, where=logins.put_into(address.where))
+    mqtt, post = (logins.put_into(url) if url else url for url in (options.mqtt, options.post))
+    if (address, mqtt, post) == (options.address, options.mqtt, options.post):
+        named = ", ".join(logins.hosts) or "none"
+        raise LoginError(f"--credentials: expected an entry for a host of --stream, --mqtt or --post, got {named}")
+    return dataclasses.replace(options, address=address, mqtt=mqtt, post=post)
 
 
 def open_detector(options: RunOptions) -> Detector:

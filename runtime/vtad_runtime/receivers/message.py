@@ -7,8 +7,8 @@ import uuid
 from typing import Any
 
 from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.credentials import without_credentials
 from vtad_runtime.contract.errors import VtadError
-from vtad_runtime.sources.credentials import without_credentials
 from vtad_runtime.verdict.judgement import Judgement
 
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.credentials import login_hint, without_credentials
 from vtad_runtime.contract.errors import one_line
 from vtad_runtime.receivers.message import Messages, OutputError
 from vtad_runtime.receivers.spool import SPOOL_BYTES, WAITS_S, NotDelivered, Spool
-from vtad_runtime.sources.credentials import login_hint, without_credentials
 from vtad_runtime.verdict.judgement import Judgement
 
 if TYPE_CHECKING:

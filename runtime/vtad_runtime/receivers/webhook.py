@@ -19,10 +19,10 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import Request
 
 from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.credentials import login_hint, reserved_in_login
 from vtad_runtime.receivers.message import Messages, OutputError
 from vtad_runtime.receivers.spool import SPOOL_BYTES, WAITS_S, NotDelivered, Rejected, Spool
 from vtad_runtime.sources.bounded_http import cause, open_bounded
-from vtad_runtime.sources.credentials import login_hint, reserved_in_login
 from vtad_runtime.verdict.judgement import Judgement
 
 RETRIED = frozenset({408, 429})  # of the 4xx: too slow, too many

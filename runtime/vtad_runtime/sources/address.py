@@ -12,14 +12,15 @@ from pathlib import PurePath
 from typing import Literal
 from urllib.parse import urlsplit
 
+from vtad_runtime.contract.credentials import login_hint, reserved_in_login, without_credentials
 from vtad_runtime.contract.errors import VtadError
-from vtad_runtime.sources.credentials import login_hint, reserved_in_login, without_credentials
 
 Kind = Literal["camera", "video", "stream", "folder", "watch"]
 
 KINDS: tuple[Kind, ...] = ("camera", "video", "stream", "folder", "watch")
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
 SCHEMES = ("rtsp", "rtsps", "http", "https")
+URL = re.compile("(rtmp|rtsp|http|mqtt|udp|tcp|ftp)s?:/", re.IGNORECASE)
 OPTIONS = "--camera N, --video FILE, --stream URL, --folder DIR|GLOB|FILE, --watch DIR or --source X"
 
 
@@ -93,6 +94,8 @@ def _checked(kind: Kind, where: str) -> Address:
         raise AddressError(f"--camera: expected its number such as 0, got {got}; --list-cameras finds them")
     if kind == "stream":
         _check_url(where)
+    elif URL.match(where):  # named in messages and rows as a path is, password and all
+        raise AddressError(f"--{kind}: expected no URL, got {without_credentials(where)!r}; name it by --stream")
     return Address(kind, where)
 
 

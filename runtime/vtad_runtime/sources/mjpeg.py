@@ -13,11 +13,11 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import HTTPBasicAuthHandler, HTTPDigestAuthHandler, HTTPPasswordMgrWithDefaultRealm
 
+from vtad_runtime.contract.credentials import login_hint, without_credentials
 from vtad_runtime.contract.errors import VtadError, one_line
 from vtad_runtime.contract.image import ImageError, decode_rgb
 from vtad_runtime.sources.bounded_http import cause, open_bounded
 from vtad_runtime.sources.capture import Shot, SourceLost
-from vtad_runtime.sources.credentials import login_hint, without_credentials
 from vtad_runtime.sources.folder import SourceError
 
 READ_TIMEOUT_S = 3.0  # also of connecting

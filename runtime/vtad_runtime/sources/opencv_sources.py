@@ -11,8 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vtad_runtime.contract.credentials import login_hint, without_credentials
 from vtad_runtime.sources.capture import FrameSource, Shot, SourceLost
-from vtad_runtime.sources.credentials import login_hint, without_credentials
 from vtad_runtime.sources.folder import SourceError
 
 OPEN_TIMEOUT_MS, READ_TIMEOUT_MS = 5000, 3000  # of a stream; FFmpeg's own is 30 s, for which nothing could be stopped

@@ -6,7 +6,7 @@ import re
 
 # From "scheme://" to the last "@": user and password, which may hold any character, or a user alone.
 LOGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/+)([^/?#]*:.*|[^/?#]*)@", re.DOTALL)
-SECRET = re.compile(r"((?:pwd|pass|passwd|password|token|key|secret|auth)\w*=)[^&;\s]*", re.IGNORECASE)
+SECRET = re.compile(r"((?:pw|pas|psw|psk|token|jwt|key|secret|sig|sess|cred|auth)\w*=)[^&;\s]*", re.IGNORECASE)
 RESERVED = {"#": "%23", "/": "%2F", "?": "%3F", "@": "%40"}  # what a user name or password must not hold as it is
 
 
