@@ -31,12 +31,12 @@ from vtad_export.coreml_format.mil import FLOAT16_LIMIT, REFERENCE, Executor, ro
 from vtad_export.coreml_format.mlpackage import PackageError, Program, read_program, specification, weight_file
 from vtad_export.coreml_format.reference_proof import ReferenceProof, prove_package
 from vtad_export.coreml_format.same_program import difference
-from vtad_export.proof.errors import FlipError, ParityError
+from vtad_export.proof.errors import ParityError, RoundingError
 from vtad_export.proof.material import Samples, samples
 from vtad_export.proof.parity import Flip, accept, compare
 from vtad_export.proof.quality import Measured, Quality
 from vtad_export.proof.quiet import quiet
-from vtad_export.proof.tolerance import FLOAT16_DRIFT, TOLERANCE, Limits
+from vtad_export.proof.tolerance import TOLERANCE, Limits, limits
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.conformal import spread
 
@@ -107,7 +107,8 @@ def test_a_float32_package_agrees_with_torch_to_its_last_digits(packages: Packag
 
 def test_a_float16_package_drifts_within_its_budget_and_far_from_overflow(packages: Packages) -> None:
     proof = packages.prove(packages.half, packages.full)
-    assert all(0 < proof.parity.max_error[name] <= FLOAT16_DRIFT[name] for name in Judgement._fields)
+    allowed = limits("fp16", packages.detector, packages.card.calibration, 1)
+    assert all(0 < proof.parity.max_error[name] <= limit for name, limit in allowed.items())
     assert proof.parity.precision == "fp16"
     assert proof.parity.verdict_flips == len(proof.flipped) == 0
     assert 0 < proof.largest_float16 < FLOAT16_LIMIT
@@ -188,7 +189,8 @@ def test_every_verdict_that_flips_is_counted_and_named_and_more_than_allowed_are
     with torch.inference_mode():
         pixels = torch.from_numpy(np.ascontiguousarray(packages.sample.defective[:1].transpose(0, 3, 1, 2)))
         score = float(packages.detector(pixels).score)
-    hair = 0.1 * FLOAT16_DRIFT["score"] * spread(scores)
+    allowed = limits("fp16", packages.detector, packages.card.calibration, 1)
+    hair = 0.1 * allowed["score"] * spread(scores)
     calibration = dataclasses.replace(packages.card.calibration, threshold=score - hair)
 
     def lower(given: Any) -> Any:
@@ -196,14 +198,14 @@ def test_every_verdict_that_flips_is_counted_and_named_and_more_than_allowed_are
             out = {k: v.numpy() for k, v in packages.detector(torch.from_numpy(given))._asdict().items()}
         return {**out, "score": out["score"] - np.float32(2 * hair)}
 
-    found = compare(packages.detector, lower, packages.sample, calibration, FLOAT16_DRIFT)
+    found = compare(packages.detector, lower, packages.sample, calibration, allowed)
     assert 1 <= len(found.flipped) <= found.near
     assert "synthetic defect 1 (" in str(found.flipped[0])
     entry: Any = {"format": "coreml", "precision": "fp16"}
-    allowed = accept(found, packages.sample, **entry, tolerance=Limits(FLOAT16_DRIFT, len(found.flipped)))
-    assert allowed.verdict_flips == len(found.flipped)
+    accepted = accept(found, packages.sample, **entry, tolerance=Limits(allowed, len(found.flipped)))
+    assert accepted.verdict_flips == len(found.flipped)
     with pytest.raises(ParityError, match="verdicts differ"):
-        accept(found, packages.sample, **entry, tolerance=Limits(FLOAT16_DRIFT, len(found.flipped) - 1))
+        accept(found, packages.sample, **entry, tolerance=Limits(allowed, len(found.flipped) - 1))
 
 
 def test_a_float16_package_that_only_flips_a_verdict_says_so_and_the_command_can_make_float32(
@@ -212,7 +214,7 @@ def test_a_float16_package_that_only_flips_a_verdict_says_so_and_the_command_can
     same = Measured(None, None)
     quality = Quality(images=1, of=1, before=same, after=same, flipped=(Flip("dent/3.png", 2.5, 2.4),))
     given = packages.detector, packages.sample.first(1), packages.card.calibration, packages.arranged
-    with pytest.raises(FlipError, match=r"dent/3\.png \(2\.5 in torch, 2\.4\).* export with --precision fp32"):
+    with pytest.raises(RoundingError, match=r"dent/3\.png \(2\.5 in torch, 2\.4\).* export with --precision fp32"):
         prove_package(packages.half, packages.full, *given, judge=lambda _: quality)
 
 

@@ -25,7 +25,7 @@ from vtad_export.coreml_format.format import CoreML
 from vtad_export.onnx_format import exporter as onnx
 from vtad_export.onnx_format.format import Onnx
 from vtad_export.proof import material
-from vtad_export.proof.errors import FlipError, ParityError
+from vtad_export.proof.errors import ParityError, RoundingError
 from vtad_export.proof.exporter import Export, Exporter, Request
 from vtad_export.proof.parity import Flip
 from vtad_export.proof.show import card_text
@@ -143,7 +143,7 @@ def test_without_a_precision_a_float16_flip_makes_a_float32_package_and_says_so(
 
     def flips(format: Exporter, material: Any, precision: str, request: Request) -> Any:
         if precision == "fp16":
-            raise FlipError("1 of 64 verdicts differ: part 7.png")
+            raise RoundingError("1 of 64 verdicts differ: part 7.png")
         return honest(format, material, precision, request)
 
     every_format(monkeypatch, flips)

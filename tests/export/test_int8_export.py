@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from numpy.typing import NDArray
 from shared_exports import traces
 from tiny_run import done, error
@@ -23,13 +25,15 @@ from vtad_export.commands.export import export as command
 from vtad_export.onnx_format.exporter import OnnxExport
 from vtad_export.onnx_format.int8 import learned_products
 from vtad_export.proof.certificate import quality_lines
-from vtad_export.proof.errors import ParityError
+from vtad_export.proof.errors import ParityError, RoundingError
 from vtad_export.proof.exporter import Export
-from vtad_export.proof.material import Material, category_tests, load_material
-from vtad_export.proof.parity import Flip, compare
+from vtad_export.proof.material import Execute, Material, load_material
+from vtad_export.proof.parity import Flip, accept, compare, largest_error
 from vtad_export.proof.quality import Measured, Quality, measured
-from vtad_export.proof.tolerance import INT8_DRIFT, allowed_flips
+from vtad_export.proof.show import error_lines
+from vtad_export.proof.tolerance import allowed_flips, limits
 from vtad_runtime.contract.card import Parity
+from vtad_runtime.contract.conformal import spread
 from vtad_runtime.engine.model import OUTPUTS
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 from vtad_runtime.engine.opening import newest_model
@@ -76,11 +80,73 @@ def test_it_is_vtads_file_although_quantization_signs_it_as_its_own(made: OnnxEx
     assert traces(made.path.parent, trained.path) == []
 
 
-def test_it_drifts_within_what_is_stated(made: OnnxExport) -> None:
+def test_it_drifts_within_what_is_stated(made: OnnxExport, material: Material) -> None:
     parity = made.card.parity
     assert parity is not None
-    assert (parity.precision, parity.tolerance) == ("int8", INT8_DRIFT)
-    assert all(0 < error <= INT8_DRIFT[name] for name, error in parity.max_error.items())
+    stated = limits("int8", material.detector, material.card.calibration, 1)
+    assert (parity.precision, parity.tolerance) == ("int8", stated)
+    assert all(0 < parity.max_error[name] <= limit for name, limit in stated.items())
+
+
+def weighted(material: Material, ssim: float, density: float) -> Material:
+    """The same with other weights of the maps in the heatmap."""
+    detector = copy.deepcopy(material.detector)
+    detector.ssim_weight.fill_(ssim)
+    detector.density_weight.fill_(density)
+    return dataclasses.replace(material, detector=detector)
+
+
+def off(execute: Execute, name: str, by: float) -> Execute:
+    """An artefact whose output `name` is off by so much."""
+    return lambda pixels: {**(found := execute(pixels)), name: found[name] + np.float32(by)}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize(("ssim", "density"), [(0.0, 1.0), (0.25, 0.5), (1.0, 0.0)])
+def test_a_map_is_held_to_what_it_moves_the_heatmap_by_and_a_map_without_weight_is_only_reported(
+    material: Material, precision: str, ssim: float, density: float
+) -> None:
+    changed = weighted(material, ssim, density)
+    calibration = material.card.calibration
+    allowed = limits(precision, changed.detector, calibration, 8)
+    few = changed.sample.first(2)
+    for name, weight in (("ssim_map", ssim), ("density_map", density)):
+        if weight:
+            assert allowed[name] * weight == pytest.approx(allowed["heatmap"])
+        for by in (0.9, 1.1):
+            error = by * allowed["heatmap"] / (weight or 0.1)
+            found = compare(changed.detector, off(in_torch(changed), name, error), few, calibration, allowed)
+            if weight and by > 1:
+                with pytest.raises(
+                    RoundingError, match=rf"{name} .*--precision fp32, or allow it: --tolerance {name}="
+                ):
+                    accept(found, few, format="onnx", precision=precision, tolerance=allowed)
+            else:
+                parity = accept(found, few, format="onnx", precision=precision, tolerance=allowed)
+                (line,) = (x for x in error_lines(parity) if x.startswith(name))
+                assert f"largest error {found.max_error[name]:.1e}" in line
+                assert ("without a limit" in line) == (weight == 0)
+
+
+@pytest.mark.parametrize("fault", [np.nan, np.inf])
+def test_a_map_without_weight_is_of_numbers_all_the_same(material: Material, fault: float) -> None:
+    plain, few = weighted(material, 0, 1), material.sample.first(1)
+    allowed = limits("int8", plain.detector, material.card.calibration, 8)
+    broken = off(in_torch(plain), "ssim_map", fault)
+    found = compare(plain.detector, broken, few, material.card.calibration, allowed)
+    with pytest.raises(ParityError, match="ssim_map inf; install"):
+        accept(found, few, format="onnx", precision="int8", tolerance=allowed)
+
+
+@pytest.mark.parametrize("score", [0.5, 4.0, 40.0])
+def test_at_the_threshold_an_error_of_the_score_counts_in_full_and_relative_to_it_only_beyond(
+    material: Material, score: float
+) -> None:
+    calibration = dataclasses.replace(material.card.calibration, scores=(1.0, 2.0, 3.0, 4.0), threshold=4.0)
+    expected, got = np.array([score], np.float32), np.array([score + 0.1], np.float32)
+    spreads = 0.1 / spread(calibration.scores)
+    found = largest_error("score", expected, got, calibration)
+    assert found == pytest.approx(spreads if score <= 4 else spreads / 10, rel=1e-4)
 
 
 def test_a_pictures_numbers_do_not_depend_on_its_neighbours(made: OnnxExport, material: Material) -> None:
@@ -100,7 +166,7 @@ def test_a_pictures_numbers_do_not_depend_on_its_neighbours(made: OnnxExport, ma
 
 def test_the_test_images_tell_auroc_and_aupro_before_and_after(made: OnnxExport, material: Material) -> None:
     assert made.quality is not None
-    assert made.quality.images == len(category_tests(material)) == 9
+    assert made.quality.images == len(material.sample.tests) == 9
     report = json.loads(made.path.with_name("parity-int8.json").read_text())
     for side, values in (("before", made.quality.before), ("after", made.quality.after)):
         assert values.image_auroc is not None
@@ -113,21 +179,28 @@ def test_a_program_that_sees_nothing_is_measured_as_such(material: Material) -> 
         height, width = pixels.shape[2:]
         return {"score": np.zeros(1, np.float32), "heatmap": np.zeros((1, height, width), np.float32)}
 
-    found = measured(category_tests(material), material.card, material.detector, blind)
+    found = measured(material.sample.tests, material.card, material.detector, blind, 9)
     assert found.after.image_auroc == 0.5
     assert found.before.aupro != found.after.aupro
     high = {f.image for f in found.flipped}
     assert all(f.expected > material.card.calibration.threshold and f.got == 0 for f in found.flipped)
-    assert high <= {f"{t.kind}/{t.path.name}" for t in category_tests(material)}
+    assert high <= {f"{t.kind}/{t.path.name}" for t in material.sample.tests}
 
 
-def test_without_test_images_there_is_nothing_to_measure(material: Material, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "data"
-    train = elsewhere / "pill" / "train" / "good"
-    train.mkdir(parents=True)
-    (train / "a.png").touch()
-    assert category_tests(dataclasses.replace(material, data=elsewhere)) == ()
-    assert len(category_tests(material, 4)) == 4
+def in_torch(material: Material) -> Execute:
+    """The detector itself, as if it were an artefact."""
+
+    def execute(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        with torch.inference_mode():
+            return {k: v.numpy() for k, v in material.detector(torch.from_numpy(pixels))._asdict().items()}
+
+    return execute
+
+
+def test_at_most_so_many_test_images_are_judged_of_every_kind(material: Material) -> None:
+    found = measured(material.sample.tests, material.card, material.detector, in_torch(material), 4)
+    assert (found.images, found.of, found.flipped) == (4, 9, ())
+    assert found.before == found.after
 
 
 def test_a_part_of_the_test_images_is_said_to_be_one() -> None:

@@ -15,7 +15,7 @@ from vtad.commands.library_errors import library_errors_as_lines
 from vtad.commands.options import CONTEXT, choose_run, run_options
 from vtad_export.commands.formats import EXPORTERS, card_of, exporters, listing
 from vtad_export.coreml_format.choices import Layout, Target
-from vtad_export.proof.errors import FlipError
+from vtad_export.proof.errors import RoundingError
 from vtad_export.proof.exporter import Export, Exporter, Precision, Request
 from vtad_export.proof.show import card_text
 from vtad_runtime.contract.command import no_traceback, say
@@ -176,7 +176,7 @@ def _one(format: Exporter, first: Precision, material: Material, request: Reques
 
     try:
         return make(format, first, material, request)
-    except FlipError as e:
+    except RoundingError as e:
         if chosen or first == "fp32" or "fp32" not in format.precisions:
             raise
         say(f"{first}: {e}; exporting in float32 instead", err=True)

@@ -87,7 +87,7 @@ def to_coreai(
         raise RunError(f"{path}: expected a name that ends in .aimodel, for Core AI takes no other")
     make_folder(path.parent)
     few = material.sample.first(IMAGES)
-    allowed = limits(precision, tolerance, max_flips, len(few.good) + len(few.defective))
+    allowed = limits(precision, detector, card.calibration, len(few.good) + len(few.defective), tolerance, max_flips)
     plain = path.with_name(f"{card.identity.category}.aimodel")
     with fallback_for(plain, material) as fallback, replacing_folder(path) as beside:
         sample = dataclasses.replace(few, fallback=fallback)

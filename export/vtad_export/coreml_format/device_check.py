@@ -6,7 +6,6 @@ that answers by its signatures and executes the package as the reference executo
 
 from __future__ import annotations
 
-import math
 import platform
 import shutil
 import statistics
@@ -17,17 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vtad.run_folder import RunError
 from vtad_export.coreml_format.lint import REFERENCE, lint
 from vtad_export.coreml_format.mlpackage import coremltools, read_program
 from vtad_export.proof.material import Values
+from vtad_export.proof.parity import LARGEST, largest_error
 from vtad_export.proof.reference import Reference, read_reference, sampled
 from vtad_export.proof.tolerance import allowed_flips
 from vtad_runtime.contract.card import Card, Parity
-from vtad_runtime.contract.conformal import spread
 from vtad_runtime.engine.coreml_engine import CoreMLSession
 from vtad_runtime.engine.model import ModelError
 
@@ -191,7 +187,8 @@ def check_units(session: CoreMLSession, reference: Reference, parity: Parity, cl
         times_ms.append(1000 * (clock() - start))
     outputs = session.run(reference.pixels)
     got = {name: sampled(getattr(outputs, name)) for name in reference.expected}
-    errors = {name: largest_error(name, reference.expected[name], got[name], session.card) for name in got}
+    calibration = session.card.calibration
+    errors = {name: largest_error(name, reference.expected[name], got[name], calibration) for name in got}
     return UnitsCheck(
         compute_units=session.compute_units,
         latency_ms=statistics.median(times_ms),
@@ -199,19 +196,8 @@ def check_units(session: CoreMLSession, reference: Reference, parity: Parity, cl
         max_error=errors,
         verdict_flips=flips(reference.expected, got, session.card),
         flips_allowed=allowed_flips(parity.precision, None, len(reference.pixels)),
-        over=tuple(name for name, error in errors.items() if not error <= parity.tolerance[name]),
+        over=tuple(name for name, error in errors.items() if not error <= parity.tolerance.get(name, LARGEST)),
     )
-
-
-def largest_error(name: str, expected: NDArray[np.float32], got: NDArray[np.float32], card: Card) -> float:
-    """In the units of the export's proof (`parity`); infinite where shapes differ or a value is not finite."""
-    if expected.shape != got.shape or not np.isfinite(got).all():
-        return math.inf
-    difference = np.abs(expected.astype(np.float64) - got)
-    if name == "reconstruction":
-        return float(difference.max())
-    relative = difference / np.maximum(1.0, np.abs(expected))
-    return float(relative.max()) / (spread(card.calibration.scores) if name == "score" else 1.0)
 
 
 def flips(expected: Values, got: Values, card: Card) -> int:

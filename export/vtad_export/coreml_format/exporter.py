@@ -25,7 +25,7 @@ from vtad_export.proof.certificate import (
 )
 from vtad_export.proof.errors import ParityError
 from vtad_export.proof.exporter import Export, Precision, for_one_picture
-from vtad_export.proof.material import Execute, Material, category_tests, check_pixels, load_material
+from vtad_export.proof.material import Execute, Material, check_pixels, load_material
 from vtad_export.proof.quality import Quality, measured
 from vtad_export.proof.reference import make_reference, reference_file, write_reference
 from vtad_export.proof.tolerance import limits
@@ -104,13 +104,13 @@ def to_coreml(
     if path.suffix != ".mlpackage":
         raise RunError(f"{path}: expected a name that ends in .mlpackage, for Core ML takes no other")
     make_folder(path.parent)
-    tests = category_tests(material, TESTS) if precision == "int8" else ()
-    number = len(material.sample.good) + len(material.sample.defective) + len(tests)
+    tests = material.sample.tests if precision == "int8" else ()
+    number = len(material.sample.good) + len(material.sample.defective) + min(TESTS, len(tests))
 
     def judge(execute: Execute) -> Quality:
-        return measured(tests, card, detector, execute, len(category_tests(material)))
+        return measured(tests, card, detector, execute, TESTS)
 
-    allowed = limits(precision, tolerance, max_flips, number)
+    allowed = limits(precision, detector, card.calibration, number, tolerance, max_flips)
     with fallback_for(path, material) as fallback, replacing_folder(path) as beside:
         sample = dataclasses.replace(material.sample, fallback=fallback)
         check_pixels(sample, card.input)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from vtad.run_folder import Run, RunError, make_folder, replacing, write_text
 from vtad_export.onnx_format.graph import executor, onnx_graph, write_graph
@@ -17,11 +17,11 @@ from vtad_export.onnx_format.int8 import int8_matmuls
 from vtad_export.proof.certificate import head_lines, images, measured_lines, note_lines, quality_lines
 from vtad_export.proof.errors import ParityError
 from vtad_export.proof.exporter import Export, Precision, for_one_picture
-from vtad_export.proof.material import Material, category_tests, decoded, image_files, load_material
-from vtad_export.proof.parity import Flip, accept, compare
+from vtad_export.proof.material import Material, Samples, decoded, image_files, load_material
+from vtad_export.proof.parity import Flip, accept, compare, largest_error
 from vtad_export.proof.quality import Quality, measured
 from vtad_export.proof.tolerance import Limits, limits
-from vtad_runtime.contract.conformal import spread
+from vtad_runtime.contract.card import Card
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.verdict.detector import Detector as Runtime
 from vtad_runtime.verdict.verdict import decide
@@ -73,8 +73,10 @@ def to_onnx(
     suffix = "" if precision == "fp32" else f"-{precision}"
     path = Path(path) if path else run.path / "export" / f"{card.identity.category}{suffix}.onnx"
     make_folder(path.parent)
-    tests = category_tests(material, TESTS) if precision == "int8" else ()
-    allowed = limits(precision, tolerance, max_flips, len(sample.good) + len(sample.defective) + len(tests))
+    tests = sample.tests if precision == "int8" else ()
+    judged = min(TESTS, len(tests))
+    number = len(sample.good) + len(sample.defective) + judged
+    allowed = limits(precision, detector, card.calibration, number, tolerance, max_flips)
     if precision == "int8":
         card = for_one_picture(card)
     whole = model = onnx_graph(detector)
@@ -88,7 +90,7 @@ def to_onnx(
             found = compare(detector, execute, sample, card.calibration, allowed)
             flipped = found.flipped
             if tests:
-                quality = measured(tests, card, detector, execute, len(category_tests(material)))
+                quality = measured(tests, card, detector, execute, TESTS)
                 flipped += quality.flipped
             parity = accept(
                 dataclasses.replace(found, flipped=flipped),
@@ -96,10 +98,10 @@ def to_onnx(
                 format="onnx",
                 precision=precision,
                 tolerance=allowed,
-                tests=len(tests),
+                tests=judged,
             )
             card = write_graph(model, dataclasses.replace(card, parity=parity), beside)
-            check_from_file(beside, material, allowed, flipped)
+            check_from_file(beside, card, sample, found.scores, allowed, flipped)
         except ModelError as e:
             raise ParityError(f"the onnx artefact does not run: {e}; nothing was kept") from e
         report = dataclasses.asdict(parity)
@@ -110,28 +112,33 @@ def to_onnx(
     return OnnxExport(path, card, len(model.graph.node), flipped, sample.note, quality)
 
 
-def check_from_file(path: Path, material: Material, allowed: Limits, flipped: tuple[Flip, ...] = ()) -> None:
+def check_from_file(
+    path: Path,
+    card: Card,
+    sample: Samples,
+    scores: NDArray[np.float32],
+    allowed: Limits,
+    flipped: tuple[Flip, ...] = (),
+) -> None:
     """Judge every image from its file, as vtad_runtime does. Raises ParityError, ModelError.
 
-    The runtime's pixels must be the training's, its score torch's within the tolerance, and its verdict that of torch's score,
-    except where the image is known to flip.
+    The runtime's pixels must be the training's, its score that of torch (`scores`, by image) within the tolerance, and its
+    verdict that of torch's score, except where the image is known to flip.
     """
-    runtime, card, sample, detector = Runtime(path, review=0), material.card, material.sample, material.detector
-    unit, known = spread(card.calibration.scores), {flip.image for flip in flipped}
+    runtime, known = Runtime(path, review=0), {flip.image for flip in flipped}
     pictures = np.concatenate([sample.good, sample.defective])
     with image_files(sample) as files:
-        for number, file in enumerate(files):
-            pixels = decoded(file, card.input, pictures[number])
-            with torch.inference_mode():
-                score = float(detector(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))).score)
+        for number, (file, score) in enumerate(zip(files, scores, strict=True)):
+            decoded(file, card.input, pictures[number])
             found = runtime.file(file)
             name = sample.name(number)
-            if found.error or not abs(found.score - score) <= allowed["score"] * unit * max(1.0, abs(score)):
+            got = np.asarray(found.score, np.float32)
+            if found.error or not largest_error("score", np.asarray(score), got, card.calibration) <= allowed["score"]:
                 raise ParityError(
                     f"{name}: expected the score {score:.6g} of torch, got {found.error or found.score} from the file by "
                     "vtad_runtime; nothing was kept"
                 )
-            if found.verdict is not decide(card.calibration, score) and name not in known:
+            if found.verdict is not decide(card.calibration, float(score)) and name not in known:
                 raise ParityError(
                     f"{name}: vtad_runtime says {found.verdict} of the file, torch otherwise; nothing was kept"
                 )

@@ -11,5 +11,5 @@ class ParityError(VtadError):
     exit_code = FAILED
 
 
-class FlipError(ParityError):
-    """The artefact agrees with torch within the tolerances, and yet more verdicts differ than may."""
+class RoundingError(ParityError):
+    """Every output is there and is a number, and yet they drift farther than their precision may, or verdicts differ."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vtad.data.images import ImageCache, split_good
-from vtad.data.layout import DataError, TestImage, find_category
+from vtad.data.layout import TestImage
 from vtad.data.run_data import run_data
 from vtad.data.synthetic_defects import synthetic
 from vtad.inspection import input_spec, without_places
@@ -52,6 +52,7 @@ class Samples:
     good: Pixels
     defective: Pixels
     files: tuple[Path, ...] = ()
+    tests: tuple[TestImage, ...] = ()  # the category's, none where there are none
     note: str | None = None  # set when the images are not those of the training
     fallback: Fallback | None = None  # compared as well, where there is one
 
@@ -79,7 +80,6 @@ class Material:
     card: Card
     detector: Detector
     sample: Samples
-    data: Path | None  # where the images were asked for; None: where the run was trained from
 
 
 def load_material(run: Run, data: Path | str | None = None) -> Material:
@@ -87,8 +87,7 @@ def load_material(run: Run, data: Path | str | None = None) -> Material:
     card = run.card()
     config = without_places(card.identity.config)  # the cards of older runs have paths
     card = dataclasses.replace(card, identity=dataclasses.replace(card.identity, config=config))
-    where = Path(data) if data else None
-    return Material(run, card, load_detector(run), samples(run, where), where)
+    return Material(run, card, load_detector(run), samples(run, Path(data) if data else None))
 
 
 def samples(run: Run, data: Path | None = None) -> Samples:
@@ -98,7 +97,8 @@ def samples(run: Run, data: Path | None = None) -> Samples:
     chosen = held_out[:GOOD_IMAGES]
     with ImageCache(chosen, input_spec(config)) as images:
         good = images[:]
-    return Samples(good, synthetic(good, DEFECTIVE_IMAGES, config.seed + 1)[0], tuple(chosen), found.note)
+    defective, _ = synthetic(good, DEFECTIVE_IMAGES, config.seed + 1)
+    return Samples(good, defective, tuple(chosen), found.files.test, found.note)
 
 
 @contextmanager
@@ -130,15 +130,3 @@ def check_pixels(sample: Samples, spec: Input) -> None:
     with image_files(sample) as files:
         for file, pixels in zip(files, np.concatenate([sample.good, sample.defective]), strict=True):
             decoded(file, spec, pixels)
-
-
-def category_tests(material: Material, most: int | None = None) -> tuple[TestImage, ...]:
-    """The category's test images, none where there are none; at most `most`, evenly spread over the kinds."""
-    config = material.run.config()
-    try:
-        found = find_category(material.data or Path(config.data), config.category).test
-    except DataError:
-        return ()
-    if most is None or len(found) <= most:
-        return found
-    return tuple(found[i * len(found) // most] for i in range(most))

@@ -1,13 +1,14 @@
 """The proof of an export: torch and the artefact judge the same real good images and synthetic defects.
 
-Maps are z-scores, and so are their errors; where a defect sends a map far above 1, they are relative to it, for that is what
-float32 can promise. The score's error is relative to the spread of the calibration scores. A verdict that differs is a flip,
-and one is too many unless more were allowed.
+The score's error is in spreads of the calibration scores, those of the maps are z-scores: in full up to the level at which they
+decide, the threshold and the pixel threshold; relative to that level beyond it, where a defect sends a map to a hundred and
+float32 itself promises no more. A verdict that differs is a flip, and one is too many unless more were allowed.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from vtad.data.batches import batches
 from vtad.models.detector import Detector, Judgement
-from vtad_export.proof.errors import FlipError, ParityError
+from vtad_export.proof.errors import ParityError, RoundingError
 from vtad_export.proof.material import Execute, Samples, Values
 from vtad_export.proof.tolerance import TOLERANCE, Limits
 from vtad_runtime.contract.card import Calibration, Parity
@@ -25,6 +26,8 @@ from vtad_runtime.contract.conformal import spread
 
 BATCH = 4
 NAMED = 5  # flips that an error names
+LARGEST = sys.float_info.max  # an error without a limit is a number all the same
+FAULT = "install the versions of constraints.txt and export again, or report it"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Comparison:
     """What running both on all samples showed."""
 
     max_error: dict[str, float]
+    scores: NDArray[np.float32]  # torch's, by image
     near: int  # images whose score in torch is nearer to the threshold than the score may drift
     flipped: tuple[Flip, ...]  # all verdicts that differ, by image
     fallback: FallbackComparison | None
@@ -79,17 +83,18 @@ def compare(
     """Run both on all samples, and the ONNX fallback where the samples have one, and measure."""
     worst, fallback_worst, apart = (dict.fromkeys(Judgement._fields, 0.0) for _ in range(3))
     flipped: list[Flip] = []
+    scores: list[NDArray[np.float32]] = []
     near = fallback_flips = 0
-    unit = spread(calibration.scores)
+    drift = tolerance["score"] * spread(calibration.scores)
     images = np.concatenate([sample.good, sample.defective])
     for number, batch in enumerate(batches(images, torch.device("cpu"), BATCH)):
         with torch.inference_mode():
             expected = {k: v.numpy() for k, v in detector(batch)._asdict().items()}
         got = execute(batch.numpy())
-        _widen(worst, expected, got, unit)
+        _widen(worst, expected, got, calibration)
         score, threshold = expected["score"], calibration.threshold
         differs = _differs(score, got["score"], threshold)
-        drift = tolerance["score"] * unit * np.maximum(1.0, np.abs(score))
+        scores.append(score)
         near += int((np.abs(score - threshold) <= drift).sum())
         flipped += [
             Flip(sample.name(number * BATCH + int(i)), float(score[i]), float(got["score"].flat[i]))
@@ -97,11 +102,12 @@ def compare(
         ]
         if sample.fallback:
             third = sample.fallback.execute(batch.numpy())
-            _widen(fallback_worst, expected, third, unit)
-            _widen(apart, third, got, unit)
+            _widen(fallback_worst, expected, third, calibration)
+            _widen(apart, third, got, calibration)
             fallback_flips += int(_differs(third["score"], got["score"], threshold).sum())
     return Comparison(
         worst,
+        np.concatenate(scores),
         near,
         tuple(flipped),
         FallbackComparison(fallback_worst, apart, fallback_flips) if sample.fallback else None,
@@ -123,17 +129,23 @@ def accept(
     """
     flips, images = len(found.flipped), len(sample.good) + len(sample.defective) + tests
     worst = found.max_error
-    over = [f"{k} {worst[k]:.2e} (at most {tolerance[k]:.0e})" for k in tolerance if not worst[k] <= tolerance[k]]
+    over = [
+        f"{name} {error:.2e}" + (f" (at most {tolerance[name]:.2g})" if name in tolerance else "")
+        for name, error in worst.items()
+        if not error <= tolerance.get(name, LARGEST)
+    ]
     allowed = tolerance.flips if isinstance(tolerance, Limits) else 0
-    error = ParityError if over else FlipError
     if flips > allowed:
         most = f" (at most {allowed})" if allowed else ""
         over.append(f"{flips} of {images} verdicts differ{most}: {named(found.flipped)}")
     if over:
-        raise error(f"the {format} artefact does not agree with torch: {'; '.join(over)}; nothing was kept")
+        rounded = precision != "fp32" and all(map(math.isfinite, worst.values()))
+        error = RoundingError if rounded else ParityError
+        remedy = _remedy(found, format, precision, tolerance, allowed) if rounded else FAULT
+        raise error(f"the {format} artefact does not agree with torch: {'; '.join(over)}; {remedy}; nothing was kept")
     if sample.fallback and found.fallback:
         limits = sample.fallback.parity.tolerance
-        off = [f"{k} {e:.2e}" for k, e in found.fallback.max_error.items() if not e <= limits.get(k, 0.0)]
+        off = [f"{k} {e:.2e}" for k, e in found.fallback.max_error.items() if not e <= limits.get(k, LARGEST)]
         if off:
             raise ParityError(
                 f"{sample.fallback.path}: the ONNX fallback does not agree with torch any more: {'; '.join(off)}; "
@@ -145,9 +157,28 @@ def accept(
         images_good=len(sample.good),
         images_defective=len(sample.defective),
         max_error=worst,
-        tolerance={name: tolerance[name] for name in worst},
+        tolerance={name: tolerance[name] for name in worst if name in tolerance},
         verdict_flips=flips,
     )
+
+
+def _remedy(found: Comparison, format: str, precision: str, tolerance: Mapping[str, float], flips: int) -> str:
+    """What to do where rounding moved too much: a finer precision, or options that allow what was found."""
+    finer = "fp16" if (format, precision) == ("coreml", "int8") else "fp32"
+    allow = [
+        f"--tolerance {name}={_rounded_up(error):g}"
+        for name, error in found.max_error.items()
+        if error > tolerance.get(name, LARGEST)
+    ]
+    if len(found.flipped) > flips:
+        allow.append(f"--max-flips {len(found.flipped)}")
+    return f"{precision} is too coarse for this run: export with --precision {finer}, or allow it: {' '.join(allow)}"
+
+
+def _rounded_up(error: float) -> float:
+    """To two digits."""
+    digit: float = 10.0 ** (math.floor(math.log10(error)) - 1)
+    return math.ceil(error / digit) * digit
 
 
 def named(flips: tuple[Flip, ...]) -> str:
@@ -163,17 +194,25 @@ def _differs(expected: NDArray[np.float32], got: NDArray[np.float32], threshold:
     return np.asarray((expected > threshold) != (got > threshold))
 
 
-def _widen(worst: dict[str, float], expected: Values, got: Values, unit: float) -> None:
+def _widen(worst: dict[str, float], expected: Values, got: Values, calibration: Calibration) -> None:
     for name, before in worst.items():
-        worst[name] = max(before, _error(name, expected[name], got[name], unit))
+        worst[name] = max(before, largest_error(name, expected[name], got[name], calibration))
 
 
-def _error(name: str, expected: NDArray[np.float32], got: NDArray[np.float32], unit: float) -> float:
-    """Largest difference; infinite where shapes differ or a value is not finite."""
+def largest_error(
+    name: str, expected: NDArray[np.float32], got: NDArray[np.float32], calibration: Calibration
+) -> float:
+    """Of an output: spreads of the calibration scores, z-scores or intensity; infinite for another shape or what is no number.
+
+    Up to the level at which an output decides, an error counts in full: |a - b|. Beyond, it is relative: |a - b| level / |a|.
+    """
     if expected.shape != got.shape or not (np.isfinite(expected).all() and np.isfinite(got).all()):
         return math.inf
     difference = np.abs(expected.astype(np.float64) - got)
     if name == "reconstruction":
         return float(difference.max())
-    size = np.maximum(1.0, np.abs(expected))
-    return float((difference / size).max()) / (unit if name == "score" else 1.0)
+    unit, decides = (
+        (spread(calibration.scores), calibration.threshold) if name == "score" else (1.0, calibration.pixel_threshold)
+    )
+    level = max(decides, unit)
+    return float((difference / np.maximum(1.0, np.abs(expected) / level)).max()) / unit

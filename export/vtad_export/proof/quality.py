@@ -37,10 +37,10 @@ class Quality:
     flipped: tuple[Flip, ...]  # images judged otherwise, by file
 
 
-def measured(
-    tests: Sequence[TestImage], card: Card, detector: Detector, execute: Execute, of: int | None = None
-) -> Quality:
-    """Judge test images by both; `of`: how many there are. Raises DataError for one that cannot be read, as does `execute`."""
+def measured(every: Sequence[TestImage], card: Card, detector: Detector, execute: Execute, most: int) -> Quality:
+    """Judge test images by both, at most `most`, evenly spread over the kinds. Raises DataError for one that cannot be read."""
+    number = min(most, len(every))
+    tests = [every[i * len(every) // number] for i in range(number)]
     scores: tuple[list[float], list[float]] = [], []
     maps: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = [], []
     masks: list[NDArray[np.bool_] | None] = []
@@ -58,7 +58,7 @@ def measured(
     threshold = card.calibration.threshold
     return Quality(
         images=len(tests),
-        of=of or len(tests),
+        of=len(every),
         before=_measured(defective, scores[0], masks, maps[0]),
         after=_measured(defective, scores[1], masks, maps[1]),
         flipped=tuple(

@@ -48,10 +48,14 @@ def card_text(path: Path, card: Card, found: Integrity | None = None) -> str:
 def error_lines(parity: Parity) -> list[str]:
     """One line an output, and one for the verdicts."""
     lines = [
-        f"{name:<15} largest error {error:.1e}, allowed {parity.tolerance[name]:.0e} {UNITS.get(name, MAPS)}"
+        f"{name:<15} largest error {error:.1e}, {_allowed(parity.tolerance.get(name))} {UNITS.get(name, MAPS)}"
         for name, error in parity.max_error.items()
     ]
     return [*lines, f"verdict flips   {parity.verdict_flips} of {parity.images_good + parity.images_defective}"]
+
+
+def _allowed(limit: float | None) -> str:
+    return "without a limit, for it has no weight in the heatmap:" if limit is None else f"allowed {limit:.2g}"
 
 
 def _proof(parity: Parity | None) -> list[str]:

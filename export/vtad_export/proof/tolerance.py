@@ -1,14 +1,19 @@
 """How far an artefact may be from torch, by precision: errors of every output, and verdicts that differ.
 
-Maps are z-scores, and so are their errors; the score's error is a share of the calibration spread.
+In float32 an artefact is the same program: every output is held to what float32 can promise. Rounded weights or activations move
+all outputs, and each may move as far as what it decides allows: the score decides the verdict, the heatmap the regions, from the
+pixel threshold on; the SSIM map and the density map decide what their weights in the heatmap make of them. A map without weight
+decides nothing: its error is measured and printed, and there is no limit to it. Units of the errors: `parity.largest_error`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from vtad.models.detector import Judgement
+from vtad.models.detector import Detector, Judgement
+from vtad_runtime.contract.card import Calibration
 from vtad_runtime.contract.conformal import MARGIN
 
 FLIP_SHARE = 0.01  # of the images, rounded up: verdicts that int8 may change, each named
@@ -18,38 +23,59 @@ TOLERANCE = {
     "reconstruction": 1e-5,  # intensity
     "score": 1e-4,  # of the calibration spread
 }
-# What float16 may drift. The backbone's rounding is magnified by the whitening, where features vary little, and reaches the
-# score through the density, the reconstruction through the transformer. Measured, default preset: MVTec AD bottle, two
-# trainings: reconstruction 0.0016, ssim_map 0.035, density_map and heatmap 0.10, score 0.026 of the spread; the demo's
-# tablets: reconstruction 0.009, ssim_map 0.15. The maps share one budget; verdicts are held by the score's.
-FLOAT16_DRIFT = {
-    "reconstruction": 2e-2,  # intensity: five of 255 levels, in a picture that is only looked at
-    "ssim_map": 0.5,  # z-scores
-    "density_map": 0.5,
-    "heatmap": 0.5,
-    "score": MARGIN,  # of the calibration spread: the threshold lies that far above the calibration scores
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far rounding may move what is decided by."""
+
+    score: float  # of the calibration spread
+    heatmap: float  # of the pixel threshold
+    reconstruction: float  # intensity, in a picture that is only looked at
+
+
+# Float16: the backbone's rounding is magnified by the whitening, where features vary little, and reaches the score through the
+# density, the reconstruction through the transformer. Measured on the demo's model, Core ML: score 0.036, heatmap 0.15 z-scores
+# of a pixel threshold of 5.2, reconstruction 0.003. The threshold lies MARGIN of the spread above the calibration scores.
+# Int8: the same model, ONNX: score 0.003, heatmap 0.014 z-scores, reconstruction 0.014; Core ML, whose float16 drifts: 0.036,
+# 0.15, 0.005. It may go beyond the margin, for it may flip a verdict in a hundred.
+DRIFT = {
+    "fp16": Drift(score=MARGIN, heatmap=0.1, reconstruction=2e-2),
+    "int8": Drift(score=0.2, heatmap=0.2, reconstruction=5e-2),
 }
-# What int8 may drift. Measured, default preset, the demo's tablets: ONNX reconstruction 0.012, ssim_map 0.23, other maps 0.03,
-# score 0.005 of the spread; Core ML, whose float16 drifts as much, 0.008, 0.14, 0.11, 0.007.
-INT8_DRIFT = {
-    **dict.fromkeys(TOLERANCE, 1.0),  # maps: z-scores
-    "reconstruction": 5e-2,  # intensity
-    "score": 0.2,  # of the calibration spread
-}
-BUDGET: dict[str, dict[str, float]] = {"fp32": TOLERANCE, "fp16": FLOAT16_DRIFT, "int8": INT8_DRIFT}  # by precision
 
 
 class Limits(dict[str, float]):
-    """The largest error allowed, by output; and how many verdicts may differ."""
+    """The largest error allowed, by output, where there is a limit; and how many verdicts may differ."""
 
     def __init__(self, errors: Mapping[str, float], flips: int = 0) -> None:
         super().__init__(errors)
         self.flips = flips
 
 
-def limits(precision: str, chosen: Mapping[str, float] | None, max_flips: int | None, images: int) -> Limits:
-    """The budget of a precision, for a proof on that many images; `chosen` and `max_flips` come from the user."""
-    return Limits({**BUDGET[precision], **(chosen or {})}, allowed_flips(precision, max_flips, images))
+def limits(
+    precision: str,
+    detector: Detector,
+    calibration: Calibration,
+    images: int,
+    chosen: Mapping[str, float] | None = None,
+    max_flips: int | None = None,
+) -> Limits:
+    """Those of a precision, for a proof of this detector on so many images; `chosen` and `max_flips` come from the user."""
+    errors = TOLERANCE if precision == "fp32" else drift_limits(DRIFT[precision], detector, calibration)
+    return Limits({**errors, **(chosen or {})}, allowed_flips(precision, max_flips, images))
+
+
+def drift_limits(drift: Drift, detector: Detector, calibration: Calibration) -> dict[str, float]:
+    """By output; a map may move the heatmap as far as the heatmap may move, and is absent when it has no weight there."""
+    heatmap = drift.heatmap * calibration.pixel_threshold  # z-scores
+    weights = {"ssim_map": float(detector.ssim_weight), "density_map": float(detector.density_weight)}
+    return {
+        "score": drift.score,
+        "heatmap": heatmap,
+        **{name: heatmap / weight for name, weight in weights.items() if weight > 0},
+        "reconstruction": drift.reconstruction,
+    }
 
 
 def allowed_flips(precision: str, chosen: int | None, images: int) -> int:

@@ -109,8 +109,8 @@ class Parity:
     precision: str  # "fp32"
     images_good: int
     images_defective: int
-    max_error: dict[str, float]  # by output name; maps and score relative to the calibration spread
-    tolerance: dict[str, float]
+    max_error: dict[str, float]  # by output name: spreads of the calibration scores, z-scores of maps, intensity
+    tolerance: dict[str, float]  # an output that decides nothing has none
     verdict_flips: int
 
 
