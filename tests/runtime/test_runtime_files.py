@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import math
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from spreadsheet import rows_of
 from tiny_model import bad, write_model
 
 from vtad_runtime import Detector
@@ -114,8 +114,7 @@ def test_rows_are_readable_while_the_run_goes_on(tmp_path: Path, judge: Callable
     for n in (1, 2):
         results.write(judge())
         assert len(lines(results)) == n
-        with (results.folder / "results.csv").open(newline="") as file:
-            assert [r["regions"] for r in csv.DictReader(file)] == ["1"] * n
+        assert [r["regions"] for r in rows_of(results.folder / "results.csv")] == ["1"] * n
     (region,) = judge().row()["regions"]
     assert lines(results)[0]["regions"] == [region]
     assert region["seen_by"] == "both"
@@ -135,8 +134,7 @@ def test_file_names_need_not_be_text(tmp_path: Path, judge: Callable[..., Judgem
     results = results_in(tmp_path)
     results.write(judge(name))
     assert lines(results)[0]["file"] == name
-    with (results.folder / "results.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == 1
+    assert len(rows_of(results.folder / "results.csv")) == 1
 
 
 def test_two_runs_are_never_mixed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vtad_runtime.contract.files import Lines
-from vtad_runtime.outputs.results_folder import csv_line
+from vtad_runtime.outputs.csv_lines import csv_line
 
 
 def test_a_new_file_is_new(tmp_path: Path) -> None:

@@ -19,10 +19,14 @@ from typing import Any, get_args
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
-from tiny_model import bad, good, write_model
+from PIL import Image
+from spreadsheet import rows_of
+from tiny_model import THRESHOLD, bad, good, write_model
 
 from vtad_runtime import Detector, Verdict
+from vtad_runtime.commands.run import run
 from vtad_runtime.contract.log import event, logging_to, note, warning
 from vtad_runtime.drawing.annotated import annotated
 from vtad_runtime.drawing.text import VERDICT_COLOURS
@@ -406,9 +410,6 @@ def test_the_documented_fields_are_those_that_are_written(detector: Detector, tm
 def test_the_documented_fields_of_the_results_folder_are_those_that_are_written_whatever_the_source(
     tmp_path: Path,
 ) -> None:
-    from click.testing import CliRunner
-
-    from vtad_runtime.commands.run import run
 
     cv2.imwrite(str(tmp_path / "good.png"), good())
     video = cv2.VideoWriter(str(tmp_path / "in.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 64))
@@ -424,7 +425,33 @@ def test_the_documented_fields_of_the_results_folder_are_those_that_are_written_
         assert list(json.loads((out / "0001/summary.json").read_text())) == documented("field of the summary")
         row = json.loads((out / "0001/results.jsonl").read_text().splitlines()[0])
         assert list(row) == documented("field")
-        assert (out / "0001/results.csv").read_text().splitlines()[0].split(",") == list(row)
+        assert list(rows_of(out / "0001/results.csv")[0]) == list(row)
+
+
+def test_a_spreadsheet_of_each_country_opens_results_csv_by_double_click(tmp_path: Path) -> None:
+    name = "Stück; 1,5.png"
+    Image.fromarray(bad()).save(tmp_path / name)
+    options = ["--folder", str(tmp_path / name), "--model", str(write_model(tmp_path / "m.onnx")), "--save", "none"]
+    read = []
+    for number, (dialect, begin, delimiter, decimal) in enumerate(
+        [
+            ([], b"\xef\xbb\xbf", b",", b"."),
+            (["--csv-dialect", "excel"], b"\xef\xbb\xbf", b",", b"."),
+            (["--csv-dialect", "excel-eu"], b"\xef\xbb\xbf", b";", b","),
+            (["--csv-dialect", "rfc4180"], b"", b",", b"."),
+        ],
+        1,
+    ):
+        done = CliRunner().invoke(run, [*options, *dialect, "--out", str(tmp_path / "out")])
+        assert done.exit_code == 1, done.output
+        file = tmp_path / f"out/{number:04d}/results.csv"
+        header, row, end = file.read_bytes().split(b"\r\n")
+        assert header.startswith(begin + b"source" + delimiter)
+        assert delimiter + f"{THRESHOLD}".encode().replace(b".", decimal) + delimiter in row
+        assert end == b""
+        read += rows_of(file)
+    assert {row["file"] for row in read} == {str(tmp_path / name)}
+    assert len({(row["score"], row["threshold"]) for row in read}) == 1
 
 
 def test_every_event_of_a_receiver_is_documented() -> None:
@@ -449,7 +476,6 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
 
 
 def test_the_options_in_the_unit_are_options_of_the_command() -> None:
-    from vtad_runtime.commands.run import run
 
     text = (DOCS / "vtad-run.service").read_text(encoding="utf-8")
     command = re.search(r"^ExecStart=(.*)$", text, re.M)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import dataclasses
 import html.parser
 import json
@@ -22,6 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 from fake_camera import write_video
 from PIL import Image
+from spreadsheet import rows_of
 from tiny_model import THRESHOLD, bad, good, make_card, write_model
 
 from vtad_runtime import Detector, read_rgb
@@ -96,8 +96,7 @@ def report(number: int = 1) -> dict[str, Any]:
 
 
 def flips(number: int = 1) -> list[dict[str, str]]:
-    with Path(f"replays/{number:04d}/flips.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    return rows_of(Path(f"replays/{number:04d}/flips.csv"))
 
 
 class Page(html.parser.HTMLParser):

@@ -46,6 +46,13 @@ Exit codes:
 @click.option(
     "--allow-changed", is_flag=True, help="Take a model that was changed since its export; the report says so."
 )
+@click.option(
+    "--csv-dialect",
+    type=click.Choice(["excel", "excel-eu", "rfc4180"]),
+    default="excel",
+    show_default=True,
+    help="Of flips.csv; excel-eu: semicolons and decimal commas, as a German or French Excel reads.",
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the model.  [default: onnxruntime decides]")
 @click.version_option(package_name="vtad", prog_name="vtad-replay")
 def replay(runs: Path, model: Path | None, threshold: float | None, **options: Any) -> None:

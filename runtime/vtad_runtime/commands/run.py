@@ -176,6 +176,12 @@ SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
     help="Room for saved pictures, e.g. 10GB; the oldest are deleted.",
 )
 @_option(SAVED, "--save-originals", is_flag=True, help="Also save the frame itself, for vtad-replay.")
+@_option(
+    SAVED,
+    "--csv-dialect",
+    type=click.Choice(["excel", "excel-eu", "rfc4180"]),
+    help="Of results.csv; excel-eu: semicolons and decimal commas, as a German or French Excel reads.  [default: excel]",
+)
 @_option(SAVED, "--sort-to", type=FILE, metavar="DIR", help="Move judged files to DIR/OK, DIR/NG, ... (--watch).")
 @_option(OTHERS, "--json", metavar="FILE|-", help="JSON Lines, one object per verdict; -: to stdout.")
 @_option(OTHERS, "--write-video", type=FILE, metavar="MP4", help="Annotated video.")

@@ -27,7 +27,9 @@ NEEDS = (
     ("golden_every", "golden"),
     ("golden_frame", "golden"),
     ("strict", "golden"),
-    *((name, "out") for name in ("save", "keep", "save_originals", "mqtt", "post")),  # their files lie there
+    *(
+        (name, "out") for name in ("save", "keep", "save_originals", "csv_dialect", "mqtt", "post")
+    ),  # their files lie there
 )
 CHOICES: dict[str, tuple[object, ...]] = {
     "rotate": (0, 90, 180, 270),
@@ -36,6 +38,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "save": (None, "all", "ng", "none"),
     "view": ("overlay", "panel"),
     "image": ("jpg", "png"),
+    "csv_dialect": (None, "excel", "excel-eu", "rfc4180"),
 }
 POSITIVE = ("threads", "batch", "every", "max_frames", "fps", "max_age", "golden_every", "keep")
 
@@ -77,6 +80,7 @@ class RunOptions:
     image: Literal["jpg", "png"] = "jpg"
     keep: int | None = None  # bytes of saved pictures
     save_originals: bool = False
+    csv_dialect: Literal["excel", "excel-eu", "rfc4180"] | None = None  # of results.csv; None: excel
     sort_to: Path | None = None
     json: str | None = None  # a file, or - for stdout
     write_video: Path | None = None

@@ -172,7 +172,7 @@ def open_results(options: RunOptions, detector: Detector, rules: Rules, root: Pa
         keep=options.keep,
         reserve=not in_folder,
     )
-    return ResultsFolder(options.out, pictures, about(options, detector, rules))
+    return ResultsFolder(options.out, pictures, about(options, detector, rules), options.csv_dialect or "excel")
 
 
 def about(options: RunOptions, detector: Detector, rules: Rules) -> RunFile:

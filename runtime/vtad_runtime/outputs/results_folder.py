@@ -6,19 +6,17 @@ docs/results.md documents the fields.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import os
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full, one_line
 from vtad_runtime.contract.files import Lines, write_whole
+from vtad_runtime.outputs.csv_lines import Dialect, csv_line
 from vtad_runtime.outputs.pictures import PictureOptions, PictureWriter
 from vtad_runtime.outputs.retention import LOCK_FILE
 from vtad_runtime.outputs.run_file import RUN_FILE, RunFile
@@ -26,7 +24,6 @@ from vtad_runtime.sources.folder import RESULTS_FILE
 from vtad_runtime.verdict.judgement import Judgement
 
 CSV_FILE, SUMMARY_FILE = "results.csv", "summary.json"
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a formula may begin with
 
 
 class SinkError(VtadError):
@@ -38,12 +35,12 @@ class SinkError(VtadError):
 class ResultsFolder:
     """A folder of its own for one run."""
 
-    def __init__(self, parent: Path, pictures: PictureOptions, about: RunFile) -> None:
+    def __init__(self, parent: Path, pictures: PictureOptions, about: RunFile, dialect: Dialect = "excel") -> None:
         """Make the next free folder 0001, 0002, ... in `parent`. Raises SinkError when that cannot be written to.
 
-        `about` becomes run.json.
+        `about` becomes run.json; `dialect` is that of results.csv.
         """
-        self._rows = 0
+        self._rows, self._dialect = 0, dialect
         try:
             self.folder = next_folder(parent)
             write_whole(self.folder / RUN_FILE, about.to_json().encode())
@@ -65,8 +62,8 @@ class ResultsFolder:
         try:
             self._jsonl.write(json.dumps(row, allow_nan=False) + "\n")
             if self._rows == 0:
-                self._csv.write(csv_line(list(row)))
-            self._csv.write(csv_line(list({**row, "regions": len(row["regions"])}.values())))
+                self._csv.write(csv_line(list(row), self._dialect, first=True))
+            self._csv.write(csv_line(list({**row, "regions": len(row["regions"])}.values()), self._dialect))
         except OSError as e:
             raise self._failed(e) from e
         self._rows += 1
@@ -111,11 +108,3 @@ def next_folder(parent: Path) -> Path:
         except FileExistsError:  # another run was faster
             continue
         return folder
-
-
-def csv_line(values: Sequence[Any]) -> str:
-    """One line of CSV, with its end. Text that a spreadsheet would take for a formula gets a ' in front."""
-    cells = [f"'{v}" if isinstance(v, str) and v.startswith(FORMULA) else v for v in values]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerow(cells)  # so that a cell with either line break is quoted
-    return text.getvalue().removesuffix("\r\n") + "\n"

@@ -16,7 +16,8 @@ from vtad_runtime.contract.stopping import stoppable
 from vtad_runtime.drawing.encoding import PictureError
 from vtad_runtime.drawing.heatmap import overlay
 from vtad_runtime.engine.model import ModelError
-from vtad_runtime.outputs.results_folder import csv_line, next_folder
+from vtad_runtime.outputs.csv_lines import Dialect, csv_line
+from vtad_runtime.outputs.results_folder import next_folder
 from vtad_runtime.outputs.run_file import RunFile
 from vtad_runtime.review.comparison import Again, Comparison, compare
 from vtad_runtime.review.recorded import Run, read_run
@@ -47,6 +48,7 @@ def replay_run(
     out: Path,
     max_pictures: int,
     threads: int | None,
+    csv_dialect: Dialect = "excel",
     allow_changed: bool = False,
 ) -> int:
     """Judge pictures of `runs` by `model`, or its scores by `threshold`; write the report. Its exit code. Raises VtadError."""
@@ -69,7 +71,7 @@ def replay_run(
         raise
     facts = _facts(run, by, threshold, stopped_after=len(rows) if stop() else None)
     try:
-        _write(folder, facts, comparison, shown)
+        _write(folder, facts, comparison, shown, csv_dialect)
     except OSError as e:
         raise VtadError(f"{folder}: cannot write the report: {one_line(e)}", NOT_WRITTEN) from e
     _say(comparison, folder)
@@ -145,23 +147,25 @@ def _options(how: RunFile) -> str:
     return " ".join(said)
 
 
-def _write(folder: Path, facts: dict[str, str], comparison: Comparison, shown: list[ShownFlip]) -> None:
+def _write(
+    folder: Path, facts: dict[str, str], comparison: Comparison, shown: list[ShownFlip], dialect: Dialect
+) -> None:
     document = json.dumps({"facts": facts, **comparison.to_dict()}, indent=2, allow_nan=False) + "\n"
     for name, text in (
-        ("flips.csv", _csv(comparison)),
+        ("flips.csv", _csv(comparison, dialect)),
         ("replay.json", document),
         ("report.html", page("Replay", facts, comparison, shown)),
     ):
         write_whole(folder / name, text.encode("utf-8", "replace"))
 
 
-def _csv(comparison: Comparison) -> str:
-    lines = [csv_line(COLUMNS)]
+def _csv(comparison: Comparison, dialect: Dialect) -> str:
+    lines = [csv_line(COLUMNS, dialect, first=True)]
     for again in comparison.flips:
         r = again.recorded
-        figures = [f"{x:.6g}" for x in (r.score, r.threshold, again.score, again.threshold)]
+        figures = [float(f"{x:.6g}") for x in (r.score, r.threshold, again.score, again.threshold)]
         flip = f"{r.verdict} -> {again.verdict}"
-        lines.append(csv_line([flip, r.name, r.captured_at or "", *figures, r.picture or "", r.heatmap or ""]))
+        lines.append(csv_line([flip, r.name, r.captured_at or "", *figures, r.picture or "", r.heatmap or ""], dialect))
     return "".join(lines)
 
 
