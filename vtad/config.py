@@ -7,16 +7,19 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
+from vtad_runtime.contract.card import FULL_SCALE, FullScale
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.typed_json import WrongJson, typed
 
 Optimizer = Literal["adam", "adamw", "adadelta", "adagrad", "sgd", "rmsprop"]
 Fit = Literal["stretch", "letterbox", "centre_crop"]
+Bits = Literal["auto", 10, 12, 14, 16]
 Preset = Literal["default", "scratch", "paper"]
 
 SYMMETRIES = ("mirror", "flip", "turn180", "turn90", "turn270", "transpose", "transverse")
 SQUARE_ONLY = SYMMETRIES[3:]  # these exchange rows and columns
 
+FULL_SCALES: dict[Bits, FullScale] = {10: 1023, 12: 4095, 14: 16383, 16: FULL_SCALE}  # what is white, by `bits`
 CELL = 8  # pixels a side of one cell of the density map, in the presets default and scratch
 
 
@@ -39,6 +42,7 @@ class Config:
     image_height: int = 384  # pixels
     image_width: int = 384  # pixels
     fit: Fit = "stretch"  # how a picture of another shape is brought to that size
+    bits: Bits = "auto"  # of pictures of 16 bits, how many the camera uses; auto: 12 or 16, see vtad.data.bit_depth
     symmetries: str = "auto"  # flips and turns that leave good parts good; auto: found, see vtad.fitting.symmetries
     val_split: float = 0.2  # share of good training images held out for calibration and stopping
 

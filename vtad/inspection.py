@@ -9,9 +9,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from vtad.config import Config
+from vtad.config import FULL_SCALES, Config
 from vtad.version import VERSION
-from vtad_runtime.contract.card import SCHEMA, UNIT, Calibration, Card, Identity, Input, Output, ScoreRule
+from vtad_runtime.contract.card import FULL_SCALE, SCHEMA, UNIT, Calibration, Card, Identity, Input, Output, ScoreRule
 from vtad_runtime.contract.conformal import images_needed
 
 PLACES = ("data", "out", "backbone_file")  # options that are paths
@@ -27,6 +27,7 @@ def input_spec(config: Config) -> Input:
         resize="area-linear",
         fit=config.fit,
         roi=None,
+        full_scale=FULL_SCALES.get(config.bits, FULL_SCALE),
     )
 
 

@@ -34,8 +34,8 @@ _PARTS = {
 
 
 def config_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a run's config.json."""
-    return {_FIELDS.get(name, name): value for name, value in values.items()}
+    """The fields of a run's config.json; one from before `bits` took pictures of 16 bits as such."""
+    return {"bits": 16, **{_FIELDS.get(name, name): value for name, value in values.items()}}
 
 
 def tensors_of_today(tensors: Mapping[str, T]) -> dict[str, T]:

@@ -16,6 +16,7 @@ from vtad.calibration.record import CalibrationRecord, GoodScore
 from vtad.calibration.score_fusion import fit_score_fusion
 from vtad.config import Config
 from vtad.data.augmentation import shifted_and_zoomed
+from vtad.data.bit_depth import bit_depth
 from vtad.data.images import ImageCache, fingerprint, split_good
 from vtad.data.layout import DataError, find_category
 from vtad.data.sizing import with_size
@@ -54,6 +55,11 @@ def train(
     files = find_category(Path(config.data), config.category)
     train_files, val_files = split_good(files.train_good, config.val_split, config.seed)
     config = with_size(config, files.train_good)
+    if resume is None:
+        depth = bit_depth(files.train_good, config.bits)
+        config = dataclasses.replace(config, bits=depth.bits)
+        if depth.note is not None:
+            report(Report(0.0, depth.note, lasting=True))
     pretrained = None if resume else read_pretrained(config)  # a resumed run has its backbone in its checkpoint
     config = with_backbone(config, pretrained)
     spec = input_spec(config)

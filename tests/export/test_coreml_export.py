@@ -156,10 +156,10 @@ def test_the_proof_compares_the_onnx_fallback_too(made: CoreMLExport) -> None:
 
 def test_every_image_of_the_proof_comes_from_its_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from vtad_export.proof import material
-    from vtad_runtime.contract.image import read_rgb
+    from vtad_runtime.contract.image import fit_image, read_rgb
 
     done(export, "--run", run.path)  # the fallback is there already
-    monkeypatch.setattr(material, "read_rgb", lambda path: read_rgb(path)[:, ::-1])
+    monkeypatch.setattr(material, "read_fitted", lambda path, spec: fit_image(read_rgb(path)[:, ::-1], spec))
     line = error(1, export, "--run", run.path, "--format", "coreml")
     assert "the runtime's pixels are not those of the training" in line
     assert sorted(p.name for p in (run.path / "export").iterdir()) == ["parity.json", "pill.onnx"]

@@ -32,7 +32,7 @@ from vtad_export.proof.material import Samples, decoded, image_files, load_mater
 from vtad_export.proof.parity import prove
 from vtad_export.proof.tolerance import TOLERANCE
 from vtad_runtime.contract.card import ONNX_KEY
-from vtad_runtime.contract.image import read_rgb
+from vtad_runtime.contract.image import fit_image, read_rgb
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 from vtad_runtime.verdict.verdict import Verdict
@@ -327,10 +327,10 @@ def test_a_runtime_that_sees_or_says_otherwise_fails_the_proof(
     from vtad_runtime.verdict import detector
 
     if fault == "pixels":
-        monkeypatch.setattr(material, "read_rgb", lambda path: read_rgb(path)[:, ::-1])
+        monkeypatch.setattr(material, "read_fitted", lambda path, spec: fit_image(read_rgb(path)[:, ::-1], spec))
         expected = "the runtime's pixels are not those of the training"
     else:
-        monkeypatch.setattr(detector, "decide", lambda *_: Verdict.NG)
+        monkeypatch.setattr(detector, "decide", lambda *_, **__: Verdict.NG)
         expected = "vtad_runtime says NG of the file, torch otherwise"
     assert expected in error(1, command, "--run", run.path)
     assert files(run.path / "export") == []

@@ -154,7 +154,7 @@ def test_a_camera_is_named_by_its_number(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 STAGES: dict[str, tuple[object, str]] = {
-    "reading": (files, "read_rgb"),
+    "reading": (files, "read_picture"),
     "preparing": (Detector, "prepare"),
     "checking": (FrameChecks, "look"),
     "the model": (Detector, "judge"),

@@ -163,15 +163,33 @@ def test_files_that_are_not_read_are_counted(make_category: MakeCategory) -> Non
     assert "left out, for vtad does not read them: 1 .gif, 2 .heic" in report.to_text()
 
 
-def test_pictures_of_12_bits_in_16_are_said_to_come_out_dark(make_category: MakeCategory) -> None:
-    data = make_category()
-    for file in (data / "part/train/good").iterdir():
-        levels = np.random.default_rng(len(file.name)).integers(0, 4096, (32, 40)).astype(np.uint16)
-        Image.fromarray(levels).save(file)
+@pytest.mark.parametrize(
+    ("top", "said"),
+    [
+        (4095, "the highest value is 4095; taken as 12 bits, so 4095 is white"),
+        (
+            4096,
+            "taken as 16 bits, so 65535 is white; they come out dark: for a camera of 14 bits, vtad-train --bits 14",
+        ),
+        (1000, "taken as 12 bits, so 4095 is white; they come out dark: for a camera of 10 bits, vtad-train --bits 10"),
+        (40000, "the highest value is 40000; taken as 16 bits, so 65535 is white\n"),
+    ],
+)
+def test_the_bits_of_16_are_a_rule_over_the_good_pictures(make_category: MakeCategory, top: int, said: str) -> None:
+    data = make_category(train=8)
+    for number in range(6):
+        levels = np.random.default_rng(number).integers(0, top // 2, (32, 40)).astype(np.uint16)
+        levels[0, 0] = top if number == 5 else 0
+        Image.fromarray(levels).save(data / f"part/train/good/00{number}.png")
+    Image.fromarray(np.full((32, 40), 50000, np.uint16)).save(data / "part/test/good/000.png")
     report = check(data)
-    assert report.dark == 6
-    assert "6 in train/good: they come out dark" in report.to_text()
-    assert not report.ok
+    assert said in report.to_text()
+    assert report.ok
+    assert ("1 test pictures have values above that" in report.to_text()) is (top <= 4095)
+
+
+def test_pictures_of_8_bits_say_nothing_of_bits(make_category: MakeCategory) -> None:
+    assert "bits" not in check(make_category()).to_text()
 
 
 def test_a_mask_saved_as_jpeg_loses_its_grey_fringe(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def test_every_tensor_of_the_other_backbones_has_its_name_of_today(preset: str) 
     config = from_dict(config_of_today(OTHERS[preset]["config"]))
     before = {name: name for name in OTHERS[preset]["tensors"]}
     assert set(tensors_of_today(before)) == set(Detector(config).state_dict())
+    assert config.bits == 16  # what every picture of 16 bits had then
 
 
 def test_what_has_the_names_of_today_stays_as_it_is(trained: Run) -> None:

@@ -99,7 +99,7 @@ def test_a_run_folder_holds_json_and_safetensors_and_nothing_that_is_pickled(
         "metrics.jsonl",
         "model.safetensors",
     ]
-    assert run.config() == config
+    assert run.config() == dataclasses.replace(config, bits=16)
     card = run.card()
     assert (card.identity.category, card.calibration.images, card.results, card.parity) == ("pill", 4, None, None)
     assert (card.input.width, card.input.height) == (32, 32)

@@ -28,6 +28,7 @@ from vtad.commands.train_options import (
 from vtad.config import Config, ConfigError, preset
 from vtad.data.layout import DataError, find_categories
 from vtad.run_folder import Run
+from vtad_runtime.contract.card import FULL_SCALE
 from vtad_runtime.contract.command import no_traceback, say
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.sections import SectionCommand
@@ -125,6 +126,8 @@ def _train(config: Config, resume: Run | None) -> None:
     say(f"{run.path}: threshold {card.calibration.threshold:.3f} from {card.calibration.images} held-out good images")
     for one in record.lines(card.calibration) if (record := CalibrationRecord.read(run)) else []:
         say(one)
+    if card.input.full_scale != FULL_SCALE:
+        say(f"note: in pictures of 16 bits {card.input.full_scale} is white (--bits {run.config().bits})")
     if line := advice(card):
         say(f"note: {line}")
     if stop.signal is not None:  # it came during calibration

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import click
 
 from vtad.commands.options import DEVICES, F
-from vtad.config import PRESETS, Config, Fit, Optimizer
+from vtad.config import PRESETS, Bits, Config, Fit, Optimizer
 from vtad_runtime.contract.sections import SectionOption
 
 DATA, OFTEN, NETWORK, TRAINING, CALIBRATION = (
@@ -47,6 +47,7 @@ _FIELDS: tuple[tuple[str, str, Any, str], ...] = (
     (NETWORK, "--noise", click.FloatRange(0, 1, max_open=True), "Bottleneck: dropout rate; paper: standard deviation."),
     (NETWORK, "--published-mixture", _FLAG, "paper: its weighted sum of NLLs."),
     (TRAINING, "--fit", click.Choice(get_args(Fit)), "How pictures of another shape are brought to the input's size."),
+    (TRAINING, "--bits", click.Choice(get_args(Bits)), "What a camera uses of 16; auto: 12 if nothing is above 4095."),
     (TRAINING, "--synthetic-defects/--no-synthetic-defects", _FLAG, "Corrupt the input."),
     (TRAINING, "--seed", click.IntRange(0), "The same seed and --epochs give the same weights on one machine."),
     (TRAINING, "--batch-size", _COUNT, "Images a step."),

@@ -10,14 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from vtad.config import FULL_SCALES
+from vtad.data.bit_depth import bit_depth
 from vtad.data.images import FEWEST
 from vtad.data.layout import GOOD, CategoryFiles, files_left_out, pictures_below
-from vtad_runtime.contract.image import SUFFIXES, ImageError, read_mask, read_rgb, sixteen_bit_peak
+from vtad_runtime.contract.image import SUFFIXES, ImageError, read_mask, read_picture
 
 SHOWN = 5  # files named per finding in the text
 READ = " ".join(sorted(SUFFIXES))
 LOSSY = (".jpg", ".jpeg", ".jfif")
-DARK = 1 << 14  # a picture of 16 bits whose values stay below a quarter of their range comes out dark
 MOST_OF_IT = 0.5  # share of a picture that a mask covers at most; above it black and white are probably exchanged
 
 
@@ -47,7 +48,8 @@ class CheckReport:
     empty_masks: tuple[str, ...]
     inverted_masks: tuple[str, ...]  # that cover most of their picture
     lossy_masks: int  # saved as JPEG: half of the maximum counts as defect
-    dark: int  # training pictures of 16 bits that use 12 or fewer: they come out dark
+    depth: str | None  # how vtad-train takes pictures of 16 bits; None where it finds none
+    brighter: int  # test pictures with values above what is white then
     left_out: dict[str, int]  # files that are no pictures that vtad reads, by suffix
     stray_masks: tuple[str, ...]  # without a picture
     leaked: tuple[tuple[str, ...], ...]  # groups of the same pixels in both train and test
@@ -63,10 +65,6 @@ class CheckReport:
         found = [
             (f"fewer than {FEWEST} good pictures to train from", few),
             ("unreadable files", list(self.unreadable)),
-            (
-                "pictures of 16 bits whose values stay below a quarter of the range, as those of 12-bit cameras do",
-                [f"{self.dark} in train/good: they come out dark; multiply them by 16"] if self.dark else [],
-            ),
             ("defective pictures without a mask", list(self.missing_masks)),
             ("masks of another size than their picture", list(self.wrong_size_masks)),
             ("masks without a single defective pixel", list(self.empty_masks)),
@@ -92,6 +90,10 @@ class CheckReport:
             lines.append(f"  sizes: {usual}" if s.distinct == 1 else f"  sizes: {small} to {large}, mostly {usual}")
         if self.unmasked_kinds:
             lines.append(f"  note: no masks for {', '.join(self.unmasked_kinds)}; no pixel metrics from these")
+        if self.depth is not None:
+            lines.append(f"  note: {self.depth}")
+        if self.brighter:
+            lines.append(f"  note: {self.brighter} test pictures have values above that; vtad-run calls them UNSURE")
         if self.lossy_masks:
             lines.append(
                 f"  note: {self.lossy_masks} masks are JPEG: what is above half of the maximum counts; save PNG"
@@ -113,15 +115,16 @@ class _Seen:
     size: tuple[int, int] | None  # width, height; None when unreadable
     pixels: bytes  # sha256 of size and RGB
     error: str
+    brighter: bool = False  # than white
 
 
 def check_category(files: CategoryFiles, workers: int | None = None) -> CheckReport:
     """Decode every picture and mask of a category and report what is wrong. Duplicates are found by decoded pixels."""
     pictures = [*files.train_good, *(image.path for image in files.test)]
+    depth = bit_depth(files.train_good)
+    white = FULL_SCALES[depth.bits]
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-        seen = dict(zip(pictures, pool.map(_look, pictures), strict=True))
-        readable = [path for path in files.train_good if seen[path].size is not None]
-        peaks = [peak for peak in pool.map(sixteen_bit_peak, readable) if peak is not None]
+        seen = dict(zip(pictures, pool.map(lambda path: _look(path, white), pictures), strict=True))
     unreadable = [f"{_name(path, files)}: {s.error}" for path, s in seen.items() if s.size is None]
     wrong_size, empty, inverted = [], [], []
     for image in files.test:
@@ -155,7 +158,8 @@ def check_category(files: CategoryFiles, workers: int | None = None) -> CheckRep
         empty_masks=tuple(empty),
         inverted_masks=tuple(inverted),
         lossy_masks=sum(image.mask is not None and image.mask.suffix.lower() in LOSSY for image in files.test),
-        dark=len(peaks) if peaks and max(peaks) < DARK else 0,
+        depth=depth.note,
+        brighter=sum(s.brighter for s in seen.values()),
         left_out=files_left_out(files),
         stray_masks=_stray_masks(files),
         leaked=leaked,
@@ -163,14 +167,15 @@ def check_category(files: CategoryFiles, workers: int | None = None) -> CheckRep
     )
 
 
-def _look(path: Path) -> _Seen:
+def _look(path: Path, white: int) -> _Seen:
     try:
-        rgb = read_rgb(path)
+        picture = read_picture(path, white)
     except ImageError as e:
         return _Seen(None, b"", _reason(e, path))
+    rgb = picture.rgb
     digest = hashlib.sha256(repr(rgb.shape).encode())
     digest.update(rgb.tobytes())
-    return _Seen((rgb.shape[1], rgb.shape[0]), digest.digest(), "")
+    return _Seen((rgb.shape[1], rgb.shape[0]), digest.digest(), "", picture.doubt is not None)
 
 
 def _reason(error: ImageError, path: Path) -> str:

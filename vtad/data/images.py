@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vtad.data.layout import DataError
 from vtad_runtime.contract.card import Input
 from vtad_runtime.contract.conformal import MIN_IMAGES
-from vtad_runtime.contract.image import ImageError, fit_image, read_rgb
+from vtad_runtime.contract.image import ImageError, read_fitted
 
 FEWEST_TO_TRAIN = 3  # good pictures that are learnt from
 FEWEST = FEWEST_TO_TRAIN + MIN_IMAGES  # good pictures to train and calibrate from
@@ -109,7 +109,7 @@ class ImageCache:
 
         def decode(i: int) -> None:
             try:
-                array[i], _ = fit_image(read_rgb(self.files[i]), spec)
+                array[i], _ = read_fitted(self.files[i], spec)
             except ImageError as e:
                 where = "" if str(e).startswith(str(self.files[i])) else f"{self.files[i]}: "
                 raise DataError(f"{where}{e}") from e

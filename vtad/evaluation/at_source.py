@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vtad.data.layout import GOOD, DataError, TestImage
 from vtad_runtime.contract.card import Input
-from vtad_runtime.contract.image import ImageError, Placement, fit_image, read_mask, read_rgb, resize, unfit_map
+from vtad_runtime.contract.image import ImageError, Placement, fit_image, read_mask, read_picture, resize, unfit_map
 
 LONGEST_SIDE = 1024  # pixels
 
@@ -20,10 +20,11 @@ Map = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 
-def fitted(image: TestImage, spec: Input) -> tuple[NDArray[np.uint8], Placement]:
-    """The picture (H, W, 3) as the model takes it. Raises DataError."""
+def fitted(image: TestImage, spec: Input) -> tuple[NDArray[np.uint8], Placement, str | None]:
+    """The picture (H, W, 3) as the model takes it, and why it is not to be trusted, if so. Raises DataError."""
     try:
-        return fit_image(read_rgb(image.path), spec)
+        picture = read_picture(image.path, spec.full_scale)
+        return *fit_image(picture.rgb, spec), picture.doubt
     except ImageError as e:
         raise DataError(f"{e}; vtad-data check finds every such file") from e
 

@@ -39,7 +39,7 @@ class Evaluation:
     good_with_region: float | None  # share of good pictures on which a region would be drawn
     data_fingerprint: str
     data: str  # the folder of the category
-    note: str | None  # one line where its good images are not those of the training
+    note: str | None  # one line where its good images are not those of the training, or test images are too bright
     paper_pro: float | None  # preset `paper`: what VT-ADL calls PRO, which is the pixel AUROC
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,9 +80,11 @@ def evaluate(
     detector = load_detector(run, where)
     scores: list[float] = []
     maps: list[_Maps] = []
-    for score, found in _judged(detector, files.test, input_spec(config), where):
+    doubtful = 0
+    for score, found, doubt in _judged(detector, files.test, input_spec(config), where):
         scores.append(score)
         maps.append(found)
+        doubtful += doubt is not None
         progress(len(scores), len(files.test))
     kinds = [t.kind for t in files.test]
     heatmap, ssim_map, density_map = _pixel_reports(maps, density_decides=detector.ssim_weight.item() == 0)
@@ -99,13 +101,17 @@ def evaluate(
         else None,
         data_fingerprint=fingerprint([t.path for t in files.test]),
         data=str(files.root),
-        note=found_data.note,
+        note="; ".join(filter(None, (found_data.note, _brighter(doubtful)))) or None,
         paper_pro=density_map.auroc if config.preset == "paper" else None,
     )
     write_text(run.path / "metrics.json", json.dumps(evaluation.to_dict(), indent=2, allow_nan=False) + "\n")
     on_the_card = {key: value for key, value in evaluation.to_dict().items() if key != "data"}  # not where pictures lie
     run.write_card(dataclasses.replace(card, results=on_the_card))
     return evaluation
+
+
+def _brighter(count: int) -> str | None:
+    return f"{count} test images have values above the training's white: vtad-run calls them UNSURE" if count else None
 
 
 def _pixel_reports(maps: list[_Maps], density_decides: bool) -> tuple[PixelReport, PixelReport, PixelReport]:
@@ -119,13 +125,13 @@ def _pixel_reports(maps: list[_Maps], density_decides: bool) -> tuple[PixelRepor
 
 def _judged(
     detector: Detector, images: tuple[TestImage, ...], spec: Input, device: torch.device
-) -> Iterator[tuple[float, _Maps]]:
+) -> Iterator[tuple[float, _Maps, str | None]]:
     for i in range(0, len(images), BATCH):
         part = images[i : i + BATCH]
         taken = [fitted(image, spec) for image in part]
         with torch.inference_mode():
-            judgement = detector(next(batches(np.stack([pixels for pixels, _ in taken]), device, BATCH)))
+            judgement = detector(next(batches(np.stack([pixels for pixels, _, _ in taken]), device, BATCH)))
         heat, ssim, density = (m.float().cpu().numpy() for m in judgement[1:4])
-        for j, (image, (_, placement)) in enumerate(zip(part, taken, strict=True)):
+        for j, (image, (_, placement, doubt)) in enumerate(zip(part, taken, strict=True)):
             (heatmap, ssim_map, density_map), mask = at_source(image, placement, (heat[j], ssim[j], density[j]))
-            yield judgement.score[j].item(), _Maps(heatmap, ssim_map, density_map, mask)
+            yield judgement.score[j].item(), _Maps(heatmap, ssim_map, density_map, mask), doubt

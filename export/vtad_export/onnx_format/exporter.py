@@ -138,7 +138,7 @@ def check_from_file(
                     f"{name}: expected the score {score:.6g} of torch, got {found.error or found.score} from the file by "
                     "vtad_runtime; nothing was kept"
                 )
-            if found.verdict is not decide(card.calibration, float(score)) and name not in known:
+            if found.verdict is not decide(card.calibration, float(score), doubt=found.doubt) and name not in known:
                 raise ParityError(
                     f"{name}: vtad_runtime says {found.verdict} of the file, torch otherwise; nothing was kept"
                 )

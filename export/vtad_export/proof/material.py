@@ -26,7 +26,7 @@ from vtad.models.trained import load_detector
 from vtad.run_folder import Run
 from vtad_export.proof.errors import ParityError
 from vtad_runtime.contract.card import Card, Input, Parity
-from vtad_runtime.contract.image import ImageError, fit_image, read_rgb
+from vtad_runtime.contract.image import ImageError, read_fitted
 
 GOOD_IMAGES = 32
 DEFECTIVE_IMAGES = 32
@@ -117,7 +117,7 @@ def image_files(sample: Samples) -> Iterator[list[Path]]:
 def decoded(file: Path, spec: Input, trained_on: Pixels) -> Pixels:
     """A file through the runtime's decoding, (H, W, 3). Raises ParityError where that is not the training's, bit for bit."""
     try:
-        pixels, _ = fit_image(read_rgb(file), spec)
+        pixels, _ = read_fitted(file, spec)
     except ImageError as e:
         raise ParityError(f"{e}; nothing was kept") from e
     if not np.array_equal(pixels, trained_on):

@@ -15,7 +15,7 @@ from vtad.models.detector import Detector
 from vtad_export.proof.material import Execute
 from vtad_export.proof.parity import Flip
 from vtad_runtime.contract.card import Card
-from vtad_runtime.contract.image import ImageError, fit_image, fit_mask, read_mask, read_rgb
+from vtad_runtime.contract.image import ImageError, fit_mask, read_fitted, read_mask
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _measured(
 def _read(test: TestImage, card: Card) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
     """Pixels (1, 3, H, W), and the mask (H, W): empty for a good image, None for a defect that nobody marked."""
     try:
-        fitted, _ = fit_image(read_rgb(test.path), card.input)
+        fitted, _ = read_fitted(test.path, card.input)
         mask = np.zeros(fitted.shape[:2], np.bool_) if test.kind == GOOD else None
         if test.mask is not None:
             mask = fit_mask(read_mask(test.mask), card.input)

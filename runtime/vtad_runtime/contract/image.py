@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
@@ -20,8 +22,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
-from vtad_runtime.contract.card import Input
+from vtad_runtime.contract.card import FULL_SCALE, Input
 from vtad_runtime.contract.errors import VtadError, one_line
 from vtad_runtime.contract.jpeg import decode_jpeg, require_whole
 
@@ -31,12 +34,22 @@ JPEG_NOISE = 16  # levels of 255 that compression leaves on black
 MAX_PIXELS = "VTAD_MAX_PIXELS"  # environment variable; the default is Pillow's, 178,956,970
 ORIENTATION = 0x0112  # EXIF; 5..8 swap width and height
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})  # Pillow's modes of one 16-bit channel
+_LITTLE = sys.byteorder == "little"
+_OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B" if _LITTLE else "16L"}  # by Pillow's ends of raw modes
 
 Level = TypeVar("Level", np.uint8, np.float32)
 
 
 class ImageError(VtadError):
     """A picture that cannot be used. One line: expected, got, where, what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """A picture as RGB, and whether that is what its file says."""
+
+    rgb: NDArray[np.uint8]  # (H, W, 3)
+    doubt: str | None = None  # one line where values above white were cut off
 
 
 @dataclass(frozen=True)
@@ -69,23 +82,40 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Decode a picture file to RGB, (H, W, 3) uint8, EXIF orientation applied.
+def read_rgb(path: Path, full_scale: int = FULL_SCALE) -> NDArray[np.uint8]:
+    """The pixels of `read_picture`, (H, W, 3) uint8. Raises ImageError."""
+    return read_picture(path, full_scale).rgb
+
+
+def read_picture(path: Path, full_scale: int = FULL_SCALE) -> Decoded:
+    """Decode a picture file to RGB, EXIF orientation applied.
 
     Grey, 1-bit and palette pictures become RGB; transparency is composited over black; CMYK is converted without a
-    colour profile; 16-bit grey becomes value / 257 rounded (65535 -> 255), 16-bit colour the high byte (at most one
-    level off that). Of several pages or frames the first counts. Raises ImageError: missing, empty, damaged or
-    truncated file, another format, 32-bit or floating-point pixels, or more pixels than Pillow's limit for
+    colour profile. In a picture of 16 bits `full_scale` is white: a value becomes value / full_scale * 255 rounded, and
+    one above it is white too, which the picture's doubt says. With a full scale of 65535, 16-bit colour becomes the high
+    byte (at most one level off that). Of several pages or frames the first counts. Raises ImageError: missing, empty,
+    damaged or truncated file, another format, 32-bit or floating-point pixels, or more pixels than Pillow's limit for
     decompression bombs.
     """
     with _open(path) as image:
-        return _to_rgb(image, path)
+        return _to_rgb(image, path, full_scale)
+
+
+def decode_picture(data: bytes, full_scale: int = FULL_SCALE, name: str = "picture") -> Decoded:
+    """`read_picture` of the bytes of a file; `name` begins its errors."""
+    with _opened(io.BytesIO(data), name, FORMATS, remedy="") as image:
+        return _to_rgb(image, name, full_scale)
 
 
 def decode_rgb(data: bytes, name: str = "picture", formats: tuple[str, ...] = FORMATS) -> NDArray[np.uint8]:
-    """`read_rgb` of the bytes of a file, such as one that came over the network; `name` begins its errors."""
+    """The pixels, (H, W, 3) uint8, of bytes such as came over the network; `name` begins errors. Raises ImageError."""
     with _opened(io.BytesIO(data), name, formats, remedy="") as image:
-        return _to_rgb(image, name)
+        return _to_rgb(image, name).rgb
+
+
+def read_fitted(path: Path, spec: Input) -> tuple[NDArray[np.uint8], Placement]:
+    """A picture file as the model takes it: decoded by the full scale of the input, then `fit_image`. Raises ImageError."""
+    return fit_image(read_rgb(path, spec.full_scale), spec)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -100,9 +130,10 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def sixteen_bit_peak(path: Path) -> int | None:
-    """The highest value of a grey picture of 16 bits; None for any other. Raises ImageError."""
+    """The highest value of a picture of 16 bits, grey or colour; None for any other. Raises ImageError."""
     with _open(path) as image:
-        return int(np.asarray(image).max()) if _is_sixteen_bit_grey(image) else None
+        values = _sixteen_bits(image)
+        return None if values is None else int(values[..., :3].max() if values.ndim == 3 else values.max())
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
@@ -112,11 +143,11 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     """
     with _open(path) as image:
         if image.format == "JPEG":
-            grey = _to_rgb(image, path).max(axis=2)
+            grey = _to_rgb(image, path).rgb.max(axis=2)
             return np.asarray(2 * grey.astype(np.uint16) > max(int(grey.max()), 2 * JPEG_NOISE))
         if image.mode in _SIXTEEN_BIT or image.mode in ("I", "F"):  # a label of 1 must not round to 0
             return np.asarray(np.asarray(_upright(image)) != 0)
-        return np.asarray(_to_rgb(image, path).any(axis=2))
+        return np.asarray(_to_rgb(image, path).rgb.any(axis=2))
 
 
 def resize(array: NDArray[Level], width: int, height: int) -> NDArray[Level]:
@@ -211,7 +242,7 @@ def _interpolation(shrinks: bool) -> int:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Image.Image]:
+def _open(path: Path) -> Iterator[ImageFile]:
     """The opened picture file; whatever goes wrong with it inside the block becomes an ImageError."""
     path = Path(path)
     if not path.is_file():
@@ -230,7 +261,7 @@ def _open(path: Path) -> Iterator[Image.Image]:
 @contextmanager
 def _opened(
     file: IO[bytes], path: Path | str, formats: tuple[str, ...], remedy: str = "; copy it again"
-) -> Iterator[Image.Image]:
+) -> Iterator[ImageFile]:
     """The opened picture; `path` begins what is said of it, `remedy` ends it where it is damaged."""
     _raise_limit()
     try:
@@ -263,7 +294,7 @@ def _raise_limit() -> None:
     Image.MAX_IMAGE_PIXELS = -(-int(text) // 2)  # Pillow refuses from twice as many
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: ImageFile) -> Image.Image:
     """All pixels decoded, EXIF orientation applied."""
     if image.format == "JPEG":
         return ImageOps.exif_transpose(_whole_jpeg(image))
@@ -273,9 +304,9 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def _whole_jpeg(image: Image.Image) -> Image.Image:
+def _whole_jpeg(image: ImageFile) -> Image.Image:
     """An opened JPEG with all its pixels, its EXIF kept. Raises DamagedJpegError where some are missing."""
-    file = cast(IO[bytes], image.fp)  # type: ignore[attr-defined]
+    file = cast(IO[bytes], image.fp)
     file.seek(0)
     data = file.read()
     if image.mode not in ("RGB", "L"):
@@ -287,10 +318,10 @@ def _whole_jpeg(image: Image.Image) -> Image.Image:
     return decoded
 
 
-def _require_strips(image: Image.Image) -> None:
+def _require_strips(image: ImageFile) -> None:
     """Raise ValueError where a TIFF file ends before its last strip or tile: fax decoders fill the rest with white."""
     tags: Any = image.tag_v2  # type: ignore[attr-defined]
-    file = cast(IO[bytes], image.fp)  # type: ignore[attr-defined]
+    file = cast(IO[bytes], image.fp)
     at = file.tell()
     end = file.seek(0, os.SEEK_END)
     file.seek(at)
@@ -306,15 +337,53 @@ def _is_sixteen_bit_grey(image: Image.Image) -> bool:
     return image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format == "PNG")
 
 
+def _sixteen_bits(image: ImageFile) -> NDArray[np.uint16] | None:
+    """All values of an opened picture of 16 bits, upright: (H, W) of grey, (H, W, 3 or 4) of colour.
+
+    None for any other, and for the rare kinds of which Pillow gives no low byte: grey with transparency, planes apart.
+    """
+    if _is_sixteen_bit_grey(image):
+        return np.asarray(_upright(image)).astype(np.uint16)
+    modes = {f"{image.mode};{end}" for end in _OTHER_BYTE if image.mode in ("RGB", "RGBA")}
+    if not image.tile or not modes.issuperset(map(_raw_mode, image.tile)):
+        return None
+    # Pillow keeps the high byte of each value. The low one is what it would keep were the bytes in the other order.
+    file = cast(IO[bytes], image.fp)
+    file.seek(0)
+    with Image.open(file, formats=FORMATS) as other:
+        other.tile = [tile._replace(args=_swapped(tile.args)) for tile in other.tile]
+        high, low = (np.asarray(_upright(half)).astype(np.uint16) for half in (image, other))
+        return (high << np.uint16(8)) | low
+
+
+def _raw_mode(tile: Any) -> str:
+    """How the pixels of one of Pillow's tiles are stored, such as RGB;16B."""
+    args = tile.args
+    return str(args[0] if isinstance(args, tuple) and args else args)
+
+
+def _swapped(args: Any) -> Any:
+    """The arguments of a tile with the bytes of each value in the other order."""
+    if isinstance(args, tuple):
+        return (_swapped(args[0]), *args[1:])
+    mode, _, end = args.partition(";")
+    return f"{mode};{_OTHER_BYTE[end]}"
+
+
 def _many(value: Any) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, tuple) else (int(value),)
 
 
-def _to_rgb(image: Image.Image, path: Path | str) -> NDArray[np.uint8]:
-    """An opened picture of any 8-bit or 16-bit kind as upright (H, W, 3) uint8."""
-    if _is_sixteen_bit_grey(image):
-        grey = np.rint(np.asarray(_upright(image), dtype=np.float32) / 257).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+def _to_rgb(image: ImageFile, path: Path | str, full_scale: int = FULL_SCALE) -> Decoded:
+    """An opened picture of any 8-bit or 16-bit kind, upright."""
+    if _is_sixteen_bit_grey(image) or full_scale != FULL_SCALE:
+        values = _sixteen_bits(image)
+        if values is not None:
+            return _eight_bits(values, full_scale)
+        if any(";16" in _raw_mode(tile) for tile in image.tile):
+            raise ImageError(
+                f"{path}: expected grey, RGB or RGBA in 16 bits, got grey with transparency or planes apart; save it as RGB"
+            )
     if image.mode in ("I", "F", "LAB", "HSV"):
         raise ImageError(
             f"{path}: expected pixels of 8 or 16 bits, got Pillow mode {image.mode!r} (floating point, 32-bit or Lab); "
@@ -322,6 +391,33 @@ def _to_rgb(image: Image.Image, path: Path | str) -> NDArray[np.uint8]:
         )
     upright = _upright(image)
     if upright.has_transparency_data:
-        rgba = np.asarray(upright.convert("RGBA"), dtype=np.uint16)  # (H, W, 4)
-        return ((rgba[:, :, :3] * rgba[:, :, 3:] + 127) // 255).astype(np.uint8)
-    return np.array(upright.convert("RGB"))
+        return Decoded(_over_black(np.asarray(upright.convert("RGBA"))))
+    return Decoded(np.array(upright.convert("RGB")))
+
+
+def _eight_bits(values: NDArray[np.uint16], full_scale: int) -> Decoded:
+    """Values of 16 bits, (H, W) or (H, W, 3 or 4), as RGB."""
+    values = values[:, :, None] if values.ndim == 2 else values
+    colours = values[:, :, :3]
+    rgb = _levels(full_scale)[colours]
+    if values.shape[2] == 4:  # whatever the camera's bits, a program writes opacity up to 65535
+        rgb = _over_black(np.dstack([rgb, _levels(FULL_SCALE)[values[:, :, 3]]]))
+    doubt, peak = None, int(colours.max())
+    if peak > full_scale:
+        above, bits = int((colours > full_scale).any(axis=2).sum()), full_scale.bit_length()
+        doubt = (
+            f"brighter than {bits} bits: {above} pixels above {full_scale}, up to {peak}; the model expects {bits} bits"
+        )
+    return Decoded(np.repeat(rgb, 3, axis=2) if rgb.shape[2] == 1 else rgb, doubt)
+
+
+@cache
+def _levels(full_scale: int) -> NDArray[np.uint8]:
+    """The level of 255 of each value of 16 bits, (65536,)."""
+    return np.rint(np.minimum(np.arange(FULL_SCALE + 1), full_scale) / (full_scale / 255)).astype(np.uint8)
+
+
+def _over_black(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W, 4) composited over black, (H, W, 3)."""
+    wide = rgba.astype(np.uint16)
+    return ((wide[:, :, :3] * wide[:, :, 3:] + 127) // 255).astype(np.uint8)

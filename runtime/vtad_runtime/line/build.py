@@ -63,11 +63,11 @@ def build(
 ) -> tuple[Judge, Line]:
     """The judge and the line around it; `stack` ends it all. What fails most often comes first. Raises VtadError."""
     source, judge = options.source, Judge(options.source.name, detector, rules)
-    batch, files, device = 1, None, None
+    batch, files, device, full_scale = 1, None, None, detector.card.input.full_scale
     frames: Capture | FolderFrames | None = None
     if source.kind == "folder":
         files, batch = wiring.find_files(options), options.batch or BATCH
-        frames = FolderFrames(files.files, wiring.geometry_of(options), judge.prepare, batch)
+        frames = FolderFrames(files.files, full_scale, wiring.geometry_of(options), judge.prepare, batch)
     elif source.kind == "watch":
         if not Path(source.where).is_dir():
             raise SourceError(f"{source.where}: expected a folder to watch, got none there; check the path")
@@ -84,7 +84,7 @@ def build(
     outputs_of_run: list[Output] = []  # the writer closes them
     if frames is None:
         assert results is not None  # the options say so of a hot folder
-        hot = wiring.open_hot_folder(options, results, stack)
+        hot = wiring.open_hot_folder(options, full_scale, results, stack)
         frames = Capture(source.name, hot, wiring.capture_options(options))
         outputs_of_run.append(Calls(lambda judgement: _sort(hot, judgement)))
     writer = stack.enter_context(Writer(outputs_of_run, results, max(WAITING, 2 * batch)))

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad_runtime.contract.conformal import LEAST_MARGIN, spread
-from vtad_runtime.contract.image import ImageError, is_image, read_rgb
+from vtad_runtime.contract.image import ImageError, is_image
 from vtad_runtime.contract.json_values import iso_utc
 from vtad_runtime.line.golden_record import GoldenError, Model, Part, Record, sha256, software
 from vtad_runtime.line.view import ALIKE, FLAT, MOST_SHIFT, Fitted, Shift, changes, shift
@@ -216,21 +216,22 @@ class Golden:
         path = self._folder / name
         try:
             digest = sha256(path) if path.is_file() else ""
-            rgb = read_rgb(path)
-            result = self._detector(rgb)
-            fitted = Fitted.of(rgb, self._detector.card.input)
+            picture = self._detector.read(path)
+            (result,) = self._detector.judge([self._detector.prepare(picture.rgb, picture.doubt)])
+            fitted = Fitted.of(picture.rgb, self._detector.card.input)
         except (ImageError, OSError) as e:
             raise GoldenError(e if str(path) in str(e) else f"{path}: {e}") from e
         if result.verdict is Verdict.ERROR or not math.isfinite(result.score):
             raise GoldenError(f"{path}: expected a score, got {result.error}")
-        part = Part(digest, rgb.shape[1], rgb.shape[0], result.score, str(self._says(result)), fitted.view())
+        height, width = picture.rgb.shape[:2]
+        part = Part(digest, width, height, result.score, str(self._says(result)), fitted.view())
         return part, fitted
 
     def _says(self, result: Result) -> Verdict:
         """The verdict by the threshold alone: a known part needs no review."""
-        return (
-            result.verdict if result.verdict is Verdict.ERROR else decide(self._detector.card.calibration, result.score)
-        )
+        if result.verdict is Verdict.ERROR:
+            return result.verdict
+        return decide(self._detector.card.calibration, result.score, doubt=result.doubt)
 
     def _wrong(self, name: str, part: Part) -> str | None:
         """The line if a stored picture is not judged as its folder says."""
@@ -254,7 +255,9 @@ class Golden:
                 below = path.relative_to(self._folder / FRESH)
                 try:
                     name = f"{FRESH}/{below.as_posix()}, taken {_ago(time.time() - path.stat().st_mtime)} ago"
-                    found.append(_Fresh(name, kind, read_rgb(path), stored.get(str(below.with_suffix("")))))
+                    picture = self._detector.read(path)
+                    found.append(_Fresh(name, kind, picture.rgb, stored.get(str(below.with_suffix("")))))
+                    wrong += [f"camera changed: {name}: {picture.doubt}"] if picture.doubt else []
                 except (ImageError, OSError) as e:
                     wrong.append(str(e))
         return found, wrong

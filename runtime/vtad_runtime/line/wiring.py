@@ -139,7 +139,7 @@ def find_files(options: RunOptions) -> Source:
     return Source(found.root, found.files[: options.max_frames], found.skipped)
 
 
-def open_hot_folder(options: RunOptions, results: ResultsFolder, stack: ExitStack) -> HotFolder:
+def open_hot_folder(options: RunOptions, full_scale: int, results: ResultsFolder, stack: ExitStack) -> HotFolder:
     """The watched folder with its journal, kept in --out under a name of its own. Raises VtadError."""
     from vtad_runtime.sources.hot_folder import HotFolder
     from vtad_runtime.sources.journal import Journal
@@ -150,7 +150,7 @@ def open_hot_folder(options: RunOptions, results: ResultsFolder, stack: ExitStac
     sorter = Sorter(options.sort_to, watched, folder / "moves.jsonl") if options.sort_to else None
     journal = Journal(folder.parent / name, folder / RESULTS_FILE)
     stack.push(lambda kind, error, trace: journal.close(in_order=_in_order(error)))
-    return HotFolder(watched, journal, sorter=sorter)
+    return HotFolder(watched, journal, sorter=sorter, full_scale=full_scale)
 
 
 def _in_order(error: BaseException | None) -> bool:

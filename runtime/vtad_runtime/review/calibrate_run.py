@@ -43,7 +43,7 @@ def calibrate_run(
         files = find(good).files
         with click.progressbar(files, label="judging", file=sys.stderr, hidden=not sys.stderr.isatty()) as shown:
             found = judge_good(detector, shown)
-        _list("left out, cannot be read", found.unreadable)
+        _list("left out", found.unusable)
         _list("left out, a copy of another picture", found.copies)
         card = new_card(detector.card, found.judged, false_alarms)
         card = write_recalibrated(detector, card, target)

@@ -255,12 +255,14 @@ def _bytes(found: Integrity, history: tuple[Change, ...], *, allow_changed: bool
 
 def _card_line(detector: Detector) -> str:
     card, c = detector.card, detector.card.calibration
+    bits = card.input.full_scale.bit_length()
+    depth = f" of {bits} of 16 bits" if bits < 16 else ""
     proof = "without a proof of its export"
     if card.parity:
         said = "its proof says nothing of the changed file" if detector.integrity.changed else "proven"
         proof = f"{card.parity.format} {card.parity.precision}, {said}"
     return (
-        f"{card.identity.category}, trained {card.identity.created}, {card.input.width}x{card.input.height}, threshold "
+        f"{card.identity.category}, trained {card.identity.created}, {card.input.width}x{card.input.height}{depth}, threshold "
         f"{c.threshold:.4g} from {c.images} good pictures ({100 * c.achievable:.3g} % false alarms), {proof}"
     )
 

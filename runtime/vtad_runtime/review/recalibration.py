@@ -44,7 +44,7 @@ class GoodPictures:
     """What a folder of good pictures gave."""
 
     judged: tuple[Judged, ...]  # in the order of the files
-    unreadable: tuple[str, ...]  # why, one line a file
+    unusable: tuple[str, ...]  # why, one line a file: it cannot be read, or is not to be trusted
     copies: tuple[Path, ...]  # files whose bytes are those of an earlier one; they are counted once
 
 
@@ -53,7 +53,7 @@ def judge_good(detector: Detector, files: Iterable[Path]) -> GoodPictures:
 
     A picture whose file is a byte-for-byte copy of another is counted once: copies would vouch for a budget they cannot keep.
     """
-    judged, unreadable, copies = [], [], []
+    judged, unusable, copies = [], [], []
     seen: set[bytes] = set()
     for file in files:
         try:
@@ -63,11 +63,14 @@ def judge_good(detector: Detector, files: Iterable[Path]) -> GoodPictures:
                 continue
             result = detector.file(file)
         except (ImageError, OSError) as e:
-            unreadable.append(str(e))
+            unusable.append(str(e))
+            continue
+        if result.doubt is not None:
+            unusable.append(f"{file}: {result.doubt}")
             continue
         seen.add(digest)
         judged.append(Judged(file, result.score, float(result.model_heatmap.max())))
-    return GoodPictures(tuple(judged), tuple(unreadable), tuple(copies))
+    return GoodPictures(tuple(judged), tuple(unusable), tuple(copies))
 
 
 def new_card(card: Card, judged: Sequence[Judged], false_alarms: float) -> Card:

@@ -58,7 +58,7 @@ class Rejudge:
         if row.picture is None:
             return Unusable(0, 0.0, 0.0, 0.0, 0, row.why)
         now, geometry = time.monotonic(), self._geometry if row.whole else Geometry()
-        frame = as_frame(0, read_shot(row.picture), geometry, now, now)
+        frame = as_frame(0, read_shot(row.picture, self.detector.card.input.full_scale), geometry, now, now)
         return self._judge().prepare(frame) if isinstance(frame, Frame) else frame
 
     def judge(self, frame: Frame | Unusable) -> Judgement:

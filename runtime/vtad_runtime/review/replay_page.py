@@ -52,8 +52,11 @@ class ShownFlip:
     now: Picture | None
 
 
-def recorded_picture(again: Again) -> Picture | None:
-    """The heatmap saved with the row, else the unmarked picture; None when neither is there or readable."""
+def recorded_picture(again: Again, full_scale: int) -> Picture | None:
+    """The heatmap saved with the row, else the unmarked picture; None when neither is there or readable.
+
+    `full_scale` is white in 16 bits.
+    """
     recorded = again.recorded
     for path, caption in (
         (recorded.heatmap, "as recorded"),
@@ -61,7 +64,7 @@ def recorded_picture(again: Again) -> Picture | None:
     ):
         if path is not None:
             try:
-                return Picture(small_jpeg(read_rgb(path)), caption)
+                return Picture(small_jpeg(read_rgb(path, full_scale)), caption)
             except (ImageError, PictureError):
                 continue
     return None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from vtad_runtime.contract.card import FULL_SCALE
 from vtad_runtime.contract.command import say
 from vtad_runtime.contract.conformal import REVIEW
 from vtad_runtime.contract.errors import FAILED, NOT_JUDGED, NOT_WRITTEN, VtadError, one_line
@@ -65,7 +66,8 @@ def replay_run(
                 rows = list(watched)
             comparison = compare(rows)
             flips = () if stop() else comparison.flips[:max_pictures]
-            shown = [ShownFlip(flip, recorded_picture(flip), _drawn(flip, by)) for flip in flips]
+            white = by.detector.card.input.full_scale if by else FULL_SCALE
+            shown = [ShownFlip(flip, recorded_picture(flip, white), _drawn(flip, by)) for flip in flips]
     except ModelError:
         folder.rmdir()
         raise

@@ -44,6 +44,7 @@ class Shot:
     captured: float | None = None  # time.monotonic() at which the pixels were there; None: when the read returned
     media_s: float | None = None  # its place in a recording, seconds; None: what the clock says
     error: str | None = None  # why there are no pixels
+    doubt: str | None = None  # why they are not to be trusted
 
 
 class FrameSource(Protocol):
@@ -272,7 +273,7 @@ def as_frame(number: int, shot: Shot, geometry: Geometry, begun: float, captured
     capture_ms, captured_at = 1000 * (done - begun), time.time() - (done - captured)
     if rgb is None:
         return Unusable(number, captured_at, captured, capture_ms, 0, reason, shot.path, misfit)
-    return Frame(number, captured_at, captured, capture_ms, 0, rgb, shot.path)
+    return Frame(number, captured_at, captured, capture_ms, 0, rgb, shot.path, shot.doubt)
 
 
 def _checked(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vtad_runtime.contract.errors import why
-from vtad_runtime.contract.image import read_rgb
+from vtad_runtime.contract.image import read_picture
 from vtad_runtime.sources.capture import Shot, as_frame
 from vtad_runtime.verdict.geometry import Geometry
 from vtad_runtime.verdict.judgement import Frame, Unusable
@@ -21,11 +21,19 @@ class FolderFrames:
     """The frames of files, in their order; none is dropped. Use as a context manager."""
 
     def __init__(
-        self, files: Sequence[Path], geometry: Geometry, prepare: Callable[[Frame], Frame], ahead: int
+        self,
+        files: Sequence[Path],
+        full_scale: int,
+        geometry: Geometry,
+        prepare: Callable[[Frame], Frame],
+        ahead: int,
     ) -> None:
-        """`prepare` is done to each frame in the decoding threads; `ahead` files are decoded before they are asked for."""
+        """`full_scale` is white in 16 bits. `prepare` is done to each frame in the decoding threads.
+
+        `ahead` files are decoded before they are asked for.
+        """
         self.last_number = 0  # of the last frame handed on
-        self._geometry, self._prepare = geometry, prepare
+        self._full_scale, self._geometry, self._prepare = full_scale, geometry, prepare
         threads = min(max((os.cpu_count() or 1) // 2, 1), 4)
         self._ahead = ahead + threads
         self._files = enumerate(files, start=1)
@@ -62,14 +70,15 @@ class FolderFrames:
 
     def _decode(self, number: int, path: Path) -> Frame | Unusable:
         start = time.monotonic()
-        frame = as_frame(number, read_shot(path), self._geometry, start, start)
+        frame = as_frame(number, read_shot(path, self._full_scale), self._geometry, start, start)
         return self._prepare(frame) if isinstance(frame, Frame) else frame
 
 
-def read_shot(path: Path) -> Shot:
-    """One file; an unreadable one has an error."""
+def read_shot(path: Path, full_scale: int) -> Shot:
+    """One file, `full_scale` being white in 16 bits; an unreadable one has an error."""
     start = time.monotonic()
     try:
-        return Shot(read_rgb(path), path.as_posix(), start)
+        picture = read_picture(path, full_scale)
+        return Shot(picture.rgb, path.as_posix(), start, doubt=picture.doubt)
     except Exception as e:  # ImageError as a rule
         return Shot(None, path.as_posix(), start, error=why(e))

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vtad_runtime.contract.card import FULL_SCALE
 from vtad_runtime.contract.image import is_image
 from vtad_runtime.contract.log import event, warning
 from vtad_runtime.contract.walking import walk
@@ -49,8 +50,18 @@ class _Picture:
 class HotFolder(FrameSource):
     """Hands on pictures by `files` and hears by `done` that they were judged; these may run in two threads."""
 
-    def __init__(self, folder: Path, journal: Journal, settle_s: float = 0.5, sorter: Sorter | None = None) -> None:
-        """Watch `folder`. With a `sorter`, `done` also moves the file. Raises SourceError: no folder, or of results."""
+    def __init__(
+        self,
+        folder: Path,
+        journal: Journal,
+        settle_s: float = 0.5,
+        sorter: Sorter | None = None,
+        full_scale: int = FULL_SCALE,
+    ) -> None:
+        """Watch `folder`. With a `sorter`, `done` also moves the file; `full_scale` is white in 16 bits.
+
+        Raises SourceError: no folder, or of results.
+        """
         if not folder.is_dir():
             got = "a file" if folder.exists() else "nothing there"
             raise SourceError(f"{folder}: expected a folder to watch, got {got}; check the path")
@@ -59,7 +70,7 @@ class HotFolder(FrameSource):
         self._folder = folder
         self._journal = journal
         self._settle_s = settle_s
-        self._sorter = sorter
+        self._sorter, self._full_scale = sorter, full_scale
         self._coming: Iterator[Path] | None = None  # what `read` reads
         self._mutex = threading.Lock()
         self._in_flight: dict[Path, _Picture] = {}
@@ -79,7 +90,7 @@ class HotFolder(FrameSource):
             return None
         picture = self._in_flight[path]
         if (times := self._journal.crashes(picture.name, picture.stamp)) < MOST_CRASHES:
-            return read_shot(path)
+            return read_shot(path, self._full_scale)
         said = f"set aside: the process died {times} times with this file in hand; to try it again, copy it here anew"
         warning("hot_folder_set_aside", f"{path}: {said}", file=path.as_posix())
         return Shot(None, path.as_posix(), time.monotonic(), error=said)

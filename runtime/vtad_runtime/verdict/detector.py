@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad_runtime.contract.conformal import REVIEW, review_level
-from vtad_runtime.contract.image import Placement, decode_rgb, fit_image, read_rgb, unfit_map
+from vtad_runtime.contract.image import Decoded, Placement, decode_picture, fit_image, read_picture, unfit_map
 from vtad_runtime.engine.model import MAX_BATCH, OpenModel, Outputs
 from vtad_runtime.engine.opening import open_model
 from vtad_runtime.verdict.verdict import Verdict, decide
@@ -59,6 +59,7 @@ class Result:
     model_density_map: NDArray[np.float32]  # (height, width)
     placement: Placement  # where the picture lies in the model's input
     error: str | None  # why the verdict is ERROR
+    doubt: str | None = None  # why it is UNSURE, where the score would not make it so
 
     @property
     def heatmap(self) -> NDArray[np.float32]:
@@ -82,6 +83,7 @@ class Prepared:
 
     pixels: NDArray[np.uint8]  # (3, height, width)
     placement: Placement
+    doubt: str | None = None  # why it is not to be trusted
 
 
 class Detector:
@@ -122,16 +124,28 @@ class Detector:
 
     def batch(self, pictures: Sequence[Picture]) -> list[Result]:
         """Judge several pictures, each as one alone. Raises ValueError, ImageError, ModelError."""
-        return self.judge([self.prepare(_pixels(picture)) for picture in pictures])
+        return self.judge([self._prepared(picture) for picture in pictures])
 
-    def prepare(self, rgb: NDArray[np.uint8]) -> Prepared:
-        """Fit one picture to the input. Raises ValueError: not (H, W, 3) uint8; ImageError: see `fit_image`."""
+    def read(self, picture: Path | str | bytes) -> Decoded:
+        """Decode a file, or the bytes of one, as those of the training were. Raises ImageError."""
+        full_scale = self.card.input.full_scale
+        return (
+            decode_picture(picture, full_scale)
+            if isinstance(picture, bytes)
+            else read_picture(Path(picture), full_scale)
+        )
+
+    def prepare(self, rgb: NDArray[np.uint8], doubt: str | None = None) -> Prepared:
+        """Fit one picture to the input; `doubt` says why it is not to be trusted.
+
+        Raises ValueError: not (H, W, 3) uint8; ImageError: see `fit_image`.
+        """
         array = isinstance(rgb, np.ndarray)
         if not array or rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
             got = f"{rgb.shape} {rgb.dtype}" if array else type(rgb).__name__
-            raise ValueError(f"picture: expected an RGB array (H, W, 3) of uint8, got {got}; read files with read_rgb")
+            raise ValueError(f"picture: expected an RGB array (H, W, 3) of uint8, got {got}; give files by their path")
         fitted, placement = fit_image(rgb, self.card.input)
-        return Prepared(np.ascontiguousarray(fitted.transpose(2, 0, 1)), placement)  # (3, height, width)
+        return Prepared(np.ascontiguousarray(fitted.transpose(2, 0, 1)), placement, doubt)  # (3, height, width)
 
     def judge(self, prepared: list[Prepared]) -> list[Result]:
         """Run prepared pictures, in batches of at most 64. Raises ModelError."""
@@ -139,13 +153,19 @@ class Detector:
         for start in range(0, len(prepared), MAX_BATCH):
             part = prepared[start : start + MAX_BATCH]
             outputs = self._session.run(np.stack([p.pixels for p in part]))
-            results += [self._result(outputs, i, p.placement) for i, p in enumerate(part)]
+            results += [self._result(outputs, i, p.placement, p.doubt) for i, p in enumerate(part)]
         return results
 
-    def _result(self, outputs: Outputs, i: int, placement: Placement) -> Result:
+    def _prepared(self, picture: Picture) -> Prepared:
+        if isinstance(picture, Path | str | bytes):
+            decoded = self.read(picture)
+            return self.prepare(decoded.rgb, decoded.doubt)
+        return self.prepare(picture)
+
+    def _result(self, outputs: Outputs, i: int, placement: Placement, doubt: str | None) -> Result:
         calibration, score, error = self.card.calibration, float(outputs.score[i]), None
         heatmap, ssim_map, density_map = outputs.heatmap[i], outputs.ssim_map[i], outputs.density_map[i]
-        verdict = decide(calibration, score, self.unsure_from)
+        verdict = decide(calibration, score, self.unsure_from, doubt=doubt)
         if verdict is Verdict.ERROR:
             error = f"expected a finite score, got {score}"
         elif not all(np.isfinite(values).all() for values in (heatmap, ssim_map, density_map)):
@@ -164,14 +184,8 @@ class Detector:
             model_density_map=density_map,
             placement=placement,
             error=error,
+            doubt=doubt,
         )
-
-
-def _pixels(picture: Picture) -> NDArray[np.uint8]:
-    """A picture as RGB. Raises ImageError."""
-    if isinstance(picture, bytes):
-        return decode_rgb(picture)
-    return read_rgb(Path(picture)) if isinstance(picture, Path | str) else picture
 
 
 def find_regions(

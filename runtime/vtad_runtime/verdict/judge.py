@@ -37,7 +37,7 @@ class _Ready(NamedTuple):
 
     frame: Frame
     prepared: Prepared
-    doubt: str | None  # why a frame check distrusts it
+    doubt: str | None  # why it is not to be trusted
     queue_age_ms: float
     prepare_ms: float
 
@@ -56,7 +56,7 @@ class Judge:
         """The frame with its pixels fitted to the model: work that the threads of a source can do ahead."""
         start = time.monotonic()
         with suppress(Exception):  # the judge finds the same, and says it
-            prepared = self._detector.prepare(frame.rgb)
+            prepared = self._detector.prepare(frame.rgb, frame.doubt)
             return dataclasses.replace(frame, prepared=prepared, prepare_ms=1000 * (time.monotonic() - start))
         return frame
 
@@ -90,9 +90,9 @@ class Judge:
             return dataclasses.replace(self._error(frame, frame.reason), misfit=frame.misfit)
         start = time.monotonic()
         try:
-            prepared = frame.prepared or self._detector.prepare(frame.rgb)
+            prepared = frame.prepared or self._detector.prepare(frame.rgb, frame.doubt)
             fitted = prepared.pixels[:, *prepared.placement.inside.slices].transpose(1, 2, 0)  # (h, w, 3), no padding
-            doubt = self._checks.look(frame.rgb, fitted, frame.captured)
+            doubt = self._checks.look(frame.rgb, fitted, frame.captured) or frame.doubt
         except Exception as e:  # whatever it is, it costs this picture alone
             return dataclasses.replace(self._error(frame, _failed(e)), frame=frame)
         prepare_ms = frame.prepare_ms + 1000 * (time.monotonic() - start)

@@ -29,6 +29,7 @@ class Frame:
     dropped: int  # frames dropped since the last one handed on
     rgb: NDArray[np.uint8]  # (H, W, 3)
     path: str | None = None  # of the file, where the frame is one
+    doubt: str | None = None  # why its pixels are not to be trusted
     prepared: Prepared | None = None  # fitted to the model already, where the source's threads did that
     prepare_ms: float = 0.0  # which took so long
 

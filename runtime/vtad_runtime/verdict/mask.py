@@ -64,7 +64,7 @@ class Mask:
             result,
             score=score,
             p_value=calibration.p_value(score),
-            verdict=decide(calibration, score),
+            verdict=decide(calibration, score, doubt=result.doubt),
             regions=find_regions(maps[0], maps[1], maps[2], result.placement, calibration.pixel_threshold),
             model_heatmap=maps[0],
             model_ssim_map=maps[1],

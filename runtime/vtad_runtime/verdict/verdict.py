@@ -34,7 +34,7 @@ def conclude(
     """The verdict on a frame and its reason; the first that holds of ERROR, STALE, UNSURE by `doubt`, NG, UNSURE, OK.
 
     NG if and only if score > threshold; ERROR if either is not finite, or by `error`. `late` says why the frame is too old,
-    `doubt` why a frame check distrusts it. Nothing becomes OK that the score did not call OK. A frame that is both NG and
+    `doubt` why it is not to be trusted. Nothing becomes OK that the score did not call OK. A frame that is both NG and
     distrusted is UNSURE, since the detector did not see the part; its reason says that the score is NG, and an alarm counts it.
     """
     if error is not None or not (math.isfinite(score) and math.isfinite(threshold)):
@@ -52,6 +52,8 @@ def conclude(
     return Verdict.OK, None
 
 
-def decide(calibration: Calibration, score: float, unsure_from: float | None = None) -> Verdict:
-    """What the score alone says by the threshold on the card."""
-    return conclude(score, calibration.threshold, unsure_from=unsure_from)[0]
+def decide(
+    calibration: Calibration, score: float, unsure_from: float | None = None, *, doubt: str | None = None
+) -> Verdict:
+    """What the score alone says by the threshold on the card; `doubt` says why the picture is not to be trusted."""
+    return conclude(score, calibration.threshold, doubt=doubt, unsure_from=unsure_from)[0]
