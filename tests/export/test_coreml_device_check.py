@@ -17,6 +17,7 @@ from fake_coreml import FakeMac, fake_mac
 from vtad.run_folder import RunError
 from vtad_export.coreml_format.device_check import COMPUTE_UNITS, RUNS, WARM_UP, DeviceReport, device_check
 from vtad_export.coreml_format.exporter import CoreMLExport
+from vtad_export.coreml_format.lint.generations import REFERENCE
 from vtad_export.coreml_format.mil import Executor
 
 
@@ -68,7 +69,9 @@ def test_it_says_where_the_plan_puts_the_operations(mac: FakeMac, made: CoreMLEx
     ]
     text = "\n".join(report.lines())
     assert "placement of 3 operations with CPU_AND_NE: Neural Engine 2 (100.0% of the estimated cost), CPU 1" in text
-    assert f"the lint expected {made.lint.flops_share:.1%} of the FLOPs" in text
+    assert (
+        f"the lint expected {made.proof.neural_engine_lint.generations[REFERENCE].flops_share:.1%} of the FLOPs" in text
+    )
     assert "CPU        0.0%  ios16.topk score" in text
     assert "CPU_AND_NE     250.0 ms a picture (slowest 250.0), agrees, 0 verdict flips" in text
     assert mac.compiled

@@ -1,4 +1,4 @@
-"""The Neural Engine lint: each rule finds what it is about, on the generations it is about, and weighs it by FLOPs."""
+"""The Neural Engine lint: each rule finds what it is about, on the generations it is about, and says what it costs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vtad_export.coreml_format.lint import GENERATIONS, Lint, flops, lint
+from vtad_export.coreml_format.lint.generations import GENERATIONS
+from vtad_export.coreml_format.lint.report import Lint, lint
+from vtad_export.coreml_format.lint.rules import RULES
+from vtad_export.coreml_format.lint.segments import segments
+from vtad_export.coreml_format.lint.sources import SOURCES
+from vtad_export.coreml_format.lint.work import flops
 from vtad_export.coreml_format.mlpackage import Constant, Operation, Program, Value
 
 CHIPS = [g.chips for g in GENERATIONS]
@@ -26,6 +31,19 @@ def one(
     return Program((given,), constants or {}, (Operation(kind, named, (made,)),), (made.name,), "CoreML6")
 
 
+def chain(*kinds: tuple[str, str, str]) -> Program:
+    """Operations on (1, 8, 64, 64): kind, what it takes, joined by +, and what it gives: lower case float16, upper float32."""
+    operations = [
+        Operation(
+            kind,
+            dict(zip("xy", ((n,) for n in given.split("+")), strict=False)),
+            (value(made, 1, 8, 64, 64, dtype=HALF if made.islower() else FULL),),
+        )
+        for kind, given, made in kinds
+    ]
+    return Program((X,), {}, tuple(operations), (kinds[-1][2],), "CoreML6")
+
+
 def rules(found: Lint) -> dict[str, str]:
     """Rule -> the chips it holds on."""
     return {f.rule: f.chips for f in found.findings}
@@ -37,21 +55,31 @@ def eligible(found: Lint) -> list[str]:
 
 
 X, Y = value("x", 1, 8, 64, 64), value("y", 1, 8, 64, 64)
+BYTES = 8 * 64 * 64 * 2  # of one of them
 
 
 def test_a_float16_operation_of_four_axes_is_likely_eligible_everywhere() -> None:
     found = lint(one("relu", X, Y))
     assert rules(found) == {}
     assert eligible(found) == CHIPS
-    assert (found.flops_share, [s.pieces for s in found.generations]) == (1.0, [1] * len(CHIPS))
+    for share in found.generations:
+        assert (share.flops_share, share.bytes_share, share.segments, share.elsewhere) == (1.0, 1.0, 1, ())
 
 
 @pytest.mark.parametrize("dtype", [FULL, INT])
 def test_other_types_than_float16_are_elsewhere_and_nothing_else_is_held_against_them(dtype: Any) -> None:
     found = lint(one("topk", value("x", 1, 4, dtype=dtype), value("y", 1, 2, dtype=dtype)))
     assert rules(found) == {"dtype": "all chips"}
-    assert found.findings[0].off_engine
+    assert found.findings[0].effect == "elsewhere"
     assert eligible(found) == []
+    assert found.generations[0].elsewhere == ("y",)
+
+
+def test_float32_in_a_float16_program_is_there_on_purpose_and_no_advice_is_given() -> None:
+    (whole,) = lint(chain(("relu", "x", "A"), ("relu", "A", "B"))).findings
+    assert (whole.rule, whole.operations, whole.advice) == ("exact", 2, "")
+    (alone,) = lint(one("relu", value("x", 1, 8, 64, 64, dtype=FULL), value("y", 1, 8, 64, 64, dtype=FULL))).findings
+    assert (alone.rule, alone.advice) == ("dtype", "export with --precision fp16")
 
 
 def test_five_axes_are_too_many() -> None:
@@ -59,11 +87,13 @@ def test_five_axes_are_too_many() -> None:
     assert rules(found) == {"rank": "all chips"}
 
 
-def test_a_long_axis_is_for_the_newest_only() -> None:
+def test_a_long_row_is_for_the_newest_only_and_channels_may_be_more() -> None:
     found = lint(one("relu", value("x", 1, 8, 1, 16385), value("y", 1, 8, 1, 16385)))
     assert rules(found) == {"side": ", ".join(CHIPS[:-1])}
     assert eligible(found) == CHIPS[-1:]
     assert eligible(lint(one("relu", value("x", 1, 8, 1, 16384), value("y", 1, 8, 1, 16384)))) == CHIPS
+    assert eligible(lint(one("relu", value("x", 1, 65536, 1, 32), value("y", 1, 65536, 1, 32)))) == CHIPS
+    assert eligible(lint(one("relu", value("x", 1, 65537, 1, 32), value("y", 1, 65537, 1, 32)))) == []
 
 
 @pytest.mark.parametrize(
@@ -85,6 +115,12 @@ def test_a_large_kernel_falls_back_on_older_chips(height: int, width: int, chips
 )
 def test_padding_by_reflection_falls_back_before_the_sampling_hardware(mode: str, chips: list[str]) -> None:
     found = lint(one("pad", X, value("y", 1, 8, 66, 66), {"m": mode}, mode="m"))
+    assert eligible(found) == chips
+
+
+@pytest.mark.parametrize(("pad", "chips"), [([0, 0, 0, 0, 1, 1, 1, 1], CHIPS), ([0, 0, 1, 1, 0, 0, 0, 0], [])])
+def test_channels_are_not_padded_there(pad: list[int], chips: list[str]) -> None:
+    found = lint(one("pad", X, Y, {"m": "constant", "p": np.array(pad, INT)}, mode="m", pad="p"))
     assert eligible(found) == chips
 
 
@@ -116,14 +152,69 @@ def test_an_operation_is_eligible_from_its_first_generation_on(kind: str, chips:
     )
 
 
-def test_a_short_last_axis_is_slow_but_eligible() -> None:
-    found = lint(one("relu", value("x", 1, 64, 16, 16), value("y", 1, 64, 16, 16)))
-    assert rules(found) == {"last axis": "all chips"}
-    assert not found.findings[0].off_engine
+@pytest.mark.parametrize(
+    ("begin", "mask", "largest", "infinite"),
+    [
+        ([0, 0, 0, 4], None, 5000.0, True),
+        ([0, 0, 0, 4], None, None, True),  # the program was not executed: any value is possible
+        ([0, 0, 0, 4], None, 4094.0, False),
+        ([0, 0, 0, 4], [False, False, False, True], 5000.0, False),  # from the first value, whatever `begin` says
+        ([0, 0, 4, 0], None, 5000.0, False),
+        ([0, 4, 0, 0], None, 5000.0, False),
+    ],
+)
+def test_a_slice_that_starts_within_a_row_of_large_values_becomes_infinite_on_some_chips(
+    begin: list[int], mask: list[bool] | None, largest: float | None, infinite: bool
+) -> None:
+    constants: dict[str, Constant] = {"b": np.array(begin, INT), "m": np.array(mask or [False] * 4)}
+    program = one("slice_by_index", X, value("y", 1, 8, 64, 60), constants, begin="b", begin_mask="m")
+    found = lint(program, {} if largest is None else {"x": largest})
+    assert rules(found) == ({"slice": "A14/M1, A15/M2"} if infinite else {})
+    assert eligible(found) == CHIPS  # it runs there, and gives infinity
+
+
+@pytest.mark.parametrize(("strides", "doubtful"), [([2, 2], False), ([8, 8], True)])
+def test_where_sources_differ_the_finding_says_so_and_the_operation_counts_as_eligible(
+    strides: list[int], doubtful: bool
+) -> None:
+    constants: dict[str, Constant] = {"s": np.array(strides, INT), "k": np.array(strides, INT)}
+    found = lint(one("avg_pool", value("x", 1, 8, 512, 512), Y, constants, strides="s", kernel_sizes="k"))
+    assert rules(found) == ({"pool": "all chips"} if doubtful else {})
     assert eligible(found) == CHIPS
+    if doubtful:
+        assert "[guide A: windows up to 29, from the M2 on 31; otherwise hollance" in found.findings[0].line()
 
 
-def test_shares_are_by_flops_and_pieces_by_hand_overs() -> None:
+def test_short_rows_are_slow_but_eligible_and_the_advice_is_for_channels_that_come_last() -> None:
+    narrow = value("x", 1, 64, 16, 16), value("y", 1, 64, 16, 16)
+    found = lint(one("conv", *narrow, {"w": np.zeros((64, 64, 3, 3), HALF)}, weight="w"))
+    assert rules(found) == {"short rows": "all chips"}
+    assert (found.findings[0].effect, found.findings[0].advice) == ("slower", "")
+    assert eligible(found) == CHIPS
+    last = lint(one("linear", value("x", 1, 576, 16), value("y", 1, 576, 24), {"w": np.zeros((24, 16))}, weight="w"))
+    assert rules(last) == {"channels last": "all chips"}
+    assert "(B, C, 1, S)" in last.findings[0].advice
+
+
+def test_channels_are_followed_through_a_transpose() -> None:
+    turned = value("t", 1, 64, 64, 8)
+    operations = (
+        Operation("transpose", {"x": ("x",), "perm": ("p",)}, (turned,)),
+        Operation("relu", {"x": ("t",)}, (value("y", 1, 64, 64, 8),)),
+    )
+    found = lint(Program((X,), {"p": np.array([0, 2, 3, 1], INT)}, operations, ("y",), "CoreML6"))
+    assert {f.rule: f.operations for f in found.findings} == {"channels last": 2}
+
+
+def test_padding_that_weighs_nothing_is_not_worth_a_line() -> None:
+    many = [("relu", "x", "a"), ("relu", "a", "b"), ("relu", "b", "c")]
+    program = chain(*many)
+    short = Operation("reduce_mean", {"x": ("c",)}, (value("d", 1, 8, 1, 1),))
+    found = lint(Program((X,), {}, (*program.operations, short), ("d",), "CoreML6"))
+    assert rules(found) == {"operation": CHIPS[0]}
+
+
+def test_shares_are_by_flops_and_by_bytes() -> None:
     """conv (float16), softmax (float16), relu (float32), conv (float16)."""
     weight: dict[str, Constant] = {"w": np.zeros((8, 8, 3, 3), HALF)}
     a, b, c, d = (value(n, 1, 8, 64, 64) for n in "abcd")
@@ -138,24 +229,60 @@ def test_shares_are_by_flops_and_pieces_by_hand_overs() -> None:
     elements, conv = 8 * 64 * 64, 2 * 8 * 64 * 64 * 8 * 9
     total = 2 * conv + 2 * elements
     assert found.gflops == pytest.approx(total / 1e9)
+    assert found.activations_mb == pytest.approx(9 * BYTES / 1e6)  # three times two float16 tensors, once two and one
     oldest, m1 = found.generations[:2]
-    assert (m1.likely_eligible, m1.pieces) == (3, 2)
+    assert (m1.likely_eligible, m1.segments, m1.elsewhere) == (3, 1, ("c",))  # the last conv waits for nothing but `a`
     assert m1.flops_share == pytest.approx((total - elements) / total)
-    assert (oldest.likely_eligible, oldest.pieces) == (2, 2)
+    assert m1.bytes_share == pytest.approx(6 / 9)
+    assert m1.handed_over_mb == pytest.approx(3 * BYTES / 1e6)  # x goes in, b and d come out
+    assert (oldest.likely_eligible, oldest.segments) == (2, 1)
     assert oldest.flops_share == pytest.approx(2 * conv / total)
-    assert (found.likely_eligible, found.flops_share) == (m1.likely_eligible, m1.flops_share)
 
 
-def test_the_report_says_likely_and_why_and_what_to_do() -> None:
+def cut(*kinds: tuple[str, str, str]) -> tuple[int, float]:
+    """Segments on the engine, and what is handed over, in tensors of float16."""
+    program = chain(*kinds)
+    on_engine = [all(v.islower() for v in (made, *given.split("+"))) for _, given, made in kinds]
+    found = segments(program, on_engine)
+    return found.on_engine, found.handed_over / BYTES
+
+
+def test_segments_follow_the_data_and_not_the_order_of_the_file() -> None:
+    engine_first = [("relu", "x", "a"), ("relu", "a", "b"), ("exp", "x", "C"), ("exp", "C", "D")]
+    interleaved = [engine_first[i] for i in (0, 2, 1, 3)]
+    assert cut(*engine_first) == cut(*interleaved) == (1, 1)  # x goes in; D, the output, is the host's
+
+
+def test_the_engine_is_called_anew_for_what_waits_for_the_host() -> None:
+    there_and_back = [("relu", "x", "a"), ("cast", "a", "B"), ("exp", "B", "C"), ("cast", "C", "d"), ("relu", "d", "e")]
+    assert cut(*there_and_back) == (2, 4)  # x in, a out, d in, e out
+    beside = [*there_and_back[:4], ("relu", "x", "f"), ("add", "d+f", "g")]
+    assert cut(*beside) == (2, 4)  # f is computed with a, and waits on the engine
+
+
+def test_what_many_take_is_handed_over_once() -> None:
+    assert cut(("relu", "x", "a"), ("cast", "a", "B"), ("cast", "a", "C"), ("add", "B+C", "D")) == (1, 2)
+
+
+def test_every_rule_names_sources_that_are_listed_with_their_addresses() -> None:
+    for rule in RULES.values():
+        assert [name for name in SOURCES if name in rule.sources], rule
+        if rule.differs:
+            assert [name for name in SOURCES if name in rule.differs], rule
+    assert all(source.address.startswith("https://") for source in SOURCES.values())
+
+
+def test_the_report_says_likely_and_why_and_what_to_do_and_who_says_so() -> None:
     lines = lint(one("softmax", X, Y)).lines()
-    assert lines[0] == "Neural Engine, by rules of thumb, likely eligible:"
+    assert lines[0] == "Neural Engine, by rules of thumb, likely eligible of 0.00 GFLOP and 0 MB:"
     assert lines[1:3] == [
-        "  A12/A13           0 of 1 operations, 0.0% of 0.00 GFLOP, in 0 pieces",
-        "  A14/M1 and later  1 of 1 operations, 100.0% of 0.00 GFLOP, in 1 piece",
+        "  A12/A13           0 of 1 operations, 0.0% of FLOPs, 0.0% of bytes; 0 segments, 0.0 MB handed over",
+        "  A14/M1 and later  1 of 1 operations, 100.0% of FLOPs, 100.0% of bytes; 1 segment, 0.1 MB handed over",
     ]
     assert " ".join(line.strip() for line in lines[3:]) == (
-        "operation: 1 likely elsewhere on A12/A13, 100.0% of FLOPs: not known to run there; "
-        "let the host do it, or write it as convolutions and matrix products"
+        "operation: 1 likely elsewhere on A12/A13, 100.0% of FLOPs, 100.0% of bytes: not known to run there; let the host "
+        "do it, or write it as convolutions and matrix products [guide 35 and A; otherwise hollance saw upsampling run and "
+        "gathering not, without naming chips]"
     )
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from vtad.run_folder import RunError
-from vtad_export.coreml_format.lint import REFERENCE, lint
+from vtad_export.coreml_format.lint.generations import REFERENCE
+from vtad_export.coreml_format.lint.report import lint
 from vtad_export.coreml_format.mlpackage import coremltools, read_program
 from vtad_export.proof.material import Values
 from vtad_export.proof.parity import LARGEST, largest_error

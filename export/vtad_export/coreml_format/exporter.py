@@ -11,7 +11,6 @@ from vtad.run_folder import Run, RunError, make_folder, replacing_folder, write_
 from vtad_export.coreml_format.choices import Layout, Target
 from vtad_export.coreml_format.conversion import convert, int8_weights, write_package
 from vtad_export.coreml_format.graph import layout_of, prepared, trace
-from vtad_export.coreml_format.lint import Lint, lint
 from vtad_export.coreml_format.mlpackage import PackageError, coremltools, read_program
 from vtad_export.coreml_format.reference_proof import ReferenceProof, prove_package
 from vtad_export.onnx_format.fallback import fallback_for
@@ -44,7 +43,6 @@ class CoreMLExport(Export):
     """A package, with what was found on the way, its ONNX fallback and what a device is to be checked against."""
 
     proof: ReferenceProof
-    lint: Lint
     fallback: Path
     reference: Path
     target: Target
@@ -70,7 +68,7 @@ class CoreMLExport(Export):
         lines += [
             f"    constants       {proof.constants_equal} of {held} tensors equal the checkpoint's {how}, the rest are folded",
             *quality_lines(proof.quality, "torch", "this package, by reference execution"),
-            *(f"  {line}" for line in self.lint.lines()),
+            *(f"  {line}" for line in proof.neural_engine_lint.lines()),
             f"  no Mac here? vtad-run takes the ONNX fallback: {self.fallback}",
             f"  on a Mac: vtad-export --device-check {self.path}",
             *note_lines(self.note),
@@ -139,9 +137,8 @@ def to_coreml(
         units = COMPUTE_UNITS[precision]
         card = write_sealed(beside, dataclasses.replace(card, parity=proof.parity, compute_units=units))
         saved = read_program(beside)
-        findings = lint(saved)
         chosen = {"target": target, "layout": layout_of(arranged)}
-        report = {**chosen, **dataclasses.asdict(proof), "neural_engine_lint": dataclasses.asdict(findings)}
+        report = chosen | dataclasses.asdict(proof)
         reference = reference_file(path)
         write_reference(reference, make_reference(detector, sample, card.weights_sha256))
         write_text(parity_file(path, precision), json.dumps(report, indent=2) + "\n")
@@ -152,7 +149,6 @@ def to_coreml(
         proof.flipped,
         material.sample.note,
         proof,
-        findings,
         fallback.path,
         reference,
         target,

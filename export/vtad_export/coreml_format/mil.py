@@ -36,19 +36,27 @@ def rounded(x: NDArray[Any]) -> NDArray[np.float32]:
 
 @dataclass
 class Peak:
-    """The largest float16 activation seen, against FLOAT16_LIMIT."""
+    """The largest magnitude seen of every float16 activation, against FLOAT16_LIMIT; infinity and NaN count as infinity."""
 
-    value: float = 0.0
-    name: str = ""
+    largest: dict[str, float] = field(default_factory=dict)
     _changing: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def see(self, name: str, x: NDArray[Any]) -> None:
-        """Take note of a value; infinity and NaN count as infinity."""
-        largest = max(float(x.max()), -float(x.min())) if x.size else 0.0
-        largest = largest if np.isfinite(largest) else float("inf")
+        """Take note of a value."""
+        found = max(float(x.max()), -float(x.min())) if x.size else 0.0
+        found = found if np.isfinite(found) else float("inf")
         with self._changing:
-            if largest > self.value:
-                self.value, self.name = largest, name
+            self.largest[name] = max(found, self.largest.get(name, 0.0))
+
+    @property
+    def name(self) -> str:
+        """The activation with the largest of them; "" before any was seen."""
+        return max(self.largest, key=self.largest.__getitem__, default="")
+
+    @property
+    def value(self) -> float:
+        """Its magnitude."""
+        return self.largest.get(self.name, 0.0)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vtad.models.detector import Detector
+from vtad_export.coreml_format.lint.report import Lint, lint
 from vtad_export.coreml_format.mil import FLOAT16_LIMIT, REFERENCE, Executor
 from vtad_export.coreml_format.mlpackage import Program
 from vtad_export.coreml_format.same_program import difference
@@ -38,6 +39,7 @@ class ReferenceProof:
     largest_float16_at: str  # its name in the program
     against_fallback: FallbackComparison | None  # the ONNX fallback on the same images, where the samples have one
     quality: Quality | None  # on test images, where it was asked for
+    neural_engine_lint: Lint  # by the largest activations that were seen
 
 
 def prove_package(
@@ -68,7 +70,17 @@ def prove_package(
         found = compare(detector, reference, sample, calibration, tolerance)
         parity = accept(found, sample, format="coreml", precision="fp32", tolerance=tolerance)
         return ReferenceProof(
-            parity, REFERENCE, found.near, found.flipped, equal, derived, 0.0, "", found.fallback, None
+            parity,
+            REFERENCE,
+            found.near,
+            found.flipped,
+            equal,
+            derived,
+            0.0,
+            "",
+            found.fallback,
+            None,
+            lint(reference.program),
         )
     few = dataclasses.replace(sample.first(FULL_IMAGES), fallback=None)
     found = compare(detector, reference, few, calibration, TOLERANCE)
@@ -98,6 +110,7 @@ def prove_package(
         peak.name,
         found.fallback,
         quality,
+        lint(executor.program, peak.largest),
     )
 
 
