@@ -1,4 +1,4 @@
-"""A picture of which part is missing is an ERROR, never a quiet OK: JPEG and TIFF that were cut off, wherever they come from."""
+"""A picture of which part is missing is an ERROR, never a quiet OK, wherever it comes from."""
 
 from __future__ import annotations
 
@@ -70,6 +70,38 @@ def test_sloppy_but_whole_jpegs_are_read() -> None:
     end = whole.rindex(b"\xff\xd9")
     for sloppy in (whole + bytes(300), whole[:end] + b"\x00\x01" + whole[end:]):
         assert_array_equal(decode_rgb(sloppy), decode_rgb(whole))
+
+
+def test_a_progressive_jpeg_that_ends_between_two_scans_is_refused() -> None:
+    whole = jpeg(picture(), quality=90, progressive=True)
+    scans = [at for at in range(len(whole)) if whole[at : at + 2] == b"\xff\xda"]
+    assert len(scans) > 4
+    for at in scans[1:]:
+        with pytest.raises(ImageError, match="its last scans are cut off"):
+            decode_rgb(whole[:at] + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("fault", ["a bit", "zeros"])
+def test_pixels_of_a_png_are_held_against_their_checksums(fault: str) -> None:
+    data = io.BytesIO()
+    picture().save(data, "PNG")
+    whole, at = bytearray(data.getvalue()), len(data.getvalue()) // 2
+    if fault == "a bit":
+        whole[at] ^= 4
+    else:  # as a power cut leaves them
+        whole[at:] = bytes(len(whole) - at)
+    with pytest.raises(ImageError, match="expected a whole picture, got a damaged file"):
+        decode_rgb(bytes(whole))
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_a_webp_that_ends_in_zeros_is_refused(lossless: bool) -> None:
+    data = io.BytesIO()
+    picture().save(data, "WEBP", lossless=lossless)
+    whole = data.getvalue()
+    assert decode_rgb(whole + bytes(100)).shape == (70, 90, 3)  # behind its end
+    with pytest.raises(ImageError, match="it ends in zeros"):
+        decode_rgb(whole[:-100] + bytes(100))
 
 
 def fax(rows: int = 400) -> bytes:

@@ -1,7 +1,7 @@
 """The one pixel path: files to RGB, RGB to the input of a model, maps back to the source. Training uses it too.
 
 Decoding is Pillow's, which reports truncated files (OpenCV returns grey pixels for the missing part without a word), and for
-JPEG libjpeg-turbo's own (contract/jpeg.py), which reports a scan that was cut off too.
+JPEG libjpeg-turbo's own; what neither of them says of a damaged file is looked for in contract/whole.py.
 Resizing is OpenCV's: INTER_AREA when an axis shrinks, INTER_LINEAR when it grows. Other resizers differ by up to 12 of
 255 levels on fine texture, so nothing else in this repository may decode or resize a picture that a model sees.
 """
@@ -26,7 +26,7 @@ from PIL.ImageFile import ImageFile
 
 from vtad_runtime.contract.card import FULL_SCALE, Input
 from vtad_runtime.contract.errors import VtadError, one_line
-from vtad_runtime.contract.jpeg import decode_jpeg, require_whole
+from vtad_runtime.contract.whole import decode_jpeg, require_jpeg, require_png, require_strips, require_webp
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow's names; the rest of its decoders stays shut
@@ -295,22 +295,29 @@ def _raise_limit() -> None:
 
 
 def _upright(image: ImageFile) -> Image.Image:
-    """All pixels decoded, EXIF orientation applied."""
+    """All pixels decoded, EXIF orientation applied. Raises DamagedFileError where some are missing."""
     if image.format == "JPEG":
-        return ImageOps.exif_transpose(_whole_jpeg(image))
-    if image.format == "TIFF":
-        _require_strips(image)
+        return ImageOps.exif_transpose(_jpeg(image))
+    if image.format == "PNG":
+        require_png(_bytes(image))
+    elif image.format == "WEBP":
+        require_webp(_bytes(image))
+    elif image.format == "TIFF":
+        tags: Any = image.tag_v2  # type: ignore[attr-defined]
+        pairs = [
+            (tags[where], tags[size]) for where, size in ((273, 279), (324, 325)) if where in tags and size in tags
+        ]
+        strips = [strip for pair in pairs for strip in zip(*map(_many, pair), strict=False)]
+        require_strips(cast(IO[bytes], image.fp).seek(0, os.SEEK_END), strips)
     image.load()
     return ImageOps.exif_transpose(image)
 
 
-def _whole_jpeg(image: ImageFile) -> Image.Image:
-    """An opened JPEG with all its pixels, its EXIF kept. Raises DamagedJpegError where some are missing."""
-    file = cast(IO[bytes], image.fp)
-    file.seek(0)
-    data = file.read()
+def _jpeg(image: ImageFile) -> Image.Image:
+    """An opened JPEG with all its pixels, its EXIF kept. Raises DamagedFileError."""
+    data = _bytes(image)
     if image.mode not in ("RGB", "L"):
-        require_whole(data)
+        require_jpeg(data)
         image.load()
         return image
     decoded = Image.fromarray(decode_jpeg(data))
@@ -318,18 +325,11 @@ def _whole_jpeg(image: ImageFile) -> Image.Image:
     return decoded
 
 
-def _require_strips(image: ImageFile) -> None:
-    """Raise ValueError where a TIFF file ends before its last strip or tile: fax decoders fill the rest with white."""
-    tags: Any = image.tag_v2  # type: ignore[attr-defined]
+def _bytes(image: ImageFile) -> bytes:
+    """The file of an opened picture, of which nothing is decoded yet."""
     file = cast(IO[bytes], image.fp)
-    at = file.tell()
-    end = file.seek(0, os.SEEK_END)
-    file.seek(at)
-    for offsets, counts in ((273, 279), (324, 325)):
-        if offsets in tags and counts in tags:
-            last = max(start + size for start, size in zip(_many(tags[offsets]), _many(tags[counts]), strict=False))
-            if last > end:
-                raise ValueError(f"it ends {last - end} bytes before its pixels do")
+    file.seek(0)
+    return file.read()
 
 
 def _is_sixteen_bit_grey(image: Image.Image) -> bool:
