@@ -32,6 +32,7 @@ class FakeMac:
 
     predict: Predict
     loaded: list[tuple[str, str]] = field(default_factory=list)  # package, compute units; of models that can predict
+    functions: list[str | None] = field(default_factory=list)  # of those models
     predictions: int = 0
     planned: list[str] = field(default_factory=list)  # compute units of the plans asked for
     compiled: list[Path] = field(default_factory=list)
@@ -57,6 +58,7 @@ def fake_mac(monkeypatch: pytest.MonkeyPatch, predict: Predict, tmp_path: Path) 
             self.runs = not bound.arguments["skip_model_load"]
             if self.runs:
                 mac.loaded.append((self.path.name, units.name))
+                mac.functions.append(bound.arguments["function_name"])
 
         def get_spec(self) -> Any:
             return ct.utils.load_spec(str(self.path))
@@ -102,7 +104,7 @@ class FakePlan:
         ]
         block = SimpleNamespace(operations=operations)
         self.model_structure = SimpleNamespace(
-            program=SimpleNamespace(functions={"main": SimpleNamespace(block=block)})
+            program=SimpleNamespace(functions=dict.fromkeys(("main", "explain"), SimpleNamespace(block=block)))
         )
 
     def get_compute_device_usage_for_mlprogram_operation(self, operation: Any) -> Any:
@@ -111,7 +113,7 @@ class FakePlan:
         cpu = operation.operator_name == "ios16.topk"
         return SimpleNamespace(
             preferred_compute_device=MLCPUComputeDevice() if cpu else MLNeuralEngineComputeDevice(),
-            supported_compute_devices=[],
+            supported_compute_devices=[MLNeuralEngineComputeDevice(), MLCPUComputeDevice()],
         )
 
     def get_estimated_cost_for_mlprogram_operation(self, operation: Any) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,19 @@ import pytest
 pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
 
 from fake_coreml import FakeMac, fake_mac
+from tiny_run import done
 
 from vtad.run_folder import RunError
-from vtad_export.coreml_format.device_check import COMPUTE_UNITS, RUNS, WARM_UP, DeviceReport, device_check
+from vtad_export.commands.export import export
+from vtad_export.coreml_format.device_check import COMPUTE_UNITS, RUNS, WARM_UP, device_check
+from vtad_export.coreml_format.device_report import DeviceReport, ReportError
 from vtad_export.coreml_format.exporter import CoreMLExport
 from vtad_export.coreml_format.lint.generations import REFERENCE
 from vtad_export.coreml_format.mil import Executor
+from vtad_export.coreml_format.mlpackage import model_file, specification
+from vtad_runtime.contract.references import REFERENCES_KEY, ReferencesError
+from vtad_runtime.engine.integrity import write_sealed
+from vtad_runtime.engine.model import ModelError
 
 
 @pytest.fixture(scope="module")
@@ -49,31 +58,35 @@ def checked(model: Path) -> DeviceReport:
 def test_a_device_that_computes_what_torch_does_passes_on_all_compute_units(mac: FakeMac, made: CoreMLExport) -> None:
     report = checked(made.path)
     assert report.ok
-    assert [c.compute_units for c in report.checks] == list(COMPUTE_UNITS)
-    assert [units for _, units in mac.loaded] == list(COMPUTE_UNITS)
+    (function,) = report.functions
+    assert [c.compute_units for c in function.checks] == list(COMPUTE_UNITS)
+    assert [units for _, units in mac.loaded][1:] == list(COMPUTE_UNITS)
     assert mac.predictions == len(COMPUTE_UNITS) * (WARM_UP + RUNS + report.pictures)
-    assert report.pictures >= 2
-    for check in report.checks:
-        assert check.latency_ms == pytest.approx(250)
+    assert report.pictures == 8
+    for check in function.checks:
+        assert check.latency_ms == check.load_ms == pytest.approx(250)
         assert check.verdict_flips == 0
-        assert 0 < check.max_error["heatmap"] <= made.proof.parity.tolerance["heatmap"]
+        assert check.max_error.keys() == made.proof.parity.tolerance.keys()
+        assert 0 < (check.max_error["heatmap"] or 0) <= made.proof.parity.tolerance["heatmap"]
 
 
 def test_it_says_where_the_plan_puts_the_operations(mac: FakeMac, made: CoreMLExport) -> None:
     report = checked(made.path)
     assert mac.planned == ["CPU_AND_NE"]
-    assert [(p.operation, p.device, p.cost) for p in report.placements] == [
-        ("ios16.conv stem", "Neural Engine", 0.75),
-        ("ios16.softmax attention", "Neural Engine", 0.25),
-        ("ios16.topk score", "CPU", 0.0),
+    (function,) = report.functions
+    assert [(p.operation, p.output, p.device, p.cost) for p in function.placements] == [
+        ("ios16.conv", "stem", "Neural Engine", 0.75),
+        ("ios16.softmax", "attention", "Neural Engine", 0.25),
+        ("ios16.topk", "score", "CPU", 0.0),
     ]
+    assert function.placements[0].supported == ("Neural Engine", "CPU")
     text = "\n".join(report.lines())
     assert "placement of 3 operations with CPU_AND_NE: Neural Engine 2 (100.0% of the estimated cost), CPU 1" in text
     assert (
         f"the lint expected {made.proof.neural_engine_lint.generations[REFERENCE].flops_share:.1%} of the FLOPs" in text
     )
     assert "CPU        0.0%  ios16.topk score" in text
-    assert "CPU_AND_NE     250.0 ms a picture (slowest 250.0), agrees, 0 verdict flips" in text
+    assert "CPU_AND_NE     250.0 ms a picture (slowest 250.0, loaded in 250), agrees, 0 verdict flips" in text
     assert mac.compiled
     assert not mac.compiled[0].exists()  # nothing of the compilation is left
 
@@ -83,6 +96,12 @@ def test_a_system_without_plans_is_checked_all_the_same(mac: FakeMac, made: Core
     report = checked(made.path)
     assert report.ok
     assert "placement: no plan (ValueError: MLComputePlan is not supported.)" in "\n".join(report.lines())
+
+
+def write(package: Path, spec: Any, made: CoreMLExport) -> None:
+    """Change a package as an exporter would: with its digests."""
+    model_file(package).write_bytes(spec.SerializeToString())
+    write_sealed(package, made.card)
 
 
 def off_by_a_unit(v: dict[str, Any]) -> None:
@@ -111,7 +130,8 @@ def test_a_device_that_computes_something_else_fails(mac: FakeMac, made: CoreMLE
     mac.predict = predict
     report = checked(made.path)
     assert not report.ok
-    assert {c.over for c in report.checks} == {(name,)}
+    assert {c.over for c in report.functions[0].checks} == {(name,)}
+    assert DeviceReport.from_json(report.to_json(), "sent.json") == report
     assert f"DISAGREES ({name})" in "\n".join(report.lines())
 
 
@@ -126,25 +146,74 @@ def test_verdicts_that_flip_fail(mac: FakeMac, made: CoreMLExport) -> None:
     mac.predict = predict
     report = checked(made.path)
     assert not report.ok
-    assert all(c.verdict_flips > 0 for c in report.checks)
+    assert all(c.verdict_flips > 0 for c in report.functions[0].checks)
+
+
+def test_the_command_prints_it_and_writes_one_json_beside_the_package(
+    mac: FakeMac, made: CoreMLExport, tmp_path: Path
+) -> None:
+    package = Path(shutil.copytree(made.path, tmp_path / "pill.mlpackage"))
+    out = done(export, "--device-check", package)
+    file = tmp_path / "pill.device-check.json"
+    report = DeviceReport.from_json(file.read_bytes(), str(file))
+    assert out.splitlines()[-1] == f"  to send: {file}"
+    assert out.splitlines()[:-1] == report.lines()
+    assert (report.package.precision, report.package.weights_sha256) == ("fp16", made.card.weights_sha256)
+    assert report.ok
+    with pytest.raises(ReportError, match=r"^a\.json: expected the JSON of vtad-export --device-check: .* got None of"):
+        DeviceReport.from_json(made.card.to_json(), "a.json")
+
+
+def test_every_function_of_a_package_is_checked_by_what_it_gives(
+    mac: FakeMac, made: CoreMLExport, tmp_path: Path
+) -> None:
+    package = Path(shutil.copytree(made.path, tmp_path / "pill.mlpackage"))
+    spec = specification(package)
+    for name in ("verdict", "explain"):
+        spec.description.functions.add().name = name
+    write(package, spec, made)
+    whole = mac.predict
+    mac.predict = lambda path, rgb: {
+        k: v for k, v in whole(path, rgb).items() if mac.functions[-1] != "verdict" or k in ("score", "heatmap")
+    }
+    report = checked(package)
+    assert report.ok
+    assert [f.name for f in report.functions] == ["verdict", "explain"]
+    assert mac.functions[1:] == ["verdict"] * 4 + ["explain"] * 4
+    assert [len(f.checks[0].max_error) for f in report.functions] == [2, 5]
+    assert [f.placements for f in report.functions] == [(), report.functions[1].placements]
+
+
+def test_the_check_needs_no_torch(made: CoreMLExport) -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from click.testing import CliRunner\n"
+        "from vtad_export.commands.export import export\n"
+        f"print(CliRunner().invoke(export, ['--device-check', {str(made.path)!r}]).output)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "expected a Mac to run a Core ML package, got Linux" in ran.stdout
 
 
 def test_elsewhere_than_on_a_mac_one_line_says_so(made: CoreMLExport, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vtad_runtime.engine.coreml_engine.platform.system", lambda: "Linux")
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(ModelError) as caught:
         device_check(made.path)
     assert str(caught.value).startswith(f"{made.path}: expected a Mac to run a Core ML package, got Linux")
     assert "\n" not in str(caught.value)
 
 
-def test_a_package_without_its_reference_or_with_anothers_is_refused(
+def test_a_package_without_reference_pictures_or_with_anothers_is_refused(
     mac: FakeMac, made: CoreMLExport, tmp_path: Path
 ) -> None:
     package = Path(shutil.copytree(made.path, tmp_path / "pill.mlpackage"))
-    with pytest.raises(RunError, match="expected torch's outputs stored at export"):
+    spec = specification(package)
+    metadata = spec.description.metadata.userDefined
+    metadata[REFERENCES_KEY] = metadata[REFERENCES_KEY].replace(made.card.weights_sha256, "ef" * 32)
+    write(package, spec, made)
+    with pytest.raises(ReferencesError, match="got those of other weights; copy the file again"):
         device_check(package)
-    with np.load(made.reference) as stored:
-        other = {**stored, "weights_sha256": np.array("ef" * 32)}
-    np.savez(tmp_path / "pill.reference.npz", **other)
-    with pytest.raises(RunError, match="expected a reference of the same weights"):
+    del metadata[REFERENCES_KEY]
+    write(package, spec, made)
+    with pytest.raises(RunError, match="expected reference pictures in the package, got none"):
         device_check(package)

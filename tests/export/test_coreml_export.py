@@ -25,9 +25,11 @@ from vtad_export.coreml_format.exporter import CoreMLExport, to_coreml
 from vtad_export.coreml_format.mlpackage import read_package_card, specification
 from vtad_export.onnx_format import fallback
 from vtad_export.proof.errors import ParityError
-from vtad_export.proof.reference import read_reference
+from vtad_runtime import Detector
 from vtad_runtime.contract.card import ONNX_KEY, Card
+from vtad_runtime.contract.references import REFERENCES_KEY, References
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
+from vtad_runtime.verdict.reference_check import check_references
 
 pytestmark = pytest.mark.usefixtures("ready")
 
@@ -78,26 +80,24 @@ def test_the_card_travels_inside_with_the_proof(made: CoreMLExport, trained: Run
     assert card.compute_units == "CPU_AND_NE"
 
 
-def test_what_torch_says_is_stored_beside_it_for_a_device(made: CoreMLExport, trained: Run) -> None:
-    assert made.reference == made.path.with_name("pill.reference.npz")
-    stored = read_reference(made.path)
+def test_what_torch_says_of_a_few_pictures_is_in_the_package_and_in_its_onnx_fallback(
+    made: CoreMLExport, trained: Run
+) -> None:
+    text = specification(made.path).description.metadata.userDefined[REFERENCES_KEY]
+    stored = References.from_text(text, made.card, "package")
+    assert len(stored.names) == 8
+    assert stored.defective == (False,) * 4 + (True,) * 4
     with torch.inference_mode():
         expected = load_detector(trained)(torch.from_numpy(stored.pixels))
-    np.testing.assert_allclose(stored.expected["score"], expected.score.numpy(), rtol=1e-6)
-    np.testing.assert_allclose(
-        stored.expected["heatmap"], expected.heatmap.numpy()[:, 4::8, 4::8], rtol=1e-4, atol=1e-5
-    )
-    assert stored.weights_sha256 == made.card.weights_sha256
-    assert made.reference.stat().st_size < 1_000_000
-
-
-def test_a_reference_that_is_torn_or_absent_is_refused(made: CoreMLExport, tmp_path: Path) -> None:
-    package = tmp_path / "pill.mlpackage"
-    with pytest.raises(RunError, match=r"pill\.reference\.npz: expected torch's outputs .* export the run again"):
-        read_reference(package)
-    package.with_suffix(".reference.npz").write_bytes(made.reference.read_bytes()[:1000])
-    with pytest.raises(RunError, match="expected torch's outputs"):
-        read_reference(package)
+    np.testing.assert_allclose(stored.expected["score"], expected.score.numpy(), rtol=1e-5)  # there one at a time
+    heatmap = expected.heatmap.numpy()[:, 8::16, 8::16]
+    np.testing.assert_allclose(stored.expected["heatmap"], heatmap, rtol=1e-4, atol=1e-5)
+    fallback = OnnxSession(made.fallback).references()
+    assert fallback is not None
+    assert fallback.to_text() == stored.to_text()
+    checked = check_references(Detector(made.fallback))
+    assert checked is not None
+    assert checked.ok
 
 
 def test_the_onnx_fallback_of_the_same_weights_lies_beside_it(made: CoreMLExport) -> None:
@@ -135,7 +135,6 @@ def test_an_old_package_is_replaced_and_the_fallback_is_kept(run: Run, made: Cor
         "parity-coreml-fp32.json",
         "pill.mlpackage",
         "pill.onnx",
-        "pill.reference.npz",
     ]
 
 

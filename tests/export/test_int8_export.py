@@ -28,12 +28,13 @@ from vtad_export.proof.certificate import quality_lines
 from vtad_export.proof.errors import ParityError, RoundingError
 from vtad_export.proof.exporter import Export
 from vtad_export.proof.material import Execute, Material, load_material
-from vtad_export.proof.parity import Flip, accept, compare, largest_error
+from vtad_export.proof.parity import Flip, accept, compare
 from vtad_export.proof.quality import Measured, Quality, measured
 from vtad_export.proof.show import error_lines
 from vtad_export.proof.tolerance import allowed_flips, limits
 from vtad_runtime.contract.card import Parity
 from vtad_runtime.contract.conformal import spread
+from vtad_runtime.contract.references import largest_error
 from vtad_runtime.engine.model import OUTPUTS
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 from vtad_runtime.engine.opening import newest_model

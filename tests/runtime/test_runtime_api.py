@@ -63,6 +63,9 @@ def test_a_detector_opens_a_path_the_bytes_of_a_model_or_one_that_is_open() -> N
             self.ran = len(batch)
             return detector_of_file.run(batch)
 
+        def references(self) -> None:
+            return None
+
     from vtad_runtime.engine.opening import open_model
 
     detector_of_file, opened = open_model(MODEL), Opened()

@@ -17,7 +17,7 @@ import cv2
 import onnxruntime
 import pytest
 from click.testing import CliRunner, Result
-from tiny_model import make_card, write_model
+from tiny_model import make_card, references, with_references, write_model
 
 from vtad_runtime.commands import doctor as doctor_cli
 from vtad_runtime.review import doctor
@@ -104,17 +104,34 @@ def test_without_a_model_the_rest_is_checked_and_what_to_run_is_said() -> None:
     assert lines["self-test"] == ("--", "no model to run")
 
 
+def test_the_self_test_judges_the_reference_pictures_of_the_model() -> None:
+    path = model()
+    with_references(path, references().to_text())
+    right = found(run())["self-test"]
+    assert right[0] == "ok"
+    assert right[1].startswith(
+        "2 reference pictures judged as by torch at the export: no verdict differs, scores differ by at"
+    )
+    with_references(path, references().to_text(), score_scale=1.01)
+    wrong = failures(run())["self-test"]
+    assert wrong.startswith(
+        "of 2 reference pictures good.png: expected torch's score 0.32 (OK), got 0.3232 (OK): 5.8e-03 of"
+    )
+    assert wrong.endswith("export the run again by vtad-export, or name another model by --model")
+
+
 def test_the_self_test_says_how_long_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
     model(roi=(100, 50, 40, 30))  # the picture holds it
     real = re.fullmatch(
-        r"140x80 picture judged; loaded in \d+ ms, first picture \d+ ms, then \d+ ms each", found(run())["self-test"][1]
+        r"140x80 picture judged; loaded in \d+ ms, first picture \d+ ms, then \d+ ms each; no reference pictures in the model",
+        found(run())["self-test"][1],
     )
     assert real
     took = [1.5, 0.25, 0.010, 0.020, 0.030, 0.400, 0.025]  # loading, the first picture, five more
     clock = iter([t for start, seconds in enumerate(took) for t in (10.0 * start, 10.0 * start + seconds)])
     monkeypatch.setattr(doctor, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     timed = found(run())["self-test"][1]
-    assert timed.endswith("loaded in 1500 ms, first picture 250 ms, then 25 ms each")
+    assert "loaded in 1500 ms, first picture 250 ms, then 25 ms each" in timed
     assert list(clock) == []
 
 

@@ -24,6 +24,7 @@ from vtad_runtime.contract.card import (
     ScoreRule,
 )
 from vtad_runtime.contract.card import UNIT as UNIT_ON_CARD
+from vtad_runtime.contract.references import REFERENCES_KEY, References, sampled
 from vtad_runtime.engine.integrity import write_sealed
 
 GREY = 100  # the good surface
@@ -122,3 +123,28 @@ def bad(
     rgb = good(width, height)
     rgb[y : y + size, x : x + size] = 255
     return rgb
+
+
+def references(**changes: Any) -> References:
+    """Two pictures and what the tiny model says of them."""
+    noise = np.random.default_rng(0).integers(0, 9, (32, 32, 3), dtype=np.uint8)
+    pixels = np.stack([p.transpose(2, 0, 1) for p in (good(32, 32) + noise, bad(32, 32, size=4))])
+    units = np.abs(pixels.astype(np.float32) - GREY) / np.float32(UNIT)
+    heatmap = units.max(axis=1)
+    expected = {
+        "score": heatmap.max(axis=(1, 2)),
+        "heatmap": sampled(heatmap),
+        "reconstruction": sampled(pixels.astype(np.float32) / np.float32(255)),
+    }
+    made = References(("good.png", "bad.png"), (False, True), pixels, expected, make_card().weights_sha256)
+    return dataclasses.replace(made, **changes)
+
+
+def with_references(path: Path, text: str, **graph: Any) -> Path:
+    """Write the model with the text of reference pictures in it."""
+    card = make_card()
+    model = onnx.load(write_model(path, card, **graph))
+    helper.set_model_props(model, {ONNX_KEY: card.to_json(), REFERENCES_KEY: text})
+    onnx.save(model, path)
+    write_sealed(path, card)
+    return path

@@ -98,13 +98,16 @@ def _errors(_context: click.Context, _option: click.Parameter, given: tuple[str,
     type=click.IntRange(0),
     help="Verdicts that may differ from torch's.  [default: 0; int8: 1 % of the images, rounded up]",
 )
+@click.option(
+    "--no-references", is_flag=True, help="Leave out the reference pictures, up to 1.5 MB, that check an engine."
+)
 @click.option("--list", "list_formats", is_flag=True, help="Print the formats, where each runs and how it is proven.")
 @click.option("--show", type=click.Path(path_type=Path), help="Print the card of an artefact and leave.")
 @click.option("--json", "as_json", is_flag=True, help="--show: the card as JSON.")
 @click.option(
     "--device-check",
     type=click.Path(path_type=Path),
-    help="On a Mac: check an .mlpackage on its chips against torch's stored outputs, and leave.",
+    help="On a Mac: check an .mlpackage on its chips against the reference pictures inside, and write a JSON beside it.",
 )
 @click.version_option(package_name="vtad", prog_name="vtad-export")
 def export(
@@ -142,6 +145,7 @@ def _export(
     max_flips: int | None,
     target: Target,
     layout: Layout,
+    no_references: bool,
 ) -> None:
     wanted = [f for f in exporters(target, layout) if kind in ("all", f.name)]
     pairs = [(f, p) for f in wanted for p in f.precisions if precision in (None, p)]
@@ -156,7 +160,7 @@ def _export(
     if unknown := tolerance.keys() - TOLERANCE.keys():
         raise VtadError(f"--tolerance {unknown.pop()}: expected one of the outputs {', '.join(TOLERANCE)}", USAGE)
     request = Request(out or run.path / "export", tolerance, max_flips)
-    material = load_material(run, data_dir)
+    material = load_material(run, data_dir, references=not no_references)
     if kind != "all":
         say(_one(*pairs[0], material, request, chosen=precision is not None).certificate)
         return
@@ -195,10 +199,13 @@ def _show(path: Path, as_json: bool) -> None:
 
 
 def _check_device(model: Path) -> None:
+    from vtad.run_folder import write_text
     from vtad_export.coreml_format.device_check import device_check
 
     report = device_check(model)
-    say("\n".join(report.lines()))
+    file = model.with_suffix(".device-check.json")
+    write_text(file, report.to_json() + "\n")
+    say("\n".join([*report.lines(), f"  to send: {file}"]))
     if not report.ok:
         sys.exit(FAILED)
 

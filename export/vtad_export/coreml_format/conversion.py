@@ -24,6 +24,7 @@ from vtad_export.proof.descriptions import AUTHOR, LICENCE, OUTPUTS, input_text,
 from vtad_export.proof.exporter import Precision
 from vtad_export.proof.quiet import quiet
 from vtad_runtime.contract.card import ONNX_KEY, Card
+from vtad_runtime.contract.references import REFERENCES_KEY
 
 SMALLEST = 2048  # elements; smaller weights stay as they are in int8
 # Parameters of vtad.models.autoencoder.Autoencoder and of its layout for the Neural Engine, as torch.export names them.
@@ -65,14 +66,16 @@ def _takes_float16(op: Any) -> bool:
     return FLOAT32 not in marks
 
 
-def write_package(model: Any, card: Card, path: Path) -> None:
-    """Save a converted model with its card, descriptions and licence."""
+def write_package(model: Any, card: Card, path: Path, references: str | None = None) -> None:
+    """Save a converted model with its card, reference pictures, descriptions and licence."""
     model.short_description = model_text(card)
     model.author, model.license, model.version = AUTHOR, LICENCE, VERSION
     model.input_description[card.input.name] = input_text(card)
     for output in card.outputs:
         model.output_description[output.name] = OUTPUTS[output.name]
     model.user_defined_metadata[ONNX_KEY] = card.to_json()
+    if references is not None:
+        model.user_defined_metadata[REFERENCES_KEY] = references
     model.user_defined_metadata[PREVIEW_KEY] = PREVIEW
     with quiet():
         model.save(str(path))

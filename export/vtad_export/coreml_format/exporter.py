@@ -26,7 +26,6 @@ from vtad_export.proof.errors import ParityError
 from vtad_export.proof.exporter import Export, Precision, for_one_picture
 from vtad_export.proof.material import Execute, Material, check_pixels, load_material
 from vtad_export.proof.quality import Quality, measured
-from vtad_export.proof.reference import make_reference, reference_file, write_reference
 from vtad_export.proof.tolerance import limits
 from vtad_runtime.contract.card import ComputeUnits
 from vtad_runtime.engine.integrity import write_sealed
@@ -40,11 +39,10 @@ TESTS = (
 
 @dataclasses.dataclass(frozen=True)
 class CoreMLExport(Export):
-    """A package, with what was found on the way, its ONNX fallback and what a device is to be checked against."""
+    """A package, with what was found on the way, and its ONNX fallback."""
 
     proof: ReferenceProof
     fallback: Path
-    reference: Path
     target: Target
     layout: Layout
 
@@ -90,10 +88,10 @@ def to_coreml(
 ) -> CoreMLExport:
     """Export a complete run, by default to its export/<category>.mlpackage.
 
-    Beside it: parity-coreml.json, <category>.reference.npz for `device_check`, and the ONNX fallback, for machines that are
-    no Macs, made unless one of the same weights is there; the proof compares all three. `layout`: ane is the transformer as the
-    Neural Engine likes it, standard as it was trained. The other arguments are as of `to_onnx`. Raises RunError, CardError,
-    DataError, WriteError, or ParityError when the package does not agree with torch; nothing new is left then.
+    Beside it: parity-coreml.json and the ONNX fallback, for machines that are no Macs, made unless one of the same weights is
+    there; the proof compares all three. `layout`: ane is the transformer as the Neural Engine likes it, standard as it was
+    trained. The other arguments are as of `to_onnx`. Raises RunError, CardError, DataError, WriteError, or ParityError when the
+    package does not agree with torch; nothing new is left then.
     """
     coremltools()
     material = material or load_material(run, data)
@@ -115,7 +113,7 @@ def to_coreml(
         arranged = prepared(detector, layout)
         program = trace(arranged)
         model = convert(program, precision, target)
-        write_package(int8_weights(model) if precision == "int8" else model, card, beside)
+        write_package(int8_weights(model) if precision == "int8" else model, card, beside, material.references)
         full = beside
         if precision != "fp32":
             full = beside.with_name("float32.mlpackage")
@@ -139,8 +137,6 @@ def to_coreml(
         saved = read_program(beside)
         chosen = {"target": target, "layout": layout_of(arranged)}
         report = chosen | dataclasses.asdict(proof)
-        reference = reference_file(path)
-        write_reference(reference, make_reference(detector, sample, card.weights_sha256))
         write_text(parity_file(path, precision), json.dumps(report, indent=2) + "\n")
     return CoreMLExport(
         path,
@@ -150,7 +146,6 @@ def to_coreml(
         material.sample.note,
         proof,
         fallback.path,
-        reference,
         target,
         layout_of(arranged),
     )

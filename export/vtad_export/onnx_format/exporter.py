@@ -18,10 +18,11 @@ from vtad_export.proof.certificate import head_lines, images, measured_lines, no
 from vtad_export.proof.errors import ParityError
 from vtad_export.proof.exporter import Export, Precision, for_one_picture
 from vtad_export.proof.material import Material, Samples, decoded, image_files, load_material
-from vtad_export.proof.parity import Flip, accept, compare, largest_error
+from vtad_export.proof.parity import Flip, accept, compare
 from vtad_export.proof.quality import Quality, measured
 from vtad_export.proof.tolerance import Limits, limits
 from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.references import largest_error
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.verdict.detector import Detector as Runtime
 from vtad_runtime.verdict.verdict import decide
@@ -85,7 +86,7 @@ def to_onnx(
         try:
             if precision == "int8":
                 model = int8_matmuls(whole, beside)
-            write_graph(model, card, beside)
+            write_graph(model, card, beside, material.references)
             execute = executor(beside)
             found = compare(detector, execute, sample, card.calibration, allowed)
             flipped = found.flipped
@@ -100,7 +101,7 @@ def to_onnx(
                 tolerance=allowed,
                 tests=judged,
             )
-            card = write_graph(model, dataclasses.replace(card, parity=parity), beside)
+            card = write_graph(model, dataclasses.replace(card, parity=parity), beside, material.references)
             check_from_file(beside, card, sample, found.scores, allowed, flipped)
         except ModelError as e:
             raise ParityError(f"the onnx artefact does not run: {e}; nothing was kept") from e

@@ -14,6 +14,7 @@ from vtad_export.onnx_format.descriptions import describe, name_nodes
 from vtad_export.proof.material import Execute, Values
 from vtad_export.proof.quiet import quiet
 from vtad_runtime.contract.card import ONNX_KEY, Card
+from vtad_runtime.contract.references import REFERENCES_KEY
 from vtad_runtime.engine.integrity import write_sealed
 from vtad_runtime.engine.model import MAX_BATCH
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
@@ -43,14 +44,16 @@ def onnx_graph(detector: Detector) -> onnx.ModelProto:
     return model
 
 
-def write_graph(model: onnx.ModelProto, card: Card, path: Path) -> Card:
-    """Save a graph with its card and the digests of both, and of all that its makers wrote into it nothing but names.
+def write_graph(model: onnx.ModelProto, card: Card, path: Path, references: str | None = None) -> Card:
+    """Save a graph with its card, its reference pictures and the digests of all; else nothing but names and descriptions.
 
     The card as written. Raises OSError.
     """
     describe(model, card)
-    entry = model.metadata_props.add()
-    entry.key, entry.value = ONNX_KEY, card.to_json()
+    for key, text in ((ONNX_KEY, card.to_json()), (REFERENCES_KEY, references)):
+        if text is not None:
+            entry = model.metadata_props.add()
+            entry.key, entry.value = key, text
     path.write_bytes(model.SerializeToString())
     return write_sealed(path, card)
 

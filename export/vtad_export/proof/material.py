@@ -25,6 +25,7 @@ from vtad.models.detector import Detector
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run
 from vtad_export.proof.errors import ParityError
+from vtad_export.proof.references import references_text
 from vtad_runtime.contract.card import Card, Input, Parity
 from vtad_runtime.contract.image import ImageError, read_fitted
 
@@ -80,14 +81,18 @@ class Material:
     card: Card
     detector: Detector
     sample: Samples
+    references: str | None  # the text of the reference pictures that artefacts carry
 
 
-def load_material(run: Run, data: Path | str | None = None) -> Material:
-    """Raises RunError, CardError, DataError."""
+def load_material(run: Run, data: Path | str | None = None, *, references: bool = True) -> Material:
+    """Without `references` artefacts carry no reference pictures. Raises RunError, CardError, DataError."""
     card = run.card()
     config = without_places(card.identity.config)  # the cards of older runs have paths
     card = dataclasses.replace(card, identity=dataclasses.replace(card.identity, config=config))
-    return Material(run, card, load_detector(run), samples(run, Path(data) if data else None))
+    detector, sample, text = load_detector(run), samples(run, Path(data) if data else None), None
+    if references:
+        text = references_text(detector, sample.good, sample.defective, sample.name, card.weights_sha256)
+    return Material(run, card, detector, sample, text)
 
 
 def samples(run: Run, data: Path | None = None) -> Samples:

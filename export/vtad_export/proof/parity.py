@@ -8,7 +8,6 @@ float32 itself promises no more. A verdict that differs is a flip, and one is to
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -23,10 +22,10 @@ from vtad_export.proof.material import Execute, Samples, Values
 from vtad_export.proof.tolerance import TOLERANCE, Limits
 from vtad_runtime.contract.card import Calibration, Parity
 from vtad_runtime.contract.conformal import spread
+from vtad_runtime.contract.references import LARGEST, largest_error
 
 BATCH = 4
 NAMED = 5  # flips that an error names
-LARGEST = sys.float_info.max  # an error without a limit is a number all the same
 FAULT = "install the versions of constraints.txt and export again, or report it"
 
 
@@ -197,22 +196,3 @@ def _differs(expected: NDArray[np.float32], got: NDArray[np.float32], threshold:
 def _widen(worst: dict[str, float], expected: Values, got: Values, calibration: Calibration) -> None:
     for name, before in worst.items():
         worst[name] = max(before, largest_error(name, expected[name], got[name], calibration))
-
-
-def largest_error(
-    name: str, expected: NDArray[np.float32], got: NDArray[np.float32], calibration: Calibration
-) -> float:
-    """Of an output: spreads of the calibration scores, z-scores or intensity; infinite for another shape or what is no number.
-
-    Up to the level at which an output decides, an error counts in full: |a - b|. Beyond, it is relative: |a - b| level / |a|.
-    """
-    if expected.shape != got.shape or not (np.isfinite(expected).all() and np.isfinite(got).all()):
-        return math.inf
-    difference = np.abs(expected.astype(np.float64) - got)
-    if name == "reconstruction":
-        return float(difference.max())
-    unit, decides = (
-        (spread(calibration.scores), calibration.threshold) if name == "score" else (1.0, calibration.pixel_threshold)
-    )
-    level = max(decides, unit)
-    return float((difference / np.maximum(1.0, np.abs(expected) / level)).max()) / unit

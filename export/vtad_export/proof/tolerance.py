@@ -3,7 +3,7 @@
 In float32 an artefact is the same program: every output is held to what float32 can promise. Rounded weights or activations move
 all outputs, and each may move as far as what it decides allows: the score decides the verdict, the heatmap the regions, from the
 pixel threshold on; the SSIM map and the density map decide what their weights in the heatmap make of them. A map without weight
-decides nothing: its error is measured and printed, and there is no limit to it. Units of the errors: `parity.largest_error`.
+decides nothing: its error is measured and printed, and there is no limit to it. Units of the errors: `references.largest_error`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from vtad.models.detector import Detector, Judgement
 from vtad_runtime.contract.card import Calibration
 from vtad_runtime.contract.conformal import MARGIN
+from vtad_runtime.engine.model import OUTPUTS
+
+if TYPE_CHECKING:  # the device check takes no torch
+    from vtad.models.detector import Detector
 
 FLIP_SHARE = 0.01  # of the images, rounded up: verdicts that int8 may change, each named
 
 TOLERANCE = {
-    **dict.fromkeys(Judgement._fields, 5e-4),  # maps: z-scores
+    **dict.fromkeys(OUTPUTS, 5e-4),  # maps: z-scores
     "reconstruction": 1e-5,  # intensity
     "score": 1e-4,  # of the calibration spread
 }

@@ -18,6 +18,7 @@ from PIL import Image
 
 from vtad_runtime.contract.card import ONNX_KEY, Card, CardError
 from vtad_runtime.contract.errors import NOT_JUDGED, one_line
+from vtad_runtime.contract.references import REFERENCES_KEY, References
 from vtad_runtime.engine.integrity import integrity, opened
 from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs, checked, graph_names
 
@@ -61,7 +62,7 @@ class CoreMLSession:
             raise ModelError(f"{self.path}: expected a Core ML package (a folder with a Manifest.json), got none")
         found = opened(self.path, self.path, allow_changed)
         try:  # the card first: it names the compute units, and a package that is not ours is not worth compiling
-            self.card = _card(ct.models.MLModel(str(self.path), skip_model_load=True), self.path)
+            self._metadata, self.card = _card(ct.models.MLModel(str(self.path), skip_model_load=True), self.path)
             self.integrity = found or integrity(self.path)
             self.compute_units = compute_units or self.card.compute_units or DEFAULT_UNITS
             self._model = ct.models.MLModel(str(self.path), compute_units=ct.ComputeUnit[self.compute_units])
@@ -89,6 +90,11 @@ class CoreMLSession:
         joined = {n: np.concatenate([np.asarray(v[n], np.float32) for v in named]) for n in OUTPUTS}
         return checked(joined, len(batch), self.card, self.path)
 
+    def references(self) -> References | None:
+        """The reference pictures in the package; None where there are none. Raises ReferencesError."""
+        text = self._metadata.get(REFERENCES_KEY)
+        return None if text is None else References.from_text(text, self.card, str(self.path))
+
 
 def _coremltools(path: Path) -> Any:
     """The package coremltools. Raises ModelError where this machine cannot run Core ML, naming what it can."""
@@ -108,10 +114,11 @@ def _coremltools(path: Path) -> Any:
     return coremltools
 
 
-def _card(model: Any, path: Path) -> Card:
-    """The card of a package that takes what the card says. Raises ModelError."""
+def _card(model: Any, path: Path) -> tuple[dict[str, str], Card]:
+    """The metadata of a package that takes what the card in it says, and that card. Raises ModelError."""
     description = model.get_spec().description
-    text = dict(description.metadata.userDefined).get(ONNX_KEY)
+    metadata = dict(description.metadata.userDefined)
+    text = metadata.get(ONNX_KEY)
     if text is None:
         raise ModelError(f"{path}: expected a package of vtad-export with its inspection card, got one without")
     try:
@@ -125,4 +132,4 @@ def _card(model: Any, path: Path) -> Card:
     outputs = [o.name for o in description.output]
     if not set(OUTPUTS) <= graph_names(outputs).keys():
         raise ModelError(f"{path}: expected outputs {', '.join(OUTPUTS)}, got {outputs}; export the run again")
-    return card
+    return metadata, card

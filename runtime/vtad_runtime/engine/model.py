@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from vtad_runtime.contract.card import OLD_NAMES, Card
 from vtad_runtime.contract.errors import NOT_JUDGED, VtadError
+from vtad_runtime.contract.references import References
 
 MAX_BATCH = 64  # the export's upper bound of the free axis
 MAPS = ("heatmap", "ssim_map", "density_map")
@@ -67,6 +68,10 @@ class OpenModel(Protocol):
 
     def run(self, batch: NDArray[np.uint8]) -> Outputs:
         """Run (n, 3, height, width) uint8 RGB, n = 1..64. Raises ModelError."""
+        ...
+
+    def references(self) -> References | None:
+        """The reference pictures inside; None where there are none. Raises ReferencesError."""
         ...
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from vtad_runtime.contract.card import ONNX_KEY, Card, CardError
 from vtad_runtime.contract.errors import NOT_JUDGED, one_line
+from vtad_runtime.contract.references import REFERENCES_KEY, References
 from vtad_runtime.engine.integrity import integrity, opened
 from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs, checked, graph_names
 
@@ -43,6 +44,11 @@ class OnnxSession:
         if self._one_by_one and len(batch) > 1:
             return _joined([self._run(batch[i : i + 1]) for i in range(len(batch))])
         return self._run(batch)
+
+    def references(self) -> References | None:
+        """The reference pictures in the file; None where there are none. Raises ReferencesError."""
+        text = self._session.get_modelmeta().custom_metadata_map.get(REFERENCES_KEY)
+        return None if text is None else References.from_text(text, self.card, str(self.path))
 
     def _run(self, batch: NDArray[np.uint8]) -> Outputs:
         try:

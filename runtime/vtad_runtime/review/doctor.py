@@ -268,7 +268,10 @@ def _card_line(detector: Detector) -> str:
 
 
 def _self_test(detector: Detector, load_ms: float) -> Found:
+    """Judge a picture of noise for the time that it takes, and the reference pictures for what is said of them."""
     import numpy as np
+
+    from vtad_runtime.verdict.reference_check import check_references
 
     spec = detector.card.input
     width, height = spec.width, spec.height
@@ -280,7 +283,9 @@ def _self_test(detector: Detector, load_ms: float) -> Found:
     took = f"loaded in {load_ms:.0f} ms, first picture {first_ms:.0f} ms, then {each_ms:.0f} ms each"
     if result.error is not None:
         return False, f"{result.error}; {took}; {OTHER_MODEL}"
-    return True, f"{width}x{height} picture judged; {took}"
+    if (found := check_references(detector)) is None:
+        return True, f"{width}x{height} picture judged; {took}; no reference pictures in the model"
+    return found.ok, f"{found}; {took}" + ("" if found.ok else f"; {OTHER_MODEL}")
 
 
 def _timed(call: Callable[[], T]) -> tuple[T, float]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from vtad_runtime.contract.conformal import REVIEW, review_level
 from vtad_runtime.contract.image import Decoded, Placement, decode_picture, fit_image, read_picture, unfit_map
+from vtad_runtime.contract.references import References
 from vtad_runtime.engine.model import MAX_BATCH, OpenModel, Outputs
 from vtad_runtime.engine.opening import open_model
 from vtad_runtime.verdict.verdict import Verdict, decide
@@ -155,6 +156,10 @@ class Detector:
             outputs = self._session.run(np.stack([p.pixels for p in part]))
             results += [self._result(outputs, i, p.placement, p.doubt) for i, p in enumerate(part)]
         return results
+
+    def references(self) -> References | None:
+        """The reference pictures in the model; None where there are none. Raises ReferencesError."""
+        return self._session.references()
 
     def _prepared(self, picture: Picture) -> Prepared:
         if isinstance(picture, Path | str | bytes):
