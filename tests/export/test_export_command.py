@@ -65,7 +65,7 @@ def made_at_once(exported: Export, monkeypatch: pytest.MonkeyPatch) -> list[str]
             raise RunError("needs what is not installed: pip install 'vtad[coreai]'")
         if f"disk of {name}" in faults:
             raise WriteError("could not be written")
-        path = Path(shutil.copy2(exported.path, request.folder / format.file_name("pill", precision)))
+        path = Path(shutil.copy2(exported.path, format.path(request, "pill", precision)))
         return Copied(path, exported.card, 7, (), None)
 
     every_format(monkeypatch, copied)
@@ -91,6 +91,37 @@ def test_after_all_the_newest_export_is_the_default_precision(run: Run) -> None:
     found = newest_model(run.path.parents[1])
     assert found is not None
     assert found.stem == "pill"
+
+
+@pytest.mark.usefixtures("made_at_once")
+@pytest.mark.parametrize(
+    ("kind", "name"), [("onnx", "tablet.onnx"), ("coreml", "x.mlpackage"), ("coreai", "x.aimodel")]
+)
+def test_out_with_the_suffix_of_an_artefact_is_the_name_of_the_file(
+    run: Run, tmp_path: Path, kind: str, name: str
+) -> None:
+    done(export, "--run", run.path, "--format", kind, "--out", tmp_path / name)
+    assert (tmp_path / name).is_file()
+    done(export, "--run", run.path, "--format", kind, "--out", tmp_path / "exports")
+    assert [path.stem for path in (tmp_path / "exports").iterdir()] == ["pill"]
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "says"),
+    [
+        (("--format", "all"), "x.onnx", "a file is one artefact, and --format all makes several; name a folder"),
+        (("--format", "coreml"), "x.onnx", "coreml artefacts end in .mlpackage; name such a file, or a folder"),
+        ((), "folder.onnx", "expected a file to write, got a folder of that name"),
+        (("--format", "coreml", "--batch", "4"), "exports", "--batch 4: coreml artefacts take one picture at a time"),
+        (("--precision", "int8", "--batch", "4"), "exports", "expected a batch of 1 in int8"),
+    ],
+)
+def test_what_no_artefact_can_be_is_one_line_before_anything_is_made(
+    run: Run, tmp_path: Path, given: tuple[str, ...], name: str, says: str
+) -> None:
+    (tmp_path / "folder.onnx").mkdir()
+    assert says in error(2, export, "--run", run.path, *given, "--out", tmp_path / name)
+    assert not list(tmp_path.glob("*/*.onnx"))
 
 
 def test_what_cannot_be_made_here_is_a_row_with_its_reason_and_exit_code_3(run: Run, made_at_once: list[str]) -> None:

@@ -128,6 +128,22 @@ def test_any_batch_gives_the_numbers_of_torch(
         np.testing.assert_allclose(got, value.numpy(), rtol=1e-4, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.usefixtures("ready_graph")
+def test_a_fixed_batch_takes_any_number_of_pictures_and_judges_them_as_they_are(
+    trained: Run, exported: Export, pixels: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    made = to_onnx(trained, tmp_path / "four.onnx", batch=4)
+    (image,) = onnx.load(made.path).graph.input
+    assert [d.dim_value for d in image.type.tensor_type.shape.dim] == [4, 3, 32, 32]
+    assert "(4, 3, height, width)" in image.doc_string
+    assert {o.shape[0] for o in made.card.outputs} == {4}
+    free, four = OnnxSession(exported.path), OnnxSession(made.path)
+    for size in (1, 4, 5):
+        expected, got = free.run(pixels[:size]), four.run(pixels[:size])
+        np.testing.assert_allclose(got.score, expected.score, rtol=1e-5, atol=1e-5)
+        assert got.reconstruction.shape == expected.reconstruction.shape
+
+
 def altered_weight(model: onnx.ModelProto) -> onnx.ModelProto:
     """One number of the transformer's first weight is off by a tenth of its scale."""
     first = next(node for node in model.graph.node if node.name == learned_products(model)[0])

@@ -114,6 +114,19 @@ def test_elsewhere_one_line_names_the_onnx_fallback(tmp_path: Path, monkeypatch:
     )
 
 
+@pytest.mark.parametrize("kind", ["aimodel", "mlmodelc"])
+def test_what_vtad_run_does_not_run_anywhere_names_the_onnx_fallback(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"m.{kind}"
+    path.mkdir()
+    with pytest.raises(ModelError, match="vtad-export --format onnx makes a model that runs here"):
+        open_model(path)
+    fallback = write_model(tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=f"expected an .onnx model, .*; run its ONNX fallback {fallback}"):
+        open_model(path)
+    with pytest.raises(ModelError, match=f"run its ONNX fallback {fallback}"):
+        open_model(tmp_path / f"m-fp16.{kind}")
+
+
 def test_a_mac_without_coremltools_is_told_what_to_install(
     mac: FakeMac, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -21,6 +21,7 @@ from vtad_export.proof.show import card_text
 from vtad_runtime.contract.command import no_traceback, say
 from vtad_runtime.contract.errors import FAILED, USAGE, VtadError
 from vtad_runtime.contract.stopping import interruptible
+from vtad_runtime.engine.model import MAX_BATCH
 
 if TYPE_CHECKING:
     from vtad.run_folder import Run
@@ -85,7 +86,16 @@ def _errors(_context: click.Context, _option: click.Parameter, given: tuple[str,
 )
 @run_options
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Images of the proof.  [default: the run's]")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the artefact.  [default: export/ in the run]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the artefact, or its file name: FILE.onnx, FILE.mlpackage, FILE.aimodel.  [default: export/ in the run]",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1, MAX_BATCH),
+    help="onnx: pictures that the file takes at a time.  [default: any number; int8, coreml and coreai: one]",
+)
 @click.option(
     "--tolerance",
     callback=_errors,
@@ -141,6 +151,7 @@ def _export(
     precision: str | None,
     data_dir: Path | None,
     out: Path | None,
+    batch: int | None,
     tolerance: dict[str, float],
     max_flips: int | None,
     target: Target,
@@ -152,6 +163,10 @@ def _export(
     if not pairs:
         precisions = " or ".join(wanted[0].precisions)
         raise VtadError(f"--precision {precision}: {kind} artefacts are {precisions}; see --list", USAGE)
+    folder, name = _place(out or run.path / "export", kind, wanted)
+    for format in wanted:
+        if batch not in (None, 1) and not format.batches:
+            raise VtadError(f"--batch {batch}: {format.name} artefacts take one picture at a time", USAGE)
     from vtad_export.commands.making import make_all
     from vtad_export.proof.material import load_material
     from vtad_export.proof.table import table
@@ -159,7 +174,7 @@ def _export(
 
     if unknown := tolerance.keys() - TOLERANCE.keys():
         raise VtadError(f"--tolerance {unknown.pop()}: expected one of the outputs {', '.join(TOLERANCE)}", USAGE)
-    request = Request(out or run.path / "export", tolerance, max_flips)
+    request = Request(folder, name, batch, tolerance, max_flips)
     material = load_material(run, data_dir, references=not no_references)
     if kind != "all":
         say(_one(*pairs[0], material, request, chosen=precision is not None).certificate)
@@ -172,6 +187,22 @@ def _export(
         sys.exit(FAILED)
     if any(row.status == "not made" for row in rows):
         sys.exit(NOT_MADE)
+
+
+def _place(out: Path, kind: str, wanted: Sequence[Exporter]) -> tuple[Path, str | None]:
+    """The folder that `out` is or is in, and the name of the file if it is one. Raises VtadError."""
+    suffix = out.suffix.lower()
+    if suffix not in {format.suffix for format in EXPORTERS}:
+        return out, None
+    if len(wanted) > 1:
+        raise VtadError(f"--out {out}: a file is one artefact, and --format {kind} makes several; name a folder", USAGE)
+    if suffix != wanted[0].suffix:
+        raise VtadError(
+            f"--out {out}: {kind} artefacts end in {wanted[0].suffix}; name such a file, or a folder", USAGE
+        )
+    if suffix == ".onnx" and out.is_dir():
+        raise VtadError(f"--out {out}: expected a file to write, got a folder of that name; name another", USAGE)
+    return out.parent, out.name
 
 
 def _one(format: Exporter, first: Precision, material: Material, request: Request, *, chosen: bool) -> Export:

@@ -88,7 +88,7 @@ def to_coreai(
     make_folder(path.parent)
     few = material.sample.first(IMAGES)
     allowed = limits(precision, detector, card.calibration, len(few.good) + len(few.defective), tolerance, max_flips)
-    plain = path.with_name(f"{card.identity.category}.aimodel")
+    plain = path.with_stem(path.stem.removesuffix("-fp16"))
     with fallback_for(plain, material) as fallback, replacing_folder(path) as beside:
         sample = dataclasses.replace(few, fallback=fallback)
         check_pixels(sample, card.input)

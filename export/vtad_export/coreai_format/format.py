@@ -20,6 +20,7 @@ class CoreAI(Exporter):
     name = "coreai"
     suffix = ".aimodel"
     runs = "iOS 27, macOS 27 and later (beta); elsewhere vtad-run takes its ONNX fallback"
+    batches = False
     proofs = {  # noqa: RUF012 - a constant
         "fp32": "executed by Apple's Core AI runtime where it is made, against torch and the ONNX fallback",
         "fp16": "structure only, not executed; its arithmetic in torch's float16, within its drift",
@@ -35,7 +36,7 @@ class CoreAI(Exporter):
 
         return to_coreai(
             material.run,
-            request.folder / self.file_name(material.card.identity.category, precision),
+            self.path(request, material.card.identity.category, precision),
             precision=precision,
             tolerance=request.tolerance,
             max_flips=request.max_flips,

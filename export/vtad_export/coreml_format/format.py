@@ -28,6 +28,7 @@ class CoreML(Exporter):
     name = "coreml"
     suffix = ".mlpackage"
     runs = "iOS 16, macOS 13 and later; elsewhere vtad-run takes its ONNX fallback"
+    batches = False
     proofs = {  # noqa: RUF012 - a constant
         "fp16": f"{_REFERENCE}, within its drift; no verdict may differ",
         "fp32": _REFERENCE,
@@ -46,7 +47,7 @@ class CoreML(Exporter):
 
         return to_coreml(
             material.run,
-            request.folder / self.file_name(material.card.identity.category, precision),
+            self.path(request, material.card.identity.category, precision),
             precision=precision,
             target=self.target,
             layout=self.layout,

@@ -38,7 +38,7 @@ def describe(model: onnx.ModelProto, card: Card) -> None:
     model.producer_name, model.producer_version, model.doc_string = AUTHOR, VERSION, model_text(card)
     model.graph.name = card.identity.category
     for value in model.graph.input:
-        value.doc_string = f"{input_text(card)} uint8, (batch, 3, height, width)."
+        value.doc_string = f"{input_text(card)} uint8, ({card.outputs[0].shape[0]}, 3, height, width)."
     for value in model.graph.output:
         value.doc_string = OUTPUTS[value.name]
 

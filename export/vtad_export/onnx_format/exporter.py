@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad.run_folder import Run, RunError, make_folder, replacing, write_text
-from vtad_export.onnx_format.graph import executor, onnx_graph, write_graph
+from vtad_export.onnx_format.graph import executor, fix_batch, onnx_graph, write_graph
 from vtad_export.onnx_format.int8 import int8_matmuls
 from vtad_export.proof.certificate import head_lines, images, measured_lines, note_lines, quality_lines
 from vtad_export.proof.errors import ParityError
-from vtad_export.proof.exporter import Export, Precision, for_one_picture
+from vtad_export.proof.exporter import Export, Precision, for_batch
 from vtad_export.proof.material import Material, Samples, decoded, image_files, load_material
 from vtad_export.proof.parity import Flip, accept, compare
 from vtad_export.proof.quality import Quality, measured
@@ -58,17 +58,21 @@ def to_onnx(
     precision: Precision = "fp32",
     tolerance: Mapping[str, float] | None = None,
     max_flips: int | None = None,
+    batch: int | None = None,
     material: Material | None = None,
 ) -> OnnxExport:
     """Export a complete run, by default to its export/<category>.onnx, with parity.json beside it.
 
     `data`: where the held-out good images of the proof are, by default where the run was trained from. `tolerance`: largest
     errors by output, in place of the default ones. `max_flips`: verdicts that may differ, by default none, for int8 one
-    image in a hundred, rounded up. `material`: the run if it is loaded already. Raises RunError, CardError, DataError,
+    image in a hundred, rounded up. `batch`: pictures that the file takes at a time, by default any number up to 64, in int8
+    one. `material`: the run if it is loaded already. Raises RunError, CardError, DataError,
     or ParityError when the artefact does not agree with torch; nothing is left then.
     """
     if precision not in ("fp32", "int8"):
         raise RunError(f"expected an ONNX artefact in fp32 or int8, got {precision}")
+    if precision == "int8" and batch not in (None, 1):
+        raise RunError(f"expected a batch of 1 in int8, which rounds by the range of all that it is given, got {batch}")
     material = material or load_material(run, data)
     card, sample, detector = material.card, material.sample, material.detector
     suffix = "" if precision == "fp32" else f"-{precision}"
@@ -78,9 +82,11 @@ def to_onnx(
     judged = min(TESTS, len(tests))
     number = len(sample.good) + len(sample.defective) + judged
     allowed = limits(precision, detector, card.calibration, number, tolerance, max_flips)
-    if precision == "int8":
-        card = for_one_picture(card)
     whole = model = onnx_graph(detector)
+    if batch and precision != "int8":
+        fix_batch(whole, batch)
+    if batch := 1 if precision == "int8" else batch:
+        card = for_batch(card, batch)
     with replacing(path) as beside:
         quality = None
         try:

@@ -26,36 +26,25 @@ def open_fallback(path: Path, weights_sha256: str) -> Fallback | None:
     return Fallback(path, executor_of(session), session.card.parity)
 
 
-def plain_fallback(folder: Path, material: Material) -> Fallback:
-    """The float32 model in a folder, such as pill.onnx: the one that is there, or a new one.
-
-    Raises ParityError, RunError, WriteError.
-    """
-    path = folder / f"{material.card.identity.category}.onnx"
-    fallback = open_fallback(path, material.card.weights_sha256)
-    if fallback is None:
-        to_onnx(material.run, path, material=material)
-        fallback = open_fallback(path, material.card.weights_sha256)
-    assert fallback is not None
-    return fallback
-
-
 def fallback_of(package: Path, material: Material) -> Fallback:
     """The ONNX model that `vtad_runtime.engine.coreml_engine.onnx_fallback` finds for a package; made where there is none.
 
-    What has the package's name stays if it is of these weights and what its name says. Else it is the float32 model, pill.onnx,
-    or a copy of it under the name of a package such as pill-fp32.mlpackage, less a final -int8. Raises as `plain_fallback`.
+    What has the package's name stays if it is of these weights and what its name says. Else it is the float32 model under that
+    name, less a final -int8: a copy of pill.onnx where that is there, or a new one. Raises ParityError, RunError, WriteError.
     """
     weights = material.card.weights_sha256
     own = package.with_suffix(".onnx")
     there = open_fallback(own, weights)
     if there and (there.parity.precision == "int8" or not own.stem.endswith("-int8")):
         return there
-    plain = plain_fallback(package.parent, material)
     path = own.with_stem(own.stem.removesuffix("-int8"))
-    if path != plain.path and not open_fallback(path, weights):
-        with replacing(path) as beside:
-            shutil.copyfile(plain.path, beside)
+    plain = own.with_name(f"{material.card.identity.category}.onnx")
+    if not open_fallback(path, weights):
+        if open_fallback(plain, weights):
+            with replacing(path) as beside:
+                shutil.copyfile(plain, beside)
+        else:
+            to_onnx(material.run, path, material=material)
     if path != own:
         own.unlink(missing_ok=True)  # not what its name says, and it would be taken for this package's fallback
     fallback = open_fallback(path, weights)
@@ -67,8 +56,7 @@ def fallback_of(package: Path, material: Material) -> Fallback:
 def fallback_for(package: Path, material: Material) -> Iterator[Fallback]:
     """`fallback_of` a package; what was made for it goes when the block fails, and what was there before stays."""
     own = package.with_suffix(".onnx")
-    plain = own.with_name(f"{material.card.identity.category}.onnx")
-    mine = {own, own.with_stem(own.stem.removesuffix("-int8")), plain, plain.with_name("parity.json")}
+    mine = {own, own.with_stem(own.stem.removesuffix("-int8")), own.with_name("parity.json")}
     before = {path for path in mine if path.exists()}
     try:
         yield fallback_of(package, material)

@@ -19,6 +19,7 @@ class Onnx(Exporter):
     name = "onnx"
     suffix = ".onnx"
     runs = "any machine, by vtad-run"
+    batches = True
     proofs = {  # noqa: RUF012 - a constant
         "fp32": "from the image file by vtad_runtime itself (onnxruntime), against torch; no verdict may differ",
         "int8": "the same, within its drift; AUROC and AUPRO before and after; 1 % of the verdicts may differ",
@@ -35,10 +36,11 @@ class Onnx(Exporter):
 
         return to_onnx(
             material.run,
-            request.folder / self.file_name(material.card.identity.category, precision),
+            self.path(request, material.card.identity.category, precision),
             precision=precision,
             tolerance=request.tolerance,
             max_flips=request.max_flips,
+            batch=request.batch,
             material=material,
         )
 

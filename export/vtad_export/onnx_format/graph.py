@@ -44,6 +44,14 @@ def onnx_graph(detector: Detector) -> onnx.ModelProto:
     return model
 
 
+def fix_batch(model: onnx.ModelProto, batch: int) -> None:
+    """Let a graph take `batch` pictures at a time in place of any number."""
+    del model.graph.value_info[:]  # shapes within the graph follow from those of its input
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    onnx.checker.check_model(model)
+
+
 def write_graph(model: onnx.ModelProto, card: Card, path: Path, references: str | None = None) -> Card:
     """Save a graph with its card, its reference pictures and the digests of all; else nothing but names and descriptions.
 

@@ -16,6 +16,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from vtad.run_folder import RunError
 from vtad_export.onnx_format.descriptions import layer_of
+from vtad_export.onnx_format.graph import fix_batch
 from vtad_export.proof.quiet import quiet
 
 
@@ -40,16 +41,9 @@ def int8_matmuls(model: onnx.ModelProto, beside: Path) -> onnx.ModelProto:
                 per_channel=True,
                 weight_type=QuantType.QInt8,
             )
-        return one_at_a_time(onnx.load(made))
-
-
-def one_at_a_time(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with a batch of 1 in place of a free one."""
-    del model.graph.value_info[:]  # shapes within the graph follow from those of its input
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = 1
-    onnx.checker.check_model(model)
-    return model
+        rounded = onnx.load(made)
+    fix_batch(rounded, 1)
+    return rounded
 
 
 def learned_products(model: onnx.ModelProto) -> list[str]:

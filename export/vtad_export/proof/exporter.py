@@ -25,6 +25,8 @@ class Request:
     """What the user wants of an artefact besides its format and precision."""
 
     folder: Path
+    name: str | None = None  # of the file; None: by category and precision
+    batch: int | None = None  # pictures at a time; None: any number where the format can, else one
     tolerance: Mapping[str, float] = field(default_factory=dict)  # largest errors by output, not the default ones
     max_flips: int | None = None  # verdicts that may differ; None: the precision's default
 
@@ -66,6 +68,7 @@ class Exporter(Protocol):
     suffix: ClassVar[str]
     runs: ClassVar[str]  # where an artefact runs
     proofs: ClassVar[dict[Precision, str]]  # how each precision is proven, the default one first
+    batches: ClassVar[bool]  # whether an artefact may take several pictures at a time
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
@@ -75,6 +78,10 @@ class Exporter(Protocol):
     def file_name(self, category: str, precision: str) -> str:
         """pill.onnx; pill-int8.onnx where the precision is not the default."""
         return f"{category}{'' if precision == self.precisions[0] else f'-{precision}'}{self.suffix}"
+
+    def path(self, request: Request, category: str, precision: str) -> Path:
+        """Where the artefact is written."""
+        return request.folder / (request.name or self.file_name(category, precision))
 
     def available(self) -> str | None:
         """Why no artefact can be made here, in one line; None where it can."""
@@ -88,8 +95,13 @@ class Exporter(Protocol):
         ...
 
 
-def for_one_picture(card: Card) -> Card:
-    """The card of an artefact that takes one picture at a time: the first axis of its outputs is 1, not a free batch."""
+def for_batch(card: Card, batch: int) -> Card:
+    """The card of an artefact that takes `batch` pictures at a time: the first axis of its outputs is that, not free."""
     return dataclasses.replace(
-        card, outputs=tuple(dataclasses.replace(o, shape=(1, *o.shape[1:])) for o in card.outputs)
+        card, outputs=tuple(dataclasses.replace(o, shape=(batch, *o.shape[1:])) for o in card.outputs)
     )
+
+
+def for_one_picture(card: Card) -> Card:
+    """The card of an artefact that takes one picture at a time."""
+    return for_batch(card, 1)

@@ -38,11 +38,22 @@ def runs_packages() -> bool:
 def onnx_fallback(package: Path) -> Path:
     """The ONNX model that runs in place of a package where that does not: of the same name, whether it is there or not.
 
-    Where pill-int8.mlpackage has no pill-int8.onnx beside it, its fallback is the float32 model, pill.onnx.
+    Where pill-int8.mlpackage has no pill-int8.onnx beside it, or pill-fp16.aimodel no pill-fp16.onnx, its fallback is the float32
+    model, pill.onnx.
     """
     own = package.with_suffix(".onnx")
-    plain = own.with_stem(own.stem.removesuffix("-int8"))
+    plain = own.with_stem(own.stem.removesuffix("-int8").removesuffix("-fp16"))
     return plain if plain.is_file() and not own.is_file() else own
+
+
+def instead(package: Path) -> str:
+    """What to run where a package does not, in half a line."""
+    fallback = onnx_fallback(package)
+    return (
+        f"run its ONNX fallback {fallback}"
+        if fallback.is_file()
+        else "vtad-export --format onnx makes a model that runs here"
+    )
 
 
 class CoreMLSession:
@@ -70,7 +81,7 @@ class CoreMLSession:
             raise
         except Exception as e:  # coremltools' errors share no base class
             raise ModelError(
-                f"{self.path}: expected a Core ML package, got one that Core ML refuses ({one_line(e)})"
+                f"{self.path}: expected a Core ML package, got one that Core ML refuses ({one_line(e)}); {instead(self.path)}"
             ) from e
         self._running = threading.Lock()  # nothing says that a prediction may overlap with another
 
@@ -98,18 +109,14 @@ class CoreMLSession:
 
 def _coremltools(path: Path) -> Any:
     """The package coremltools. Raises ModelError where this machine cannot run Core ML, naming what it can."""
-    fallback = onnx_fallback(path)
-    instead = "vtad-export --format onnx makes a model that runs here"
-    if fallback.is_file():
-        instead = f"run its ONNX fallback {fallback}"
     if not on_mac():
-        raise ModelError(f"{path}: expected a Mac to run a Core ML package, got {platform.system()}; {instead}")
+        raise ModelError(f"{path}: expected a Mac to run a Core ML package, got {platform.system()}; {instead(path)}")
     try:
         import coremltools
     except ImportError as e:
         raise ModelError(
             f"{path}: expected coremltools to run a Core ML package, got none ({one_line(e)}): "
-            f"pip install 'vtad[apple]', or {instead}"
+            f"pip install 'vtad[apple]', or {instead(path)}"
         ) from e
     return coremltools
 

@@ -2,8 +2,8 @@
 
 The graph takes uint8 RGB (batch, 3, height, width) and gives float32 outputs: `score` (batch,); `heatmap`, `ssim_map` and
 `density_map` (batch, height, width); `reconstruction` (batch, 3, height, width) in 0..1. Score and maps are z-scores: 1 is one
-standard deviation of good pictures. `batch` is free, or 1 where a picture's numbers would depend on its neighbours: int8 rounds
-by the range of all that it is given.
+standard deviation of good pictures. `batch` is free; or fixed where the export was asked to; or 1 where a picture's numbers
+would depend on its neighbours: int8 rounds by the range of all that it is given.
 """
 
 from __future__ import annotations

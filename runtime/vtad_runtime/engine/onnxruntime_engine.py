@@ -34,16 +34,19 @@ class OnnxSession:
         self.card = _card(self._session, self.path)
         self._names = _match(self._session, self.card, self.path)
         self.integrity = found or integrity(data or self.path)
-        self._one_by_one = _takes_one(self.card)
+        self._batch = _batch(self.card)
 
     def run(self, batch: NDArray[np.uint8]) -> Outputs:
         """Run (n, 3, height, width) uint8 RGB, n = 1..64. Raises ModelError: the run fails or breaks the contract.
 
-        A graph whose batch is 1 is given the pictures one by one.
+        A graph whose batch is fixed is given as many at a time; the last ones are filled up with copies, which nobody sees.
         """
-        if self._one_by_one and len(batch) > 1:
-            return _joined([self._run(batch[i : i + 1]) for i in range(len(batch))])
-        return self._run(batch)
+        size = self._batch or len(batch)
+        if len(batch) == size:
+            return self._run(batch)
+        missing = -len(batch) % size
+        filled = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+        return _joined([self._run(filled[i : i + size]) for i in range(0, len(filled), size)], len(batch))
 
     def references(self) -> References | None:
         """The reference pictures in the file; None where there are none. Raises ReferencesError."""
@@ -60,9 +63,9 @@ class OnnxSession:
         return checked(dict(zip(OUTPUTS, values, strict=True)), len(batch), self.card, self.path)
 
 
-def _joined(parts: list[Outputs]) -> Outputs:
-    """The outputs of pictures that were run one by one, at least one."""
-    return Outputs(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in OUTPUTS})
+def _joined(parts: list[Outputs], pictures: int) -> Outputs:
+    """The outputs of the first `pictures` of several batches, at least one."""
+    return Outputs(**{name: np.concatenate([getattr(part, name) for part in parts])[:pictures] for name in OUTPUTS})
 
 
 def _open(path: Path, data: bytes | None, threads: int | None) -> ort.InferenceSession:
@@ -105,7 +108,7 @@ def _match(session: ort.InferenceSession, card: Card, path: Path) -> list[str]:
     spec, inputs = card.input, session.get_inputs()
     expected: list[Any] = [spec.name, "tensor(uint8)", [3, spec.height, spec.width]]
     got = [[i.name, i.type, list(i.shape[1:])] for i in inputs]
-    batch: int | str = 1 if _takes_one(card) else "batch"
+    batch = _batch(card) or "batch"
     if got != [expected] or _fixed(inputs[0].shape[0]) != _fixed(batch):
         raise ModelError(
             f"{path}: expected one input {spec.name} tensor(uint8) {[batch, 3, spec.height, spec.width]} as on its "
@@ -121,9 +124,9 @@ def _match(session: ort.InferenceSession, card: Card, path: Path) -> list[str]:
     return [names[name] for name in OUTPUTS]
 
 
-def _takes_one(card: Card) -> bool:
-    """Whether the artefact takes one picture at a time: its card says that it gives one score."""
-    return any(o.name == "score" and o.shape == (1,) for o in card.outputs)
+def _batch(card: Card) -> int | None:
+    """How many pictures the artefact takes at a time: as many as it gives scores, by its card. None: any number."""
+    return next((_fixed(o.shape[0]) for o in card.outputs if o.name == "score" and o.shape), None)
 
 
 def _fixed(batch: int | str | None) -> int | None:

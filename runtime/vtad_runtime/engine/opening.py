@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vtad_runtime.engine.coreml_engine import CoreMLSession, onnx_fallback, runs_packages
+from vtad_runtime.engine.coreml_engine import CoreMLSession, instead, onnx_fallback, runs_packages
 from vtad_runtime.engine.model import ModelError, OpenModel
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
+
+# What Apple's tools make or take, and vtad-run does not.
+FOREIGN = {
+    ".aimodel": "a Core AI asset, which iOS 27 and macOS 27 run",
+    ".mlmodelc": "a compiled Core ML model, which apps run",
+    ".mlmodel": "a Core ML model of the older kind",
+}
 
 
 def open_model(model: Path | str | bytes, threads: int | None = None, *, allow_changed: bool = False) -> OpenModel:
@@ -15,6 +22,10 @@ def open_model(model: Path | str | bytes, threads: int | None = None, *, allow_c
     Core ML chooses its threads itself. Raises ModelError, also where the model was changed since its export, unless
     `allow_changed`.
     """
+    if not isinstance(model, bytes) and (what := FOREIGN.get(Path(model).suffix)):
+        raise ModelError(
+            f"{model}: expected an .onnx model, or on a Mac an .mlpackage, got {what}; {instead(Path(model))}"
+        )
     if not isinstance(model, bytes) and Path(model).suffix == ".mlpackage":
         return CoreMLSession(Path(model), allow_changed=allow_changed)
     return OnnxSession(model, threads, allow_changed=allow_changed)

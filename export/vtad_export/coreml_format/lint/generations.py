@@ -29,10 +29,10 @@ MAX_CHANNELS = 65536  # on all of them
 
 # After the guide, chapter 35 (families) and appendix A (operations).
 _FIRST = {
-    A12: "abs add avg_pool cast clip concat conv conv_transpose exp gelu identity linear log matmul max_pool maximum "
-    "minimum mul pad relu relu6 sigmoid slice_by_index softplus split square sub tanh transpose",
+    A12: "abs add avg_pool cast clip concat conv conv_transpose einsum exp gelu identity linear log matmul max_pool "
+    "maximum minimum mul pad relu relu6 sigmoid slice_by_index softplus split square sub tanh transpose",
     # Before that there is no reshape but a flatten, no division by a tensor, no reduction, no shuffle of pixels.
-    A14: "batch_norm einsum erf expand_dims instance_norm layer_norm pixel_shuffle pixel_unshuffle real_div "
+    A14: "batch_norm erf expand_dims instance_norm layer_norm pixel_shuffle pixel_unshuffle real_div "
     "reduce_log_sum_exp reduce_max reduce_mean reduce_min reduce_sum reshape rsqrt scaled_dot_product_attention softmax "
     "sqrt squeeze",
     # The sampling hardware: until then resizing, gathering and sorting are done in software.
