@@ -202,7 +202,7 @@ def test_a_signal_removes_what_is_half_written_and_keeps_what_is_there(
     old.parent.mkdir()
     old.write_text("old")
 
-    def stopped(_model: Any, _card: Any, path: Path) -> None:
+    def stopped(_model: Any, _card: Any, path: Path, *_: Any) -> None:
         path.write_text("half")
         try:
             os.kill(os.getpid(), number)

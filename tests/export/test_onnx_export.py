@@ -33,6 +33,7 @@ from vtad_export.proof.parity import prove
 from vtad_export.proof.tolerance import TOLERANCE
 from vtad_runtime.contract.card import ONNX_KEY
 from vtad_runtime.contract.image import fit_image, read_rgb
+from vtad_runtime.contract.references import REFERENCES_KEY
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 from vtad_runtime.verdict.verdict import Verdict
@@ -87,7 +88,7 @@ def test_the_file_says_in_words_and_units_what_goes_in_and_out_and_nothing_of_th
     assert [o.name for o in model.graph.output] == list(Judgement._fields)
     assert all("z-score" in o.doc_string or "intensity" in o.doc_string for o in model.graph.output)
     assert "pill" in model.doc_string
-    assert [p.key for p in model.metadata_props] == [ONNX_KEY]
+    assert {p.key for p in model.metadata_props} == {ONNX_KEY, REFERENCES_KEY}
     assert not [n.name for n in model.graph.node if n.metadata_props or n.doc_string]
     assert traces(exported.path.parent, trained.path, pills) == []
 
