@@ -17,7 +17,7 @@ from vtad.calibration.score_fusion import fit_score_fusion
 from vtad.config import Config
 from vtad.data.augmentation import shifted_and_zoomed
 from vtad.data.bit_depth import bit_depth
-from vtad.data.images import ImageCache, fingerprint, split_good
+from vtad.data.images import ImageCache, fingerprint, of_one_colour, split_good
 from vtad.data.layout import DataError, find_category
 from vtad.data.sizing import with_size
 from vtad.data.synthetic_defects import synthetic
@@ -91,8 +91,8 @@ def train(
 
 
 def _require_something_to_see(images: ImageCache, root: Path) -> None:
-    """Raise DataError where every picture is of one colour: a covered lens, or pixels of an unknown range."""
-    if all((image == image[0, 0]).all() for image in images):
+    """Raise DataError where every picture is of one colour."""
+    if all(map(of_one_colour, images)):
         raise DataError(
             f"{root}: expected pictures of parts, got {len(images)} of one colour each: look at them, and at the exposure"
         )

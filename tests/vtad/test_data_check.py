@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from tiny_run import tiny
 
 from vtad.data.check import CheckReport, check_category
 from vtad.data.images import split_good
 from vtad.data.layout import DataError, find_category
+from vtad.training import train
 from vtad_runtime.contract.image import read_mask
 from vtad_runtime.sources.folder import find
 
@@ -186,6 +188,44 @@ def test_the_bits_of_16_are_a_rule_over_the_good_pictures(make_category: MakeCat
     assert said in report.to_text()
     assert report.ok
     assert ("1 test pictures have values above that" in report.to_text()) is (top <= 4095)
+
+
+def test_pictures_that_nothing_looks_at_are_counted(make_category: MakeCategory, write_image: WriteImage) -> None:
+    data = make_category()
+    root, rgb = data / "part", np.full((32, 40, 3), 7, np.uint8)
+    rgb[0, 0] = 9
+    for name in ("test/1.png", "train/bad/1.png", "train/bad/2.png", "Test/dent/1.png"):
+        write_image(root / name, rgb)
+    (root / "train/good/dead.png").symlink_to("nothing")
+    (root / "more").mkdir()
+    write_image(root / "more/9.png", np.flip(rgb, 0))
+    (root / "train/good/linked").symlink_to(root / "more")
+    report = check(data)
+    assert report.elsewhere == {"Test/dent": 1, "test": 1, "train/bad": 2}
+    assert report.left_out == {"(link to nothing)": 1}
+    assert report.ok
+    assert "1 in Test/dent, 1 in test, 2 in train/bad" in report.to_text()
+
+
+def test_the_check_and_training_agree_on_pictures_of_one_colour(make_category: MakeCategory) -> None:
+    data = make_category()
+    for number, file in enumerate(sorted((data / "part/train/good").iterdir())):
+        Image.new("RGB", (40, 32), (number, 0, 0)).save(file)
+    report = check(data)
+    assert len(report.blank) == 6
+    assert not report.ok
+    with pytest.raises(DataError, match="got 3 of one colour each"):
+        train(tiny(category="part", data=str(data), out=str(data / "runs")))
+
+
+def test_files_of_several_pages_are_said_to_give_their_first(make_category: MakeCategory, picture: Picture) -> None:
+    data = make_category()
+    pages = [Image.fromarray(picture(number)) for number in (90, 91)]
+    for name in ("a.tif", "b.png", "c.webp"):
+        pages[0].rotate(len(name)).save(data / "part/train/good" / name, save_all=True, append_images=pages[1:])
+    report = check(data)
+    assert report.several_pages == 3
+    assert "3 files have several pages or frames" in report.to_text()
 
 
 def test_pictures_of_8_bits_say_nothing_of_bits(make_category: MakeCategory) -> None:

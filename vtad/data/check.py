@@ -12,9 +12,9 @@ from pathlib import Path
 
 from vtad.config import FULL_SCALES
 from vtad.data.bit_depth import bit_depth
-from vtad.data.images import FEWEST
-from vtad.data.layout import GOOD, CategoryFiles, files_left_out, pictures_below
-from vtad_runtime.contract.image import SUFFIXES, ImageError, read_mask, read_picture
+from vtad.data.images import FEWEST, of_one_colour
+from vtad.data.layout import GOOD, CategoryFiles, files_left_out, pictures_below, pictures_elsewhere
+from vtad_runtime.contract.image import SUFFIXES, ImageError, pages, read_mask, read_picture
 
 SHOWN = 5  # files named per finding in the text
 READ = " ".join(sorted(SUFFIXES))
@@ -51,6 +51,9 @@ class CheckReport:
     depth: str | None  # how vtad-train takes pictures of 16 bits; None where it finds none
     brighter: int  # test pictures with values above what is white then
     left_out: dict[str, int]  # files that are no pictures that vtad reads, by suffix
+    elsewhere: dict[str, int]  # pictures that belong to nothing, by folder
+    blank: tuple[str, ...]  # good pictures of one colour
+    several_pages: int  # files of which the first page alone is used
     stray_masks: tuple[str, ...]  # without a picture
     leaked: tuple[tuple[str, ...], ...]  # groups of the same pixels in both train and test
     repeated: tuple[tuple[str, ...], ...]  # groups of the same pixels within train
@@ -65,6 +68,7 @@ class CheckReport:
         found = [
             (f"fewer than {FEWEST} good pictures to train from", few),
             ("unreadable files", list(self.unreadable)),
+            ("good pictures of one colour (a covered lens, a wrong exposure?)", list(self.blank)),
             ("defective pictures without a mask", list(self.missing_masks)),
             ("masks of another size than their picture", list(self.wrong_size_masks)),
             ("masks without a single defective pixel", list(self.empty_masks)),
@@ -101,6 +105,11 @@ class CheckReport:
         if self.left_out:
             found = ", ".join(f"{count} {suffix}" for suffix, count in self.left_out.items())
             lines.append(f"  note: left out, for vtad does not read them: {found}; it reads {READ}")
+        if self.elsewhere:
+            found = ", ".join(f"{count} in {folder}" for folder, count in self.elsewhere.items())
+            lines.append(f"  note: not used, for they lie in no folder of good or of defective pictures: {found}")
+        if self.several_pages:
+            lines.append(f"  note: {self.several_pages} files have several pages or frames: the first of each is used")
         for what, files in self._problems():
             lines.append(f"  problem: {what}: {len(files)}")
             lines += [f"    {file}" for file in files[:SHOWN]]
@@ -116,6 +125,8 @@ class _Seen:
     pixels: bytes  # sha256 of size and RGB
     error: str
     brighter: bool = False  # than white
+    blank: bool = False
+    pages: int = 1
 
 
 def check_category(files: CategoryFiles, workers: int | None = None) -> CheckReport:
@@ -161,6 +172,9 @@ def check_category(files: CategoryFiles, workers: int | None = None) -> CheckRep
         depth=depth.note,
         brighter=sum(s.brighter for s in seen.values()),
         left_out=files_left_out(files),
+        elsewhere=pictures_elsewhere(files),
+        blank=tuple(_name(path, files) for path in files.train_good if seen[path].blank),
+        several_pages=sum(s.pages > 1 for s in seen.values()),
         stray_masks=_stray_masks(files),
         leaked=leaked,
         repeated=repeated,
@@ -169,13 +183,15 @@ def check_category(files: CategoryFiles, workers: int | None = None) -> CheckRep
 
 def _look(path: Path, white: int) -> _Seen:
     try:
-        picture = read_picture(path, white)
+        picture, count = read_picture(path, white), pages(path)
     except ImageError as e:
         return _Seen(None, b"", _reason(e, path))
     rgb = picture.rgb
     digest = hashlib.sha256(repr(rgb.shape).encode())
     digest.update(rgb.tobytes())
-    return _Seen((rgb.shape[1], rgb.shape[0]), digest.digest(), "", picture.doubt is not None)
+    return _Seen(
+        (rgb.shape[1], rgb.shape[0]), digest.digest(), "", picture.doubt is not None, of_one_colour(rgb), count
+    )
 
 
 def _reason(error: ImageError, path: Path) -> str:

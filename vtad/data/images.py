@@ -48,6 +48,11 @@ def split_good(
     return tuple(sorted(train, key=names.__getitem__)), tuple(sorted(val, key=names.__getitem__))
 
 
+def of_one_colour(image: NDArray[np.uint8]) -> bool:
+    """Whether nothing is to be seen in a picture (H, W, 3): a covered lens, a wrong exposure."""
+    return bool((image == image[0, 0]).all())
+
+
 def fingerprint(files: Sequence[Path]) -> str:
     """sha256, in hex, over the sha256 of each file's bytes, in the order of the relative names.
 

@@ -124,9 +124,25 @@ def pictures_below(folder: Path) -> tuple[Path, ...]:
 def files_left_out(files: CategoryFiles) -> dict[str, int]:
     """How many files of a category are no pictures that vtad reads, by suffix; hidden files and those of Windows aside."""
     folders = _good_folder(files.root / "train"), files.root / "test"
-    names = [Path(name) for folder in folders if folder for _, _, names in walk(folder) for name in names]
-    others = [p for p in names if not is_image(p) and not p.name.startswith(".") and p.name.lower() not in LITTER]
-    return dict(sorted(Counter(p.suffix.lower() or "(no suffix)" for p in others).items()))
+    found = [here / name for folder in folders if folder for here, _, names in walk(folder) for name in names]
+    shown = [p for p in found if not p.name.startswith(".") and p.name.lower() not in LITTER]
+    kinds = [
+        "(link to nothing)" if not p.exists() else p.suffix.lower() or "(no suffix)" for p in shown if _left_out(p)
+    ]
+    return dict(sorted(Counter(kinds).items()))
+
+
+def _left_out(path: Path) -> bool:
+    return not is_image(path) or not path.is_file()
+
+
+def pictures_elsewhere(files: CategoryFiles) -> dict[str, int]:
+    """How many pictures below a category belong to nothing, by folder: beside train/good, or directly in test."""
+    known = [*files.train_good, *pictures_below(files.root / "ground_truth")]
+    known += [path for image in files.test for path in (image.path, image.mask) if path is not None]
+    used = set(map(os.path.realpath, known))  # a linked folder may be found under another name
+    others = [p.parent for p in pictures_below(files.root) if os.path.realpath(p) not in used]
+    return dict(sorted(Counter(folder.relative_to(files.root).as_posix() for folder in others).items()))
 
 
 def _good_folder(folder: Path) -> Path | None:

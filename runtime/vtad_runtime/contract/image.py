@@ -129,6 +129,12 @@ def image_size(path: Path) -> tuple[int, int]:
     return (height, width) if swapped else (width, height)
 
 
+def pages(path: Path) -> int:
+    """How many pages or frames a file has, of which the first counts; from its headers alone. Raises ImageError."""
+    with _open(path) as image:
+        return int(getattr(image, "n_frames", 1))
+
+
 def sixteen_bit_peak(path: Path) -> int | None:
     """The highest value of a picture of 16 bits, grey or colour; None for any other. Raises ImageError."""
     with _open(path) as image:
