@@ -44,7 +44,7 @@ def test_every_symmetry_trains_and_calibrates_with_every_preset(name: str, symme
         batch_size=1,  # so that whole batches are turned
         epochs=1,
     )
-    assert train(config).card().calibration.images == 3
+    assert train(config).card().calibration.images in (3, 12)  # held out; with those that are cross-fitted
 
 
 def turned(name: str, data: Path, out: Path) -> Run:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import math
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -71,10 +70,9 @@ def advice(card: Card) -> str | None:
     needed = images_needed(c.false_alarms)
     if c.images >= needed:
         return None
-    total = math.ceil(needed / float(card.identity.config["val_split"]))
     return (
-        f"{c.images} held-out good images can vouch for a false-alarm rate of {c.achievable:.1%} at best; for "
-        f"{c.false_alarms:.1%} hold out {needed}, {needed - c.images} more (about {total} good images in all)"
+        f"{c.images} good images can vouch for a false-alarm rate of {c.achievable:.1%} at best; for "
+        f"{c.false_alarms:.1%} it takes {needed}, {needed - c.images} more"
     )
 
 

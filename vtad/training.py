@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from vtad.backbones.pretrained import read_pretrained, with_backbone
-from vtad.calibration.map_fusion import Maps, fit_map_fusion, fit_z_scores, raw_maps, scores_and_peaks
-from vtad.calibration.record import CalibrationRecord, GoodScore
-from vtad.calibration.score_fusion import fit_score_fusion
+from vtad.calibration.calibrate import calibrate
 from vtad.config import Config
-from vtad.data.augmentation import shifted_and_zoomed
 from vtad.data.bit_depth import bit_depth
 from vtad.data.images import ImageCache, fingerprint, of_one_colour, split_good
 from vtad.data.layout import DataError, find_category
 from vtad.data.sizing import with_size
-from vtad.data.synthetic_defects import synthetic
 from vtad.fitting.checkpoint import save_tensors
 from vtad.fitting.device import pick_device
 from vtad.fitting.loop import Report, Reporter, begun, resumed
@@ -28,11 +22,6 @@ from vtad.fitting.symmetries import with_symmetries
 from vtad.inspection import input_spec, make_card
 from vtad.models.detector import SCORE_RULE, Detector
 from vtad.run_folder import Run, RunError, create_run, newest_run, open_run, sha256
-from vtad_runtime.contract.card import Calibration
-from vtad_runtime.contract.conformal import calibration
-
-SCORER_IMAGES = 128  # synthetic defects that the weights of the scorers are chosen on
-FUSION_IMAGES = 64  # of them, those that the weights of the two maps are chosen on
 
 
 def train(
@@ -80,9 +69,8 @@ def train(
             run.moved_to(config)  # these are its images, wherever they lie now
         del pretrained  # a large backbone need not lie in memory twice
         loop.learn(report, stop)
-        report(Report(1.0, "calibrating on held-out good images", lasting=False))
-        good = held_out[:]
-        chosen, seen = _calibrate(detector, good, _names(val_files, files.root), config, device)
+        report(Report(1.0, "calibrating on good images", lasting=False))
+        chosen, seen = calibrate(detector, images, held_out, files.root, config, device)
         save_tensors(run.weights, detector.state_dict())
     seen.write(run)
     run.write_card(make_card(config, SCORE_RULE, chosen, images_seen, sha256(run.weights)))
@@ -106,31 +94,3 @@ def unfinished_run(out: Path, path: Path | None, category: str | None) -> Run:
     if not run.checkpoint.is_file():
         raise RunError(f"{run.path}: this run stopped before its first checkpoint: train a new one without --resume")
     return run
-
-
-@torch.no_grad()
-def _calibrate(
-    detector: Detector, good: NDArray[np.uint8], names: list[str], config: Config, device: torch.device
-) -> tuple[Calibration, CalibrationRecord]:
-    """Of held-out good images (N, H, W, 3) by these names: the weights and z-scores are set, and the threshold found."""
-    detector.eval()
-    shifted = shifted_and_zoomed(good, np.random.default_rng((config.seed, 5)))
-    defective, masks = synthetic(shifted, min(SCORER_IMAGES, 4 * len(good)), config.seed)
-    fit_score_fusion(detector, good, shifted, defective, masks, device)
-    maps = raw_maps(detector, good, device)
-    fit_z_scores(detector, maps)
-    few = slice(FUSION_IMAGES)
-    shaken, damaged = (raw_maps(detector, images[few], device) for images in (shifted, defective))
-    fit_map_fusion(detector, Maps(maps.density[few], maps.unlike[few]), shaken, damaged, masks[few])
-    scores, peaks = scores_and_peaks(detector, maps)
-    of_good = [GoodScore(*one) for one in zip(names, scores, peaks, strict=True)]
-    seen = CalibrationRecord(
-        good=tuple(sorted(of_good, key=lambda g: -g.score)),
-        synthetic=tuple(scores_and_peaks(detector, damaged)[0]) if masks[few].any() else (),
-    )
-    return calibration(scores, peaks, config.false_alarms), seen
-
-
-def _names(files: Sequence[Path], root: Path) -> list[str]:
-    """Of the pictures, below the category's folder."""
-    return [file.relative_to(root).as_posix() for file in files]

@@ -203,7 +203,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(model: Path) -> None:
     Path("empty").mkdir()
     Path("pill.mlpackage").mkdir()
     write_model(Path("pill.onnx"))
-    assert "expected at least 3 held-out good images to calibrate, got 2" in failed(2, "--good", "line")
+    assert "expected at least 3 good images to calibrate, got 2" in failed(2, "--good", "line")
     assert "expected pictures" in failed(2, "--good", "empty")
     assert "nothing there" in failed(2, "--good", "nowhere")
     assert "nothing there" in failed(2, "--good", "line", "--model", "none.onnx")

@@ -87,7 +87,7 @@ def test_equal_scores_still_leave_a_margin() -> None:
 
 
 def test_too_few_scores_and_scores_that_are_no_numbers_are_one_line() -> None:
-    with pytest.raises(CalibrationError, match=r"at least 3 held-out good images to calibrate, got 2: add good images"):
+    with pytest.raises(CalibrationError, match=r"at least 3 good images to calibrate, got 2: add good images"):
         conformal_threshold([1.0, 2.0], 0.01)
     for wrong in (math.nan, math.inf, -math.inf):
         with pytest.raises(CalibrationError, match="not a number: the training diverged") as error:

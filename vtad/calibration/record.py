@@ -24,6 +24,7 @@ class GoodScore:
     file: str  # below the category's folder
     score: float
     peak: float  # maximum of the heatmap at the model's resolution, a z-score
+    held_out: bool  # from the whole training; else from the fitting of the scorers, see vtad.calibration.cross_fitting
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,18 @@ class CalibrationRecord:
             raise RunError(f"{_file(run)}: expected the scores of a calibration, got {e}") from e
 
     def lines(self, calibration: Calibration) -> list[str]:
-        """For people: the oddest good pictures, what the first of them does to the threshold, and the trade-off."""
+        """For people: who spoke for the threshold, the oddest good pictures, what the first of them does, and the trade-off."""
+        held_out = sum(g.held_out for g in self.good)
         limit = fence([g.score for g in self.good])
         odd = sum(g.score > limit for g in self.good)
         named = self.good[: min(max(NAMED, odd), MOST_NAMED)]
-        lines = ["the oddest good pictures: " + ", ".join(f"{g.file} {g.score:.3g}" for g in named) + "; look at them"]
+        others = len(self.good) - held_out
+        lines = [
+            f"{held_out} of them held out, {others} judged by scorers fitted without them"
+            if others
+            else "all of them held out"
+        ]
+        lines += ["the oddest good pictures: " + ", ".join(f"{g.file} {g.score:.3g}" for g in named) + "; look at them"]
         try:
             without = conformal_threshold([g.score for g in self.good[1:]], calibration.false_alarms)
         except CalibrationError:

@@ -95,8 +95,8 @@ def _fit_positions(model: Autoencoder, images: Images, device: torch.device, pos
     location = first / len(images)
     variance = square / len(images) - location.square()
     # Neighbouring positions share their statistics: few images give noisy ones.
-    blurred = _neighbours(location)
-    spread = _neighbours(variance + (location - blurred).square()).clamp_min(0) + 1e-2
+    blurred = smoothed_positions(location)
+    spread = smoothed_positions(variance + (location - blurred).square()).clamp_min(0) + 1e-2
     model.context_density.base_location.copy_(blurred)
     model.context_density.base_log_sigma.copy_(0.5 * spread.log())
     if position_gaussian:
@@ -112,5 +112,6 @@ def observed_features(model: Autoencoder, images: Images, device: torch.device) 
     return torch.cat([model.observe(batch.float() / 255).cpu() for batch in batches(images, device)])
 
 
-def _neighbours(x: Tensor) -> Tensor:
+def smoothed_positions(x: Tensor) -> Tensor:
+    """(B, D, rows, columns) -> each position's mean with its neighbours, which share their statistics."""
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)

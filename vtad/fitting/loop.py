@@ -25,7 +25,7 @@ from vtad.fitting.feature_statistics import fit_statistics, observed_features
 from vtad.fitting.learner import Learner
 from vtad.fitting.sampling import BatchSampler
 from vtad.fitting.schedule import Schedule
-from vtad.fitting.symmetries import Views
+from vtad.fitting.symmetries import STATISTICS_VIEWS, Views
 from vtad.fitting.validation import Validation
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
@@ -34,7 +34,6 @@ from vtad.run_folder import Run, RunError, append_line, replacing
 from vtad_runtime.contract.errors import FAILED, VtadError
 
 VALIDATION_IMAGES = 64  # at most so many held-out images decide about stopping
-STATISTICS_VIEWS = 400  # images under their symmetries that statistics are taken from, unless there are more images
 
 
 class TrainingError(VtadError):

@@ -24,6 +24,7 @@ from vtad.metrics import image_auroc
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.features import BackboneFeatures
 
+STATISTICS_VIEWS = 400  # images under their symmetries that statistics are taken from, unless there are more images
 RGB = NDArray[np.uint8]  # (..., H, W, 3)
 
 ALIKE = (

@@ -31,7 +31,7 @@ def card_text(path: Path, card: Card, found: Integrity | None = None) -> str:
         ("threshold", f"NG above {c.threshold:.4g}; regions above {c.pixel_threshold:.4g} {MAPS}"),
         (
             "calibration",
-            f"{c.images} held-out good images, scores {c.scores[0]:.4g} to {c.scores[-1]:.4g}, "
+            f"{c.images} good images, scores {c.scores[0]:.4g} to {c.scores[-1]:.4g}, "
             f"median {statistics.median(c.scores):.4g}"
             if c.scores
             else "none",

@@ -88,7 +88,7 @@ class ScoreRule:
 class Calibration:
     """Held-out good images turned into a decision: NG if and only if score > threshold."""
 
-    scores: tuple[float, ...]  # of held-out good images, ascending
+    scores: tuple[float, ...]  # of good images that it had not learnt from, or not whole (cross-fitted), ascending
     false_alarms: float  # the budget asked for, a share of good images
     achievable: float  # the smallest share these images can vouch for, 1 / (n + 1), or the budget if that is larger
     threshold: float  # in units of the score

@@ -1,6 +1,6 @@
 """The threshold rule: scores of good pictures and a false-alarm budget in, a decision out. Numpy only.
 
-The threshold is conformal (Vovk et al., Algorithmic Learning in a Random World): with n held-out good pictures and a budget a,
+The threshold is conformal (Vovk et al., Algorithmic Learning in a Random World): with n good pictures and a budget a,
 at most k = floor(a (n + 1)) of n + 1 exchangeable good pictures score above the k-th largest calibration score.
 """
 
@@ -41,10 +41,10 @@ def conformal_threshold(scores: Sequence[float], false_alarms: float) -> float:
     ordered = sorted(scores)
     if len(ordered) < MIN_IMAGES:
         raise CalibrationError(
-            f"expected at least {MIN_IMAGES} held-out good images to calibrate, got {len(ordered)}: add good images"
+            f"expected at least {MIN_IMAGES} good images to calibrate, got {len(ordered)}: add good images"
         )
     if not all(math.isfinite(s) for s in ordered):
-        raise CalibrationError("a held-out good image has a score that is not a number: the training diverged")
+        raise CalibrationError("a good image has a score that is not a number: the training diverged")
     k = max(1, math.floor(false_alarms * (len(ordered) + 1) + 1e-9))
     level = ordered[-k]
     gap = min((s for s in ordered if s > level), default=math.inf) - level

@@ -1,0 +1,63 @@
+"""Calibration: the weights and z-scores of a trained detector from held-out good images, its threshold from all good images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vtad.calibration.cross_fitting import Scores, cross_fitted, shifted_to
+from vtad.calibration.map_fusion import Maps, fit_map_fusion, fit_z_scores, raw_maps, scores_and_peaks
+from vtad.calibration.record import CalibrationRecord, GoodScore
+from vtad.calibration.score_fusion import fit_score_fusion
+from vtad.config import Config
+from vtad.data.augmentation import shifted_and_zoomed
+from vtad.data.images import ImageCache
+from vtad.data.synthetic_defects import synthetic
+from vtad.models.detector import Detector
+from vtad_runtime.contract.card import Calibration
+from vtad_runtime.contract.conformal import calibration
+
+SCORER_IMAGES = 128  # synthetic defects that the weights of the scorers are chosen on
+FUSION_IMAGES = 64  # of them, those that the weights of the two maps are chosen on
+
+
+@torch.no_grad()
+def calibrate(
+    detector: Detector, images: ImageCache, held_out: ImageCache, root: Path, config: Config, device: torch.device
+) -> tuple[Calibration, CalibrationRecord]:
+    """Set the detector's weights and z-scores; the card's entry, and what it was found from. Raises CalibrationError.
+
+    `images` are those of the training, files below `root`.
+    """
+    detector.eval()
+    good, synthetic_scores = _fit(detector, held_out[:], config, device)
+    learnt = cross_fitted(detector, images, config, device)
+    others = shifted_to(good, learnt) if learnt is not None else None
+    of_all = good if others is None else Scores(*map(np.concatenate, zip(good, others, strict=True)))
+    chosen = calibration(of_all.scores.tolist(), of_all.peaks.tolist(), config.false_alarms)
+    files = [*held_out.files, *(images.files if others is not None else ())]
+    names = (file.relative_to(root).as_posix() for file in files)
+    judged = [
+        GoodScore(name, score, peak, number < len(good.scores))
+        for number, (name, score, peak) in enumerate(zip(names, *(part.tolist() for part in of_all), strict=True))
+    ]
+    return chosen, CalibrationRecord(tuple(sorted(judged, key=lambda g: -g.score)), synthetic_scores)
+
+
+def _fit(
+    detector: Detector, good: NDArray[np.uint8], config: Config, device: torch.device
+) -> tuple[Scores, tuple[float, ...]]:
+    """The scores of held-out good images (N, H, W, 3), which set weights and z-scores, and those of synthetic defects."""
+    shifted = shifted_and_zoomed(good, np.random.default_rng((config.seed, 5)))
+    defective, masks = synthetic(shifted, min(SCORER_IMAGES, 4 * len(good)), config.seed)
+    fit_score_fusion(detector, good, shifted, defective, masks, device)
+    maps = raw_maps(detector, good, device)
+    fit_z_scores(detector, maps)
+    few = slice(FUSION_IMAGES)
+    shaken, damaged = (raw_maps(detector, images[few], device) for images in (shifted, defective))
+    fit_map_fusion(detector, Maps(maps.density[few], maps.unlike[few]), shaken, damaged, masks[few])
+    scores = Scores(*(np.array(part) for part in scores_and_peaks(detector, maps)))
+    return scores, tuple(scores_and_peaks(detector, damaged)[0])

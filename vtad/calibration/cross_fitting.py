@@ -1,0 +1,124 @@
+"""Scores of the training pictures as if the detector had not learnt from them: then every good picture speaks for the threshold.
+
+After cross-conformal prediction (Vovk, Annals of Mathematics and AI 2015) and CV+ (Barber et al., Annals of Statistics 2021): a
+picture is judged by scorers that are fitted without its fold. What is trained (transformer, segmentation head) is shared by all
+folds and has seen the picture, clean and damaged, which makes it look less odd by a little. So the cross-fitted scores are
+shifted until their median is that of the held-out pictures, which nothing has learnt from. Where they differ from these in
+more than their place, they are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import ks_2samp
+from torch import Tensor
+
+from vtad.calibration.map_fusion import raw_maps, scores_and_peaks
+from vtad.config import Config, symmetry_names
+from vtad.data.batches import BATCH, batches
+from vtad.data.images import ImageCache
+from vtad.fitting.feature_statistics import POSITION_IMAGES, SAMPLES, smoothed_positions
+from vtad.fitting.symmetries import STATISTICS_VIEWS, Views
+from vtad.models.autoencoder import Autoencoder
+from vtad.models.detector import Detector
+from vtad.models.feature_gmm import FeatureGmm
+from vtad.models.patch_memory import PatchMemory
+from vtad.models.position_gaussian import PositionGaussian
+
+FOLDS, FOLDS_OF_FEW, FEW = 5, 10, 100  # of so many images or more; of fewer, which can spare less
+CHANCE = 0.01  # p-value of a Kolmogorov-Smirnov test below which both kinds of scores are not of one distribution
+ENOUGH = 20  # held-out pictures whose median is worth a shift; that of fewer is mostly chance
+FITTED = ("patch_memory", "feature_gmm", "position_gaussian")
+
+
+class Scores(NamedTuple):
+    """Of N pictures."""
+
+    scores: NDArray[np.float64]
+    peaks: NDArray[np.float64]  # of the heatmaps
+
+
+@torch.no_grad()
+def cross_fitted(detector: Detector, images: ImageCache, config: Config, device: torch.device) -> Scores | None:
+    """Of training images (N, H, W, 3), not yet shifted. The detector is calibrated, and stays as it is.
+
+    None where nothing is fitted, or the images are too few for folds.
+    """
+    model = detector.model
+    if not isinstance(model, Autoencoder) or len(images) < FOLDS_OF_FEW:
+        return None
+    weight = model.score_fusion.weight[: len(FITTED)].tolist()
+    counted = [name for name, share in zip(FITTED, weight, strict=True) if share]
+    if not counted:
+        return None
+    folds = FOLDS_OF_FEW if len(images) < FEW else FOLDS
+    fold = np.random.default_rng((config.seed, 7)).permutation(len(images)) % folds
+    known = _Known.of(model, Views(images, symmetry_names(config.symmetries), STATISTICS_VIEWS), len(images), device)
+    found = Scores(np.empty(len(images)), np.empty(len(images)))
+    for k in range(folds):
+        mine = np.flatnonzero(fold == k)
+        with _fitted_without(model, counted, known, fold != k):
+            maps = raw_maps(detector, images[mine], device)
+        found.scores[mine], found.peaks[mine] = scores_and_peaks(detector, maps)
+    return found
+
+
+def shifted_to(held_out: Scores, cross: Scores) -> Scores | None:
+    """Cross-fitted scores and peaks with the medians of the held-out ones; None where they are of another distribution."""
+    moved = cross
+    if len(held_out.scores) >= ENOUGH:
+        moved = Scores(
+            *(ours + np.median(theirs) - np.median(ours) for ours, theirs in zip(cross, held_out, strict=True))
+        )
+    return moved if ks_2samp(moved.scores, held_out.scores).pvalue >= CHANCE else None
+
+
+class _Known(NamedTuple):
+    """What the fitted scorers are fitted on, and of which image it is."""
+
+    cells: Tensor  # (N, C) features, on the CPU
+    cell_of: NDArray[np.int64]  # (N,)
+    positions: Tensor  # whitened features (M, D, rows, columns), half, on the CPU
+    position_of: NDArray[np.int64]  # (M,)
+
+    @staticmethod
+    def of(model: Autoencoder, views: Views, images: int, device: torch.device) -> _Known:
+        generator, every = torch.Generator().manual_seed(0), -(-len(views) // POSITION_IMAGES)
+        cells, cell_of, positions = list[Tensor](), list[int](), list[Tensor]()
+        for i, batch in enumerate(batches(views, device)):
+            features = model.features(batch.float() / 255)[0]
+            for j, one in enumerate(features):
+                f = one.flatten(1).T.cpu()
+                taken = f[torch.rand(len(f), generator=generator) < min(1.0, SAMPLES / (len(views) * len(f)))]
+                cells.append(taken)
+                cell_of += [(i * BATCH + j) % images] * len(taken)
+            positions.append(model.whitening(features)[-i * BATCH % every :: every].half().cpu())
+        position_of = np.arange(0, len(views), every) % images
+        return _Known(torch.cat(cells), np.array(cell_of), torch.cat(positions), position_of)
+
+
+@contextmanager
+def _fitted_without(model: Autoencoder, names: list[str], known: _Known, kept: NDArray[np.bool_]) -> Iterator[None]:
+    """The model with these scorers fitted on the images that are `kept` alone."""
+    before: dict[str, PatchMemory | FeatureGmm | PositionGaussian] = {name: getattr(model, name) for name in names}
+    cells = known.cells[torch.from_numpy(kept[known.cell_of])]
+    try:
+        for name, module in before.items():
+            other = deepcopy(module)
+            setattr(model, name, other)
+            if isinstance(other, PositionGaussian):
+                y = known.positions[torch.from_numpy(kept[known.position_of])]
+                other.fit(smoothed_positions(y.mean(0, keepdim=True, dtype=torch.float32)), y)
+            else:
+                other.fit(cells)
+        yield
+    finally:
+        for name, module in before.items():
+            setattr(model, name, module)
