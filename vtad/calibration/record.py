@@ -55,11 +55,7 @@ class CalibrationRecord:
         odd = sum(g.score > limit for g in self.good)
         named = self.good[: min(max(NAMED, odd), MOST_NAMED)]
         others = len(self.good) - held_out
-        lines = [
-            f"{held_out} of them held out, {others} judged by scorers fitted without them"
-            if others
-            else "all of them held out"
-        ]
+        lines = [f"of these {held_out} were held out, and {others} judged by scorers fitted without them"]
         lines += ["the oddest good pictures: " + ", ".join(f"{g.file} {g.score:.3g}" for g in named) + "; look at them"]
         try:
             without = conformal_threshold([g.score for g in self.good[1:]], calibration.false_alarms)
