@@ -55,6 +55,7 @@ def project(pills: Path, trained: Run, exported: Export, tmp_path_factory: pytes
     good = here / "data/pill/test/good"
     shutil.copytree(good, here / "incoming")
     shutil.copytree(here / "data/pill/train/good", here / "good-parts")
+    _bad_parts(here / "data/pill/test", here / "bad-parts")
     _golden_samples(here)
     mask = np.full((64, 64), 255, np.uint8)
     mask[:, :8] = 0
@@ -69,6 +70,15 @@ def project(pills: Path, trained: Run, exported: Export, tmp_path_factory: pytes
         shutil.copytree("runs/pill/0002", "runs/screw/0002")
         assert CliRunner().invoke(program("vtad-run"), ["--folder", "data/pill/test"]).exit_code in (0, 1)
     return here
+
+
+def _bad_parts(test: Path, folder: Path) -> None:
+    """Known bad parts, each as it is and mirrored: ten."""
+    folder.mkdir()
+    for i, path in enumerate(sorted(path for path in test.rglob("*.png") if path.parent.name != "good")):
+        rgb = np.asarray(Image.open(path))
+        Image.fromarray(rgb).save(folder / f"{i}.png")
+        Image.fromarray(rgb[:, ::-1]).save(folder / f"{i}-mirrored.png")
 
 
 def _golden_samples(here: Path) -> None:

@@ -23,6 +23,7 @@ from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.engine.card_entry import CardEntryError, replace_card
 from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.review.calibrate_run import calibrate_run
+from vtad_runtime.review.recalibration import Asked
 from vtad_runtime.verdict.detector import Detector
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(run_cli.__file__).parents[2])}
@@ -91,7 +92,7 @@ def test_the_new_file_judges_by_the_lines_own_scores(model: Path) -> None:
 def test_every_byte_but_the_cards_entry_stays(model: Path) -> None:
     onnx = pytest.importorskip("onnx")
     line(list(range(20)))
-    new = calibrate_run(model, Path("line"), 0.1, Path("new.onnx"))
+    new = calibrate_run(model, Path("line"), Asked(false_alarms=0.1), Path("new.onnx"))
     before, after = onnx.load(str(model)), onnx.load("new.onnx")
     onnx.checker.check_model(after)
     assert {p.key: p.value for p in after.metadata_props} == {ONNX_KEY: new.to_json()}
@@ -195,7 +196,7 @@ def test_nothing_is_ever_written_over(model: Path) -> None:
         2, "--good", "line", "--out", "new.onnx"
     )
     with pytest.raises(VtadError, match="expected a new file"):
-        calibrate_run(model, Path("line"), 0.1, Path("new.onnx"))
+        calibrate_run(model, Path("line"), Asked(false_alarms=0.1), Path("new.onnx"))
 
 
 def test_wrong_input_is_one_line_and_leaves_nothing(model: Path) -> None:
@@ -237,7 +238,7 @@ def test_a_score_that_is_no_number_is_refused_by_name() -> None:
     broken = write_model(Path("nan.onnx"), score_scale=float("nan"))
     line(list(range(5)))
     with pytest.raises(CalibrationError, match=r"line/000\.png: expected a finite score, got nan"):
-        calibrate_run(broken, Path("line"), 0.1, Path("new.onnx"))
+        calibrate_run(broken, Path("line"), Asked(), Path("new.onnx"))
     assert not Path("new.onnx").exists()
 
 
@@ -267,3 +268,71 @@ def test_the_command_helps_quickly_and_works_as_a_program(model: Path) -> None:
         "import sys, vtad_runtime.commands.calibrate; assert not {'numpy', 'cv2', 'onnxruntime'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", loaded], env=ENVIRONMENT, check=True)
+
+
+def spots(levels: list[int], folder: str) -> None:
+    """Pictures of bad parts whose spot is so many grey levels off."""
+    for i, level in enumerate(levels):
+        save(bad(32, 32, x=i % 20, y=4) if level > 150 else _spotted(i, level), f"{folder}/{i:03d}.png")
+
+
+def _spotted(i: int, level: int) -> np.ndarray[Any, Any]:
+    rgb = good(32, 32)
+    rgb[7, i % 32] = GREY + level
+    return rgb
+
+
+def test_known_bad_parts_show_the_trade_off_and_may_set_the_threshold(model: Path) -> None:
+    line(list(range(20, 60)))
+    spots(list(range(50, 100)), "bad")
+    shown = calibrate("--good", "line", "--bad", "bad", "--out", "a.onnx")
+    assert shown.exit_code == 0, shown.output
+    (chosen,) = [text for text in shown.stdout.splitlines() if text.startswith("* ")]
+    assert "0 of 40, 0.0 % (0.0 to 8.8 %)" in chosen
+    assert "10 of 50, 20.0 % (10.0 to 33.7 %)" in chosen
+    result = calibrate("--good", "line", "--bad", "bad", "--max-misses", "0.02", "--out", "b.onnx")
+    assert result.exit_code == 0, result.output
+    assert "the threshold is chosen for at most 2 % misses, from 40 good and 50 bad pictures" in result.stdout
+    c = Detector("b.onnx").card.calibration
+    assert (c.rule, c.max_misses, c.defective, c.images) == ("misses", 0.02, 50, 40)
+    assert 49 / UNIT < c.threshold < 50 / UNIT
+    assert "for at most 2 % misses" in Detector("b.onnx").card.history[-1].what
+
+
+def test_what_known_bad_parts_cannot_vouch_for_is_refused_in_one_line(model: Path) -> None:
+    line(list(range(20)))
+    spots(list(range(50, 70)), "bad")
+    said = failed(2, "--good", "line", "--bad", "bad", "--max-misses", "0.02")
+    assert "got 20, which vouch for 4.76 % at best; 49 can, 29 more" in said
+    save(good(32, 32), "both/a.png")
+    save(good(32, 32), "line/same.png")
+    assert "got the same picture in both folders" in failed(2, "--good", "line", "--bad", "both")
+    assert not list(Path().rglob("*calibrated*"))
+
+
+def test_a_threshold_by_hand_needs_no_pictures_and_stands_on_the_card(model: Path) -> None:
+    result = calibrate("--threshold", "1.5")
+    assert result.exit_code == 0, result.output
+    assert "threshold 2 -> 1.5" in result.stdout
+    assert "the threshold is chosen by hand, beside 19 good pictures" in result.stdout
+    old, new = Detector(model).card.calibration, Detector("runs/tiny/1/export/tiny-calibrated.onnx").card.calibration
+    assert (new.rule, new.threshold, new.scores, new.pixel_threshold) == (
+        "by hand",
+        1.5,
+        old.scores,
+        old.pixel_threshold,
+    )
+    assert "expected a threshold near its calibration scores" in failed(2, "--threshold", "1e9", "--out", "b.onnx")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "--good: expected a folder of good pictures, or --threshold alone"),
+        (("--good", "line", "--max-misses", "0.1"), "--max-misses: expected together with --bad"),
+        (("--good", "line", "--threshold", "1", "--false-alarms", "0.1"), "got --false-alarms and --threshold"),
+        (("--threshold", "nan"), "finite"),
+    ],
+)
+def test_rules_that_contradict_each_other_are_one_line(model: Path, arguments: tuple[str, ...], said: str) -> None:
+    assert said in failed(2, *arguments)

@@ -28,7 +28,7 @@ def card_text(path: Path, card: Card, found: Integrity | None = None) -> str:
         ("input", f"{given.name}: {given.width}x{given.height} {given.colour}, uint8, {given.fit}, {region}"),
         *(("outputs" if i == 0 else "", text) for i, text in enumerate(outputs)),
         ("score", f"mean of the highest {rule.top_share:.0%} of the cells, {rule.cell}x{rule.cell} pixels each"),
-        ("threshold", f"NG above {c.threshold:.4g}; regions above {c.pixel_threshold:.4g} {MAPS}"),
+        ("threshold", f"NG above {c.threshold:.4g}, chosen {c.chosen}; regions above {c.pixel_threshold:.4g} {MAPS}"),
         (
             "calibration",
             f"{c.images} good images, scores {c.scores[0]:.4g} to {c.scores[-1]:.4g}, "

@@ -7,11 +7,13 @@ from pathlib import Path
 import click
 
 from vtad_runtime.contract.command import no_traceback
+from vtad_runtime.contract.errors import VtadError
 
+SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 EXIT_CODES = """\b
 Exit codes:
   0    the new file is written
-  2    usage: bad arguments, no model or a wrong one, too few good pictures, the file exists
+  2    usage: bad arguments, no model or a wrong one, too few pictures for what was asked, the file exists
   4    the new file could not be written, e.g. the disk is full
   70   internal error
   130  stopped by Ctrl-C; nothing is written
@@ -22,17 +24,17 @@ Exit codes:
 @click.option("--model", type=click.Path(path_type=Path), help="Exported .onnx.  [default: the newest below ./runs]")
 @click.option(
     "--good",
-    required=True,
     type=click.Path(path_type=Path),
     help="Good pictures of the line: a folder and all below it.",
 )
 @click.option(
-    "--false-alarms",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.01,
-    show_default=True,
-    help="Budget: the share of good parts that may be called NG.",
+    "--bad", type=click.Path(path_type=Path), help="Pictures of known bad parts: shows what thresholds would cost."
 )
+@click.option(
+    "--false-alarms", type=SHARE, help="Budget: the share of good parts that may be called NG.  [default: 0.01]"
+)
+@click.option("--max-misses", type=SHARE, help="In its place: the share of bad parts that may be missed (--bad).")
+@click.option("--threshold", type=float, metavar="SCORE", help="In its place: this threshold, chosen by hand.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="File to write.  [default: MODEL-calibrated.onnx beside it]"
 )
@@ -40,13 +42,32 @@ Exit codes:
     "--allow-changed", is_flag=True, help="Take a model that was changed since its export; it stays so marked."
 )
 @click.version_option(package_name="vtad", prog_name="vtad-calibrate")
-def calibrate(model: Path | None, good: Path, false_alarms: float, out: Path | None, allow_changed: bool) -> None:
-    """Set an exported model's threshold by the line's own good pictures.
+def calibrate(
+    model: Path | None,
+    good: Path | None,
+    bad: Path | None,
+    false_alarms: float | None,
+    max_misses: float | None,
+    threshold: float | None,
+    out: Path | None,
+    allow_changed: bool,
+) -> None:
+    """Set an exported model's threshold by the line's own good pictures, by known bad parts, or by hand.
 
     Judges the pictures, and writes a new file beside the model: the same weights, byte for byte, with a new threshold on
     its card, and who set it from which file. Pictures that look odd among the good are named. No file is ever written over.
     """
     with no_traceback():
+        rules = {"--false-alarms": false_alarms, "--max-misses": max_misses, "--threshold": threshold}
+        given = [name for name, value in rules.items() if value is not None]
+        if len(given) > 1:
+            raise VtadError(f"{given[1]}: expected one rule for the threshold, got {' and '.join(given)}")
+        if good is None and threshold is None:
+            raise VtadError("--good: expected a folder of good pictures, or --threshold alone, got neither")
+        if max_misses is not None and bad is None:
+            raise VtadError("--max-misses: expected together with --bad, got it alone")
         from vtad_runtime.review.calibrate_run import calibrate_run
+        from vtad_runtime.review.recalibration import FALSE_ALARMS, Asked
 
-        calibrate_run(model, good, false_alarms, out, allow_changed=allow_changed)
+        asked = Asked(threshold, max_misses, FALSE_ALARMS if false_alarms is None else false_alarms)
+        calibrate_run(model, good, asked, out, bad=bad, allow_changed=allow_changed)

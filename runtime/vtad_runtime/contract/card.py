@@ -34,6 +34,7 @@ ONNX_KEY = "vtad.card"  # the name of the card in ONNX metadata_props, and in a 
 
 FullScale = Literal[1023, 4095, 16383, 65535]  # the highest value of a camera of 10, 12, 14 or 16 bits
 FULL_SCALE: FullScale = 65535
+Rule = Literal["false alarms", "misses", "by hand"]
 ComputeUnits = Literal["CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY", "ALL"]  # of Core ML, by coremltools' names
 
 
@@ -86,7 +87,7 @@ class ScoreRule:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Held-out good images turned into a decision: NG if and only if score > threshold."""
+    """Scores of good images turned into a decision: NG if and only if score > threshold."""
 
     scores: tuple[float, ...]  # of good images that it had not learnt from, or not whole (cross-fitted), ascending
     false_alarms: float  # the budget asked for, a share of good images
@@ -94,6 +95,21 @@ class Calibration:
     threshold: float  # in units of the score
     pixel_threshold: float  # heatmap level from which a region is drawn, a z-score
     images: int
+    rule: Rule = "false alarms"  # what the threshold was chosen by: the budget, known bad parts, or a person
+    defective: int = 0  # known bad parts that were judged as well
+    max_misses: float | None = None  # the share of bad parts that may be missed, where that was the rule
+
+    @property
+    def chosen(self) -> str:
+        """How the threshold was chosen, in words."""
+        pictures = f"{self.images} good" + (f" and {self.defective} bad pictures" if self.defective else " pictures")
+        match self.rule:
+            case "by hand":
+                return f"by hand, beside {pictures}"
+            case "misses":
+                return f"for at most {100 * (self.max_misses or 0):.3g} % misses, from {pictures}"
+            case "false alarms":
+                return f"for at most {100 * self.false_alarms:.3g} % false alarms, from {pictures}"
 
     def p_value(self, score: float) -> float:
         """Conformal p-value (1 + #{calibration >= score}) / (n + 1): the share of good images that look this odd."""

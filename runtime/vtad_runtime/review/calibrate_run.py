@@ -11,12 +11,14 @@ import click
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.command import say
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, one_line
+from vtad_runtime.contract.trade_off import table, trade_off
 from vtad_runtime.engine.coreml_engine import onnx_fallback
 from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.review.recalibration import (
+    Asked,
     Judged,
     budget_lines,
-    judge_good,
+    judge_pictures,
     new_card,
     odd_pictures,
     refuse_existing,
@@ -30,9 +32,18 @@ SHOWN = 10  # files named of each kind
 
 
 def calibrate_run(
-    model: Path | None, good: Path, false_alarms: float, out: Path | None, *, allow_changed: bool = False
+    model: Path | None,
+    good: Path | None,
+    asked: Asked,
+    out: Path | None,
+    *,
+    bad: Path | None = None,
+    allow_changed: bool = False,
 ) -> Card:
-    """Judge the pictures of `good`, write the model with its new threshold, and say so; the new card. Raises VtadError."""
+    """Judge the pictures of `good` and `bad`, write the model with its new threshold, and say so; the new card.
+
+    Without `good` the threshold must be chosen by hand. Raises VtadError.
+    """
     path = model or newest_model()
     target = out or path.with_name(f"{path.stem}-calibrated.onnx")
     try:
@@ -40,12 +51,8 @@ def calibrate_run(
         if target.suffix.lower() != ".onnx":
             raise VtadError(f"{target}: expected a file name that ends with .onnx; name one by --out")
         refuse_existing(target)
-        files = find(good).files
-        with click.progressbar(files, label="judging", file=sys.stderr, hidden=not sys.stderr.isatty()) as shown:
-            found = judge_good(detector, shown)
-        _list("left out", found.unusable)
-        _list("left out, a copy of another picture", found.copies)
-        card = new_card(detector.card, found.judged, false_alarms)
+        of_good, of_bad = (_judged(detector, folder) if folder else () for folder in (good, bad))
+        card = new_card(detector.card, of_good, of_bad, asked)
         card = write_recalibrated(detector, card, target)
     except VtadError as e:
         e.exit_code = USAGE
@@ -58,9 +65,16 @@ def calibrate_run(
         f"threshold {before.threshold:.4g} -> {after.threshold:.4g}, pixel threshold {before.pixel_threshold:.4g} -> "
         f"{after.pixel_threshold:.4g}"
     )
-    for line in budget_lines(after):
+    say(f"the threshold is chosen {after.chosen}")
+    for line in budget_lines(after) if of_good else []:
         say(line)
-    _tell_odd(found.judged, false_alarms, after.threshold)
+    if of_bad:
+        say("trade-off, each rate with its exact 95 % interval:")
+        scores = list(after.scores), [j.score for j in of_bad]
+        for line in table(trade_off(*scores, also=after.threshold), after.threshold):
+            say(line)
+    if of_good:
+        _tell_odd(of_good, asked.false_alarms, after.threshold)
     if detector.card.results is not None:
         say("results on the card dropped: they were measured at the old threshold")
     newest = " (vtad-run without --model takes it from now on)" if model is None and out is None else ""
@@ -68,6 +82,16 @@ def calibrate_run(
         say(f"{target}: {detector.integrity}, and stays so: it opens with --allow-changed only", err=True)
     say(f"written: {target}{newest}")
     return card
+
+
+def _judged(detector: Detector, folder: Path) -> tuple[Judged, ...]:
+    """The pictures of a folder and all below it. Raises VtadError."""
+    files = find(folder).files
+    with click.progressbar(files, label="judging", file=sys.stderr, hidden=not sys.stderr.isatty()) as shown:
+        found = judge_pictures(detector, shown)
+    _list("left out", found.unusable)
+    _list("left out, a copy of another picture", found.copies)
+    return found.judged
 
 
 def _open(path: Path, which: str, allow_changed: bool) -> Detector:

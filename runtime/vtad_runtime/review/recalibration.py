@@ -1,7 +1,8 @@
 """Re-calibrates an exported model on good pictures of the line it runs at: a new file with a new card, the same weights.
 
-Held-out pictures of the training set say how odd good parts look there; under the line's own light and camera they look
-otherwise. The rule that makes a threshold of their scores is the one of the training (`conformal.py`).
+Good pictures of the training set say how odd good parts look there; under the line's own light and camera they look
+otherwise. The rule that makes a threshold of their scores is the one of the training (`conformal.py`). Where there are known
+bad parts the threshold may follow from them, or be a person's choice.
 """
 
 from __future__ import annotations
@@ -18,38 +19,40 @@ from pathlib import Path
 import numpy as np
 
 from vtad_runtime.contract.card import Calibration, Card, Change, card_digest
-from vtad_runtime.contract.conformal import CalibrationError, calibration, conformal_threshold, images_needed
+from vtad_runtime.contract.conformal import CalibrationError, calibration, conformal_threshold, fence, images_needed
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.files import replacing
 from vtad_runtime.contract.image import ImageError
+from vtad_runtime.contract.trade_off import miss_threshold
 from vtad_runtime.engine.card_entry import replace_card
 from vtad_runtime.engine.integrity import contents
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.verdict.detector import Detector
 
-FENCE = 3.0  # interquartile ranges above the third quartile: Tukey's outer fence, beyond which a good picture is odd
+FALSE_ALARMS = 0.01  # the budget, if no other is asked for
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One good picture as the model sees it."""
+    """One picture as the model sees it."""
 
     file: Path
     score: float
     peak: float  # maximum of the heatmap at model resolution, a z-score
+    digest: bytes  # SHA-256 of the file
 
 
 @dataclass(frozen=True)
-class GoodPictures:
-    """What a folder of good pictures gave."""
+class Pictures:
+    """What a folder of pictures gave."""
 
     judged: tuple[Judged, ...]  # in the order of the files
     unusable: tuple[str, ...]  # why, one line a file: it cannot be read, or is not to be trusted
     copies: tuple[Path, ...]  # files whose bytes are those of an earlier one; they are counted once
 
 
-def judge_good(detector: Detector, files: Iterable[Path]) -> GoodPictures:
-    """Judge pictures of good parts. Raises ModelError.
+def judge_pictures(detector: Detector, files: Iterable[Path]) -> Pictures:
+    """Judge pictures, all of good parts or all of bad ones. Raises ModelError.
 
     A picture whose file is a byte-for-byte copy of another is counted once: copies would vouch for a budget they cannot keep.
     """
@@ -69,22 +72,45 @@ def judge_good(detector: Detector, files: Iterable[Path]) -> GoodPictures:
             unusable.append(f"{file}: {result.doubt}")
             continue
         seen.add(digest)
-        judged.append(Judged(file, result.score, float(result.model_heatmap.max())))
-    return GoodPictures(tuple(judged), tuple(unusable), tuple(copies))
+        judged.append(Judged(file, result.score, float(result.model_heatmap.max()), digest))
+    return Pictures(tuple(judged), tuple(unusable), tuple(copies))
 
 
-def new_card(card: Card, judged: Sequence[Judged], false_alarms: float) -> Card:
-    """The card with the calibration that these pictures give. Raises CalibrationError.
+@dataclass(frozen=True)
+class Asked:
+    """What the threshold is to be chosen by: the first that is given."""
+
+    threshold: float | None = None  # by hand
+    max_misses: float | None = None  # the share of bad parts that may be missed
+    false_alarms: float = FALSE_ALARMS  # the budget; the pixel threshold keeps to it in any case
+
+
+def new_card(card: Card, good: Sequence[Judged], bad: Sequence[Judged], asked: Asked) -> Card:
+    """The card with the calibration that these pictures give; without good ones, with that of the card. Raises CalibrationError.
 
     `results` become None: they were measured at the old threshold. `parity` stays: the graph is the one that was proven.
     """
-    for picture in judged:
+    for picture in (*good, *bad):
         if not (math.isfinite(picture.score) and math.isfinite(picture.peak)):
             raise CalibrationError(
                 f"{picture.file}: expected a finite score, got {picture.score}; export the run again"
             )
-    found = calibration([j.score for j in judged], [j.peak for j in judged], false_alarms)
-    return dataclasses.replace(card, calibration=found, results=None)
+    both = {j.digest for j in good} & {j.digest for j in bad}
+    if both:
+        named = next(j.file for j in bad if j.digest in both)
+        raise CalibrationError(f"{named}: expected a part that is good or bad, got the same picture in both folders")
+    found = card.calibration
+    if good:
+        found = calibration([j.score for j in good], [j.peak for j in good], asked.false_alarms)
+    found = dataclasses.replace(found, defective=len(bad))
+    if asked.threshold is not None:
+        found = dataclasses.replace(found, threshold=asked.threshold, rule="by hand")
+    elif asked.max_misses is not None:
+        level = miss_threshold([j.score for j in good], [j.score for j in bad], asked.max_misses)
+        found = dataclasses.replace(found, threshold=level, rule="misses", max_misses=asked.max_misses)
+    new = dataclasses.replace(card, calibration=found, results=None)
+    new.check("--threshold" if asked.threshold is not None else "the new card")
+    return new
 
 
 def write_recalibrated(detector: Detector, card: Card, out: Path) -> Card:
@@ -109,7 +135,7 @@ def _signed(detector: Detector, card: Card) -> Card:
     change = Change(
         by=f"vtad-calibrate {version('vtad')}",
         when=datetime.now(UTC).isoformat(timespec="seconds"),
-        what=f"threshold {old.threshold:.4g} -> {card.calibration.threshold:.4g} from {card.calibration.images} good pictures"
+        what=f"threshold {old.threshold:.4g} -> {card.calibration.threshold:.4g}, {card.calibration.chosen}"
         + ("" if detector.integrity.sealed else "; it had no digests before"),
         parent=exported.card if exported else card_digest(given.card),
         changed=tuple(name for name in detector.integrity.now if name not in files),
@@ -125,10 +151,8 @@ def refuse_existing(out: Path) -> None:
 
 def odd_pictures(judged: Sequence[Judged]) -> list[Judged]:
     """Pictures whose score lies beyond Tukey's outer fence, largest first: possibly bad parts among the good."""
-    scores = np.array([j.score for j in judged])
-    lower, upper = np.quantile(scores, (0.25, 0.75))
-    fence = upper + FENCE * max(upper - lower, 1e-6)
-    return sorted((j for j in judged if j.score > fence), key=lambda j: -j.score)
+    limit = fence([j.score for j in judged])
+    return sorted((j for j in judged if j.score > limit), key=lambda j: -j.score)
 
 
 def threshold_without(judged: Sequence[Judged], odd: Sequence[Judged], false_alarms: float) -> float | None:
