@@ -25,6 +25,7 @@ from tiny_run import done, error, tiny
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector, Judgement
 from vtad.run_folder import Run, RunError
+from vtad.version import VERSION
 from vtad_export.commands.export import export as command
 from vtad_export.coreai_format.asset import read_asset_card, verify
 from vtad_export.coreai_format.conversion import check_structure, program_of, save_asset
@@ -70,6 +71,7 @@ def test_apples_runtime_agrees_with_torch_to_its_last_digits(made: CoreAIExport)
 
 def test_an_asset_says_nothing_of_the_machine(made: CoreAIExport, trained: Run, pills: Path) -> None:
     """coreai-torch writes the paths of all sources into it, unless one asks it not to."""
+    assert json.loads((made.path / "metadata.json").read_text())["producer"] == f"vtad {VERSION}"
     assert traces(made.path.parent, trained.path, pills) == []
 
 
@@ -112,7 +114,7 @@ def test_the_certificate_is_one_screen_and_show_prints_the_card(
 
     (run.path / "export").mkdir()
     shutil.copy2(made.fallback, run.path / "export" / "pill.onnx")
-    monkeypatch.setattr(loaded, "load_material", lambda *_: dataclasses.replace(material, run=run))
+    monkeypatch.setattr(loaded, "load_material", lambda *_, **__: dataclasses.replace(material, run=run))
     out = done(command, "--run", run.path, "--format", "coreai")
     assert "executed by Apple's Core AI runtime on this machine" in out
     assert "verdict flips   0 of 4" in out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from tiny_run import done
 
 from vtad.run_folder import RunError
 from vtad_export.commands.export import export
-from vtad_export.coreml_format.device_check import COMPUTE_UNITS, RUNS, WARM_UP, device_check
+from vtad_export.coreml_format.device_check import COMPUTE_UNITS, RUNS, WARM_UP, device_check, misplaced
 from vtad_export.coreml_format.device_report import DeviceReport, ReportError
 from vtad_export.coreml_format.exporter import CoreMLExport
 from vtad_export.coreml_format.lint.generations import REFERENCE
@@ -74,6 +75,7 @@ def test_it_says_where_the_plan_puts_the_operations(mac: FakeMac, made: CoreMLEx
     report = checked(made.path)
     assert mac.planned == ["CPU_AND_NE"]
     (function,) = report.functions
+    assert function.otherwise == ()  # the score is float32
     assert [(p.operation, p.output, p.device, p.cost) for p in function.placements] == [
         ("ios16.conv", "stem", "Neural Engine", 0.75),
         ("ios16.softmax", "attention", "Neural Engine", 0.25),
@@ -89,6 +91,12 @@ def test_it_says_where_the_plan_puts_the_operations(mac: FakeMac, made: CoreMLEx
     assert "CPU_AND_NE     250.0 ms a picture (slowest 250.0, loaded in 250), agrees, 0 verdict flips" in text
     assert mac.compiled
     assert not mac.compiled[0].exists()  # nothing of the compilation is left
+    share = made.proof.neural_engine_lint.generations[REFERENCE]
+    on_cpu = tuple(dataclasses.replace(p, device="CPU") for p in function.placements)
+    assert misplaced(tuple(dataclasses.replace(p, device="unknown") for p in on_cpu), share) == ()
+    told = dataclasses.replace(function, placements=on_cpu, otherwise=misplaced(on_cpu, share))
+    text = "\n".join(dataclasses.replace(report, functions=(told,)).lines())
+    assert "1 of 3 operations are where the lint expected them\n      not: stem, attention" in text
 
 
 def test_a_system_without_plans_is_checked_all_the_same(mac: FakeMac, made: CoreMLExport) -> None:

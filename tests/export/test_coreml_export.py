@@ -22,7 +22,7 @@ from vtad.models.trained import load_detector
 from vtad.run_folder import Run, RunError, WriteError, replacing_folder
 from vtad_export.commands.export import export
 from vtad_export.coreml_format.exporter import CoreMLExport, to_coreml
-from vtad_export.coreml_format.mlpackage import read_package_card, specification
+from vtad_export.coreml_format.mlpackage import read_package_card, read_program, specification
 from vtad_export.onnx_format import fallback
 from vtad_export.proof.errors import ParityError
 from vtad_runtime import Detector
@@ -59,6 +59,19 @@ def test_the_package_says_what_it_takes_and_gives(made: CoreMLExport) -> None:
     assert meta.userDefined["com.apple.coreml.model.preview.type"] == "depthEstimation"  # a picture in, a map out
     assert "RGB, 32 x 32 pixels" in image.shortDescription
     assert spec.specificationVersion == 7  # iOS 16, macOS 13
+
+
+def test_reading_a_package_does_not_change_it(made: CoreMLExport, tmp_path: Path) -> None:
+    """coremltools writes Manifest.json anew when it opens the folder."""
+    copy = Path(shutil.copytree(made.path, tmp_path / "pill.mlpackage"))
+
+    def state() -> dict[Path, tuple[int, bytes]]:
+        return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in copy.rglob("*") if p.is_file()}
+
+    before = state()
+    done(export, "--show", copy)
+    read_program(copy)
+    assert state() == before
 
 
 def test_the_package_and_what_lies_beside_it_say_nothing_of_the_machine(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.export import ExportedProgram
 
 from vtad.models.detector import Detector, Judgement
 from vtad.run_folder import not_written
+from vtad.version import VERSION
 from vtad_export.coreai_format.rounded import Rounded
 from vtad_export.proof.descriptions import AUTHOR, LICENCE, model_text
 from vtad_export.proof.errors import ParityError
@@ -75,13 +77,22 @@ def save_asset(program: ExportedProgram, card: Card, path: Path) -> None:
         if isinstance(e.__cause__, OSError):
             raise not_written(path, e.__cause__) from e
         raise ParityError(f"the coreai artefact cannot be made: {one_line(e)}; nothing was kept") from e
+    _change(path, _sign)
 
 
 def write_card(path: Path, card: Card) -> None:
     """Replace the card in a saved asset."""
+    _change(path, lambda about: about.set_custom(ONNX_KEY, card.to_json()))
+
+
+def _sign(about: Any) -> None:
+    about._producer = f"{AUTHOR} {VERSION}"  # coreai-core writes its own name when it saves
+
+
+def _change(path: Path, metadata: Callable[[Any], None]) -> None:
     from coreai.authoring import AIModelAsset
 
-    AIModelAsset.load(path).update_metadata(lambda about: about.set_custom(ONNX_KEY, card.to_json()))
+    AIModelAsset.load(path).update_metadata(metadata)
 
 
 def operations(path: Path) -> int:

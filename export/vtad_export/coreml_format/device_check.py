@@ -27,6 +27,7 @@ from vtad_export.coreml_format.device_report import (
     ENGINE,
     KIND,
     SCHEMA,
+    UNKNOWN,
     DeviceReport,
     FunctionReport,
     Machine,
@@ -36,7 +37,7 @@ from vtad_export.coreml_format.device_report import (
     number,
 )
 from vtad_export.coreml_format.lint.generations import REFERENCE
-from vtad_export.coreml_format.lint.report import lint
+from vtad_export.coreml_format.lint.report import Share, lint
 from vtad_export.coreml_format.mlpackage import PackageError, coremltools, read_program, specification
 from vtad_export.proof.tolerance import allowed_flips
 from vtad_runtime.contract.card import Card
@@ -80,7 +81,10 @@ def device_check(model: Path, clock: Clock = time.perf_counter) -> DeviceReport:
         placements, no_plan = plan(model, name)
         chosen = name if described.functions else None
         checks = tuple(_check(model, chosen, units, card, references, clock) for units in COMPUTE_UNITS)
-        functions.append(FunctionReport(name, _expected_share(model, name), placements, no_plan, checks))
+        share = _expected(model, name)
+        otherwise = None if share is None or not placements else misplaced(placements, share)
+        expected = share.flops_share if share else None
+        functions.append(FunctionReport(name, expected, placements, no_plan, checks, otherwise))
     megabytes = sum(p.stat().st_size for p in model.rglob("*") if p.is_file()) / 1e6
     version = specification(model).specificationVersion
     return DeviceReport(
@@ -118,21 +122,27 @@ def _placement(made: Any, op: Any) -> Placement:
     return Placement(
         operation=op.operator_name,
         output=op.outputs[0].name if op.outputs else "",
-        device=_device(usage.preferred_compute_device) if usage is not None else "unknown",
+        device=_device(usage.preferred_compute_device) if usage is not None else UNKNOWN,
         supported=tuple(map(_device, usage.supported_compute_devices)) if usage is not None else (),
         cost=cost.weight if cost is not None else 0.0,
     )
 
 
 def _device(device: Any) -> str:
-    return DEVICES.get(type(device).__name__, "unknown")
+    return DEVICES.get(type(device).__name__, UNKNOWN)
 
 
-def _expected_share(model: Path, function: str) -> float | None:
+def _expected(model: Path, function: str) -> Share | None:
     """What the lint says of the package's default function."""
     if function != MAIN:
         return None
-    return lint(read_program(model)).generations[REFERENCE].flops_share
+    return lint(read_program(model)).generations[REFERENCE]
+
+
+def misplaced(placements: tuple[Placement, ...], expected: Share) -> tuple[str, ...]:
+    """What a plan puts on the engine and the lint elsewhere, or the other way round, by the names of their outputs."""
+    known = [p for p in placements if p.device != UNKNOWN]
+    return tuple(p.output for p in known if (p.device == ENGINE) == (p.output in expected.elsewhere))
 
 
 def _check(

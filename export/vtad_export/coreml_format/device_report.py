@@ -15,7 +15,7 @@ from vtad_runtime.contract.typed_json import WrongJson, parsed, typed
 KIND = "vtad device check"
 SCHEMA = 1
 SHOWN = 12  # operations off the engine that are named in the text
-ENGINE = "Neural Engine"
+ENGINE, UNKNOWN = "Neural Engine", "unknown"
 
 
 class ReportError(VtadError):
@@ -61,6 +61,9 @@ class FunctionReport:
     placements: tuple[Placement, ...]  # with CPU_AND_NE
     no_plan: str | None  # why Core ML gave no plan: it needs macOS 14.4 or iOS 17.4
     checks: tuple[UnitsCheck, ...]
+    otherwise: tuple[str, ...] | None = (
+        None  # what the plan puts elsewhere than the lint, by output; None: not compared
+    )
 
     def share(self, device: str) -> float:
         """Of the operations that a device is to run, 0..1."""
@@ -152,9 +155,22 @@ def _plan(function: FunctionReport) -> list[str]:
     return [
         f"    placement of {len(placements)} operations with CPU_AND_NE: {shares}",
         *([f"    the lint expected {expected:.1%} of the FLOPs on the {ENGINE}"] if expected is not None else []),
+        *_compared(function),
         *(f"      {p.device:<8} {p.cost:6.1%}  {p.operation} {p.output}".rstrip() for p in off[:SHOWN]),
         *([f"      and {len(off) - SHOWN} more"] if len(off) > SHOWN else []),
     ]
+
+
+def _compared(function: FunctionReport) -> list[str]:
+    if function.otherwise is None:
+        return []
+    known = sum(p.device != UNKNOWN for p in function.placements)
+    as_expected = known - len(function.otherwise)
+    lines = [f"    {as_expected} of {known} operations are where the lint expected them"]
+    if function.otherwise:
+        more = f" and {len(function.otherwise) - SHOWN} more" if len(function.otherwise) > SHOWN else ""
+        lines.append(f"      not: {', '.join(function.otherwise[:SHOWN])}{more}")
+    return lines
 
 
 def _measured(function: FunctionReport, pictures: int) -> list[str]:
