@@ -94,8 +94,8 @@ def test_it_says_where_the_plan_puts_the_operations(mac: FakeMac, made: CoreMLEx
     share = made.proof.neural_engine_lint.generations[REFERENCE]
     on_cpu = tuple(dataclasses.replace(p, device="CPU") for p in function.placements)
     assert misplaced(tuple(dataclasses.replace(p, device="unknown") for p in on_cpu), share) == ()
-    told = dataclasses.replace(function, placements=on_cpu, otherwise=misplaced(on_cpu, share))
-    text = "\n".join(dataclasses.replace(report, functions=(told,)).lines())
+    shown = dataclasses.replace(function, placements=on_cpu, otherwise=misplaced(on_cpu, share))
+    text = "\n".join(dataclasses.replace(report, functions=(shown,)).lines())
     assert "1 of 3 operations are where the lint expected them\n      not: stem, attention" in text
 
 
