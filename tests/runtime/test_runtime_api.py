@@ -18,9 +18,13 @@ from tiny_model import bad, good, make_card, write_model
 from vtad_runtime import Detector, ImageError, Judgement, ModelError, Verdict, VtadError, watch
 from vtad_runtime.contract.card import ScoreRule
 from vtad_runtime.drawing import heatmap
+from vtad_runtime.line import build
+from vtad_runtime.page.state import PageState
 from vtad_runtime.sources import files
+from vtad_runtime.sources.room import Room
 from vtad_runtime.verdict.detector import Result
 from vtad_runtime.verdict.frame_check import FrameChecks
+from vtad_runtime.verdict.judgement import Frame
 from vtad_runtime.verdict.mask import Mask
 
 
@@ -154,6 +158,49 @@ def test_a_camera_is_named_by_its_number(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(VtadError, match="camera 3: expected a camera that opens"):
         watch(3, MODEL)
     assert asked == [3]
+
+
+class Watched(Room):
+    """Room for a number of bytes; notes how many pictures were held at once."""
+
+    def __init__(self) -> None:
+        super().__init__(limit=1)
+        self.pictures: set[object] = set()
+        self.most = 0
+
+    def hold(self, picture: str | int, size: int) -> None:
+        self.pictures.add(picture)
+        self.most = max(self.most, len(self.pictures))
+        super().hold(picture, size)
+
+    def leave(self, picture: str | int) -> None:
+        self.pictures.discard(picture)
+        super().leave(picture)
+
+
+@pytest.mark.parametrize("source", ["in", "watch:in", "a.avi", "stream"])
+def test_pictures_larger_than_the_room_for_them_are_judged_one_at_a_time(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = Watched()
+    monkeypatch.setattr(build, "Room", lambda: room)
+    write_video(Path("a.avi"), [good(64, 64)] * 3)
+    with mjpeg_camera(good(64, 64)) as camera:
+        summary = watch(camera.url if source == "stream" else source, MODEL, max_frames=3, out="out", save="none")
+    assert (summary.rows, summary.verdicts[Verdict.ERROR]) == (3, 0)
+    assert room.most == 1
+
+
+def test_the_page_keeps_no_large_frame() -> None:
+    rgb = np.zeros((4096, 4097, 3), np.uint8)
+    frame, detector = Frame(1, 0.0, 0.0, 0.0, 0, rgb), Detector(MODEL)
+    page = PageState(detector.card, "in", MODEL)
+    for result in (detector(rgb), None):
+        page.write(Judgement("in", 1, 0.0, Verdict.NG, None, None, 2.0, frame, result))
+        assert page.newest is not None
+        assert page.newest[1].frame is not None
+        assert max(page.newest[1].frame.rgb.shape) == 800
+        assert page.snapshot()["latest"]["size"] == "4097 × 4096"
 
 
 STAGES: dict[str, tuple[object, str]] = {

@@ -22,7 +22,6 @@ from tiny_model import bad, good, make_card, write_model
 from vtad_runtime.commands import run as cli
 from vtad_runtime.contract import files
 from vtad_runtime.contract.image import image_size
-from vtad_runtime.drawing import heatmap
 from vtad_runtime.outputs.results_folder import ResultsFolder
 from vtad_runtime.verdict.judgement import Judgement
 
@@ -237,7 +236,7 @@ def test_a_fault_in_the_writing_thread_ends_the_run_by_one_line(monkeypatch: pyt
     def fault(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a fault of ours")
 
-    monkeypatch.setattr(heatmap, "overlay", fault)
+    monkeypatch.setattr(ResultsFolder, "write", fault)
     assert "internal error: ZeroDivisionError: a fault of ours" in failed(70, "--folder", "in")
     assert not [t for t in threading.enumerate() if t.name.startswith("vtad")]
 
@@ -270,8 +269,8 @@ def test_a_signal_finishes_what_is_in_flight(number: int, code: int, monkeypatch
         save(good(), f"in/{i}.png")
     write = ResultsFolder.write
 
-    def signal_at_the_tenth(self: ResultsFolder, judgement: Judgement) -> Judgement:
-        written = write(self, judgement)
+    def signal_at_the_tenth(self: ResultsFolder, judgement: Judgement, **options: Any) -> Judgement:
+        written = write(self, judgement, **options)
         if judgement.number == 10:
             os.kill(os.getpid(), number)
         return written

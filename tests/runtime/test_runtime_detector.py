@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from PIL import Image
 from tiny_model import bad, good, make_card, write_model
 
 from vtad_runtime import Detector, ImageError, ModelError, Verdict
+from vtad_runtime.contract.image import place
 from vtad_runtime.engine.integrity import write_sealed
+from vtad_runtime.verdict.detector import find_regions
 from vtad_runtime.verdict.verdict import decide
 
 
@@ -197,3 +200,22 @@ def test_importing_the_package_or_the_pixel_path_takes_no_runtime_and_no_torch()
         "from vtad_runtime import Detector; assert Detector is vtad_runtime.verdict.detector.Detector"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("roi", [None, (1000, 2000, 9000, 6000)])
+def test_regions_of_a_huge_picture_take_no_more_than_those_of_a_small_one(
+    roi: tuple[int, int, int, int] | None,
+) -> None:
+    placement = place(13_300, 13_301, make_card(64, 64, roi=roi).input)
+    values = np.zeros((64, 64), np.float32)
+    values[16:32, 48:64] = 5
+    values[0, 0] = 4
+    tracemalloc.start()
+    strong, weak = find_regions(values, values, values, placement, 3.0)
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
+    x, y, width, height = roi or (0, 0, 13_300, 13_301)
+    assert (strong.x, strong.y) == (x + width * 48 // 64, y + height * 16 // 64)
+    assert (strong.x + strong.width, strong.y + strong.height) == (x + width, y + math.ceil(height * 32 / 64))
+    assert strong.area == pytest.approx(width * height / 16, rel=1e-6)
+    assert (weak.x, weak.y, strong.peak, weak.peak) == (x, y, 5, 4)

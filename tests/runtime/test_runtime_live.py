@@ -17,12 +17,15 @@ from vtad_runtime import Detector, Verdict
 from vtad_runtime.line import loop
 from vtad_runtime.line.loop import judge_frames
 from vtad_runtime.line.writer import WAITING, Writer
+from vtad_runtime.outputs.pictures import PictureOptions
+from vtad_runtime.outputs.results_folder import ResultsFolder
+from vtad_runtime.outputs.run_file import RunFile
 from vtad_runtime.sources.capture import Capture, CaptureOptions, Shot
 from vtad_runtime.sources.folder import SourceError
 from vtad_runtime.verdict.alarm import AlarmRule
 from vtad_runtime.verdict.geometry import Geometry
 from vtad_runtime.verdict.judge import Judge, Rules
-from vtad_runtime.verdict.judgement import Judgement
+from vtad_runtime.verdict.judgement import Frame, Judgement
 from vtad_runtime.verdict.verdict import CHECKS
 
 
@@ -244,3 +247,38 @@ def test_a_model_that_gives_nan_gives_error_rows(tmp_path: Path) -> None:
         thread.join(20)
     assert kept.verdicts == [(1, "ERROR")]
     assert "finite score" in (kept.judgements[0].reason or "")
+
+
+class Hangs(Kept):
+    """An output whose receiver does not answer when it is closed."""
+
+    def close(self) -> None:
+        time.sleep(0.3)
+        super().close()
+
+
+def test_outputs_are_closed_beside_each_other_for_each_may_wait_for_a_receiver() -> None:
+    outputs = [Hangs() for _ in range(6)]
+    start = time.monotonic()
+    with Writer(outputs):
+        pass
+    assert [output.closed for output in outputs] == [1] * 6
+    assert time.monotonic() - start < 1.2
+
+
+def test_after_some_seconds_of_ending_rows_are_written_without_their_pictures(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vtad_runtime.line.writer.DRAWING_S", 0.0)
+    about = RunFile("", "", "", "", "", "", 2.0, "", None, 0, None, None, None, None, (), None)
+    results, first, kept = ResultsFolder(tmp_path, PictureOptions("all", reserve=False), about), Kept(), Kept()
+    first.hold.clear()
+    judge = Judge("x", detector, Rules())
+    with Writer([first, kept], results) as writer:
+        for number in range(1, 4):
+            (judgement,) = judge.judge([Frame(number, 0.0, time.monotonic(), 0.0, 0, good())])
+            writer.put(judgement)
+        eventually(lambda: list(tmp_path.glob("0001/heatmaps/*")))
+        threading.Timer(0.1, first.hold.set).start()  # while the run ends
+    assert [j.heatmap is None for j in kept.judgements] == [False, True, True]
+    assert len((tmp_path / "0001/results.jsonl").read_text().splitlines()) == 3

@@ -79,11 +79,11 @@ def save(rgb: np.ndarray[Any, Any], path: str) -> None:
 class Running:
     """vtad-run in a process of its own."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, command: tuple[str, ...] = COMMAND) -> None:
         self.stdout: list[str] = []
         self.stderr: list[str] = []
         self._process = subprocess.Popen(
-            [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+            [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
         )
         self._readers = [
             threading.Thread(target=lambda p=pipe, to=lines: to.extend(p), daemon=True)
@@ -118,8 +118,8 @@ def golden_folder() -> str:
 
 
 @contextmanager
-def running(*arguments: str) -> Iterator[Running]:
-    process = Running(*arguments)
+def running(*arguments: str, command: tuple[str, ...] = COMMAND) -> Iterator[Running]:
+    process = Running(*arguments, command=command)
     try:
         yield process
     finally:
@@ -556,6 +556,32 @@ def test_a_hot_folder_is_judged_once_over_a_restart() -> None:
     assert [row["file"] for row in rows("results/0002")] == ["in/4.png"]
     assert Path("sorted/NG/4.png").is_file()
     assert not Path("in/4.png").exists()
+
+
+HANGS = """
+import time
+from vtad_runtime.commands.run import run
+from vtad_runtime.contract import stopping
+from vtad_runtime.outputs.results_folder import ResultsFolder
+stopping.LAST_S = 0.5
+ResultsFolder.write = lambda *_, **__: print("hangs", flush=True) or time.sleep(60)
+run()
+"""
+
+
+def test_a_run_in_which_something_hangs_ends_within_seconds_of_the_signal_and_blames_no_file() -> None:
+    def hang_and_stop() -> None:
+        with running("--watch", "in", command=(sys.executable, "-c", HANGS)) as process:
+            eventually(lambda: "hangs\n" in process.stdout)
+            start = time.monotonic()
+            assert process.end() == 0
+            assert time.monotonic() - start < 5
+            assert "after the signal: ended at once" in process.stderr[-1]
+
+    save(good(), "in/1.png")
+    for _ in range(2):
+        hang_and_stop()
+    assert run("--watch", "in", "--max-frames", "1").exit_code == 0
 
 
 EVIL = """

@@ -33,6 +33,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow's names; the rest of 
 JPEG_NOISE = 16  # levels of 255 that compression leaves on black
 MAX_PIXELS = "VTAD_MAX_PIXELS"  # environment variable; the default is Pillow's, 178,956,970
 ORIENTATION = 0x0112  # EXIF; 5..8 swap width and height
+COLOUR_OR_GREY = ("RGB", "L")  # Pillow's modes of a JPEG whose pixels libjpeg-turbo gives as they are
+BAND = 2**20  # pixels that are converted at once
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})  # Pillow's modes of one 16-bit channel
 _LITTLE = sys.byteorder == "little"
 _OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B" if _LITTLE else "16L"}  # by Pillow's ends of raw modes
@@ -303,7 +305,7 @@ def _raise_limit() -> None:
 def _upright(image: ImageFile) -> Image.Image:
     """All pixels decoded, EXIF orientation applied. Raises DamagedFileError where some are missing."""
     if image.format == "JPEG":
-        return ImageOps.exif_transpose(_jpeg(image))
+        return _turned(_jpeg(image))
     if image.format == "PNG":
         require_png(_bytes(image))
     elif image.format == "WEBP":
@@ -316,13 +318,18 @@ def _upright(image: ImageFile) -> Image.Image:
         strips = [strip for pair in pairs for strip in zip(*map(_many, pair), strict=False)]
         require_strips(cast(IO[bytes], image.fp).seek(0, os.SEEK_END), strips)
     image.load()
-    return ImageOps.exif_transpose(image)
+    return _turned(image)
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """A decoded picture as its EXIF orientation says; the same one, and no copy, where it lies upright."""
+    return image if image.getexif().get(ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
 
 
 def _jpeg(image: ImageFile) -> Image.Image:
     """An opened JPEG with all its pixels, its EXIF kept. Raises DamagedFileError."""
     data = _bytes(image)
-    if image.mode not in ("RGB", "L"):
+    if image.mode not in COLOUR_OR_GREY:
         require_jpeg(data)
         image.load()
         return image
@@ -395,10 +402,23 @@ def _to_rgb(image: ImageFile, path: Path | str, full_scale: int = FULL_SCALE) ->
             f"{path}: expected pixels of 8 or 16 bits, got Pillow mode {image.mode!r} (floating point, 32-bit or Lab); "
             "save it as 8-bit or 16-bit PNG"
         )
-    upright = _upright(image)
-    if upright.has_transparency_data:
-        return Decoded(_over_black(np.asarray(upright.convert("RGBA"))))
-    return Decoded(np.array(upright.convert("RGB")))
+    if image.format == "JPEG" and image.mode in COLOUR_OR_GREY and image.getexif().get(ORIENTATION, 1) == 1:
+        return Decoded(decode_jpeg(_bytes(image)))
+    return Decoded(_by_bands(_upright(image)))
+
+
+def _by_bands(image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels as RGB, some rows after the others: what a conversion takes in between does not grow with the picture."""
+    width, height = image.size
+    rgb = np.empty((height, width, 3), np.uint8)
+    rows = max(1, BAND // width)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        if image.has_transparency_data:
+            rgb[top : top + rows] = _over_black(np.asarray(band.convert("RGBA")))
+        else:
+            rgb[top : top + rows] = np.asarray(band.convert("RGB"))
+    return rgb
 
 
 def _eight_bits(values: NDArray[np.uint16], full_scale: int) -> Decoded:

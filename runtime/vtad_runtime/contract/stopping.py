@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM end a run in good order.
 
-`stoppable`: it is asked to finish what is in flight; a second signal ends it at once. `interruptible`: for work that cannot
-ask, but cleans up when an exception leaves it.
+`stoppable`: it is asked to finish what is in flight; a second signal, or `LAST_S` seconds, end it at once.
+`interruptible`: for work that cannot ask, but cleans up when an exception leaves it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LAST_S = 9.0  # nobody waits longer for the end of a run, whatever hangs; service managers send SIGKILL after ten
 REPEAT_S = 1.0  # `timeout` and terminals may send one request twice; the second must not cut the cleaning up short
 
 
@@ -33,16 +34,32 @@ class Stopped(BaseException):
 
 
 @contextmanager
-def stoppable() -> Iterator[Stop]:
-    """Catch SIGINT and SIGTERM inside the block (in the main thread only; elsewhere the flag stays down)."""
+def stoppable(too_late: Callable[[int], None] | None = None) -> Iterator[Stop]:
+    """Catch SIGINT and SIGTERM inside the block (in the main thread only; elsewhere the flag stays down).
+
+    When the block has not ended `LAST_S` seconds after the signal, `too_late` is called with its number, in another thread.
+    """
     stop, earlier = Stop(), {number: signal.getsignal(number) for number in SIGNALS}
+    ended, waiting = threading.Event(), list[threading.Thread]()
+
+    def wait(number: int, act: Callable[[int], None]) -> None:
+        if not ended.wait(LAST_S):
+            act(number)
 
     def remember(number: int, frame: FrameType | None) -> None:
         stop.signal = number
         signal.signal(number, earlier[signal.Signals(number)])
+        if too_late is not None:
+            waiting.append(threading.Thread(target=wait, args=(number, too_late), name="vtad-last", daemon=True))
+            waiting[-1].start()
 
-    with _handled_by(remember):
-        yield stop
+    try:
+        with _handled_by(remember):
+            yield stop
+    finally:
+        ended.set()
+        for thread in waiting:
+            thread.join()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from vtad_runtime.contract.image import resize
 from vtad_runtime.drawing.encoding import RGB, drawing
 from vtad_runtime.drawing.heatmap import legend, widened
+from vtad_runtime.drawing.shrinking import shrink_judged
 from vtad_runtime.drawing.text import PAPER, draw_text, text_width
 from vtad_runtime.drawing.tint import draw_regions, tint
 from vtad_runtime.verdict.detector import Result
@@ -21,6 +22,7 @@ def panel(rgb: RGB, result: Result) -> RGB:
 
     At most 3,224 pixels wide, whatever the size of the source. Raises PictureError.
     """
+    rgb, result = shrink_judged(rgb, result, TILE)  # nothing below is of the size of the source
     height, width = rgb.shape[:2]
     scale = TILE / max(height, width)
     tile_width, tile_height = max(1, round(width * scale)), max(1, round(height * scale))

@@ -17,19 +17,26 @@ from vtad_runtime.verdict.detector import Region
 
 MAX_BOXES = 20  # of the strongest regions; all of them are in the results file
 RAMP_START, RAMP_END = 0.28, 0.97  # the part of inferno that is neither black nor white: violet, red, orange, yellow
+BAND = 2**20  # pixels that are blended at once: what that takes in between is bounded
 MAX_ALPHA = 0.75  # the surface stays visible under the strongest colour
 
 
 def tint(rgb: RGB, values: NDArray[np.float32], pixel_threshold: float) -> RGB:
     """Blend the colours of `values` (H, W) over `rgb` (H, W, 3), growing with the value; a copy."""
-    ramp = _ramp(values, pixel_threshold)
     tinted = rgb.copy()
+    rows = max(1, BAND // rgb.shape[1])
+    for top in range(0, rgb.shape[0], rows):
+        _blend(tinted[top : top + rows], _ramp(values[top : top + rows], pixel_threshold))
+    return tinted
+
+
+def _blend(rgb: RGB, ramp: NDArray[np.float32]) -> None:
+    """Blend the colours of a ramp (h, W) over `rgb` (h, W, 3), in place."""
     high = ramp > 0
     if high.any():
         # From 0.25 at once, so that the first tint is seen, and the scale's order reads from the colour alone.
         alpha = (0.25 + (MAX_ALPHA - 0.25) * np.minimum(ramp[high] * 2, 1))[:, None]  # (N, 1)
-        tinted[high] = np.rint(rgb[high] * (1 - alpha) + _inferno(ramp[high]) * alpha).astype(np.uint8)
-    return tinted
+        rgb[high] = np.rint(rgb[high] * (1 - alpha) + _inferno(ramp[high]) * alpha).astype(np.uint8)
 
 
 def colour_bar(width: int, height: int, pixel_threshold: float) -> RGB:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from vtad_runtime.outputs.window import Window
 from vtad_runtime.sources.capture import Capture, FrameSource
 from vtad_runtime.sources.files import FolderFrames
 from vtad_runtime.sources.folder import SourceError
+from vtad_runtime.sources.room import Room
 from vtad_runtime.verdict.detector import Detector
 from vtad_runtime.verdict.drift import Drift
 from vtad_runtime.verdict.judge import Judge, Rules
@@ -63,30 +65,31 @@ def build(
 ) -> tuple[Judge, Line]:
     """The judge and the line around it; `stack` ends it all. What fails most often comes first. Raises VtadError."""
     source, judge = options.source, Judge(options.source.name, detector, rules)
-    batch, files, device, full_scale = 1, None, None, detector.card.input.full_scale
+    batch, files, device, room, full_scale = 1, None, None, Room(), detector.card.input.full_scale
     frames: Capture | FolderFrames | None = None
     if source.kind == "folder":
         files, batch = wiring.find_files(options), options.batch or BATCH
-        frames = FolderFrames(files.files, full_scale, wiring.geometry_of(options), judge.prepare, batch)
+        frames = FolderFrames(files.files, full_scale, wiring.geometry_of(options), judge.prepare, batch, room)
     elif source.kind == "watch":
         if not Path(source.where).is_dir():
             raise SourceError(f"{source.where}: expected a folder to watch, got none there; check the path")
     else:
         device = wiring.open_device(options)
         reopen = (lambda: wiring.open_device(options)) if source.live else None
-        frames = Capture(source.name, device, wiring.capture_options(options), reopen)
+        frames = Capture(source.name, device, wiring.capture_options(options, room), reopen)
         stack.callback(frames.close)
     page, window = _page(options, detector, rules, stack), _window(options, stack)
     results = wiring.open_results(options, detector, rules, files.root if files else None)
     if results is not None:
         stack.push(lambda kind, error, trace: results.discard_if_empty() if error is not None else None)
 
-    outputs_of_run: list[Output] = []  # the writer closes them
+    outputs_of_run, hot = list[Output](), None  # the writer closes them
     if frames is None:
         assert results is not None  # the options say so of a hot folder
-        hot = wiring.open_hot_folder(options, full_scale, results, stack)
-        frames = Capture(source.name, hot, wiring.capture_options(options))
-        outputs_of_run.append(Calls(lambda judgement: _sort(hot, judgement)))
+        hot = wiring.open_hot_folder(options, full_scale, results, room, stack)
+        frames = Capture(source.name, hot, wiring.capture_options(options, room))
+        outputs_of_run.append(Calls(partial(_sort, hot)))
+    stack.callback(frames.close)  # waits for its threads, when all is written
     writer = stack.enter_context(Writer(outputs_of_run, results, max(WAITING, 2 * batch)))
     receivers: list[Output] = []
     for receiver in wiring.receivers(options, detector.card, _fps(options, device)):
@@ -109,7 +112,11 @@ def build(
     outputs_of_run += [output for output in (page, window, *outputs) if output is not None]
     if page is not None:
         page.outputs = lambda: wiring.states(receivers)
-    stack.enter_context(frames)
+    outputs_of_run.append(Calls(lambda judgement: room.leave(judgement.file or judgement.number)))
+    frames.start()
+    stack.callback(frames.stop)
+    if hot is not None:
+        stack.push(partial(_end_in_order, hot))
     return judge, Line(
         frames, len(files.files) if files else None, batch, writer, summary, drift, results, receivers, page, window
     )
@@ -119,6 +126,12 @@ def _sort(hot: HotFolder, judgement: Judgement) -> None:
     """Note a file that was judged and written, so that it is never judged again, and sort it. Raises JournalError."""
     if judgement.file is not None:
         hot.done(Path(judgement.file), str(judgement.verdict))
+
+
+def _end_in_order(hot: HotFolder, kind: object, error: BaseException | None, trace: object) -> None:
+    """Before threads are waited for: whoever kills the process meanwhile kills it for no fault of a file."""
+    if wiring.in_order(error):
+        hot.end_in_order()
 
 
 def _fps(options: RunOptions, device: FrameSource | None) -> float:

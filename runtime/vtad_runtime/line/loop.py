@@ -72,9 +72,12 @@ def judge_frames(
         if frame is not None:
             said_gone = -GONE_EVERY_S
             taken.append(frame)
+            frame = None  # a large one is not to be kept longer than it takes
             if len(taken) == batch or done + len(taken) == max_frames:
                 judge_taken()
             continue
+        if taken:  # the rest of the batch is not there yet, or has no room before these are written
+            judge_taken()
         reason, now = frames.gone(), time.monotonic()
         if reason is None:
             said_gone = -GONE_EVERY_S

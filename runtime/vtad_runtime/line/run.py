@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from vtad_runtime.contract.errors import NOT_JUDGED
 from vtad_runtime.contract.json_values import finite
-from vtad_runtime.contract.log import event, logging_to, note
-from vtad_runtime.contract.stopping import stoppable
+from vtad_runtime.contract.log import event, logging_to, note, warning
+from vtad_runtime.contract.stopping import LAST_S, stoppable
 from vtad_runtime.line import wiring
 from vtad_runtime.line.build import Line, build
 from vtad_runtime.line.loop import judge_frames
@@ -30,13 +32,25 @@ def command(options: RunOptions) -> int:
             from vtad_runtime.line.golden_run import check_alone
 
             return check_alone(options)
-        with stoppable() as stop:
+        with stoppable(partial(_end_at_once, options)) as stop:
             summary = run(options, stop, console=True)
     if stop.signal is not None:
-        return ALL_OK if options.source.endless else 128 + stop.signal
+        return _code_of(stop.signal, options)
     if summary.verdicts[Verdict.ERROR]:
         return NOT_JUDGED
     return ALL_OK if summary.verdicts[Verdict.OK] == summary.rows else SOME_NG
+
+
+def _code_of(number: int, options: RunOptions) -> int:
+    """The exit code of a run that a signal ended."""
+    return ALL_OK if options.source.endless else 128 + number
+
+
+def _end_at_once(options: RunOptions, number: int) -> None:
+    """End the process, whatever hangs: rows on disk are whole, and the journal of a hot folder knows what has none."""
+    said = f"not ended {LAST_S:.0f} s after the signal: ended at once; what was in hand has no row, there may be no summary.json"
+    warning("stopped_late", said)
+    os._exit(_code_of(number, options))
 
 
 def run(

@@ -30,6 +30,7 @@ from vtad_runtime.outputs.video import VideoOutput
 from vtad_runtime.sources.capture import CaptureOptions, FrameSource
 from vtad_runtime.sources.folder import RESULTS_FILE, Source, find
 from vtad_runtime.sources.opencv_sources import Camera, Video, open_stream
+from vtad_runtime.sources.room import Room
 from vtad_runtime.verdict.alarm import AlarmRule
 from vtad_runtime.verdict.detector import Detector
 from vtad_runtime.verdict.geometry import Geometry
@@ -124,10 +125,10 @@ def open_device(options: RunOptions) -> FrameSource:
     return open_stream(source.where) if source.kind == "stream" else Video(Path(source.where))
 
 
-def capture_options(options: RunOptions) -> CaptureOptions:
+def capture_options(options: RunOptions, room: Room) -> CaptureOptions:
     """Which frames of a live source, a video or a hot folder are judged."""
     drop = options.drop or ("oldest" if options.source.live else "none")
-    return CaptureOptions(drop, AHEAD if drop == "none" else 1, options.every, geometry_of(options))
+    return CaptureOptions(drop, AHEAD if drop == "none" else 1, options.every, geometry_of(options), room)
 
 
 def find_files(options: RunOptions) -> Source:
@@ -139,7 +140,9 @@ def find_files(options: RunOptions) -> Source:
     return Source(found.root, found.files[: options.max_frames], found.skipped)
 
 
-def open_hot_folder(options: RunOptions, full_scale: int, results: ResultsFolder, stack: ExitStack) -> HotFolder:
+def open_hot_folder(
+    options: RunOptions, full_scale: int, results: ResultsFolder, room: Room, stack: ExitStack
+) -> HotFolder:
     """The watched folder with its journal, kept in --out under a name of its own. Raises VtadError."""
     from vtad_runtime.sources.hot_folder import HotFolder
     from vtad_runtime.sources.journal import Journal
@@ -149,11 +152,11 @@ def open_hot_folder(options: RunOptions, full_scale: int, results: ResultsFolder
     name = f"watch-{_short_hash(str(watched.resolve()))}.journal"
     sorter = Sorter(options.sort_to, watched, folder / "moves.jsonl") if options.sort_to else None
     journal = Journal(folder.parent / name, folder / RESULTS_FILE)
-    stack.push(lambda kind, error, trace: journal.close(in_order=_in_order(error)))
-    return HotFolder(watched, journal, sorter=sorter, full_scale=full_scale)
+    stack.push(lambda kind, error, trace: journal.close(in_order=in_order(error)))
+    return HotFolder(watched, journal, sorter=sorter, full_scale=full_scale, room=room)
 
 
-def _in_order(error: BaseException | None) -> bool:
+def in_order(error: BaseException | None) -> bool:
     """Whether a run ends without a fault that one picture may have caused: by itself, by a signal, by what was said in a line."""
     return not isinstance(error, Exception) or isinstance(error, VtadError | OSError)
 

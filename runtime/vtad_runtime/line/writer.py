@@ -1,14 +1,21 @@
-"""Hands judgements to the results folder and the outputs in a thread of its own."""
+"""Hands judgements to the results folder and the outputs in a thread of its own.
+
+At the end what waits is written within seconds: after `DRAWING_S` rows go without their pictures, and outputs are closed
+beside each other, for each may wait for a receiver.
+"""
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from vtad_runtime.outputs.results_folder import ResultsFolder
 from vtad_runtime.verdict.judgement import Judgement, Output
 
+DRAWING_S = 3.0  # after the end of a run
 WAITING = 8  # judgements that wait to be written, each with its frame
 
 
@@ -20,6 +27,7 @@ class Writer:
         self._outputs, self._results = outputs, results
         self._waiting: queue.Queue[Judgement | None] = queue.Queue(waiting)
         self._failure: Exception | None = None
+        self._drawn_until = math.inf  # time.monotonic()
         self._thread = threading.Thread(target=self._run, name="vtad-write", daemon=True)
 
     def __enter__(self) -> Writer:
@@ -27,6 +35,7 @@ class Writer:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._drawn_until = time.monotonic() + DRAWING_S
         self._waiting.put(None)
         self._thread.join()
         if error is None:
@@ -43,19 +52,33 @@ class Writer:
             raise self._failure
 
     def _run(self) -> None:
-        while (judgement := self._waiting.get()) is not None:
-            if self._failure is not None:
-                continue  # taken out only, so that `put` never waits for ever
-            try:
-                if self._results is not None:
-                    judgement = self._results.write(judgement)
-                for output in self._outputs:
-                    output.write(judgement)
-            except Exception as e:  # the main thread tells it
-                self._failure = e
-        closing = [output.close for output in self._outputs]
-        for close in (self._results.close, *closing) if self._results is not None else closing:
-            try:
-                close()
-            except Exception as e:
-                self._failure = self._failure or e
+        while self._write_next():
+            pass
+        closing = [self._results.close] if self._results is not None else []
+        closing += [output.close for output in self._outputs]
+        threads = [threading.Thread(target=self._closed, args=(close,), name="vtad-close") for close in closing]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _write_next(self) -> bool:
+        """Write the next judgement, and let go of it; False after the last."""
+        if (judgement := self._waiting.get()) is None:
+            return False
+        if self._failure is not None:
+            return True  # taken out only, so that `put` never waits for ever
+        try:
+            if self._results is not None:
+                judgement = self._results.write(judgement, pictures=time.monotonic() < self._drawn_until)
+            for output in self._outputs:
+                output.write(judgement)
+        except Exception as e:  # the main thread tells it
+            self._failure = e
+        return True
+
+    def _closed(self, close: Callable[[], None]) -> None:
+        try:
+            close()
+        except Exception as e:
+            self._failure = self._failure or e

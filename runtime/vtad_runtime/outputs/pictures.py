@@ -18,7 +18,7 @@ from vtad_runtime.contract.files import fitting_name, write_whole
 from vtad_runtime.contract.json_values import iso_utc
 from vtad_runtime.contract.log import warning
 from vtad_runtime.drawing import heatmap, panel
-from vtad_runtime.drawing.encoding import RGB, PictureError, Suffix, encode
+from vtad_runtime.drawing.encoding import RGB, PictureError, Suffix, drawing, encode
 from vtad_runtime.outputs.retention import Retention
 from vtad_runtime.verdict.detector import Result
 from vtad_runtime.verdict.judgement import Judgement
@@ -98,7 +98,8 @@ class PictureWriter:
         """Draw and save one picture, whole or not at all; its name, or None."""
         path = self._folder / name
         try:
-            data = encode(draw(), ".jpg" if name.endswith(".jpg") else ".png")
+            with drawing():
+                data = encode(draw(), ".jpg" if name.endswith(".jpg") else ".png")
             if self._retention is not None and not self._retention.room_for(len(data)):
                 return None
             write_whole(path, data)

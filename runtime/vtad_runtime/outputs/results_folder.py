@@ -17,7 +17,7 @@ from typing import Any
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full, one_line
 from vtad_runtime.contract.files import Lines, write_whole
 from vtad_runtime.outputs.csv_lines import Dialect, csv_line
-from vtad_runtime.outputs.pictures import PictureOptions, PictureWriter
+from vtad_runtime.outputs.pictures import PictureOptions, PictureWriter, Saved
 from vtad_runtime.outputs.retention import LOCK_FILE
 from vtad_runtime.outputs.run_file import RUN_FILE, RunFile
 from vtad_runtime.sources.folder import RESULTS_FILE
@@ -52,10 +52,10 @@ class ResultsFolder:
             said = f"{parent}: expected a folder to write results to, got {got}; choose another by --out"
             raise SinkError(said, NOT_WRITTEN if disk_full(e) else USAGE) from e
 
-    def write(self, judgement: Judgement) -> Judgement:
+    def write(self, judgement: Judgement, *, pictures: bool = True) -> Judgement:
         """Save the pictures, then the row that names them; the judgement with what was saved. Raises SinkError."""
         start = time.perf_counter()
-        saved = self._pictures.save(judgement)
+        saved = self._pictures.save(judgement) if pictures else Saved()
         write_ms = 1000 * (time.perf_counter() - start)
         judgement = dataclasses.replace(judgement, heatmap=saved.heatmap, original=saved.original, write_ms=write_ms)
         row = judgement.row()

@@ -20,7 +20,7 @@ import numpy as np
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.json_values import finite
 from vtad_runtime.drawing.encoding import RGB, PictureError
-from vtad_runtime.drawing.shrinking import shrink_judged
+from vtad_runtime.drawing.shrinking import shrink, shrink_judged
 from vtad_runtime.engine.model import Integrity
 from vtad_runtime.page.picture import LONGEST
 from vtad_runtime.verdict.detector import Result
@@ -29,6 +29,7 @@ from vtad_runtime.verdict.verdict import Verdict
 
 POINTS = 600  # scores kept for the chart
 LAST_NG = 12  # NG pictures kept, at most 800 pixels a side: 2.2 MB each
+LARGE_BYTES = 48 * 2**20  # of a frame that is shrunk before it is kept
 HOURS = 24  # hours with counts kept
 RATE_S = 60.0  # the rate is that of the last minute
 OUTPUTS_S = 1.0  # how long the outputs' states are taken as they were
@@ -83,7 +84,7 @@ class PageState:
         self.newest: tuple[int, Judgement] | None = None  # of those with a frame, and its number in the sequence
         self.outputs: Outputs = list  # gives their states to show
         self._dropped = 0
-        self._latest: Judgement | None = None
+        self._latest: tuple[Judgement, str | None] | None = None  # and the size of its frame as it came
         self._points: deque[Point] = deque(maxlen=POINTS)
         self._ng: deque[KeptPicture] = deque(maxlen=LAST_NG)
         self._hours: dict[int, Counter[Verdict]] = {}  # by seconds since the epoch at which the hour began
@@ -95,13 +96,14 @@ class PageState:
     def write(self, judgement: Judgement) -> None:
         """Take one judgement. A picture is shrunk only if it is NG; nothing is encoded."""
         seq, arrived = self.seq + 1, time.monotonic()  # one thread writes
+        small = _shrunk(judgement)
         kept = _keep(seq, judgement)
         hour = int(judgement.captured_at // 3600) * 3600
         with self._lock:
-            self.seq, self._latest = seq, judgement
+            self.seq, self._latest = seq, (small, _size(judgement))
             self._dropped += judgement.dropped
             if judgement.frame is not None:
-                self.newest = (seq, judgement)
+                self.newest = (seq, small)
             self._points.append(Point(seq, judgement.captured_at, arrived, judgement.score, judgement.verdict))
             self._totals[judgement.verdict] += 1
             self._hours.setdefault(hour, Counter())[judgement.verdict] += 1
@@ -141,7 +143,7 @@ class PageState:
                 "quiet_s": self._quiet_s,
                 "frame_age_s": finite(now - frame.captured) if frame else None,
                 "since_frame_s": finite(now - self._arrival(framed[0])) if framed else None,
-                "latest": _latest(latest) if latest else None,
+                "latest": _latest(*latest) if latest else None,
                 "points": [[p.seq, p.at, finite(p.score), str(p.verdict)] for p in self._points if p.seq > since],
                 "ng": [
                     {"seq": k.seq, "frame": k.number, "at": k.at, "score": finite(k.result.score)}
@@ -240,10 +242,27 @@ def _keep(seq: int, judgement: Judgement) -> KeptPicture | None:
     return KeptPicture(seq, judgement.number, judgement.captured_at, rgb, lean)
 
 
-def _latest(judgement: Judgement) -> dict[str, Any]:
+def _shrunk(judgement: Judgement) -> Judgement:
+    """The judgement, its frame and result shrunk if that is large: the page may keep it for days."""
+    frame, result = judgement.frame, judgement.result
+    if frame is None or frame.rgb.nbytes <= LARGE_BYTES:
+        return judgement
+    try:
+        if result is None:
+            return dataclasses.replace(judgement, frame=dataclasses.replace(frame, rgb=shrink(frame.rgb, LONGEST)))
+        rgb, result = shrink_judged(frame.rgb, result, LONGEST)
+    except PictureError:
+        return dataclasses.replace(judgement, frame=None)
+    return dataclasses.replace(judgement, frame=dataclasses.replace(frame, rgb=rgb), result=result)
+
+
+def _size(judgement: Judgement) -> str | None:
+    return f"{judgement.frame.rgb.shape[1]} × {judgement.frame.rgb.shape[0]}" if judgement.frame else None
+
+
+def _latest(judgement: Judgement, size: str | None) -> dict[str, Any]:
     """A judgement's row, its regions counted only, and the size of its picture."""
     row = judgement.row()
-    size = f"{judgement.frame.rgb.shape[1]} × {judgement.frame.rgb.shape[0]}" if judgement.frame else None
     return {**row, "regions": len(row["regions"]), "at": judgement.captured_at, "size": size}
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vtad_runtime.contract.errors import VtadError, one_line, why
 from vtad_runtime.contract.image import ImageError
 from vtad_runtime.contract.log import event, warning
+from vtad_runtime.sources.room import Room
 from vtad_runtime.verdict.geometry import Geometry, Misfit
 from vtad_runtime.verdict.judgement import Frame, Unusable
 
@@ -28,7 +29,7 @@ Drop = Literal["oldest", "newest", "none"]
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # between attempts to open a lost source again; doubles each time
 SILENT_S = 3.0  # a live source that gives no frame for so long counts as gone, whatever its driver says
 FIRST_FRAME_S = 10.0  # cameras take longer to give the first one
-JOIN_S = 12.0  # a driver may hang in a read; then its thread is left behind
+JOIN_S = 4.0  # a driver may hang in a read; then its thread is left behind
 
 
 class SourceLost(VtadError):
@@ -66,6 +67,7 @@ class CaptureOptions:
     queue: int = 1  # frames that wait for inference, at most
     every_s: float | None = None  # hand on at most one frame per so many seconds; the others are skipped, not dropped
     geometry: Geometry = field(default_factory=Geometry)
+    room: Room = field(default_factory=Room)  # of the frames that are on their way; whoever writes them lets them leave
 
 
 class Capture:
@@ -93,19 +95,27 @@ class Capture:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vtad-capture", daemon=True)
 
-    def __enter__(self) -> Capture:
+    def start(self) -> None:
+        """Begin to read."""
         self._seen = time.monotonic() + FIRST_FRAME_S - SILENT_S
         self._thread.start()
+
+    def __enter__(self) -> Capture:
+        self.start()
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Stop reading, wait for the thread. The frames not taken yet are let go. May be called twice, and before the start."""
+    def stop(self) -> None:
+        """Ask the thread to stop reading."""
         self._stopping.set()
         with self._changed:
             self._changed.notify_all()
+
+    def close(self) -> None:
+        """Stop reading, wait for the thread. The frames not taken yet are let go. May be called twice, and before the start."""
+        self.stop()
         if self._thread.is_alive():
             self._thread.join(JOIN_S)
         elif self._thread.ident is None and self._source is not None:  # never started
@@ -113,14 +123,22 @@ class Capture:
 
     def next(self, timeout_s: float) -> Frame | Unusable | None:
         """The next frame in order, waiting at most `timeout_s`; None when there was none. Raises what broke the thread."""
+        until = time.monotonic() + timeout_s
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._ended, timeout_s)
             if not self._waiting:
                 if self._failure is not None:
                     raise self._failure
                 return None
+            size = _bytes(self._waiting[0][1])
+        waits_here = self._options.drop != "none"  # else the thread has waited
+        if waits_here and not self._options.room.wait(size, lambda: time.monotonic() >= until):
+            return None  # a newer one may take its place meanwhile
+        with self._changed:
             dropped, frame = self._waiting.popleft()
             self._changed.notify_all()
+        if waits_here:
+            self._options.room.hold(frame.number, _bytes(frame))
         self.last_number = frame.number
         return dataclasses.replace(frame, dropped=dropped) if dropped else frame
 
@@ -185,7 +203,11 @@ class Capture:
         if not self._is_due(captured if shot.media_s is None else shot.media_s):
             return
         begun = start if shot.captured is None else captured
-        self._put(as_frame(self._number, shot, self._options.geometry, begun, captured))
+        frame, room = as_frame(self._number, shot, self._options.geometry, begun, captured), self._options.room
+        if self._options.drop == "none" and frame.path is None:  # a hot folder holds its files itself
+            room.wait(_bytes(frame), self._stopping.is_set)
+            room.hold(frame.number, _bytes(frame))
+        self._put(frame)
 
     def _is_due(self, now: float) -> bool:
         every = self._options.every_s
@@ -274,6 +296,10 @@ def as_frame(number: int, shot: Shot, geometry: Geometry, begun: float, captured
     if rgb is None:
         return Unusable(number, captured_at, captured, capture_ms, 0, reason, shot.path, misfit)
     return Frame(number, captured_at, captured, capture_ms, 0, rgb, shot.path, shot.doubt)
+
+
+def _bytes(frame: Frame | Unusable) -> int:
+    return frame.rgb.nbytes if isinstance(frame, Frame) else 0
 
 
 def _checked(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 
 from vtad_runtime.contract.errors import why
 from vtad_runtime.contract.image import read_picture
 from vtad_runtime.sources.capture import Shot, as_frame
+from vtad_runtime.sources.room import Room, decoding_bytes
 from vtad_runtime.verdict.geometry import Geometry
 from vtad_runtime.verdict.judgement import Frame, Unusable
 
@@ -27,13 +29,16 @@ class FolderFrames:
         geometry: Geometry,
         prepare: Callable[[Frame], Frame],
         ahead: int,
+        room: Room,
     ) -> None:
         """`full_scale` is white in 16 bits. `prepare` is done to each frame in the decoding threads.
 
-        `ahead` files are decoded before they are asked for.
+        `ahead` files are decoded before they are asked for, none before it has `room`, where whoever writes it lets it leave.
         """
         self.last_number = 0  # of the last frame handed on
-        self._full_scale, self._geometry, self._prepare = full_scale, geometry, prepare
+        self._full_scale, self._geometry, self._prepare, self._room = full_scale, geometry, prepare, room
+        self._stopping, self._last_held = Event(), Event()
+        self._last_held.set()
         threads = min(max((os.cpu_count() or 1) // 2, 1), 4)
         self._ahead = ahead + threads
         self._files = enumerate(files, start=1)
@@ -41,16 +46,30 @@ class FolderFrames:
         self._pool = ThreadPoolExecutor(threads, "vtad-decode")
         self._window: deque[Future[Frame | Unusable]] = deque()
 
+    def start(self) -> None:
+        """Nothing: files are decoded as they are asked for."""
+
     def __enter__(self) -> FolderFrames:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self.close()
+
+    def stop(self) -> None:
+        """Begin no further file."""
+        self._stopping.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        """Wait for those that were begun. May be called twice."""
+        self.stop()
+        self._pool.shutdown()
 
     def next(self, timeout_s: float) -> Frame | Unusable | None:
         """The next frame, waiting at most `timeout_s`; None when there is none yet. Raises what went wrong in a thread."""
         while len(self._window) < self._ahead and (item := next(self._files, None)) is not None:
-            self._window.append(self._pool.submit(self._decode, *item))
+            before, self._last_held = self._last_held, Event()
+            self._window.append(self._pool.submit(self._decode, *item, before, self._last_held))
         with suppress(TimeoutError):
             frame = self._window[0].result(timeout_s)
             self._window.popleft()
@@ -68,10 +87,29 @@ class FolderFrames:
         """None: files are never gone for a while."""
         return None
 
-    def _decode(self, number: int, path: Path) -> Frame | Unusable:
+    def _decode(self, number: int, path: Path, before: Event, held: Event) -> Frame | Unusable:
+        try:
+            before.wait()  # in their order, for the first is written first and makes room for the next
+            hold(path, self._room, self._stopping.is_set)
+        finally:
+            held.set()
         start = time.monotonic()
-        frame = as_frame(number, read_shot(path, self._full_scale), self._geometry, start, start)
+        frame = as_frame(number, read_held(path, self._full_scale, self._room), self._geometry, start, start)
         return self._prepare(frame) if isinstance(frame, Frame) else frame
+
+
+def hold(path: Path, room: Room, stop: Callable[[], bool]) -> None:
+    """Wait until a file may be decoded, and hold room for that."""
+    size = decoding_bytes(path)
+    room.wait(size, stop)
+    room.hold(path.as_posix(), size)
+
+
+def read_held(path: Path, full_scale: int, room: Room) -> Shot:
+    """One file that was held; from now on with the bytes of its pixels."""
+    shot = read_shot(path, full_scale)
+    room.hold(path.as_posix(), 0 if shot.rgb is None else shot.rgb.nbytes)
+    return shot
 
 
 def read_shot(path: Path, full_scale: int) -> Shot:

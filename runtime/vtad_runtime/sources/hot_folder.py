@@ -27,9 +27,10 @@ from vtad_runtime.contract.image import is_image
 from vtad_runtime.contract.log import event, warning
 from vtad_runtime.contract.walking import walk
 from vtad_runtime.sources.capture import FrameSource, Shot
-from vtad_runtime.sources.files import read_shot
+from vtad_runtime.sources.files import hold, read_held
 from vtad_runtime.sources.folder import RESULTS_FILE, SourceError
 from vtad_runtime.sources.journal import Journal, JournalError, Stamp
+from vtad_runtime.sources.room import Room
 from vtad_runtime.sources.sorting import MARK, Sorter, SortError
 from vtad_runtime.verdict.verdict import Verdict
 
@@ -57,8 +58,9 @@ class HotFolder(FrameSource):
         settle_s: float = 0.5,
         sorter: Sorter | None = None,
         full_scale: int = FULL_SCALE,
+        room: Room | None = None,
     ) -> None:
-        """Watch `folder`. With a `sorter`, `done` also moves the file; `full_scale` is white in 16 bits.
+        """Watch `folder`. With a `sorter`, `done` also moves the file; `full_scale` is white in 16 bits; `read` waits for `room`.
 
         Raises SourceError: no folder, or of results.
         """
@@ -71,6 +73,7 @@ class HotFolder(FrameSource):
         self._journal = journal
         self._settle_s = settle_s
         self._sorter, self._full_scale = sorter, full_scale
+        self._room = room or Room()
         self._coming: Iterator[Path] | None = None  # what `read` reads
         self._mutex = threading.Lock()
         self._in_flight: dict[Path, _Picture] = {}
@@ -90,7 +93,8 @@ class HotFolder(FrameSource):
             return None
         picture = self._in_flight[path]
         if (times := self._journal.crashes(picture.name, picture.stamp)) < MOST_CRASHES:
-            return read_shot(path, self._full_scale)
+            hold(path, self._room, stop)
+            return read_held(path, self._full_scale, self._room)
         said = f"set aside: the process died {times} times with this file in hand; to try it again, copy it here anew"
         warning("hot_folder_set_aside", f"{path}: {said}", file=path.as_posix())
         return Shot(None, path.as_posix(), time.monotonic(), error=said)
@@ -118,6 +122,10 @@ class HotFolder(FrameSource):
             self._to_sort.append((picture, verdict))
             del self._in_flight[file]
         self._commit(at_once=self._ended)
+
+    def end_in_order(self) -> None:
+        """The run is ending as it should: what is still in hand is not to blame. Raises JournalError."""
+        self._journal.end_in_order()
 
     def _files(self, stop: Callable[[], bool]) -> Iterator[Path]:
         self._ended = False

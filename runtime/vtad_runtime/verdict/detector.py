@@ -200,15 +200,16 @@ def find_regions(
     placement: Placement,
     pixel_threshold: float,
 ) -> tuple[Region, ...]:
-    """The 8-connected parts of the source-resolution heatmap above the threshold, largest peak first.
+    """The 8-connected parts of the heatmap above the threshold, in source pixels, largest peak first.
 
-    The three maps are (height, width) at model resolution, z-scores.
+    The three maps are (height, width), z-scores. Regions are found at this resolution, the model's, and their corners then
+    brought to the source: at that of the source the maps of one large picture would take gigabytes.
     """
-    if not heatmap.max() > pixel_threshold:  # bilinear and area resizing never exceed the maximum
-        return ()
-    heat = unfit_map(heatmap, placement)
-    ssim, nll = unfit_map(ssim_map, placement), unfit_map(density_map, placement)
+    heat, ssim, nll = (values[placement.inside.slices] for values in (heatmap, ssim_map, density_map))  # (h, w)
     above = (heat > pixel_threshold).astype(np.uint8)
+    if not above.any():
+        return ()
+    (rows, columns), used = heat.shape, placement.used
     count, labels, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
     regions = []
     for label in range(1, count):  # 0 is the background
@@ -216,7 +217,11 @@ def find_regions(
         box = slice(y, y + height), slice(x, x + width)
         inside = labels[box] == label
         seen_by = _seen_by(float(ssim[box][inside].mean()), float(nll[box][inside].mean()))
-        regions.append(Region(x, y, width, height, area, float(heat[box][inside].max()), seen_by))
+        left, top = x * used.width // columns, y * used.height // rows
+        right, bottom = -(-(x + width) * used.width // columns), -(-(y + height) * used.height // rows)  # rounded up
+        size = max(1, round(area * used.width * used.height / (columns * rows)))
+        peak = float(heat[box][inside].max())
+        regions.append(Region(used.x + left, used.y + top, right - left, bottom - top, size, peak, seen_by))
     return tuple(sorted(regions, key=lambda r: -r.peak))
 
 
