@@ -185,6 +185,12 @@ def test_where_sources_differ_the_finding_says_so_and_the_operation_counts_as_el
         assert "[guide A: windows up to 29, from the M2 on 31; otherwise hollance" in found.findings[0].line()
 
 
+def test_a_dilated_convolution_is_in_doubt() -> None:
+    constants: dict[str, Constant] = {"w": np.zeros((8, 8, 3, 3), HALF), "d": np.array([2, 2], INT)}
+    assert rules(lint(one("conv", X, Y, constants, weight="w", dilations="d"))) == {"dilation": "all chips"}
+    assert rules(lint(one("conv", X, Y, {**constants, "d": np.array([1, 1], INT)}, weight="w", dilations="d"))) == {}
+
+
 def test_short_rows_are_slow_but_eligible_and_the_advice_is_for_channels_that_come_last() -> None:
     narrow = value("x", 1, 64, 16, 16), value("y", 1, 64, 16, 16)
     found = lint(one("conv", *narrow, {"w": np.zeros((64, 64, 3, 3), HALF)}, weight="w"))

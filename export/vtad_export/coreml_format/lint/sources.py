@@ -25,8 +25,8 @@ SOURCES = {
     ),
     "ml-ane": Source("apple/ml-ane-transformers at da64000", "https://github.com/apple/ml-ane-transformers"),
     "coremltools": Source(
-        "coremltools guide, Typed Execution",
-        "https://apple.github.io/coremltools/docs-guides/source/typed-execution.html",
+        "coremltools guide, Typed Execution Workflow Example",
+        "https://apple.github.io/coremltools/docs-guides/source/typed-execution-example.html",
     ),
     "coremltools 1723": Source("apple/coremltools, issue 1723", "https://github.com/apple/coremltools/issues/1723"),
     "guide": Source("sbryngelson/ane-guide at 9eb1afe", "https://github.com/sbryngelson/ane-guide"),
