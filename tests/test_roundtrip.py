@@ -108,7 +108,7 @@ def test_the_rates_of_the_evaluation_are_those_of_the_verdicts(typed: Path) -> N
     assert metrics["scores"]["false_alarm_rate"] == pytest.approx(good.count("NG") / 4)
     assert metrics["scores"]["miss_rate"] == pytest.approx(bad.count("OK") / 5)
     regions = [bool(row["regions"]) for row in rows if "/good/" in row["file"]]
-    assert metrics["good_with_region"] == pytest.approx(sum(regions) / 4, abs=0.26)  # one may lie at the threshold
+    assert metrics["good_with_region"] == pytest.approx(sum(regions) / 4)
 
 
 def test_the_exported_card_carries_the_whole_history(typed: Path) -> None:

@@ -57,6 +57,27 @@ def test_regions_come_in_source_pixels_strongest_first_and_name_their_map(tmp_pa
     ]
 
 
+def with_pixel_threshold(tmp_path: Path, level: float) -> Detector:
+    card = make_card()
+    calibration = dataclasses.replace(card.calibration, pixel_threshold=level)
+    return Detector(write_model(tmp_path / "m.onnx", dataclasses.replace(card, calibration=calibration)))
+
+
+def test_picture_and_verdict_agree(tmp_path: Path) -> None:
+    """OK: no box, however low the pixel threshold. NG: the part that made it so, however high."""
+    faint = good(32, 32)
+    faint[8:16, 8:16] += 45  # 1.8 of 2
+    assert with_pixel_threshold(tmp_path, 0.5)(faint).verdict == "OK"
+    assert with_pixel_threshold(tmp_path, 0.5)(faint).regions == ()
+    odd = good(32, 32)
+    odd[8:16, 8:16] += 60  # 2.4
+    result = with_pixel_threshold(tmp_path, 50.0)(odd)
+    assert result.verdict == "NG"
+    (region,) = result.regions
+    assert (region.x, region.y, region.width, region.height) == (8, 8, 8, 8)
+    assert region.peak == pytest.approx(2.4)
+
+
 def test_diagonal_neighbours_are_one_region(tmp_path: Path) -> None:
     rgb = good(32, 32)
     rgb[4, 4] = rgb[5, 5] = 255

@@ -20,7 +20,8 @@ from vtad_runtime.verdict.frame_check import FOCUS_FLOOR, FOCUS_FRAMES, FrameChe
 from vtad_runtime.verdict.geometry import Geometry
 from vtad_runtime.verdict.judge import Judge, Rules
 from vtad_runtime.verdict.judgement import Frame
-from vtad_runtime.verdict.mask import Mask, top_score
+from vtad_runtime.verdict.mask import Mask
+from vtad_runtime.verdict.score import top_score
 from vtad_runtime.verdict.verdict import conclude
 
 OK, NG, UNSURE, STALE, ERROR = Verdict.OK, Verdict.NG, Verdict.UNSURE, Verdict.STALE, Verdict.ERROR

@@ -27,7 +27,7 @@ from vtad_runtime.contract.conformal import (
     images_needed,
     spread,
 )
-from vtad_runtime.verdict.mask import top_score
+from vtad_runtime.verdict.score import top_score
 
 CPU = torch.device("cpu")
 

@@ -24,6 +24,7 @@ from vtad.models.detector import Detector
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run, write_text
 from vtad_runtime.contract.card import Input
+from vtad_runtime.contract.conformal import REVIEW, review_level
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Evaluation:
     ssim_map: PixelReport  # the SSIM map alone
     density_map: PixelReport  # the density map alone
     without_mask: int  # defective pictures that only count as pictures
-    good_with_region: float | None  # share of good pictures on which a region would be drawn
+    unsure_from: float | None  # the score above which a picture is UNSURE if it is not NG; None: there is no such band
+    good_with_region: float | None  # share of good pictures that are NG or UNSURE: on these a region is drawn
+    defective_ok: float | None  # share of defective pictures that are plain OK
     data_fingerprint: str
     data: str  # the folder of the category
     note: str | None  # one line where its good images are not those of the training, or test images are too bright
@@ -88,7 +91,9 @@ def evaluate(
         progress(len(scores), len(files.test))
     kinds = [t.kind for t in files.test]
     heatmap, ssim_map, density_map = _pixel_reports(maps, density_decides=detector.ssim_weight.item() == 0)
-    good_peaks = [float(m.heatmap.max()) for m, kind in zip(maps, kinds, strict=True) if kind == GOOD]
+    unsure_from = review_level(card.calibration, REVIEW)
+    flagged = np.array(scores) > (card.calibration.threshold if unsure_from is None else unsure_from)
+    good = np.array([kind == GOOD for kind in kinds])
     evaluation = Evaluation(
         category=config.category,
         scores=evaluate_scores([k != GOOD for k in kinds], scores, kinds, card.calibration.threshold),
@@ -96,9 +101,9 @@ def evaluate(
         ssim_map=ssim_map,
         density_map=density_map,
         without_mask=sum(m.mask is None for m in maps),
-        good_with_region=float(np.mean([p > card.calibration.pixel_threshold for p in good_peaks]))
-        if good_peaks
-        else None,
+        unsure_from=unsure_from,
+        good_with_region=float(flagged[good].mean()) if good.any() else None,
+        defective_ok=float(1 - flagged[~good].mean()) if not good.all() else None,
         data_fingerprint=fingerprint([t.path for t in files.test]),
         data=str(files.root),
         note="; ".join(filter(None, (found_data.note, _brighter(doubtful)))) or None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vtad.evaluation.evaluate import Evaluation
+from vtad_runtime.contract.trade_off import Count
 
 
 def table(e: Evaluation) -> str:
@@ -24,9 +25,14 @@ def table(e: Evaluation) -> str:
         lines.append(f"  {kind:<20} {found.images:>6}   {_share(found.auroc):>11}   {found.miss_rate:>6.1%}")
     lines += [
         "",
-        f"  at the calibrated threshold {scores.threshold:.3f}: false alarms {_percent(scores.false_alarm_rate)}, "
-        f"missed {_percent(scores.miss_rate)}, good images with a region drawn {_percent(e.good_with_region)}",
+        f"  at the calibrated threshold {scores.threshold:.3f}: false alarms {_counted(scores.false_alarm_rate, scores.good)}; "
+        f"missed {_counted(scores.miss_rate, scores.defective)}",
     ]
+    if e.unsure_from is not None:
+        lines.append(
+            f"  UNSURE from {e.unsure_from:.3f}: good images UNSURE or NG {_counted(e.good_with_region, scores.good)}; "
+            f"defective ones plain OK {_counted(e.defective_ok, scores.defective)}"
+        )
     if e.without_mask:
         lines.append(f"  {e.without_mask} defective images have no mask and count in the image metrics only")
     if e.paper_pro is not None:
@@ -38,5 +44,6 @@ def _share(value: float | None) -> str:
     return "    -" if value is None else f"{value:.3f}"
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
+def _counted(share: float | None, of: int) -> str:
+    """A share of so many images, as a count with its exact 95 % interval."""
+    return "-" if share is None else str(Count(of, round(share * of)))

@@ -6,6 +6,7 @@ result = detector("part.png")     # or the bytes of a file, or (H, W, 3) uint8 R
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vtad_runtime.contract.card import ScoreRule
 from vtad_runtime.contract.conformal import REVIEW, review_level
 from vtad_runtime.contract.image import Decoded, Placement, decode_picture, fit_image, read_picture, unfit_map
 from vtad_runtime.contract.references import References
 from vtad_runtime.engine.model import MAX_BATCH, OpenModel, Outputs
 from vtad_runtime.engine.opening import open_model
+from vtad_runtime.verdict.score import top_cells
 from vtad_runtime.verdict.verdict import Verdict, decide
 
 SeenBy = Literal["ssim", "density", "both"]
@@ -53,7 +56,7 @@ class Result:
     verdict: Verdict
     threshold: float  # NG if and only if score > threshold
     pixel_threshold: float  # a z-score, as are the maps
-    regions: tuple[Region, ...]  # largest peak first
+    regions: tuple[Region, ...]  # largest peak first; none of a picture that is OK
     reconstruction: NDArray[np.uint8]  # (height, width, 3) RGB, model resolution
     model_heatmap: NDArray[np.float32]  # (height, width)
     model_ssim_map: NDArray[np.float32]  # (height, width)
@@ -176,13 +179,13 @@ class Detector:
         elif not all(np.isfinite(values).all() for values in (heatmap, ssim_map, density_map)):
             verdict, error = Verdict.ERROR, f"expected finite maps, got NaN or infinity (score {score:.4g})"
         levels = np.clip(np.nan_to_num(outputs.reconstruction[i].transpose(1, 2, 0)), 0, 1) * 255  # (height, width, 3)
-        return Result(
+        result = Result(
             score=score,
             p_value=calibration.p_value(score) if math.isfinite(score) else math.nan,
             verdict=verdict,
             threshold=calibration.threshold,
             pixel_threshold=calibration.pixel_threshold,
-            regions=find_regions(heatmap, ssim_map, density_map, placement, calibration.pixel_threshold),
+            regions=(),
             reconstruction=np.rint(levels).astype(np.uint8),
             model_heatmap=heatmap,
             model_ssim_map=ssim_map,
@@ -191,6 +194,23 @@ class Detector:
             error=error,
             doubt=doubt,
         )
+        return agreeing(result, self.card.score_rule, self.unsure_from)
+
+
+def agreeing(result: Result, rule: ScoreRule, unsure_from: float | None) -> Result:
+    """The result with the regions that its verdict shows: a picture that is OK has none, one that is odd has at least one.
+
+    Those above the pixel threshold; where there is none, what made the score: the highest cells, whose mean it is.
+    """
+    if result.verdict in (Verdict.OK, Verdict.ERROR):
+        return dataclasses.replace(result, regions=()) if result.regions else result
+    maps = result.model_heatmap, result.model_ssim_map, result.model_density_map
+    regions = result.regions or find_regions(*maps, result.placement, result.pixel_threshold)
+    if not regions and result.score > (result.threshold if unsure_from is None else unsure_from):
+        inside = result.model_heatmap[result.placement.inside.slices]
+        level = np.float32(min(top_cells(result.model_heatmap, rule).min(), inside.max()))
+        regions = find_regions(*maps, result.placement, float(np.nextafter(level, np.float32(-np.inf))))
+    return dataclasses.replace(result, regions=regions)
 
 
 def find_regions(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from vtad_runtime.contract.errors import VtadError, why
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.verdict.alarm import Alarm, AlarmRule
-from vtad_runtime.verdict.detector import Detector, Prepared, Result
+from vtad_runtime.verdict.detector import Detector, Prepared, Result, agreeing
 from vtad_runtime.verdict.frame_check import FrameChecks
 from vtad_runtime.verdict.geometry import Misfit
 from vtad_runtime.verdict.judgement import Frame, Judgement, Unusable
@@ -124,11 +124,12 @@ class Judge:
             doubt=ready.doubt,
             unsure_from=self._rules.unsure_from,
         )
+        result = dataclasses.replace(result, verdict=verdict, threshold=self.threshold)
         return dataclasses.replace(
             self._error(frame, reason),
             verdict=verdict,
             frame=dataclasses.replace(frame, prepared=None),
-            result=dataclasses.replace(result, verdict=verdict, threshold=self.threshold),
+            result=agreeing(result, self._detector.card.score_rule, self._rules.unsure_from),
             queue_age_ms=ready.queue_age_ms,
             prepare_ms=ready.prepare_ms,
             infer_ms=infer_ms,

@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad_runtime.contract.card import Card, ScoreRule
+from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.image import ImageError, fit_mask, read_mask
-from vtad_runtime.verdict.detector import Result, find_regions
+from vtad_runtime.verdict.detector import Result, agreeing
 from vtad_runtime.verdict.geometry import Geometry, Misfit
+from vtad_runtime.verdict.score import top_score
 from vtad_runtime.verdict.verdict import Verdict, decide
 
 TOLERANCE = 1e-3  # of the score; the graph's own sum differs by rounding
@@ -60,27 +61,18 @@ class Mask:
             )
         maps = [self._silenced(m) for m in (result.model_heatmap, result.model_ssim_map, result.model_density_map)]
         score, calibration = min(top_score(maps[0], self._card.score_rule), result.score), self._card.calibration
-        return dataclasses.replace(
+        silenced = dataclasses.replace(
             result,
             score=score,
             p_value=calibration.p_value(score),
             verdict=decide(calibration, score, doubt=result.doubt),
-            regions=find_regions(maps[0], maps[1], maps[2], result.placement, calibration.pixel_threshold),
+            regions=(),
             model_heatmap=maps[0],
             model_ssim_map=maps[1],
             model_density_map=maps[2],
         )
+        return agreeing(silenced, self._card.score_rule, None)
 
     def _silenced(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         lowest = values[self._inside].min()
         return np.where(self._inside, values, np.minimum(values, lowest)).astype(np.float32)
-
-
-def top_score(heatmap: NDArray[np.float32], rule: ScoreRule) -> float:
-    """The score of a heatmap (height, width) by a card's rule: the mean of its highest cells, at least one."""
-    cell = rule.cell
-    rows, columns = heatmap.shape[0] // cell, heatmap.shape[1] // cell
-    blocks = heatmap[: rows * cell, : columns * cell].reshape(rows, cell, columns, cell)
-    cells = blocks.mean(axis=(1, 3), dtype=np.float64).ravel()  # (rows * columns,)
-    top = max(1, round(rule.top_share * cells.size))
-    return float(np.partition(cells, cells.size - top)[cells.size - top :].mean())
