@@ -16,9 +16,9 @@ from shared import Shared
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-    from vtad.models.detector import Detector
     from vtad.run_folder import Run
     from vtad_export.coreml_format.exporter import CoreMLExport
+    from vtad_export.coreml_format.graph import EngineDetector
     from vtad_export.proof.exporter import Export
 
 ReadyGraph = Callable[[pytest.MonkeyPatch], None]
@@ -84,17 +84,17 @@ def ready(ready_graph: None, kept: dict[Any, Any], monkeypatch: pytest.MonkeyPat
     from vtad_export.coreml_format.conversion import convert
     from vtad_export.coreml_format.graph import layout_of, trace
 
-    def traced(arranged: Detector) -> ExportedProgram:
-        layout = layout_of(arranged)
-        if layout not in kept:
-            kept[layout] = trace(arranged)
-        program: ExportedProgram = kept[layout]
+    def traced(arranged: EngineDetector) -> ExportedProgram:
+        key = (layout_of(arranged), arranged.function, getattr(arranged.model, "fused", False))
+        if key not in kept:
+            kept[key] = trace(arranged)
+        program: ExportedProgram = kept[key]
         return program
 
-    def converted(program: ExportedProgram, precision: Any, target: Any) -> Any:
-        key = (id(program), precision, target)
+    def converted(program: ExportedProgram, *given: Any) -> Any:
+        key = (id(program), *given)
         if key not in kept:
-            kept[key] = convert(program, precision, target)
+            kept[key] = convert(program, *given)
         return kept[key]
 
     monkeypatch.setattr("vtad_export.coreml_format.exporter.trace", traced)

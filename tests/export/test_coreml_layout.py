@@ -85,7 +85,7 @@ def backbone() -> EfficientNetLite0:
 def test_the_backbone_with_its_normalisation_folded_equals_it(backbone: EfficientNetLite0) -> None:
     image = torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        (joined, maps), (got_joined, got_maps) = backbone(image), EngineBackbone(backbone)(image)
+        (joined, maps), (got_joined, got_maps) = backbone(image), EngineBackbone(backbone)(255 * image)
     for expected, got in zip((joined, *maps), (got_joined, *got_maps), strict=True):
         assert expected.std() > 0.1
         assert (expected - got).abs().max() <= 1e-5 * expected.abs().max()
@@ -166,7 +166,7 @@ def test_the_paper_preset_keeps_its_layout() -> None:
 def test_the_default_architecture_at_full_size_is_likely_on_the_engine_and_computes_what_torch_does(
     trained: Run, backbone: EfficientNetLite0, tmp_path: Path, weights: tuple[float, ...]
 ) -> None:
-    """Every option at its default, untrained except for the backbone. Feature GMM and position Gaussian together: 94.6 %."""
+    """Every option at its default, untrained except for the backbone."""
     torch.manual_seed(0)
     detector = Detector(preset("default", "pill")).eval()
     model: Any = detector.model
@@ -190,7 +190,7 @@ def test_the_default_architecture_at_full_size_is_likely_on_the_engine_and_compu
 
     found = lint(read)
     for share in found.generations[REFERENCE:]:  # A14/M1 and later
-        assert share.flops_share >= 0.95, share
+        assert share.flops_share >= 0.97, share
         assert share.segments == 1, share
     declared = read.declared()
     on_engine = [op for op in read.operations if op.outputs[0].dtype.__name__ == "float16"]

@@ -88,8 +88,12 @@ class Detector(nn.Module):
         x = image.float() / 255
         prediction = cast(Model, self.model)(x)
         density = self.up_rows @ prediction.density @ self.up_columns
-        unlike = self.ssim.dissimilarity(x, prediction.reconstruction).mean(dim=1, keepdim=True)
-        return density, self.smooth(unlike)[:, 0], prediction.reconstruction
+        return density, self.unlike(x, prediction.reconstruction), prediction.reconstruction
+
+    def unlike(self, x: Tensor, reconstruction: Tensor) -> Tensor:
+        """Picture and reconstruction (B, 3, H, W) in 0..1 -> 1 - SSIM (B, H, W), mean of the colours, smoothed."""
+        unlike: Tensor = self.smooth(self.ssim.dissimilarity(x, reconstruction).mean(dim=1, keepdim=True))
+        return unlike[:, 0]
 
     def z_scores(self, density: Tensor, unlike: Tensor) -> tuple[Tensor, Tensor]:
         """Raw maps (B, H, W) each -> density map and SSIM map as z-scores."""

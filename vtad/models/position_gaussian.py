@@ -44,9 +44,13 @@ class PositionGaussian(nn.Module):
         x = F.pad(y - self.mean, (0, across * BLOCK - columns, 0, down * BLOCK - rows))
         x = F.pixel_unshuffle(x, BLOCK)  # (B, D * 16, down, across)
         x = x.reshape(batch, dim, BLOCK**2, down * across).permute(0, 3, 1, 2)  # (B, blocks, D, 16)
-        square = torch.matmul(self.factor, x).square().sum(2)  # (B, blocks, 16)
+        square = self.whitened(x).square().sum(2)  # (B, blocks, 16)
         square = F.pixel_shuffle(square.transpose(1, 2).reshape(batch, BLOCK**2, down, across), BLOCK)
         return square[:, 0, :rows, :columns]
+
+    def whitened(self, x: Tensor) -> Tensor:
+        """(B, blocks, D, 16) -> the same, in each block by its own factor."""
+        return torch.matmul(self.factor, x)
 
     @torch.no_grad()
     def fit(self, mean: Tensor, y: Tensor) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,9 @@ from torch.export import ExportedProgram
 from vtad.models.detector import Judgement
 from vtad.run_folder import RunError
 from vtad.version import VERSION
-from vtad_export.coreml_format.choices import Target
+from vtad_export.coreml_format.choices import Function, Target
 from vtad_export.coreml_format.graph import FLOAT32
-from vtad_export.coreml_format.mlpackage import coremltools, weight_file
+from vtad_export.coreml_format.mlpackage import MAIN, coremltools, model_file, specification, weight_file
 from vtad_export.proof.descriptions import AUTHOR, LICENCE, OUTPUTS, input_text, model_text
 from vtad_export.proof.exporter import Precision
 from vtad_export.proof.quiet import quiet
@@ -37,7 +39,9 @@ TRANSFORMER = tuple(
 PREVIEW_KEY, PREVIEW = "com.apple.coreml.model.preview.type", "depthEstimation"
 
 
-def convert(program: ExportedProgram, precision: Precision, target: Target) -> Any:
+def convert(
+    program: ExportedProgram, precision: Precision, target: Target, outputs: Sequence[str] = Judgement._fields
+) -> Any:
     """A traced detector as coremltools' MLModel, not yet on disk. Raises RunError when the target is not known."""
     ct = coremltools()
     known = getattr(ct.target, target, None)
@@ -50,7 +54,7 @@ def convert(program: ExportedProgram, precision: Precision, target: Target) -> A
         return ct.convert(
             own,
             inputs=[ct.ImageType(name="image", shape=tuple(shape), color_layout=ct.colorlayout.RGB)],
-            outputs=[ct.TensorType(name=name, dtype=np.float32) for name in Judgement._fields],
+            outputs=[ct.TensorType(name=name, dtype=np.float32) for name in outputs],
             convert_to="mlprogram",
             minimum_deployment_target=known,
             compute_precision=ct.precision.FLOAT32 if precision == "fp32" else half,
@@ -71,16 +75,40 @@ def write_package(model: Any, card: Card, path: Path, references: str | None = N
     model.short_description = model_text(card)
     model.author, model.license, model.version = AUTHOR, LICENCE, VERSION
     model.input_description[card.input.name] = input_text(card)
-    for output in card.outputs:
-        model.output_description[output.name] = OUTPUTS[output.name]
+    for name in model.output_description:
+        model.output_description[name] = OUTPUTS[name]
     model.user_defined_metadata[ONNX_KEY] = card.to_json()
     if references is not None:
         model.user_defined_metadata[REFERENCES_KEY] = references
     model.user_defined_metadata[PREVIEW_KEY] = PREVIEW
     with quiet():
         model.save(str(path))
-    (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # debugging aid of the converter
-    for part in (path, *path.rglob("*")):  # coremltools makes most of them private
+    _tidied(path)
+
+
+def write_functions(models: Mapping[Function, Any], card: Card, path: Path, references: str | None = None) -> None:
+    """Save converted models as functions of one package, which share their weights; `explain` is the default. From iOS 18 on."""
+    ct = coremltools()
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".vtad-") as folder:
+        joined = ct.utils.MultiFunctionDescriptor()
+        for name, model in models.items():
+            single = Path(folder) / f"{name}.mlpackage"
+            write_package(model, card, single, references)
+            joined.add_function(str(single), src_function_name=MAIN, target_function_name=name)
+        joined.default_function_name = "explain"
+        with quiet():
+            ct.utils.save_multifunction(joined, str(path))
+        metadata = specification(Path(folder) / "explain.mlpackage").description.metadata
+    spec = specification(path)
+    spec.description.metadata.CopyFrom(metadata)  # it is not taken over
+    model_file(path).write_bytes(spec.SerializeToString())
+    _tidied(path)
+
+
+def _tidied(path: Path) -> None:
+    """Remove the converter's debugging aid, and let whoever may read the folder read the package: most of it is private."""
+    (path / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
+    for part in (path, *path.rglob("*")):
         shutil.copymode(path.parent if part.is_dir() else weight_file(path), part)
 
 

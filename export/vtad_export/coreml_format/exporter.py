@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vtad.run_folder import Run, RunError, make_folder, replacing_folder, write_text
-from vtad_export.coreml_format.choices import Layout, Target
+from vtad_export.coreml_format.choices import FROM_IOS18, Layout, Target
 from vtad_export.coreml_format.conversion import convert, int8_weights, write_package
 from vtad_export.coreml_format.graph import layout_of, prepared, trace
 from vtad_export.coreml_format.mlpackage import PackageError, coremltools, read_program
@@ -110,7 +110,7 @@ def to_coreml(
     with fallback_for(path, material) as fallback, replacing_folder(path) as beside:
         sample = dataclasses.replace(material.sample, fallback=fallback)
         check_pixels(sample, card.input)
-        arranged = prepared(detector, layout)
+        arranged = prepared(detector, layout, fused=target in FROM_IOS18)
         program = trace(arranged)
         model = convert(program, precision, target)
         write_package(int8_weights(model) if precision == "int8" else model, card, beside, material.references)

@@ -68,9 +68,9 @@ class Executor:
     peak: Peak = field(default_factory=Peak)
 
     @staticmethod
-    def load(path: Path, wide: bool = False) -> Executor:
-        """Read a package and check that every operation is known. Raises PackageError."""
-        program = read_program(path)
+    def load(path: Path, wide: bool = False, function: str | None = None) -> Executor:
+        """Read a function of a package and check that every operation is known. Raises PackageError."""
+        program = read_program(path, function)
         if unknown := sorted({op.kind for op in program.operations} - OPERATIONS.keys()):
             raise PackageError(f"{path}: the reference executor does not know the operation {', '.join(unknown)}")
         _check_precisions(program)

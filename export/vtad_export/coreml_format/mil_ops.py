@@ -108,6 +108,14 @@ def _matmul(x: Array, y: Array, transpose_x: Array | bool = False, transpose_y: 
     return (_torch(x) @ _torch(y)).numpy()
 
 
+def _einsum(values: Sequence[Array], equation: str) -> Array:
+    letters = dict.fromkeys(c for c in equation if c.isalpha())
+    if equation.translate(str.maketrans("".join(letters), "nchwu"[: len(letters)])) != "nchw,nwhu->nchu":
+        raise Unsupported(f"equation {equation}")  # with these letters or others, the only one of MIL for four axes
+    x, y = (_torch(v) for v in values)  # (N, C, H, W) and (N, W, H, U)
+    return (x.permute(0, 2, 1, 3) @ y.permute(0, 2, 1, 3)).permute(0, 2, 1, 3).numpy()
+
+
 def _softmax(x: Array, axis: Array) -> Array:
     e = np.exp(x - x.max(axis=int(axis), keepdims=True))
     out: Array = e / e.sum(axis=int(axis), keepdims=True)
@@ -284,6 +292,7 @@ OPERATIONS: dict[str, Implementation] = {
     "concat": _concat,
     "conv": _conv,
     "conv_transpose": _conv_transpose,
+    "einsum": _einsum,
     "exp": _unary(np.exp),
     "expand_dims": lambda x, axes: np.expand_dims(x, tuple(_ints(axes))),
     "gelu": _gelu,
@@ -302,6 +311,7 @@ OPERATIONS: dict[str, Implementation] = {
     "reduce_log_sum_exp": _log_sum_exp,
     "reduce_max": _reduce(np.max),
     "reduce_mean": _reduce(np.mean),
+    "reduce_min": _reduce(np.min),
     "reduce_sum": _reduce(np.sum),
     "relu": _unary(lambda x: np.maximum(x, 0)),
     "relu6": _unary(lambda x: np.clip(x, 0, 6)),

@@ -21,6 +21,7 @@ from vtad_export.proof.quiet import quiet
 from vtad_runtime.contract.card import ONNX_KEY, Card, CardError
 from vtad_runtime.contract.errors import VtadError
 
+MAIN = "main"  # the function of a package that has one
 SENTINEL = 0xDEADBEEF
 STRING = 2
 # DataType of MIL.proto
@@ -74,7 +75,7 @@ class Operation:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """The function `main` of a package."""
+    """A function of a package."""
 
     inputs: tuple[Value, ...]
     constants: dict[str, Constant]
@@ -133,12 +134,16 @@ def read_package_card(path: Path) -> Card:
     return Card.from_json(text, str(path))
 
 
-def read_program(path: Path) -> Program:
-    """The program of a package. Raises PackageError."""
+def read_program(path: Path, name: str | None = None) -> Program:
+    """A function of a package, by default its default one, such as `main` of a package that has one. Raises PackageError."""
     spec = specification(path)
     if spec.WhichOneof("Type") != "mlProgram":
         raise PackageError(f"{path}: expected an ML Program, got a Core ML model of type {spec.WhichOneof('Type')}")
-    function = spec.mlProgram.functions["main"]
+    name = name or spec.description.defaultFunctionName or MAIN
+    if name not in spec.mlProgram.functions:
+        held = ", ".join(spec.mlProgram.functions)
+        raise PackageError(f"{path}: expected a function {name}, got {held or 'none'}")
+    function = spec.mlProgram.functions[name]
     block = function.block_specializations[function.opset]
     blob = weight_file(path).read_bytes() if weight_file(path).is_file() else b""
     constants: dict[str, Constant] = {}

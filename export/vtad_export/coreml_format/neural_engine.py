@@ -6,11 +6,14 @@ are the trained ones, rearranged:
 standard                       here
 linear W (O, I), b             1x1 convolution W (O, I, 1, 1), b
 qkv (3E, E)                    three of them, that of q times 1 / sqrt(E / heads)
+attention of a head            two einsums, k transposed once for all heads; from iOS 18 on one operation for all heads
 layer norm g, d, then W, b     layer norm without g and d over channels, then W diag(g), b + W d
 position (1, N, E)             (1, E, 1, N); registers likewise
-backbone: 2 x - 1, then W, b   W times 2, b - sum of W; the border of zeros becomes one of 0.5
+image / 255, then W, b         W / 255, b: the network takes levels of 0 to 255
+backbone: 2 x - 1, then W, b   W times 2 / 255, b - sum of W; the border of zeros becomes one of 127.5
 backbone: nearest upsampling   transposed convolution with ones
-segmentation head: (x - m) s     W diag(s), b - W diag(s) m
+segmentation head: (x - m) s   W diag(s), b - W diag(s) m
+scorers, and their fusion      vtad_export/coreml_format/likelihoods.py
 
 Nothing is divided by a weight or by a standard deviation, so small ones do no harm. Tokens come first and registers last, so
 that dropping the registers is a slice that starts at 0: a slice along the last axis that does not has been seen to lose
@@ -20,6 +23,7 @@ digits on the M1 (sbryngelson/ane-guide, chapter 35). The backbone's other layer
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import cast
 
 import torch
@@ -30,8 +34,20 @@ from vtad.backbones.efficientnet import TAPS, EfficientNetLite0
 from vtad.backbones.layers import Attention, Block
 from vtad.models.autoencoder import Autoencoder, Prediction
 from vtad.models.context_density import ContextDensity
+from vtad.models.features import BackboneFeatures, PixelFeatures
 from vtad.models.score_fusion import ScorerMaps
 from vtad.models.segmentation_head import SegmentationHead
+from vtad_export.coreml_format.likelihoods import (
+    WHOLE,
+    EngineContextDensity,
+    EngineFeatureGmm,
+    EngineFusion,
+    EnginePatchMemory,
+    EnginePositionGaussian,
+    Share,
+)
+
+LEVELS = 255.0  # the highest level of a pixel
 
 
 class Project(nn.Module):
@@ -66,39 +82,53 @@ class ChannelNorm(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Multi-head self-attention, each head a matrix product of its own."""
+    """Multi-head self-attention. `fused`: as the operation scaled_dot_product_attention, which iOS 18 has; else by head.
 
-    def __init__(self, attention: Attention, norm: nn.LayerNorm) -> None:
+    By head as in Apple's reference: k transposed once, and equations that Core ML has an operation for.
+    """
+
+    def __init__(self, attention: Attention, norm: nn.LayerNorm, *, fused: bool = False) -> None:
         super().__init__()
+        self.heads, self.fused = attention.heads, fused
         self.width = attention.project.in_features // attention.heads
         weights, biases = attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3)
-        self.q = Project(weights[0], biases[0], norm, 1 / math.sqrt(self.width))
+        factor = 1.0 if fused else 1 / math.sqrt(self.width)  # the operation has its own
+        self.q = Project(weights[0], biases[0], norm, factor)
         self.k = Project(weights[1], biases[1], norm)
         self.v = Project(weights[2], biases[2], norm)
         self.project = Project(attention.project.weight, attention.project.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, E, 1, S) -> (B, E, 1, S)."""
-        out = []
-        for q, k, v in zip(self._heads(self.q(x)), self._heads(self.k(x)), self._heads(self.v(x)), strict=True):
-            weights = torch.softmax(k.transpose(-1, -2) @ q, dim=-2)  # (B, 1, keys, queries)
-            out.append((v @ weights).transpose(1, 2))  # (B, E / heads, 1, S)
-        joined: Tensor = self.project(torch.cat(out, dim=1))
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        joined: Tensor = self.project(self._together(q, k, v) if self.fused else self._by_head(q, k, v))
         return joined
 
-    def _heads(self, x: Tensor) -> list[Tensor]:
-        """(B, E, 1, S) -> (B, 1, E / heads, S) for each head."""
-        return [part.transpose(1, 2) for part in torch.split(x, self.width, dim=1)]
+    def _by_head(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = []
+        keys = torch.split(k.transpose(1, 3), self.width, dim=3)  # (B, S, 1, E / heads)
+        for query, key, value in zip(
+            torch.split(q, self.width, dim=1), keys, torch.split(v, self.width, dim=1), strict=True
+        ):
+            weights = torch.softmax(torch.einsum("bchq,bkhc->bkhq", query, key), dim=1)  # (B, keys, 1, queries)
+            out.append(torch.einsum("bkhq,bchk->bchq", weights, value))  # (B, E / heads, 1, S)
+        return torch.cat(out, dim=1)
+
+    def _together(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def by_head(x: Tensor) -> Tensor:
+            return x.reshape(x.shape[0], self.heads, self.width, -1).transpose(2, 3)  # (B, heads, S, E / heads)
+
+        return F.scaled_dot_product_attention(by_head(q), by_head(k), by_head(v)).transpose(2, 3).reshape(q.shape)
 
 
 class ChannelBlock(nn.Module):
     """Attention and MLP, each behind a layer norm and around a residual."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: Block, *, fused: bool = False) -> None:
         super().__init__()
         first, act, second = cast(tuple[nn.Linear, nn.GELU, nn.Linear], tuple(block.mlp))
         self.norm1, self.norm2 = ChannelNorm(block.norm1.eps), ChannelNorm(block.norm2.eps)
-        self.attention = ChannelAttention(block.attention, block.norm1)
+        self.attention = ChannelAttention(block.attention, block.norm1, fused=fused)
         self.mlp = nn.Sequential(
             Project(first.weight, first.bias, block.norm2), act, Project(second.weight, second.bias)
         )
@@ -111,19 +141,44 @@ class ChannelBlock(nn.Module):
 
 
 class ChannelContextDensity(ContextDensity):
-    """`ContextDensity` on tokens in channels; the likelihood itself is inherited."""
+    """`ContextDensity` on tokens in channels, as its share of the fused score; the likelihood itself is inherited."""
 
-    def __init__(self, head: ContextDensity, norm: nn.LayerNorm) -> None:
+    def __init__(self, head: ContextDensity, norm: nn.LayerNorm, share: Share = WHOLE) -> None:
         dims = head.location.in_features, head.base_location.shape[1]
         super().__init__(*dims, head.components, head.grid, head.cells)
         self.load_state_dict(head.state_dict())
+        self.share = share
         for name, layer in head.named_children():
             linear = cast(nn.Linear, layer)
             setattr(self, name, Project(linear.weight, linear.bias, norm))
 
     def to_cells(self, tokens: Tensor) -> Tensor:
         """(B, cells * cells * D, 1, N) -> (B, D, rows, columns)."""
-        return F.pixel_shuffle(tokens.reshape(tokens.shape[0], tokens.shape[1], *self.grid), self.cells)
+        return _to_cells(tokens, self.grid, self.cells)
+
+    def forward(self, tokens: Tensor, y: Tensor) -> Tensor:
+        """As of `ContextDensity`, weighted."""
+        return self.share.weight * (super().forward(tokens, y) - self.share.mean)
+
+
+class EngineDensityHead(nn.Module):
+    """The same in float16, for one component."""
+
+    def __init__(self, head: ContextDensity, norm: nn.LayerNorm, share: Share) -> None:
+        super().__init__()
+        self.grid, self.cells = head.grid, head.cells
+        self.location = Project(head.location.weight, head.location.bias, norm)
+        self.likelihood = EngineContextDensity(head, share)
+
+    def forward(self, tokens: Tensor, y: Tensor) -> Tensor:
+        """(B, E, 1, N) and observed features (B, D, rows, columns) -> (B, rows, columns)."""
+        nll: Tensor = self.likelihood(_to_cells(self.location(tokens), self.grid, self.cells), y)
+        return nll
+
+
+def _to_cells(tokens: Tensor, grid: tuple[int, int], cells: int) -> Tensor:
+    """(B, cells * cells * D, 1, N) -> (B, D, rows, columns)."""
+    return F.pixel_shuffle(tokens.reshape(tokens.shape[0], tokens.shape[1], *grid), cells)
 
 
 class EngineBackbone(nn.Module):
@@ -137,7 +192,7 @@ class EngineBackbone(nn.Module):
         assert conv.bias is not None
         assert pad is not None
         weight = conv.weight.detach().double()
-        self.weight = nn.Parameter((2 * weight).float())
+        self.weight = nn.Parameter((2 / LEVELS * weight).float())
         self.bias = nn.Parameter((conv.bias.detach().double() - weight.sum((1, 2, 3))).float())
         self.pad, self.stride = pad, conv.stride
         self.blocks = backbone.blocks
@@ -145,8 +200,8 @@ class EngineBackbone(nn.Module):
         self.register_buffer("twice", torch.ones(coarse, 1, 2, 2), persistent=False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(B, 3, H, W) in 0..1, as `EfficientNetLite0.forward`."""
-        x = F.pad(image, self.pad, value=0.5)  # 0 after normalisation
+        """(B, 3, H, W), levels of 0 to 255 -> as `EfficientNetLite0.forward`."""
+        x = F.pad(image, self.pad, value=LEVELS / 2)  # 0 after normalisation
         x = F.relu6(F.conv2d(x, self.weight, self.bias, self.stride))
         maps = []
         for i, block in enumerate(self.blocks):
@@ -159,9 +214,9 @@ class EngineBackbone(nn.Module):
 
 
 class FoldedSegmentationHead(SegmentationHead):
-    """`SegmentationHead` whose first convolutions, none of which pads, take the maps as they are."""
+    """`SegmentationHead`, weighted; its first convolutions, none of which pads, take the maps as they are."""
 
-    def __init__(self, head: SegmentationHead) -> None:
+    def __init__(self, head: SegmentationHead, share: Share = WHOLE) -> None:
         super().__init__()
         self.load_state_dict(head.state_dict())
         with torch.no_grad():
@@ -171,6 +226,9 @@ class FoldedSegmentationHead(SegmentationHead):
                 weight = conv.weight.double() * scale
                 conv.weight.copy_(weight)
                 conv.bias.copy_(conv.bias.double() - (weight * mean).sum((1, 2, 3)))
+            assert self.logits.bias is not None
+            self.logits.bias.copy_(share.weight * (self.logits.bias.double() - share.mean))
+            self.logits.weight.mul_(share.weight)
 
     def standard(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Nothing to do."""
@@ -184,19 +242,22 @@ class ChannelTransformer(nn.Module):
     registers: Tensor
     base_image: Tensor
 
-    def __init__(self, model: Autoencoder) -> None:
+    def __init__(self, model: Autoencoder, share: Share, *, fused: bool, float16: bool) -> None:
         super().__init__()
         self.grid, self.patch, self.cells = model.grid, model.patch, model.cells
         self.embed = Project(model.embed.weight, model.embed.bias)
         self.register_buffer("position", model.position.detach().transpose(1, 2)[:, :, None])
         self.register_buffer("registers", model.registers.tokens.detach().transpose(1, 2)[:, :, None])
         self.register_buffer("base_image", model.base_image)
-        self.encoder = nn.ModuleList(ChannelBlock(cast(Block, b)) for b in model.encoder)
-        self.decoder = nn.ModuleList(ChannelBlock(cast(Block, b)) for b in model.decoder)
+        self.encoder = nn.ModuleList(ChannelBlock(cast(Block, b), fused=fused) for b in model.encoder)
+        self.decoder = nn.ModuleList(ChannelBlock(cast(Block, b), fused=fused) for b in model.decoder)
         self.norm = ChannelNorm(model.norm.eps)
         self.pixels = Project(model.pixels.weight, model.pixels.bias, model.norm)
-        active = "context_density" in model.active
-        self.context_density = ChannelContextDensity(model.context_density, model.norm) if active else None
+        self.context_density: nn.Module | None = None
+        if "context_density" in model.active:
+            head = model.context_density
+            kind = EngineDensityHead if float16 and head.components == 1 else ChannelContextDensity
+            self.context_density = kind(head, model.norm, share)
 
     def forward(self, context: Tensor, observed: Tensor | None) -> Prediction:
         """(B, D', rows, columns) and (B, D, rows, columns), as `Autoencoder.predict`."""
@@ -215,24 +276,48 @@ class ChannelTransformer(nn.Module):
         return Prediction(reconstruction, self.context_density(x, observed))
 
 
-_REARRANGED = {"embed", "registers", "encoder", "bottleneck", "decoder", "norm", "pixels", "context_density"}
+_REARRANGED = {
+    *("embed", "position", "registers", "encoder", "bottleneck", "decoder", "norm", "pixels", "base_image"),
+    "context_density",
+}
 
 
 class ChannelAutoencoder(Autoencoder):
-    """`Autoencoder` for inference, from a trained one: its transformer rearranged, all else as it is."""
+    """`Autoencoder` for inference, from a trained one: its transformer rearranged, all else as it is.
 
-    def __init__(self, model: Autoencoder) -> None:
-        nn.Module.__init__(self)
-        for name, value in vars(model).items():
-            if not name.startswith("_") and name != "training":
-                setattr(self, name, value)
-        for name, child in model.named_children():
-            if name not in _REARRANGED:
-                self.add_module(name, child)
+    With a backbone it takes levels of 0 to 255, and its scorers compute in float16. `fused`: see `ChannelAttention`.
+    """
+
+    def __init__(self, model: Autoencoder, *, fused: bool = False) -> None:
+        adopt(self, model, without=_REARRANGED)
+        self._active, self.fused = model.active, fused
         for name in set(ScorerMaps._fields) - set(model.active):
             setattr(self, name, None)
-        self.channels = ChannelTransformer(model)
-        self._active = model.active
+        self.levels = not isinstance(model.features, PixelFeatures)
+        shares = dict.fromkeys(ScorerMaps._fields, WHOLE)
+        if self.levels:
+            given = zip(model.score_fusion.weight.tolist(), model.score_fusion.mean.tolist(), strict=True)
+            shares = {name: Share(*share) for name, share in zip(ScorerMaps._fields, given, strict=True)}
+            self._arrange(shares)
+        self.channels = ChannelTransformer(model, shares["context_density"], fused=fused, float16=self.levels)
+
+    def _arrange(self, shares: dict[str, Share]) -> None:
+        """The scorers in float16, and 1 / 255 folded into what sees pixels."""
+        for name, kind in _IN_FLOAT16.items():
+            if name in self._active:
+                setattr(self, name, kind(getattr(self, name), shares[name]))
+        if self.segmentation_head is not None:
+            self.segmentation_head = FoldedSegmentationHead(self.segmentation_head, shares["segmentation_head"])
+        self.score_fusion = EngineFusion()
+        assert isinstance(self.features, BackboneFeatures)
+        backbone = self.features.backbone
+        if isinstance(backbone, EfficientNetLite0):
+            setattr(self.features, "backbone", EngineBackbone(backbone))  # noqa: B010 - of another type
+        else:
+            for weight in (backbone.embed.weight, backbone.pixels2, backbone.pixels4, backbone.pixels8):
+                weight.data = weight.data / LEVELS
+        assert self.detail is not None
+        self.detail.matrix, self.detail.mean = self.detail.matrix / LEVELS, self.detail.mean * LEVELS
 
     @property
     def active(self) -> tuple[str, ...]:
@@ -243,3 +328,22 @@ class ChannelAutoencoder(Autoencoder):
         """As `Autoencoder.predict`."""
         prediction: Prediction = self.channels(context, observed)
         return prediction
+
+
+_IN_FLOAT16 = {
+    "patch_memory": EnginePatchMemory,
+    "feature_gmm": EngineFeatureGmm,
+    "position_gaussian": EnginePositionGaussian,
+}
+
+
+def adopt(made: nn.Module, module: nn.Module, without: Collection[str] = ()) -> None:
+    """Make `made` a module of what another has: its attributes, buffers and parts, but for those named."""
+    nn.Module.__init__(made)
+    own = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
+    for name, value in (*own.items(), *module.named_children()):
+        if name not in without:
+            setattr(made, name, value)
+    for name, buffer in module.named_buffers(recurse=False):
+        if name not in without:
+            made.register_buffer(name, buffer)

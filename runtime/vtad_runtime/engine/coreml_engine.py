@@ -23,6 +23,9 @@ from vtad_runtime.engine.integrity import integrity, opened
 from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs, checked, graph_names
 
 DEFAULT_UNITS = "CPU_AND_NE"
+VERDICT = (
+    ".verdict"  # ends the name of a package that gives score and heatmap only, beside the one that gives everything
+)
 
 
 def on_mac() -> bool:
@@ -41,9 +44,14 @@ def onnx_fallback(package: Path) -> Path:
     Where pill-int8.mlpackage has no pill-int8.onnx beside it, or pill-fp16.aimodel no pill-fp16.onnx, its fallback is the float32
     model, pill.onnx.
     """
-    own = package.with_suffix(".onnx")
+    own = package.with_stem(package.stem.removesuffix(VERDICT)).with_suffix(".onnx")
     plain = own.with_stem(own.stem.removesuffix("-int8").removesuffix("-fp16"))
     return plain if plain.is_file() and not own.is_file() else own
+
+
+def verdict_package(package: Path) -> Path:
+    """Where the function `verdict` of a package is that has only one: pill.verdict.mlpackage beside pill.mlpackage."""
+    return package.with_stem(package.stem + VERDICT)
 
 
 def instead(package: Path) -> str:
@@ -132,11 +140,13 @@ def _card(model: Any, path: Path) -> tuple[dict[str, str], Card]:
         card = Card.from_json(text, str(path))
     except CardError as e:
         raise ModelError(str(e)) from e
-    inputs = [(i.name, i.type.imageType.width, i.type.imageType.height) for i in description.input]
+    functions = [f for f in description.functions if f.name == description.defaultFunctionName]
+    described = functions[0] if functions else description  # from iOS 18 on a package may have several functions
+    inputs = [(i.name, i.type.imageType.width, i.type.imageType.height) for i in described.input]
     expected = (card.input.name, card.input.width, card.input.height)
     if inputs != [expected]:
         raise ModelError(f"{path}: expected one image {expected} as on its card, got {inputs}; export the run again")
-    outputs = [o.name for o in description.output]
+    outputs = [o.name for o in described.output]
     if not set(OUTPUTS) <= graph_names(outputs).keys():
         raise ModelError(f"{path}: expected outputs {', '.join(OUTPUTS)}, got {outputs}; export the run again")
     return metadata, card
