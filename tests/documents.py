@@ -29,7 +29,7 @@ def typed(path: Path) -> list[str]:
 def program(name: str) -> click.Command:
     """vtad-run and its kin, as pyproject.toml declares them."""
     module, function = PROJECT["scripts"][name].split(":")
-    found: click.Command = getattr(import_module(module), function)
+    found: click.Command = getattr(import_module(module), function).command()
     return found
 
 

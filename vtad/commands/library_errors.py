@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vtad_runtime.contract.errors import VtadError, one_line
+from vtad_runtime.contract.errors import VtadError, disk_full, one_line
 
 
 @contextmanager
@@ -16,6 +16,8 @@ def library_errors_as_lines() -> Iterator[None]:
     except BrokenPipeError:
         raise  # the reader of the output went away: `no_traceback` knows what to do
     except OSError as e:
+        if disk_full(e):
+            raise
         raise VtadError(f"{e.filename or 'a file'}: expected to read it, got {one_line(e)}") from e
     except ImportError as e:
         raise VtadError(f"this command needs {e.name}, which is not installed: pip install 'vtad[export]'") from e

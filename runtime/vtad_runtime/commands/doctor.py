@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from vtad_runtime.contract.command import no_traceback, printable
+from vtad_runtime.contract.command import no_traceback, say
 from vtad_runtime.contract.errors import FAILED
 
 WORDS = {True: "ok", None: "--", False: "FAIL"}
@@ -19,7 +19,9 @@ Exit codes:
   0    nothing that is needed is missing
   1    some check says FAIL
   2    usage: bad arguments
+  4    stdout takes no more, e.g. the disk is full
   70   internal error
+  130  stopped by Ctrl-C
 """
 
 
@@ -47,10 +49,10 @@ def _run(model: Path | None, allow_changed: bool, as_json: bool) -> bool:
         found.append(check)
         if not as_json:
             line = " ".join(check.line.split())  # names of models and cameras may hold line ends
-            click.echo(printable(f"{WORDS[check.ok]:<5} {check.name:<13} {line}"))
+            say(f"{WORDS[check.ok]:<5} {check.name:<13} {line}")
     bad = [check for check in found if check.ok is False]
     if as_json:
-        click.echo(json.dumps({"ok": not bad, "checks": [dataclasses.asdict(c) for c in found]}, indent=2))
+        say(json.dumps({"ok": not bad, "checks": [dataclasses.asdict(c) for c in found]}, indent=2))
     elif bad:
-        click.echo(f"{len(bad)} of {len(found)} checks failed: {', '.join(c.name for c in bad)}", err=True)
+        say(f"{len(bad)} of {len(found)} checks failed: {', '.join(c.name for c in bad)}", err=True)
     return bool(bad)

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from vtad_runtime.commands.arguments import alarm_rule, duration, names, picture_size, rectangle, size_in_bytes
-from vtad_runtime.contract.command import no_traceback
+from vtad_runtime.contract.command import no_traceback, say
 from vtad_runtime.contract.sections import SectionCommand, SectionOption
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.sources.address import KINDS, address
@@ -47,7 +47,7 @@ def _list_cameras(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 
     with no_traceback():
         for line in list_cameras() or ["no camera found"]:
-            click.echo(line)
+            say(line)
     ctx.exit()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,8 @@ from contextlib import contextmanager
 import click
 
 from vtad_runtime.contract.credentials import without_credentials
-from vtad_runtime.contract.errors import BROKEN_PIPE, INTERNAL, STOPPED, VtadError
+from vtad_runtime.contract.errors import BROKEN_PIPE, INTERNAL, NOT_WRITTEN, STOPPED, VtadError, disk_full, one_line
+from vtad_runtime.contract.program import InterruptsRaise, give_up_stdout
 
 
 class _OneLine(click.ClickException):
@@ -30,7 +30,8 @@ class _OneLine(click.ClickException):
 def no_traceback() -> Iterator[None]:
     """Turn a VtadError into its line and exit code, and whatever else into a line that asks to be reported, exit code 70."""
     try:
-        yield
+        with InterruptsRaise():
+            yield
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except VtadError as e:
@@ -38,16 +39,24 @@ def no_traceback() -> Iterator[None]:
     except KeyboardInterrupt as e:  # click would say "Aborted!" and exit with 1, which means NG
         raise _OneLine("stopped by Ctrl-C", STOPPED) from e
     except BrokenPipeError:  # the reader of the output went away: `vtad-run ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that flushing at exit has somewhere to go
+        give_up_stdout()
         sys.exit(BROKEN_PIPE)
     except Exception as e:
+        if disk_full(e):
+            raise _OneLine(f"a file cannot be written: {one_line(e)}", NOT_WRITTEN) from e
         said = without_credentials(f"{type(e).__name__}: {e}")
         raise _OneLine(f"internal error: {said}; please report it", INTERNAL) from e
 
 
 def say(text: object, *, err: bool = False) -> None:
-    """Print a line to stdout or stderr, whatever names it holds."""
-    click.echo(printable(str(text)), err=err)
+    """Print a line to stdout or stderr, whatever names it holds. Raises VtadError when stdout takes no more; BrokenPipeError."""
+    try:
+        click.echo(printable(str(text)), err=err)
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        if not err:
+            raise VtadError(f"stdout: cannot write: {one_line(e)}", NOT_WRITTEN) from e
 
 
 def printable(text: str) -> str:

@@ -12,9 +12,10 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Literal, TextIO
 
+from vtad_runtime.contract.errors import NOT_WRITTEN, VtadError, one_line
 from vtad_runtime.contract.json_values import finite, iso_utc
 
 LOGGER = logging.getLogger("vtad")
@@ -32,7 +33,10 @@ def warning(name: str, message: str, **fields: Any) -> None:
 
 
 def note(text: str) -> None:
-    """Tell the person at the terminal one line or several. Raises BrokenPipeError when the reader went away."""
+    """Tell the person at the terminal one line or several.
+
+    Raises BrokenPipeError when the reader went away; VtadError when stdout takes no more.
+    """
     LOGGER.info(text, extra={"event": NOTE, "fields": {}})
 
 
@@ -42,7 +46,8 @@ def logging_to(
 ) -> Iterator[None]:
     """Write what is said inside the block: events to stderr, notes to `notes`; with `json_lines` both as JSON to stderr.
 
-    `stream` takes all of it instead. A log that cannot be written ends nothing, except that the reader of notes went away.
+    `stream` takes all of it instead. A log on stderr that cannot be written ends nothing, except where the reader of notes
+    went away.
     """
     machines, handlers = JsonFormatter(), list[logging.Handler]()
     if json_lines:
@@ -99,16 +104,21 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
         stream = getattr(sys, self._stream) if isinstance(self._stream, str) else self._stream
+        if stream is None:  # closed
+            return
         encoding = getattr(stream, "encoding", None) or "utf-8"
         text = self.format(record).encode(encoding, "replace").decode(encoding)  # file names need not be valid text
-        if getattr(record, "event", None) == NOTE:
-            with suppress(ValueError):  # closed
-                stream.write(text + "\n")
-                stream.flush()
-            return
-        with suppress(OSError, ValueError):
+        try:
             stream.write(text + "\n")
             stream.flush()
+        except BrokenPipeError:
+            if getattr(record, "event", None) == NOTE:
+                raise
+        except ValueError:  # closed
+            pass
+        except OSError as e:
+            if self._stream == "stdout":
+                raise VtadError(f"stdout: cannot write: {one_line(e)}", NOT_WRITTEN) from e
 
 
 def _one_line(message: str) -> str:

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.conformal import REVIEW, review_level
-from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.errors import USAGE, VtadError
 from vtad_runtime.contract.json_values import finite, iso_utc
 from vtad_runtime.contract.log import note, warning
+from vtad_runtime.contract.program import stdout_is_open
 from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.outputs.json_lines import JsonLines
 from vtad_runtime.outputs.pictures import PictureOptions
-from vtad_runtime.outputs.results_folder import ResultsFolder
+from vtad_runtime.outputs.results_folder import ResultsFolder, SinkError
 from vtad_runtime.outputs.run_file import MaskFile, RunFile
 from vtad_runtime.outputs.video import VideoOutput
 from vtad_runtime.sources.capture import CaptureOptions, FrameSource
@@ -213,6 +214,8 @@ def model_facts(detector: Detector) -> dict[str, Any]:
 
 def receivers(options: RunOptions, card: Card, fps: float) -> Iterator[Output]:
     """The outputs asked for besides the results folder, each made in turn. Raises VtadError."""
+    if options.json == "-" and not stdout_is_open():
+        raise SinkError("--json -: expected stdout to be open, got a closed one; name a file", USAGE)
     if options.json:
         yield JsonLines(sys.stdout if options.json == "-" else Path(options.json))
     if options.write_video:

@@ -29,16 +29,16 @@ class JsonLines:
     def write(self, judgement: Judgement) -> None:
         """Append one line, in a file whole or not at all. Raises SinkError; BrokenPipeError when the reader went away."""
         line = json.dumps(judgement.row(), allow_nan=False) + "\n"
-        if self._lines is not None:
-            try:
+        try:
+            if self._lines is not None:
                 self._lines.write(line)
-            except BrokenPipeError:
-                raise
-            except OSError as e:
-                raise self._failed(e, NOT_WRITTEN) from e
-        elif not isinstance(self._target, Path):
-            self._target.write(line)
-            self._target.flush()
+            elif not isinstance(self._target, Path):
+                self._target.write(line)
+                self._target.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as e:
+            raise self._failed(e, NOT_WRITTEN) from e
 
     def close(self) -> None:
         """Close the file; a stream stays open."""
@@ -46,5 +46,6 @@ class JsonLines:
             self._lines.close()
 
     def _failed(self, error: OSError, exit_code: int) -> SinkError:
-        message = f"{self._target}: cannot write JSON Lines: {one_line(error)}; lines written so far are whole"
+        where = self._target if isinstance(self._target, Path) else "stdout"
+        message = f"{where}: cannot write JSON Lines: {one_line(error)}; lines written so far are whole"
         return SinkError(message, exit_code)

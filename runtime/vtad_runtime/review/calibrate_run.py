@@ -55,7 +55,10 @@ def calibrate_run(
         card = new_card(detector.card, of_good, of_bad, asked)
         card = write_recalibrated(detector, card, target)
     except VtadError as e:
-        e.exit_code = USAGE
+        if e.exit_code != NOT_WRITTEN:
+            e.exit_code = USAGE
+        raise
+    except BrokenPipeError:  # of stdout
         raise
     except OSError as e:
         raise VtadError(f"{target}: could not be written: {one_line(e)}; name another by --out", NOT_WRITTEN) from e

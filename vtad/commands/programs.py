@@ -1,0 +1,9 @@
+"""The programs of training, as pyproject.toml names them."""
+
+from __future__ import annotations
+
+from vtad_runtime.contract.program import Program
+
+data = Program("vtad.commands.data:data")
+train = Program("vtad.commands.train:train")
+evaluate = Program("vtad.commands.evaluate:evaluate")
