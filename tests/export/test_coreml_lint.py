@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -183,6 +184,22 @@ def test_where_sources_differ_the_finding_says_so_and_the_operation_counts_as_el
     assert eligible(found) == CHIPS
     if doubtful:
         assert "[guide A: windows up to 29, from the M2 on 31; otherwise hollance" in found.findings[0].line()
+
+
+def test_int8_weights_are_read_as_such_from_the_m2_on() -> None:
+    weight = np.zeros((8, 8, 3, 3), HALF)
+    program = one("conv", X, Y, {"w": weight}, weight="w")
+    rounded = dataclasses.replace(program, steps={"w": np.ones((8, 1, 1, 1), FULL)})
+    assert rules(lint(program)) == {}
+    found = lint(rounded)
+    assert rules(found) == {"int8 weights": "A12/A13, A14/M1"}
+    assert eligible(found) == CHIPS
+
+
+def test_int8_activations_are_for_the_newer_ones() -> None:
+    found = lint(one("quantize", X, value("y", 1, 8, 64, 64, dtype=np.int8)))
+    assert rules(found) == {"int8 activations": ", ".join(CHIPS[:3]), "operation": ", ".join(CHIPS[:3])}
+    assert eligible(found) == CHIPS[3:]
 
 
 def test_a_dilated_convolution_is_in_doubt() -> None:

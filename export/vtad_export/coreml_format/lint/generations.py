@@ -23,7 +23,7 @@ GENERATIONS = (
     Generation("A16/M3", 16384, 16, 32, crops_in_fixed_point=False),
     Generation("A17 Pro/M4 and later", 65536, 16, 32, crops_in_fixed_point=False),
 )
-A12, A14, A15 = 0, 1, 2
+A12, A14, A15, A16 = 0, 1, 2, 3
 REFERENCE = A14  # what one number speaks of where there is room for one only
 MAX_CHANNELS = 65536  # on all of them
 
@@ -38,5 +38,6 @@ _FIRST = {
     # The sampling hardware: until then resizing, gathering and sorting are done in software.
     A15: "gather gather_along_axis resize_bilinear resize_nearest_neighbor topk upsample_bilinear "
     "upsample_nearest_neighbor",
+    A16: "dequantize quantize",
 }
 FIRST_GENERATION = {kind: first for first, kinds in _FIRST.items() for kind in kinds.split()}

@@ -20,6 +20,7 @@ LEAST = 0.005  # of the activation bytes: padding below that is not worth a line
 _SAID: dict[Effect, str] = {
     "elsewhere": "likely elsewhere",
     "slower": "likely slower",
+    "no faster": "likely no faster",
     "infinite": "likely infinite",
     "doubtful": "in doubt",
 }

@@ -10,6 +10,7 @@ import numpy as np
 
 from vtad_export.coreml_format.lint.generations import (
     A15,
+    A16,
     FIRST_GENERATION,
     GENERATIONS,
     MAX_CHANNELS,
@@ -24,7 +25,7 @@ CROP_LIMIT = (
     65504 / 16
 )  # of a value that goes through a fixed-point format with four fractional bits: guide, chapter 19
 
-Effect = Literal["elsewhere", "slower", "infinite", "doubtful"]
+Effect = Literal["elsewhere", "slower", "no faster", "infinite", "doubtful"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Rule:
     differs: str = ""  # who says otherwise, and what
 
 
-_FLOAT16 = "coremltools; hollance, 16-bit; guide 3"
+_FLOAT16 = "typed execution; hollance, 16-bit; guide 3"
 RULES = {
     "slice": Rule(
         "infinite",
@@ -59,12 +60,19 @@ RULES = {
         "",
         _FLOAT16,
     ),
+    "int8 activations": Rule(
+        "elsewhere",
+        "activations in int8 are known to be faster from the A16 on",
+        "",
+        "quantization: measured on the A16 and A17 Pro, where products of int8 by int8 are faster still",
+        "guide 17: activations are float16 on all chips",
+    ),
     "rank": Rule(
         "elsewhere",
         f"tensors have at most {MAX_RANK} axes there",
         "split heads or groups into separate tensors of rank 4",
         "Apple, principle 1; ml-ane",
-        "guide 17 and coremltools 1723 allow five, though no product or convolution takes five",
+        "guide 17 and issue 1723 allow five, though no product or convolution takes five",
     ),
     "side": Rule("elsewhere", "an axis is too long there", "use a smaller picture or fewer tokens", "guide 17"),
     "kernel": Rule(
@@ -101,6 +109,13 @@ RULES = {
         "guide A: windows up to 29, from the M2 on 31",
         "hollance, unsupported-layers",
     ),
+    "int8 weights": Rule(
+        "no faster",
+        "int8 weights are expanded to float16 before the engine reads them: the file is smaller, and that is all",
+        "",
+        "guide 7",
+        "quantization measured little or no gain on the A16 and A17 Pro either",
+    ),
     "channels last": Rule(
         "slower",
         f"rows are padded to 64 bytes, {ALIGNED} float16 values, and channels make short ones",
@@ -130,15 +145,18 @@ class Checker:
         self._constants = program.constants
         self._channels = channel_axes(program)
         self._largest = largest
+        self._int8 = program.steps.keys()
         self._mixed = any(v.dtype is np.float16 for v in self.values.values())  # someone chose where
 
     def broken(self, op: Operation, number: int) -> Iterator[str]:
         """Names of the rules that `op` breaks on generation `number`."""
         generation = GENERATIONS[number]
         tensors = [*op.outputs, *taken(op, self.values)]
-        if any(v.dtype not in (np.float16, np.bool_) for v in tensors):
+        if any(v.dtype not in (np.float16, np.bool_, np.int8, np.uint8) for v in tensors):
             yield "exact" if self._mixed else "dtype"
             return  # elsewhere already: what else it is does no harm
+        if number < A16 and any(v.dtype in (np.int8, np.uint8) for v in tensors):
+            yield "int8 activations"
         if any(len(v.shape) > MAX_RANK for v in tensors):
             yield "rank"
         if any(_too_long(v, generation) for v in tensors):
@@ -156,6 +174,8 @@ class Checker:
             case "avg_pool" | "max_pool":
                 if max(self._ints(op, "strides"), default=1) > 2 or max(self._ints(op, "kernel_sizes"), default=1) > 13:
                     yield "pool"
+        if number < A15 and any(name in self._int8 for names in op.arguments.values() for name in names):
+            yield "int8 weights"
         yield from self._rows(op, tensors)
 
     def _pad(self, op: Operation, number: int) -> Iterator[str]:

@@ -24,11 +24,15 @@ SOURCES = {
         "https://machinelearning.apple.com/research/neural-engine-transformers",
     ),
     "ml-ane": Source("apple/ml-ane-transformers at da64000", "https://github.com/apple/ml-ane-transformers"),
-    "coremltools": Source(
+    "typed execution": Source(
         "coremltools guide, Typed Execution Workflow Example",
         "https://apple.github.io/coremltools/docs-guides/source/typed-execution-example.html",
     ),
-    "coremltools 1723": Source("apple/coremltools, issue 1723", "https://github.com/apple/coremltools/issues/1723"),
+    "issue 1723": Source("apple/coremltools, issue 1723", "https://github.com/apple/coremltools/issues/1723"),
+    "quantization": Source(
+        "coremltools guide, Quantization: Performance",
+        "https://apple.github.io/coremltools/docs-guides/source/opt-quantization-perf.html",
+    ),
     "guide": Source("sbryngelson/ane-guide at 9eb1afe", "https://github.com/sbryngelson/ane-guide"),
     "hollance": Source("hollance/neural-engine at d0bb530", "https://github.com/hollance/neural-engine"),
 }
