@@ -97,6 +97,9 @@ def create_run(config: Config) -> Run:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         numbers = [int(p.name) for p in parent.iterdir() if p.name.isdigit()]
+        for number in numbers:
+            files.sweep(parent / f"{number:04d}")
+            files.sweep(parent / f"{number:04d}" / "export")
         path = parent / f"{max(numbers, default=0) + 1:04d}"
         path.mkdir()
     except OSError as e:

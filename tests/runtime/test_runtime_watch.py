@@ -23,6 +23,7 @@ import pytest
 
 import vtad_runtime
 from vtad_runtime.sources import journal as journal_module
+from vtad_runtime.sources import sorting
 from vtad_runtime.sources.folder import SourceError
 from vtad_runtime.sources.hot_folder import HotFolder
 from vtad_runtime.sources.journal import Journal, JournalError, Stamp
@@ -453,9 +454,9 @@ def reached(name):
         os.kill(os.getpid(), signal.SIGKILL)
 
 class Fragile(Sorter):
-    def move(self, file, verdict):
+    def move(self, *what):
         reached("move")
-        return super().move(file, verdict)
+        return super().move(*what)
 
 def everything_sorted():
     return len(list(Path(to).glob("OK/*.png"))) == int(total)
@@ -611,10 +612,16 @@ def test_a_row_of_an_earlier_file_of_the_same_name_does_not_count(folder: Path, 
     journal.close()
 
 
+def moved(sorter: Sorter, file: Path, verdict: Verdict = Verdict.OK) -> Path:
+    to = sorter.move(file, verdict)
+    assert to is not None
+    return to
+
+
 def test_sorting_keeps_subfolders_and_never_overwrites(folder: Path, tmp_path: Path) -> None:
     sorter = Sorter(tmp_path / "out", root=folder)
     places = [
-        sorter.move(put(folder / "line 1/a.png", content), verdict)
+        moved(sorter, put(folder / "line 1/a.png", content), verdict)
         for content, verdict in ((b"1", Verdict.NG), (b"2", Verdict.NG), (b"3", Verdict.NG), (b"4", Verdict.UNSURE))
     ]
     below = [(place.relative_to(tmp_path / "out").as_posix(), place.read_bytes()) for place in places]
@@ -640,7 +647,7 @@ def test_sorting_works_where_the_file_system_has_no_links(
 ) -> None:
     monkeypatch.setattr(os, "link", no_links(number))
     sorter = Sorter(tmp_path / "out", root=folder)
-    assert [sorter.move(put(folder / "a.png", c), Verdict.OK).read_bytes() for c in (b"1", b"2")] == [b"1", b"2"]
+    assert [moved(sorter, put(folder / "a.png", c)).read_bytes() for c in (b"1", b"2")] == [b"1", b"2"]
     assert sorted(p.name for p in (tmp_path / "out/OK").iterdir()) == ["a-2.png", "a.png"]
 
 
@@ -670,8 +677,8 @@ def test_sorting_across_file_systems_copies_whole_and_keeps_the_time(
     across_file_systems(monkeypatch, folder)
     sorter = Sorter(tmp_path / "out", root=folder)
     put(tmp_path / "out/OK/a.png", b"earlier")
-    moved = sorter.move(put(folder / "a.png", b"x" * 10_000, mtime=1000), Verdict.OK)
-    assert (moved.name, moved.read_bytes(), moved.stat().st_mtime) == ("a-2.png", b"x" * 10_000, 1000)
+    to = moved(sorter, put(folder / "a.png", b"x" * 10_000, mtime=1000))
+    assert (to.name, to.read_bytes(), to.stat().st_mtime) == ("a-2.png", b"x" * 10_000, 1000)
     assert list(folder.iterdir()) == []
 
 
@@ -681,7 +688,7 @@ def test_sorting_to_a_real_other_file_system(folder: Path) -> None:
     if Path("/dev/shm").stat().st_dev == folder.stat().st_dev:
         pytest.skip("no second file system")
     try:
-        assert Sorter(to, root=folder).move(put(folder / "sub/a.png"), Verdict.NG).read_bytes() == b"picture"
+        assert moved(Sorter(to, root=folder), put(folder / "sub/a.png"), Verdict.NG).read_bytes() == b"picture"
         assert not (folder / "sub/a.png").exists()
     finally:
         shutil.rmtree(to)
@@ -705,24 +712,100 @@ def test_a_failed_move_leaves_the_file_and_nothing_half(
     assert list((tmp_path / "out/NG").iterdir()) == []
 
 
-def test_a_file_that_cannot_be_deleted_is_not_left_in_two_places(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize("step", ["rename", "unlink"])
+def test_a_file_that_cannot_be_taken_away_is_not_left_in_two_places(
+    step: str, across: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, unlink = put(folder / "a.png"), Path.unlink
+    path, works, refused = put(folder / "a.png"), getattr(Path, step), list[Path]()
 
-    def refuse(self: Path, missing_ok: bool = False) -> None:
-        if self == path:
+    def refuse(self: Path, *args: Any, **options: Any) -> Any:
+        if not refused and self.is_relative_to(folder):
+            refused.append(self)
             raise PermissionError(errno.EACCES, "Permission denied")
-        unlink(self, missing_ok=missing_ok)
+        return works(self, *args, **options)
 
-    for _ in range(2):  # within one file system, then across two
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "unlink", refuse)
-            with pytest.raises(SortError, match="Permission denied"):
-                Sorter(tmp_path / "out", root=folder).move(path, Verdict.NG)
-        assert path.is_file()
-        assert list((tmp_path / "out/NG").iterdir()) == []
+    if across:
         across_file_systems(monkeypatch, folder)
+    monkeypatch.setattr(Path, step, refuse)
+    with pytest.raises(SortError, match="Permission denied; left there"):
+        Sorter(tmp_path / "out", root=folder).move(path, Verdict.NG)
+    assert [p.name for p in folder.rglob("*")] == ["a.png"]
+    assert not list((tmp_path / "out").rglob("*.*g"))
+
+
+@pytest.mark.parametrize("moment", ["before", "between", "after"])
+def test_a_part_that_takes_the_name_of_one_that_is_being_sorted_is_judged_too(
+    moment: str, folder: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(folder / "a.png", b"one", mtime=1)
+    rename, link = Path.rename, os.link
+
+    def next_part() -> None:
+        monkeypatch.undo()
+        put(folder / "next.part", b"two", mtime=2).replace(folder / "a.png")
+
+    def rename_after(self: Path, to: Path) -> Path:
+        if moment == "before":
+            next_part()
+        else:
+            monkeypatch.setattr(os, "link", link_with_it)
+        return rename(self, to)
+
+    def link_with_it(file: Path, to: Path) -> None:
+        if moment == "after":
+            link(file, to)
+        next_part()
+        if moment == "between":
+            link(file, to)
+
+    monkeypatch.setattr(Path, "rename", rename_after)
+    hot = HotFolder(folder, journal, settle_s=0, sorter=Sorter(folder.parent / "out", root=folder))
+    assert judge_all(hot, 30) == ["a.png", "a.png"]
+    contents = {file.name: file.read_bytes() for file in (folder.parent / "out/OK").iterdir()}
+    expected = {"a.png": b"two"} if moment == "before" else {"a.png": b"one", "a-2.png": b"two"}
+    assert contents == expected  # in the first case the writer itself has replaced the one that was judged
+    assert list(folder.iterdir()) == []
+
+
+@posix
+@pytest.mark.parametrize("dies_in", ["rename", "copy2", "sync", "link", "unlink"])
+@pytest.mark.parametrize("across", [False, True])
+def test_a_kill_while_sorting_leaves_one_copy_and_nothing_half(
+    dies_in: str, across: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(folder / "sub/a.png", b"x" * 1000, mtime=1)
+    put(tmp_path / "out/OK/sub/a.png", b"earlier")
+    if across:
+        across_file_systems(monkeypatch, folder)
+
+    def judge() -> None:
+        journal = Journal(tmp_path / "a.journal")
+        judge_all(HotFolder(folder, journal, settle_s=0, sorter=Sorter(tmp_path / "out", root=folder)))
+        journal.close()
+
+    owner: Any = {"copy2": shutil, "sync": sorting, "link": os}.get(dies_in, Path)
+    works = getattr(owner, dies_in)
+
+    def die(*args: Any, **options: Any) -> None:
+        works(*args, **options)
+        os._exit(0)
+
+    def die_before(*args: Any, **options: Any) -> None:
+        os._exit(0)
+
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(owner, dies_in, die_before if dies_in == "unlink" else die)
+        judge()
+        os._exit(1)  # it was never called
+    died = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert died == (across or dies_in not in ("copy2", "sync"))
+    judge()
+    contents = {file.name: file.read_bytes() for file in (tmp_path / "out/OK/sub").iterdir()}
+    assert contents == {"a.png": b"earlier", "a-2.png": b"x" * 1000}
+    assert [p.name for p in (tmp_path / "out/OK").iterdir()] == ["sub"]
+    assert [str(p.relative_to(folder)) for p in folder.rglob("*")] == ["sub"]
 
 
 def test_a_folder_that_cannot_be_sorted_into_is_one_line(folder: Path) -> None:

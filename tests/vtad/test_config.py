@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vtad.config import PRESETS, Config, ConfigError, from_dict, preset
+from vtad.run_folder import create_run, replacing
 
 
 @pytest.mark.parametrize(
@@ -130,3 +132,18 @@ def test_a_value_of_another_type_is_refused_in_python_too() -> None:
 
 def test_a_whole_number_in_json_will_do_for_a_share_or_a_rate() -> None:
     assert from_dict({**dataclasses.asdict(Config("pill")), "nll_weight": 1}).nll_weight == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes cannot be asked")
+def test_a_new_run_sweeps_what_killed_processes_left_in_earlier_ones(tmp_path: Path) -> None:
+    config = Config(category="pill", out=str(tmp_path))
+    run = create_run(config).path
+    with replacing(run / "checkpoint.safetensors") as beside:
+        beside.touch()
+        machine = beside.name.split(".")[2]
+    (run / "export").mkdir()
+    for folder in (run, run / "export"):
+        (folder / f".{'a' * 12}.{machine}.999999999.part").touch()
+    create_run(config)
+    assert sorted(p.name for p in run.iterdir()) == ["checkpoint.safetensors", "config.json", "export"]
+    assert list((run / "export").iterdir()) == []

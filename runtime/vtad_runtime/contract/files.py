@@ -1,15 +1,26 @@
-"""Files that are whole or not there: written beside their name, then renamed; or grown by whole lines."""
+"""Files that are whole or not there: written beside their name, then renamed; or grown by whole lines.
+
+What a process that was killed left beside is swept when the next one first writes into that folder.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import platform
+import re
 import shutil
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache, lru_cache
 from pathlib import Path
 
 LONGEST_NAME = 255  # bytes that file systems take
+PART = re.compile(r"\.[0-9a-f]{12}(?:\.([0-9a-f]{6}))?\.(\d+)\.part")  # a name to write to: machine and process
+OLD_S = 86400.0  # nobody writes to one file for so long
+STARTED = time.time()  # what carries the number of this process and is older was left by another of that number
 
 
 @contextmanager
@@ -19,13 +30,71 @@ def replacing(path: Path) -> Iterator[Path]:
     The folder is made where there is none. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{_short_hash(path.name)}.{os.getpid()}.part")  # short, however long the name is
+    beside = beside_of(path)
     try:
         yield beside
         os.replace(beside, path)
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def beside_of(path: Path) -> Path:
+    """A name of this process beside `path`, to write to and then rename; short, however long the name is."""
+    _swept_once(str(path.parent.absolute()))
+    return path.with_name(f".{_short_hash(path.name)}.{_machine()}.{os.getpid()}.part")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed left half written in a folder; what they were replacing comes back."""
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            if (found := PART.fullmatch(name)) and _is_stale(folder / name, *found.groups()):
+                _remove(folder / name)
+
+
+def sweep_below(folder: Path) -> None:
+    """`sweep` of a folder and all below it."""
+    for below, _, _ in os.walk(folder):
+        sweep(Path(below))
+
+
+@lru_cache(maxsize=1024)
+def _swept_once(folder: str) -> None:
+    sweep(Path(folder))
+
+
+def _is_stale(part: Path, machine: str | None, process: str) -> bool:
+    """Whether its writer is gone. On another machine, or where processes cannot be asked, its age says so."""
+    written, number = part.stat().st_mtime, int(process)
+    if time.time() - written > OLD_S:
+        return True
+    if machine != _machine() or sys.platform == "win32":
+        return False
+    if number == os.getpid():
+        return written < STARTED
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+def _remove(part: Path) -> None:
+    if not part.is_dir() or part.is_symlink():
+        part.unlink()
+        return
+    new = [name for name in os.listdir(part) if name != "old"]
+    if (part / "old").exists() and new and not (part.parent / new[0]).exists():
+        (part / "old").rename(part.parent / new[0])  # killed between the two renames of `replacing_folder`
+    shutil.rmtree(part)
+
+
+@cache
+def _machine() -> str:
+    return _short_hash(platform.node())[:6]
 
 
 def fitting_name(name: str, suffix: str = "") -> str:
@@ -47,7 +116,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
     Two renames, not one: a folder cannot be renamed over another.
     """
-    room = path.with_name(f".{_short_hash(path.name)}.{os.getpid()}.part")
+    room = beside_of(path)
     beside, old = room / path.name, room / "old"
     try:
         shutil.rmtree(room, ignore_errors=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full, one_line
-from vtad_runtime.contract.files import Lines, write_whole
+from vtad_runtime.contract.files import Lines, sweep_below, write_whole
 from vtad_runtime.outputs.csv_lines import Dialect, csv_line
 from vtad_runtime.outputs.pictures import PictureOptions, PictureWriter, Saved
 from vtad_runtime.outputs.retention import LOCK_FILE
@@ -24,6 +24,7 @@ from vtad_runtime.sources.folder import RESULTS_FILE
 from vtad_runtime.verdict.judgement import Judgement
 
 CSV_FILE, SUMMARY_FILE = "results.csv", "summary.json"
+SWEPT = 3  # earlier folders that are looked through for what a killed run left half written
 
 
 class SinkError(VtadError):
@@ -97,9 +98,13 @@ class ResultsFolder:
 
 
 def next_folder(parent: Path) -> Path:
-    """Make and return the folder after the highest numbered one. Raises OSError."""
+    """Make and return the folder after the highest numbered one; the last ones are swept. Raises OSError."""
     parent.mkdir(parents=True, exist_ok=True)
-    number = max((int(name) for name in os.listdir(parent) if name.isdecimal()), default=0)
+    numbered = sorted((name for name in os.listdir(parent) if name.isdecimal()), key=int)
+    for earlier in (parent / name for name in numbered[-SWEPT:]):
+        if not (earlier / SUMMARY_FILE).exists():  # it did not end, or has not yet
+            sweep_below(earlier)
+    number = int(numbered[-1]) if numbered else 0
     while True:
         number += 1
         folder = parent / f"{number:04d}"

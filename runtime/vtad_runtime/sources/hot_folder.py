@@ -19,6 +19,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from vtad_runtime.sources.files import hold, read_held
 from vtad_runtime.sources.folder import RESULTS_FILE, SourceError
 from vtad_runtime.sources.journal import Journal, JournalError, Stamp
 from vtad_runtime.sources.room import Room
-from vtad_runtime.sources.sorting import MARK, Sorter, SortError
+from vtad_runtime.sources.sorting import ASIDE, MARK, Sorter, SortError, put_back
 from vtad_runtime.verdict.verdict import Verdict
 
 EMPTY_SETTLES = 10  # times settle_s for an empty file: some writers make it long before they fill it
@@ -83,7 +84,7 @@ class HotFolder(FrameSource):
         self._journal_error = ""  # the last one that was said
         self._to_sort: list[tuple[_Picture, str]] = []  # judged; moved when that is on disk
         self._ended = False  # no further file is handed on
-        self._left_over = sorter is not None  # files that an earlier run judged and did not get to sort
+        self._left_over = True  # files that an earlier run judged and did not get to sort
 
     def read(self, stop: Callable[[], bool]) -> Shot | None:
         """Wait for the next picture, whatever it takes; None when `stop()`. An unreadable one has an error."""
@@ -215,6 +216,8 @@ class HotFolder(FrameSource):
                 if folder == self._folder:
                     unreadable[str(folder)] = "it holds results or sorted files"
                 continue
+            if self._left_over:
+                self._take_up(folder)
             subfolders[:] = [name for name in subfolders if not name.startswith("~")]
             for path in filter(is_image, (folder / name for name in names)):
                 if path.name.startswith("~"):
@@ -241,9 +244,26 @@ class HotFolder(FrameSource):
         if self._sorter is None or _stamp(picture.path) != picture.stamp:
             return
         try:
-            self._sorter.move(picture.path, Verdict(verdict))
+            self._sorter.move(picture.path, Verdict(verdict), lambda path: _stamp(path) == picture.stamp)
         except SortError as e:
             warning("hot_folder", str(e))
+
+    def _take_up(self, folder: Path) -> None:
+        """End the moves that a crash cut short in this folder; what was not judged as it is now gets its name again."""
+        for aside in sorted((folder / ASIDE).glob("*")):
+            file, stamp = folder / aside.name, _stamp(aside)
+            if stamp is None:
+                continue
+            verdict = self._journal.verdict(file.relative_to(self._folder).as_posix(), stamp)
+            try:
+                if self._sorter is not None and verdict is not None:
+                    self._sorter.take_up(aside, file, Verdict(verdict))
+                else:
+                    put_back(aside, file)
+            except (OSError, SortError) as e:
+                warning("hot_folder", str(e))
+        with suppress(OSError):
+            (folder / ASIDE).rmdir()
 
     def _forget(self, names: set[str]) -> None:
         try:

@@ -1,20 +1,30 @@
-"""Moves judged files into a folder by verdict: to/OK, to/NG, to/UNSURE, ..., each with the subfolders of the source."""
+"""Moves judged files into a folder by verdict: to/OK, to/NG, to/UNSURE, ..., each with the subfolders of the source.
+
+A file first takes a name that nobody else uses, in the hidden folder `ASIDE` beside it: whoever writes the next part under
+the old name from then on is in nobody's way. A crash leaves it there; `take_up` ends the move, and no second copy.
+"""
 
 from __future__ import annotations
 
 import errno
+import filecmp
 import json
 import os
 import shutil
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
 
 from vtad_runtime.contract.errors import VtadError
-from vtad_runtime.contract.files import Lines, sync
+from vtad_runtime.contract.files import Lines, beside_of, sweep, sync
 from vtad_runtime.verdict.verdict import Verdict
 
 MARK = ".vtad-sorted"  # a folder that holds this file is one of sorted files: a hot folder leaves it out
+
+
+ASIDE = ".vtad-sorting"  # a folder in a watched one: files on their way out
 
 
 class SortError(VtadError):
@@ -31,29 +41,73 @@ class Sorter:
         vtad-replay finds the pictures again.
         """
         self.to = to
-        self._root, self._log = root, log
+        self._root, self._log, self._mutex = root, log, threading.Lock()
         if root is not None and to.resolve() == root.resolve():
             raise SortError(f"{to}: expected another folder to sort into than the one that is watched")
         try:
             to.mkdir(parents=True, exist_ok=True)
             (to / MARK).touch()
+            for verdict in Verdict:
+                sweep(to / str(verdict))
         except OSError as e:
             got = "a file" if to.is_file() else e.strerror or e
             raise SortError(f"{to}: expected a folder to sort into, got {got}; choose another by --sort-to") from e
 
-    def move(self, file: Path, verdict: Verdict) -> Path:
+    def move(self, file: Path, verdict: Verdict, is_meant: Callable[[Path], bool] = lambda _: True) -> Path | None:
         """Move a file to <to>/<verdict>/ and say where it is now. Raises SortError: it is still where it was.
 
-        Whole or not at all: across file systems it is copied beside its new name, renamed, and then deleted.
+        Whole or not at all: across file systems it is copied beside its new name, renamed, and then deleted. None, and it
+        stays, where it is no more the one that `is_meant`: its writer may replace it at any moment before.
         """
+        aside = file.parent / ASIDE / file.name
+        with self._mutex:
+            try:
+                aside.parent.mkdir(exist_ok=True)
+                if aside.exists():
+                    raise FileExistsError(errno.EEXIST, f"{aside} is in the way")
+                file.rename(aside)
+                if is_meant(aside):
+                    return self._moved(aside, file, verdict)
+                put_back(aside, file)
+            except OSError as e:
+                raise self._failed(file, verdict, e) from e
+            finally:
+                with suppress(OSError):
+                    aside.parent.rmdir()
+        return None
+
+    def take_up(self, aside: Path, file: Path, verdict: Verdict) -> None:
+        """End the move of a file that a crash left in ASIDE; `file` was its name. Raises SortError: it is back under that."""
+        with self._mutex:
+            try:
+                for taken in self._copies(aside, file, verdict):
+                    aside.unlink()
+                    self._note(file, taken)
+                    return
+                self._moved(aside, file, verdict)
+            except OSError as e:
+                raise self._failed(file, verdict, e) from e
+
+    def _moved(self, aside: Path, file: Path, verdict: Verdict) -> Path:
         try:
-            moved = self._move(file, self.to / str(verdict) / self._below(file))
-        except OSError as e:
-            self._note(file, None)
-            wanted = self.to / str(verdict)
-            raise SortError(f"{file}: cannot be moved to {wanted}: {e.strerror or e}; left there") from e
+            moved = self._move(aside, self.to / str(verdict) / self._below(file), verdict)
+        except OSError:
+            put_back(aside, file)
+            raise
         self._note(file, moved)
         return moved
+
+    def _failed(self, file: Path, verdict: Verdict, error: OSError) -> SortError:
+        self._note(file, None)
+        return SortError(f"{file}: cannot be moved to {self.to / str(verdict)}: {error.strerror or error}; left there")
+
+    def _copies(self, aside: Path, file: Path, verdict: Verdict) -> Iterator[Path]:
+        """Where a whole copy of it lies already: the crash came after that, and before the original was deleted."""
+        for free in _names(self.to / str(verdict) / self._below(file)):
+            if not free.exists():
+                return
+            if not free.samefile(aside) and filecmp.cmp(aside, free, shallow=False):
+                yield free
 
     def _below(self, file: Path) -> Path:
         """The path below the root, or the name alone."""
@@ -61,23 +115,23 @@ class Sorter:
             return file.relative_to(self._root)
         return Path(file.name)
 
-    def _move(self, file: Path, wanted: Path) -> Path:
+    def _move(self, aside: Path, wanted: Path, verdict: Verdict) -> Path:
         wanted.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return _rename_to_free_name(file, wanted)
+            return _rename_to_free_name(aside, wanted)
         except OSError as e:
             if e.errno != errno.EXDEV:
                 raise
-        part = wanted.with_name(f".{wanted.name}.{os.getpid()}.part")
+        part = beside_of(self.to / str(verdict) / aside.name)
         try:
-            shutil.copy2(file, part)
+            shutil.copy2(aside, part)
             sync(part)
             moved = _rename_to_free_name(part, wanted)
         except OSError:
             part.unlink(missing_ok=True)
             raise
         try:
-            file.unlink()
+            aside.unlink()
         except OSError:
             moved.unlink(missing_ok=True)  # one place for one file: the one it cannot be taken from
             raise
@@ -94,16 +148,27 @@ class Sorter:
             log.write(json.dumps({"file": file.as_posix(), "to": to}) + "\n")
 
 
+def put_back(aside: Path, file: Path) -> None:
+    """Give a file in ASIDE its name again, or the first free one like it: a new part may have that name now. Raises OSError."""
+    _rename_to_free_name(aside, file)
+    with suppress(OSError):
+        aside.parent.rmdir()
+
+
 def _rename_to_free_name(file: Path, wanted: Path) -> Path:
     """Rename to `wanted`, or where that is taken to the first free of name-2, name-3, ..."""
-    for number in count(1):
-        free = wanted if number == 1 else wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
+    for free in _names(wanted):
         try:
             _rename(file, free)
         except FileExistsError:
             continue
         return free
     raise AssertionError("unreachable")
+
+
+def _names(wanted: Path) -> Iterator[Path]:
+    yield wanted
+    yield from (wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}") for number in count(2))
 
 
 def _rename(file: Path, to: Path) -> None:
