@@ -34,8 +34,12 @@ _PARTS = {
 
 
 def config_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a run's config.json; one from before `bits` took pictures of 16 bits as such."""
-    return {"bits": 16, **{_FIELDS.get(name, name): value for name, value in values.items()}}
+    """The fields of a run's config.json; what came later has the value that stood for it then."""
+    return {
+        "bits": 16,
+        "threshold_rule": "guaranteed",
+        **{_FIELDS.get(name, name): value for name, value in values.items()},
+    }
 
 
 def tensors_of_today(tensors: Mapping[str, T]) -> dict[str, T]:

@@ -103,8 +103,8 @@ def under_old_names(run: Run, old: Run) -> None:
         return f"model.{before[rest]}" if kind == "model" else name
 
     save_file({old_name(name): value for name, value in tensors.items()}, run.checkpoint, metadata)
-    fields = {
-        now: name for name in json.loads((STORED / "config.json").read_text()) for now in config_of_today({name: 0})
-    }
+    stored, later = json.loads((STORED / "config.json").read_text()), config_of_today({}).keys()
+    fields = {now: name for name in stored for now in config_of_today({name: 0}).keys() - later}
     values = json.loads((run.path / "config.json").read_text())
-    (run.path / "config.json").write_text(json.dumps({fields[name]: value for name, value in values.items()}))
+    kept = {fields[name]: value for name, value in values.items() if name in fields}
+    (run.path / "config.json").write_text(json.dumps(kept))

@@ -37,7 +37,7 @@ def calibrate(
     learnt = cross_fitted(detector, images, config, device)
     others = shifted_to(good, learnt) if learnt is not None else None
     of_all = good if others is None else Scores(*map(np.concatenate, zip(good, others, strict=True)))
-    chosen = calibration(of_all.scores.tolist(), of_all.peaks.tolist(), config.false_alarms)
+    chosen = calibration(of_all.scores.tolist(), of_all.peaks.tolist(), config.false_alarms, config.threshold_rule)
     files = [*held_out.files, *(images.files if others is not None else ())]
     names = (file.relative_to(root).as_posix() for file in files)
     judged = [

@@ -123,7 +123,7 @@ def _train(config: Config, resume: Run | None) -> None:
         except Interrupted as e:
             raise VtadError(e, 128 + (stop.signal or 0)) from e
     card = run.card()
-    say(f"{run.path}: threshold {card.calibration.threshold:.3f} from {card.calibration.images} good images")
+    say(f"{run.path}: threshold {card.calibration.threshold:.3f}, {card.calibration.chosen}")
     for one in record.lines(card.calibration) if (record := CalibrationRecord.read(run)) else []:
         say(one)
     if card.input.full_scale != FULL_SCALE:

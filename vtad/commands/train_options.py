@@ -12,6 +12,7 @@ import click
 
 from vtad.commands.options import DEVICES, F
 from vtad.config import PRESETS, Bits, Config, Fit, Optimizer
+from vtad_runtime.contract.card import BudgetRule
 from vtad_runtime.contract.sections import SectionOption
 
 DATA, OFTEN, NETWORK, TRAINING, CALIBRATION = (
@@ -61,6 +62,12 @@ _FIELDS: tuple[tuple[str, str, Any, str], ...] = (
     (TRAINING, "--nll-weight", _NOT_NEGATIVE, "Weight of the context density's negative log-likelihood."),
     (CALIBRATION, "--val-split", _SHARE, "Share of good images held out."),
     (CALIBRATION, "--false-alarms", _SHARE, "Share of good images that may be NG."),
+    (
+        CALIBRATION,
+        "--threshold-rule",
+        click.Choice(get_args(BudgetRule)),
+        "By the oddest scores, or how they tail off.",
+    ),
 )
 
 

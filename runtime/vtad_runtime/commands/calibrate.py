@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -33,6 +34,11 @@ Exit codes:
 @click.option(
     "--false-alarms", type=SHARE, help="Budget: the share of good parts that may be called NG.  [default: 0.01]"
 )
+@click.option(
+    "--threshold-rule",
+    type=click.Choice(["guaranteed", "estimated"]),
+    help="How the threshold follows from the budget: by the oddest scores, or by how they tail off.  [default: guaranteed]",
+)
 @click.option("--max-misses", type=SHARE, help="In its place: the share of bad parts that may be missed (--bad).")
 @click.option("--threshold", type=float, metavar="SCORE", help="In its place: this threshold, chosen by hand.")
 @click.option(
@@ -47,6 +53,7 @@ def calibrate(
     good: Path | None,
     bad: Path | None,
     false_alarms: float | None,
+    threshold_rule: Literal["guaranteed", "estimated"] | None,
     max_misses: float | None,
     threshold: float | None,
     out: Path | None,
@@ -64,10 +71,13 @@ def calibrate(
             raise VtadError(f"{given[1]}: expected one rule for the threshold, got {' and '.join(given)}")
         if good is None and threshold is None:
             raise VtadError("--good: expected a folder of good pictures, or --threshold alone, got neither")
+        if threshold_rule is not None and given and given[0] != "--false-alarms":
+            raise VtadError(f"--threshold-rule: expected with a budget of false alarms, got it with {given[0]}")
         if max_misses is not None and bad is None:
             raise VtadError("--max-misses: expected together with --bad, got it alone")
         from vtad_runtime.review.calibrate_run import calibrate_run
         from vtad_runtime.review.recalibration import FALSE_ALARMS, Asked
 
-        asked = Asked(threshold, max_misses, FALSE_ALARMS if false_alarms is None else false_alarms)
+        budget = FALSE_ALARMS if false_alarms is None else false_alarms
+        asked = Asked(threshold, max_misses, budget, threshold_rule or "guaranteed")
         calibrate_run(model, good, asked, out, bad=bad, allow_changed=allow_changed)

@@ -34,7 +34,8 @@ ONNX_KEY = "vtad.card"  # the name of the card in ONNX metadata_props, and in a 
 
 FullScale = Literal[1023, 4095, 16383, 65535]  # the highest value of a camera of 10, 12, 14 or 16 bits
 FULL_SCALE: FullScale = 65535
-Rule = Literal["false alarms", "misses", "by hand"]
+BudgetRule = Literal["guaranteed", "estimated"]  # how a threshold follows from the false-alarm budget
+Rule = Literal[BudgetRule, "misses", "by hand"]
 ComputeUnits = Literal["CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY", "ALL"]  # of Core ML, by coremltools' names
 
 
@@ -86,6 +87,15 @@ class ScoreRule:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A threshold for a budget by a model of the scores' tail; its false alarms lie between two shares, 95 % confidence."""
+
+    threshold: float
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Scores of good images turned into a decision: NG if and only if score > threshold."""
 
@@ -95,7 +105,11 @@ class Calibration:
     threshold: float  # in units of the score
     pixel_threshold: float  # heatmap level from which a region is drawn, a z-score
     images: int
-    rule: Rule = "false alarms"  # what the threshold was chosen by: the budget, known bad parts, or a person
+    rule: Rule = (
+        "guaranteed"  # what the threshold was chosen by: the budget, guaranteed or estimated, bad parts, a person
+    )
+    guaranteed: float | None = None  # the threshold of the conformal rule
+    estimated: Estimate | None = None  # that of the tail; None with fewer than six scores
     defective: int = 0  # known bad parts that were judged as well
     max_misses: float | None = None  # the share of bad parts that may be missed, where that was the rule
 
@@ -108,8 +122,12 @@ class Calibration:
                 return f"by hand, beside {pictures}"
             case "misses":
                 return f"for at most {100 * (self.max_misses or 0):.3g} % misses, from {pictures}"
-            case "false alarms":
-                return f"for at most {100 * self.false_alarms:.3g} % false alarms, from {pictures}"
+            case "guaranteed":
+                return (
+                    f"for at most {100 * max(self.achievable, self.false_alarms):.3g} % false alarms, from {pictures}"
+                )
+            case "estimated":
+                return f"for about {100 * self.false_alarms:.3g} % false alarms, estimated from {pictures}"
 
     def p_value(self, score: float) -> float:
         """Conformal p-value (1 + #{calibration >= score}) / (n + 1): the share of good images that look this odd."""

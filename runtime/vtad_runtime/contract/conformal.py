@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vtad_runtime.contract.card import Calibration
+from vtad_runtime.contract.card import BudgetRule, Calibration
 from vtad_runtime.contract.errors import FAILED, VtadError
+from vtad_runtime.contract.tail import FEWEST, estimated_threshold
 
 MARGIN = 0.05  # of the calibration spread, at most: more than float16 drifts
 LEAST_MARGIN = 1e-3  # of the calibration spread; ten times what float32 exports may drift
@@ -79,14 +80,24 @@ def spread(scores: Sequence[float]) -> float:
     return max(float(np.std(np.asarray(scores, dtype=np.float64))) if len(scores) else 0.0, 1e-6)
 
 
-def calibration(scores: Sequence[float], peaks: Sequence[float], false_alarms: float) -> Calibration:
+def calibration(
+    scores: Sequence[float], peaks: Sequence[float], false_alarms: float, rule: BudgetRule = "guaranteed"
+) -> Calibration:
     """The card's entry from good pictures' scores and heatmap maxima (at model resolution). Raises CalibrationError."""
-    n = len(scores)
+    n, guaranteed = len(scores), conformal_threshold(scores, false_alarms)
+    estimated = estimated_threshold(scores, false_alarms)
+    if rule == "estimated" and estimated is None:
+        raise CalibrationError(
+            f"expected at least {FEWEST + 1} good images to estimate a threshold, got {n}: add good images"
+        )
     return Calibration(
         scores=tuple(sorted(scores)),
         false_alarms=false_alarms,
         achievable=max(false_alarms, 1 / (n + 1)),
-        threshold=conformal_threshold(scores, false_alarms),
+        threshold=estimated.threshold if rule == "estimated" and estimated else guaranteed,
         pixel_threshold=conformal_threshold(peaks, false_alarms),
         images=n,
+        rule=rule,
+        guaranteed=guaranteed,
+        estimated=estimated,
     )

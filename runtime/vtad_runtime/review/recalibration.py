@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vtad_runtime.contract.card import Calibration, Card, Change, card_digest
+from vtad_runtime.contract.card import BudgetRule, Calibration, Card, Change, card_digest
 from vtad_runtime.contract.conformal import CalibrationError, calibration, conformal_threshold, fence, images_needed
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.files import replacing
@@ -83,6 +83,7 @@ class Asked:
     threshold: float | None = None  # by hand
     max_misses: float | None = None  # the share of bad parts that may be missed
     false_alarms: float = FALSE_ALARMS  # the budget; the pixel threshold keeps to it in any case
+    rule: BudgetRule = "guaranteed"  # how the threshold follows from the budget
 
 
 def new_card(card: Card, good: Sequence[Judged], bad: Sequence[Judged], asked: Asked) -> Card:
@@ -101,7 +102,7 @@ def new_card(card: Card, good: Sequence[Judged], bad: Sequence[Judged], asked: A
         raise CalibrationError(f"{named}: expected a part that is good or bad, got the same picture in both folders")
     found = card.calibration
     if good:
-        found = calibration([j.score for j in good], [j.peak for j in good], asked.false_alarms)
+        found = calibration([j.score for j in good], [j.peak for j in good], asked.false_alarms, asked.rule)
     found = dataclasses.replace(found, defective=len(bad))
     if asked.threshold is not None:
         found = dataclasses.replace(found, threshold=asked.threshold, rule="by hand")

@@ -1,0 +1,68 @@
+"""The estimated threshold: the tail of good pictures' scores, and how far off it may be."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from vtad_runtime.contract.card import BudgetRule
+from vtad_runtime.contract.conformal import CalibrationError, calibration
+from vtad_runtime.contract.tail import estimated_threshold, fit_tail
+
+RULES: tuple[BudgetRule, ...] = ("guaranteed", "estimated")
+
+
+def test_an_exponential_tail_is_found_again() -> None:
+    scores = np.random.default_rng(0).exponential(2.0, 20_000)
+    tail = fit_tail(scores)
+    assert tail.share == pytest.approx(0.2)
+    assert tail.scale == pytest.approx(2.0, rel=0.05)
+    assert tail.level(0.01) == pytest.approx(2 * math.log(100), rel=0.02)
+    assert tail.exceeded_by(tail.level(0.01)) == pytest.approx(0.01)
+    assert tail.exceeded_by(tail.start - 1) == pytest.approx(0.2)
+
+
+def test_one_odd_picture_does_not_decide_alone() -> None:
+    scores = np.random.default_rng(1).gamma(3.0, size=54).tolist()
+    odd = [*scores, 60.0]
+    before, after = calibration(scores, scores, 0.01), calibration(odd, odd, 0.01)
+    assert after.guaranteed is not None
+    assert after.guaranteed > 60
+    assert before.estimated is not None
+    assert after.estimated is not None
+    assert after.estimated.threshold < 45
+
+
+def test_the_interval_holds_the_true_share_most_of_the_time() -> None:
+    """Gamma scores, whose tail is not exponential: the interval is of the estimate's chance, and a little short for that."""
+    rng = np.random.default_rng(2)
+    held = 0
+    for _ in range(60):
+        found = estimated_threshold(rng.exponential(1.0, 150).tolist(), 0.01)
+        assert found is not None
+        held += found.lowest <= math.exp(-found.threshold) <= found.highest
+    assert held >= 48
+
+
+def test_the_rule_asked_for_gives_the_threshold_and_the_card_has_both() -> None:
+    scores = np.random.default_rng(3).gamma(2.0, size=99).tolist()
+    guaranteed, estimated = (calibration(scores, scores, 0.01, rule) for rule in RULES)
+    assert guaranteed.threshold == guaranteed.guaranteed == estimated.guaranteed
+    assert estimated.estimated is not None
+    assert estimated.threshold == estimated.estimated.threshold != guaranteed.threshold
+    assert estimated.chosen == "for about 1 % false alarms, estimated from 99 good pictures"
+
+
+def test_five_scores_are_too_few_for_a_tail() -> None:
+    assert estimated_threshold([1.0, 2.0, 3.0, 4.0, 5.0], 0.01) is None
+    assert calibration([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], 0.01).estimated is None
+    with pytest.raises(CalibrationError, match="at least 6 good images to estimate a threshold, got 5"):
+        calibration([1.0, 2.0, 3.0, 4.0, 5.0], [1.0] * 5, 0.01, "estimated")
+
+
+def test_equal_scores_have_a_tail() -> None:
+    found = estimated_threshold([2.0] * 30, 0.01)
+    assert found is not None
+    assert found.threshold == pytest.approx(2.0)
