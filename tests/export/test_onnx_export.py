@@ -57,7 +57,7 @@ def test_the_proof_holds_on_held_out_good_images_and_on_defects(exported: Export
     parity = exported.card.parity
     assert parity is not None
     assert (parity.format, parity.precision, parity.verdict_flips) == ("onnx", "fp32", 0)
-    assert (parity.images_good, parity.images_defective) == (4, 32)
+    assert (parity.images_good, parity.images_defective) == (4, 16)
     assert parity.max_error.keys() == parity.tolerance.keys() == set(OnnxSession(exported.path).run(_black()).__dict__)
     assert all(0 <= error <= TOLERANCE[name] for name, error in parity.max_error.items())
     assert parity.max_error["reconstruction"] > 0  # it was measured
@@ -258,8 +258,8 @@ def test_the_command_prints_its_certificate(run: Run, tmp_path: Path, monkeypatc
     assert text.startswith("run: runs/pill/0001, the newest\n")
     for word in (
         "runs/pill/0001/export/pill.onnx",
-        "4 good images and 32 synthetic defects",
-        "verdict flips   0 of 36",
+        "4 good images, 16 synthetic defects, ",
+        "verdict flips   0 of 20",
     ):
         assert word in text
     assert files(run.path / "export") == ["parity.json", "pill.onnx"]
@@ -326,7 +326,7 @@ def test_every_image_of_the_proof_is_a_file_whose_pixels_are_the_trainings(train
     found, spec = samples(trained), trained.card().input
     with image_files(found) as paths:
         assert list(paths[: len(found.good)]) == list(found.files)
-        assert len(paths) == len(found.good) + len(found.defective)
+        assert len(paths) == len(found.images) == 4 + 16
         for path, pixels in zip(paths, [*found.good, *found.defective], strict=True):
             assert np.array_equal(decoded(path, spec, pixels), pixels)
     other = found.good[0].copy()

@@ -28,7 +28,7 @@ from vtad_runtime.engine.integrity import contents, integrity
 
 EXECUTED = "executed by Apple's Core AI runtime on this machine"
 STRUCTURE = "structure only, not executed: signature, precision of the weights; its arithmetic in torch's float16"
-IMAGES = 8  # of each kind: Apple's runtime takes seconds a picture here
+IMAGES = 6  # of each kind: Apple's runtime takes seconds a picture here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ def to_coreai(
         raise RunError(f"{path}: expected a name that ends in .aimodel, for Core AI takes no other")
     make_folder(path.parent)
     few = material.sample.first(IMAGES)
-    allowed = limits(precision, detector, card.calibration, len(few.good) + len(few.defective), tolerance, max_flips)
+    allowed = limits(precision, detector, card.calibration, few.ungraded, tolerance, max_flips)
     plain = path.with_stem(path.stem.removesuffix("-fp16"))
     with fallback_for(plain, material) as fallback, replacing_folder(path) as beside:
         sample = dataclasses.replace(few, fallback=fallback)

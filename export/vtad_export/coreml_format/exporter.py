@@ -57,7 +57,6 @@ class CoreMLExport(Export):
         ]
         if rounded:
             lines += [
-                f"    near threshold  {proof.near} of the images: nearer than the score may drift, so rounding may decide there",
                 f"    float16         largest activation {proof.largest_float16:.0f} of 65504",
             ]
         lines += fallback_lines(proof.against_fallback)
@@ -101,7 +100,7 @@ def to_coreml(
         raise RunError(f"{path}: expected a name that ends in .mlpackage, for Core ML takes no other")
     make_folder(path.parent)
     tests = material.sample.tests if precision == "int8" else ()
-    number = len(material.sample.good) + len(material.sample.defective) + min(TESTS, len(tests))
+    number = material.sample.ungraded + min(TESTS, len(tests))
 
     def judge(execute: Execute) -> Quality:
         return measured(tests, card, detector, execute, TESTS)

@@ -80,8 +80,7 @@ def to_onnx(
     make_folder(path.parent)
     tests = sample.tests if precision == "int8" else ()
     judged = min(TESTS, len(tests))
-    number = len(sample.good) + len(sample.defective) + judged
-    allowed = limits(precision, detector, card.calibration, number, tolerance, max_flips)
+    allowed = limits(precision, detector, card.calibration, sample.ungraded + judged, tolerance, max_flips)
     whole = model = onnx_graph(detector)
     if batch and precision != "int8":
         fix_batch(whole, batch)
@@ -133,10 +132,9 @@ def check_from_file(
     verdict that of torch's score, except where the image is known to flip.
     """
     runtime, known = Runtime(path, review=0), {flip.image for flip in flipped}
-    pictures = np.concatenate([sample.good, sample.defective])
     with image_files(sample) as files:
-        for number, (file, score) in enumerate(zip(files, scores, strict=True)):
-            decoded(file, card.input, pictures[number])
+        for number, (file, pixels, score) in enumerate(zip(files, sample.images, scores, strict=True)):
+            decoded(file, card.input, pixels)
             found = runtime.file(file)
             name = sample.name(number)
             got = np.asarray(found.score, np.float32)

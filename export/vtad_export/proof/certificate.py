@@ -26,7 +26,8 @@ def head_lines(made: Export, kind: str = "") -> list[str]:
 
 def images(parity: Parity) -> str:
     """What the proof ran on."""
-    return f"{parity.images_good} good images and {parity.images_defective} synthetic defects"
+    near = parity.near.below + parity.near.above if parity.near else 0
+    return f"{parity.images_good} good images, {parity.images_defective} synthetic defects, {near} near the threshold"
 
 
 def measured_lines(made: Export) -> list[str]:

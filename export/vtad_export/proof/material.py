@@ -25,12 +25,13 @@ from vtad.models.detector import Detector
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run
 from vtad_export.proof.errors import ParityError
+from vtad_export.proof.grading import Graded, graded, shortage
 from vtad_export.proof.references import references_text
 from vtad_runtime.contract.card import Card, Input, Parity
 from vtad_runtime.contract.image import ImageError, read_fitted
 
-GOOD_IMAGES = 32
-DEFECTIVE_IMAGES = 32
+GOOD_IMAGES = 24
+DEFECTIVE_IMAGES = 16
 
 Pixels = NDArray[np.uint8]
 Values = dict[str, NDArray[np.float32]]
@@ -54,11 +55,24 @@ class Samples:
     defective: Pixels
     files: tuple[Path, ...] = ()
     tests: tuple[TestImage, ...] = ()  # the category's, none where there are none
-    note: str | None = None  # set when the images are not those of the training
+    note: str | None = None  # set when the images are not those of the training, or few lie near the threshold
+    graded: tuple[Graded, ...] = ()  # near the threshold
     fallback: Fallback | None = None  # compared as well, where there is one
 
+    @property
+    def images(self) -> Pixels:
+        """All of them, (N, H, W, 3): the good ones, the defective ones, the graded ones."""
+        return np.concatenate([self.good, self.defective, *(g.pixels[None] for g in self.graded)])
+
+    @property
+    def ungraded(self) -> int:
+        """How many are good or defective as they are."""
+        return len(self.good) + len(self.defective)
+
     def name(self, number: int) -> str:
-        """What to call an image, the good ones first."""
+        """What to call an image, by its place in `images`."""
+        if number >= self.ungraded:
+            return self.graded[number - self.ungraded].name
         if number < len(self.files):
             return self.files[number].name
         good = number < len(self.good)
@@ -69,7 +83,11 @@ class Samples:
     def first(self, count: int) -> Samples:
         """At most `count` of each kind."""
         return dataclasses.replace(
-            self, good=self.good[:count], defective=self.defective[:count], files=self.files[:count]
+            self,
+            good=self.good[:count],
+            defective=self.defective[:count],
+            files=self.files[:count],
+            graded=self.graded[:count],
         )
 
 
@@ -92,7 +110,10 @@ def load_material(run: Run, data: Path | str | None = None, *, references: bool 
     detector, sample, text = load_detector(run), samples(run, Path(data) if data else None), None
     if references:
         text = references_text(detector, sample.good, sample.defective, sample.name, card.weights_sha256)
-    return Material(run, card, detector, sample, text)
+    names = [sample.name(i) for i in range(sample.ungraded)]
+    near = graded(detector, card.calibration, sample.good, sample.defective, names)
+    note = "; ".join(filter(None, (sample.note, shortage(near)))) or None
+    return Material(run, card, detector, dataclasses.replace(sample, graded=near, note=note), text)
 
 
 def samples(run: Run, data: Path | None = None) -> Samples:
@@ -111,8 +132,7 @@ def image_files(sample: Samples) -> Iterator[list[Path]]:
     """A file for every image, the good ones first: theirs, or one written without loss for the time of the block."""
     with tempfile.TemporaryDirectory(prefix="vtad-proof-") as folder:
         written = []
-        images = np.concatenate([sample.good[len(sample.files) :], sample.defective])
-        for number, pixels in enumerate(images):
+        for number, pixels in enumerate(sample.images[len(sample.files) :]):
             path = Path(folder) / f"{number:04d}.png"
             Image.fromarray(pixels).save(path, compress_level=1)
             written.append(path)
@@ -133,5 +153,5 @@ def decoded(file: Path, spec: Input, trained_on: Pixels) -> Pixels:
 def check_pixels(sample: Samples, spec: Input) -> None:
     """Decode a file for every image. Raises ParityError where its pixels are not the training's."""
     with image_files(sample) as files:
-        for file, pixels in zip(files, np.concatenate([sample.good, sample.defective]), strict=True):
+        for file, pixels in zip(files, sample.images, strict=True):
             decoded(file, spec, pixels)

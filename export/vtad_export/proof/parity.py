@@ -2,7 +2,8 @@
 
 The score's error is in spreads of the calibration scores, those of the maps are z-scores: in full up to the level at which they
 decide, the threshold and the pixel threshold; relative to that level beyond it, where a defect sends a map to a hundred and
-float32 itself promises no more. A verdict that differs is a flip, and one is too many unless more were allowed.
+float32 itself promises no more. A verdict that differs is a flip, and one is too many unless more were allowed. Not so on images
+that were graded to lie at the threshold: there any error can flip a verdict, and the error itself is what is held to its limit.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from vtad.models.detector import Detector, Judgement
 from vtad_export.proof.errors import ParityError, RoundingError
 from vtad_export.proof.material import Execute, Samples, Values
 from vtad_export.proof.tolerance import TOLERANCE, Limits
-from vtad_runtime.contract.card import Calibration, Parity
+from vtad_runtime.contract.card import Calibration, Near, Parity
 from vtad_runtime.contract.conformal import spread
 from vtad_runtime.contract.references import LARGEST, largest_error
 
@@ -36,6 +37,7 @@ class Flip:
     image: str
     expected: float  # torch's score
     got: float
+    near: bool = False  # whether it was graded to lie near the threshold
 
     def __str__(self) -> str:
         return f"{self.image} ({self.expected:.4g} in torch, {self.got:.4g})"
@@ -47,7 +49,7 @@ class FallbackComparison:
 
     max_error: dict[str, float]  # fallback and torch
     apart: dict[str, float]  # largest differences of fallback and artefact
-    flips: int  # verdicts on which fallback and artefact differ
+    flips: int  # verdicts on which fallback and artefact differ, but for graded images
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Comparison:
 
     max_error: dict[str, float]
     scores: NDArray[np.float32]  # torch's, by image
-    near: int  # images whose score in torch is nearer to the threshold than the score may drift
+    near: Near | None  # on the graded images, where there are any
     flipped: tuple[Flip, ...]  # all verdicts that differ, by image
     fallback: FallbackComparison | None
 
@@ -83,31 +85,32 @@ def compare(
     worst, fallback_worst, apart = (dict.fromkeys(Judgement._fields, 0.0) for _ in range(3))
     flipped: list[Flip] = []
     scores: list[NDArray[np.float32]] = []
-    near = fallback_flips = 0
-    drift = tolerance["score"] * spread(calibration.scores)
-    images = np.concatenate([sample.good, sample.defective])
-    for number, batch in enumerate(batches(images, torch.device("cpu"), BATCH)):
+    fallback_flips, near_error = 0, 0.0
+    for number, batch in enumerate(batches(sample.images, torch.device("cpu"), BATCH)):
         with torch.inference_mode():
             expected = {k: v.numpy() for k, v in detector(batch)._asdict().items()}
         got = execute(batch.numpy())
         _widen(worst, expected, got, calibration)
         score, threshold = expected["score"], calibration.threshold
+        graded = np.arange(number * BATCH, number * BATCH + len(batch)) >= sample.ungraded
         differs = _differs(score, got["score"], threshold)
         scores.append(score)
-        near += int((np.abs(score - threshold) <= drift).sum())
+        if graded.any():
+            near_error = max(near_error, largest_error("score", score[graded], got["score"][graded], calibration))
         flipped += [
-            Flip(sample.name(number * BATCH + int(i)), float(score[i]), float(got["score"].flat[i]))
+            Flip(sample.name(number * BATCH + int(i)), float(score[i]), float(got["score"].flat[i]), bool(graded[i]))
             for i in np.flatnonzero(differs)
         ]
         if sample.fallback:
             third = sample.fallback.execute(batch.numpy())
             _widen(fallback_worst, expected, third, calibration)
             _widen(apart, third, got, calibration)
-            fallback_flips += int(_differs(third["score"], got["score"], threshold).sum())
+            fallback_flips += int((_differs(third["score"], got["score"], threshold) & ~graded).sum())
+    judged = np.concatenate(scores)
     return Comparison(
         worst,
-        np.concatenate(scores),
-        near,
+        judged,
+        _near(judged[sample.ungraded :], near_error, sum(flip.near for flip in flipped), calibration),
         tuple(flipped),
         FallbackComparison(fallback_worst, apart, fallback_flips) if sample.fallback else None,
     )
@@ -122,11 +125,14 @@ def accept(
     tolerance: Mapping[str, float],
     tests: int = 0,
 ) -> Parity:
-    """The card's entry. Raises ParityError: more flips than `tolerance` allows, an error over it, or a fallback that is off.
+    """The card's entry. Raises ParityError: an error over `tolerance`, more flips than it allows, or a fallback that is off.
+
+    RoundingError where that is a matter of the precision.
 
     `tests`: test images that were judged besides the samples, whose flips are among those found.
     """
-    flips, images = len(found.flipped), len(sample.good) + len(sample.defective) + tests
+    flipped = tuple(flip for flip in found.flipped if not flip.near)
+    flips, images = len(flipped), sample.ungraded + tests
     worst = found.max_error
     over = [
         f"{name} {error:.2e}" + (f" (at most {tolerance[name]:.2g})" if name in tolerance else "")
@@ -136,11 +142,11 @@ def accept(
     allowed = tolerance.flips if isinstance(tolerance, Limits) else 0
     if flips > allowed:
         most = f" (at most {allowed})" if allowed else ""
-        over.append(f"{flips} of {images} verdicts differ{most}: {named(found.flipped)}")
+        over.append(f"{flips} of {images} verdicts differ{most}: {named(flipped)}")
     if over:
         rounded = precision != "fp32" and all(map(math.isfinite, worst.values()))
         error = RoundingError if rounded else ParityError
-        remedy = _remedy(found, format, precision, tolerance, allowed) if rounded else FAULT
+        remedy = _remedy(found, format, precision, tolerance, flips if flips > allowed else 0) if rounded else FAULT
         raise error(f"the {format} artefact does not agree with torch: {'; '.join(over)}; {remedy}; nothing was kept")
     if sample.fallback and found.fallback:
         limits = sample.fallback.parity.tolerance
@@ -158,7 +164,17 @@ def accept(
         max_error=worst,
         tolerance={name: tolerance[name] for name in worst if name in tolerance},
         verdict_flips=flips,
+        near=found.near,
     )
+
+
+def _near(scores: NDArray[np.float32], error: float, flips: int, calibration: Calibration) -> Near | None:
+    """Of the graded images, whose scores in torch are (N,)."""
+    if len(scores) == 0:
+        return None
+    above = int((scores > calibration.threshold).sum())
+    nearest = float(np.abs(scores - calibration.threshold).min()) / spread(calibration.scores)
+    return Near(len(scores) - above, above, nearest, error, flips)
 
 
 def _remedy(found: Comparison, format: str, precision: str, tolerance: Mapping[str, float], flips: int) -> str:
@@ -169,8 +185,8 @@ def _remedy(found: Comparison, format: str, precision: str, tolerance: Mapping[s
         for name, error in found.max_error.items()
         if error > tolerance.get(name, LARGEST)
     ]
-    if len(found.flipped) > flips:
-        allow.append(f"--max-flips {len(found.flipped)}")
+    if flips:
+        allow.append(f"--max-flips {flips}")
     return f"{precision} is too coarse for this run: export with --precision {finer}, or allow it: {' '.join(allow)}"
 
 

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vtad_runtime.contract.card import Card, Parity
+from vtad_runtime.contract.card import Card, Near, Parity
 
 if TYPE_CHECKING:  # it takes numpy, and --help is to be quick
     from vtad_runtime.engine.model import Integrity
@@ -28,7 +28,8 @@ def card_text(path: Path, card: Card, found: Integrity | None = None) -> str:
         ("input", f"{given.name}: {given.width}x{given.height} {given.colour}, uint8, {given.fit}, {region}"),
         *(("outputs" if i == 0 else "", text) for i, text in enumerate(outputs)),
         ("score", f"mean of the highest {rule.top_share:.0%} of the cells, {rule.cell}x{rule.cell} pixels each"),
-        ("threshold", f"NG above {c.threshold:.4g}, chosen {c.chosen}; regions above {c.pixel_threshold:.4g} {MAPS}"),
+        ("threshold", f"NG above {c.threshold:.4g}, chosen {c.chosen}"),
+        ("", f"regions above {c.pixel_threshold:.4g} {MAPS}"),
         (
             "calibration",
             f"{c.images} good images, scores {c.scores[0]:.4g} to {c.scores[-1]:.4g}, "
@@ -48,14 +49,29 @@ def card_text(path: Path, card: Card, found: Integrity | None = None) -> str:
 def error_lines(parity: Parity) -> list[str]:
     """One line an output, and one for the verdicts."""
     lines = [
-        f"{name:<15} largest error {error:.1e}, {_allowed(parity.tolerance.get(name))} {UNITS.get(name, MAPS)}"
+        f"{name:<15} largest error {error:.1e}{_allowed(parity.tolerance.get(name), UNITS.get(name, MAPS))}"
         for name, error in parity.max_error.items()
     ]
-    return [*lines, f"verdict flips   {parity.verdict_flips} of {parity.images_good + parity.images_defective}"]
+    return [
+        *lines,
+        f"verdict flips   {parity.verdict_flips} of {parity.images_good + parity.images_defective}",
+        *_near_lines(parity.near),
+    ]
 
 
-def _allowed(limit: float | None) -> str:
-    return "without a limit, for it has no weight in the heatmap:" if limit is None else f"allowed {limit:.2g}"
+def _near_lines(near: Near | None) -> list[str]:
+    """What was found near the threshold."""
+    if near is None:
+        return []
+    return [
+        f"near threshold  {near.flips} of {near.below} images just below and {near.above} just above; "
+        f"score off by {near.max_error:.1e} at most,",
+        f"                where the nearest is {near.nearest:.1e} of the calibration spread from the threshold",
+    ]
+
+
+def _allowed(limit: float | None, unit: str) -> str:
+    return f" {unit}, no limit: it has no weight" if limit is None else f", allowed {limit:.2g} {unit}"
 
 
 def _proof(parity: Parity | None) -> list[str]:

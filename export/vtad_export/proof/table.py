@@ -21,6 +21,7 @@ _HEAD = (
     "density",
     "recon.",
     "flips",
+    "near",
     "s",
     "status",
 )
@@ -41,7 +42,7 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """As many as the table has columns."""
         if self.made is None:
-            return (self.format, self.precision, *["-"] * 8, f"{self.seconds:.0f}", self.status)
+            return (self.format, self.precision, *["-"] * 9, f"{self.seconds:.0f}", self.status)
         parity = self.made.parity
         return (
             self.format,
@@ -50,6 +51,7 @@ class Row:
             str(self.made.operations),
             *(f"{parity.max_error[name]:.1e}" for name in _MAPS),
             str(parity.verdict_flips),
+            f"{near.flips} of {near.below + near.above}" if (near := parity.near) else "-",
             f"{self.seconds:.0f}",
             self.status,
         )

@@ -136,6 +136,17 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Near:
+    """What the export showed on images graded in strength until torch's score is within a tenth of the threshold."""
+
+    below: int  # images
+    above: int
+    nearest: float  # from the threshold, in spreads of the calibration scores
+    max_error: float  # of the score, in spreads too
+    flips: int  # verdicts that differ: an error of the score within its tolerance can do that here
+
+
+@dataclass(frozen=True)
 class Parity:
     """What the export proved: largest differences between torch and the artefact, over real and defective images."""
 
@@ -145,7 +156,8 @@ class Parity:
     images_defective: int
     max_error: dict[str, float]  # by output name: spreads of the calibration scores, z-scores of maps, intensity
     tolerance: dict[str, float]  # an output that decides nothing has none
-    verdict_flips: int
+    verdict_flips: int  # of the good images and the synthetic defects, and of test images
+    near: Near | None = None  # None on cards of earlier versions
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from vtad_runtime.contract.errors import FAILED, VtadError
 from vtad_runtime.contract.tail import FEWEST, estimated_threshold
 
 MARGIN = 0.05  # of the calibration spread, at most: more than float16 drifts
-LEAST_MARGIN = 1e-3  # of the calibration spread; ten times what float32 exports may drift
+LEAST_MARGIN = 1e-3  # of the calibration spread; twice what float32 exports may drift
 MIN_IMAGES = 3
 FENCE = 3.0  # interquartile ranges above the third quartile: Tukey's outer fence
 REVIEW = 0.05  # share of good pictures at most that a person looks at, NG ones among them
