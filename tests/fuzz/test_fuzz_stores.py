@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from PIL import Image
+from tiny_model import good, write_model
 
 from fuzz.damage import ROUNDS, damaged, or_one_line
+from vtad_runtime.commands.run import run
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.receivers.spool import NotDelivered, Spool
 from vtad_runtime.sources.journal import Journal, Stamp
@@ -66,3 +71,24 @@ def test_a_damaged_store_is_used_as_far_as_it_goes_or_set_aside(
             target.write_bytes(data if content == max(stored.values(), key=len) else content)
         with or_one_line(VtadError):
             use(copy)
+
+
+@pytest.mark.slow
+def test_a_hot_folder_with_a_damaged_journal_is_watched_on_through_the_command(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    options = ["--watch", "in", "--model", str(write_model(tmp_path / "m.onnx")), "--save", "none", "--max-frames", "1"]
+
+    def judge_one(number: int) -> None:
+        """One picture comes: it gets its row, whatever became of the journal."""
+        name = tmp_path / "in" / f"{number}.png"
+        Image.fromarray(good()).save(name)
+        done = CliRunner().invoke(run, [*options, "--out", str(tmp_path / "out")])
+        assert done.exit_code == 0, done.output
+        assert "Traceback" not in done.output
+
+    with contextlib.chdir(tmp_path):
+        judge_one(0)
+        (journal,) = (tmp_path / "out").glob("*.journal")
+        for number, data in enumerate(damaged(journal.read_bytes(), kind=202, rounds=max(3, ROUNDS // 20)), 1):
+            journal.write_bytes(data)
+            judge_one(number)

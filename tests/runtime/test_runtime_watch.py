@@ -20,8 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from tiny_model import write_model
 
 import vtad_runtime
+from vtad_runtime.commands.run import run
 from vtad_runtime.sources import journal as journal_module
 from vtad_runtime.sources import sorting
 from vtad_runtime.sources.folder import SourceError
@@ -435,6 +438,18 @@ def test_a_disk_that_is_full_when_the_journal_is_made_is_4_and_a_folder_that_is_
     with pytest.raises(JournalError, match="expected a journal that can be written") as error:
         Journal(tmp_path / "file" / "a.journal")
     assert error.value.exit_code == 2
+
+
+@posix
+def test_a_disk_that_is_full_when_the_journal_is_made_ends_the_command_with_4(folder: Path, tmp_path: Path) -> None:
+    model, limits = write_model(tmp_path / "m.onnx"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))  # room for run.json, none for a database
+    try:
+        done = CliRunner().invoke(run, ["--watch", str(folder), "--model", str(model), "--out", str(tmp_path / "out")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert done.exit_code == 4, done.output
+    assert "expected a journal that can be written, got" in done.output.splitlines()[-1]
 
 
 # Judges the folder as vtad-run does, and kills itself at one step of one file: before its row, after it, after `done`,

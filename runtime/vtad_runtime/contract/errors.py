@@ -7,7 +7,7 @@ import errno
 FAILED, USAGE, NOT_JUDGED, NOT_WRITTEN, INTERNAL, STOPPED, BROKEN_PIPE = 1, 2, 3, 4, 70, 130, 141
 LONGEST = 300  # characters of a library's message
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-DATABASE_FULL = 13  # sqlite3.SQLITE_FULL
+DATABASE_FULL = (13, 10)  # sqlite3.SQLITE_FULL; SQLITE_IOERR, which it says of other refusals of the disk
 
 
 class VtadError(Exception):
@@ -40,9 +40,9 @@ def why(error: BaseException) -> str:
 
 
 def disk_full(error: BaseException) -> bool:
-    """Whether an error comes from a full disk: not the user's choice of a folder, only its state."""
+    """Whether an error comes from a disk that is full or fails: not the user's choice of a folder, only its state."""
     causes = error, error.__cause__
     numbers = [cause.errno for cause in causes if isinstance(cause, OSError)]
     return any(number in FULL for number in numbers) or any(
-        getattr(cause, "sqlite_errorcode", None) == DATABASE_FULL for cause in causes
+        getattr(cause, "sqlite_errorcode", 0) & 0xFF in DATABASE_FULL for cause in causes
     )

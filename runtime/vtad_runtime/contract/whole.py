@@ -20,8 +20,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-# What libjpeg warns of when pixels are lost. Other warnings are of sloppy headers; such pictures are whole.
-DAMAGE = ("Corrupt JPEG data", "Premature end", "Unsupported marker", "Invalid")
+# What libjpeg warns of while the pixels are whole. At anything else it may have left off, and the rest is what memory held.
+SLOPPY = ("Unknown Adobe color transform", "Inconsistent progression", "Warning: unknown JFIF")
 MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # of JPEG, except those within a scan
 PROGRESSIVE, SCAN, END = (0xC2, 0xCA), 0xDA, 0xD9  # markers of JPEG; the first two begin a frame
 ZEROS = bytes(64)  # no compressed picture ends with so many
@@ -45,7 +45,7 @@ def _decoded(data: bytes, colours: str) -> NDArray[np.uint8]:
     try:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colours, strict=True)
     except ValueError as e:
-        if str(e).startswith(DAMAGE):
+        if not str(e).startswith(SLOPPY):
             raise DamagedFileError(str(e)) from e
         pixels = simplejpeg.decode_jpeg(data, colours, strict=False)
     if missing := _coefficients_missing(data):

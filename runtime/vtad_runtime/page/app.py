@@ -173,6 +173,8 @@ def _guarded(app: ASGIApp, access: Access) -> ASGIApp:
         try:
             await app(scope, receive, with_headers)
         except Exception as e:
+            if connection.transport.is_closing():  # the other side has gone, or its request broke off in the middle
+                return
             line = f"internal error: {type(e).__name__}: {one_line(e)}; please report it"
             if type(e).__name__ not in said:
                 said.add(type(e).__name__)
