@@ -9,7 +9,6 @@ import pytest
 from vtad import training
 from vtad.config import preset
 from vtad.data.demo import write_demo
-from vtad.fitting import loop
 from vtad_export import to_onnx
 from vtad_export.proof import material
 from vtad_runtime import Detector
@@ -22,7 +21,6 @@ def test_the_default_architecture_exports_and_judges_a_file(tmp_path: Path, monk
     """Pictures of this size take their time: as few as will do, for training and proof are not the point."""
     monkeypatch.setattr(training, "SCORER_IMAGES", 8)
     monkeypatch.setattr(material, "DEFECTIVE_IMAGES", 4)
-    monkeypatch.setattr(loop, "bfloat16_gains", lambda device, step: False)
     small = {"epochs": 1, "val_split": 0.4, "symmetries": "none", "patches": 256}
     config = preset("default", "pill", data=str(tmp_path / "data"), out=str(tmp_path), **small)
     pill = tmp_path / "data" / "pill"

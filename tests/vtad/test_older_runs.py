@@ -68,9 +68,8 @@ def test_what_has_the_names_of_today_stays_as_it_is(trained: Run) -> None:
 
 @pytest.mark.slow
 def test_a_training_stopped_under_the_old_names_continues_to_the_same_weights(
-    old_run: Run, pills: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    old_run: Run, pills: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("vtad.fitting.loop.bfloat16_gains", lambda device, step: False)
     config = tiny(data=str(pills), out=str(tmp_path / "new"))
     unbroken = train(config)
     stopped = stopped_at_once(config)

@@ -47,12 +47,6 @@ def configured(pills: Path, tmp_path: Path) -> Callable[..., Config]:
     return lambda **changes: tiny(**{"data": str(pills), "out": str(tmp_path / "runs"), **changes})
 
 
-@pytest.fixture(autouse=True)
-def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether bfloat16 gains is measured, and may be measured differently next time."""
-    monkeypatch.setattr(loop, "bfloat16_gains", lambda device, step: False)
-
-
 @pytest.fixture
 def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Validate, and write a checkpoint, after every epoch."""

@@ -23,7 +23,6 @@ from vtad.backbones.vit_backbone import VitBackbone, at_grid, projection
 from vtad.backbones.vit_checkpoint import VitCheckpoint, VitShape, read_checkpoint
 from vtad.commands.train import train as command
 from vtad.config import Config, ConfigError, preset
-from vtad.fitting import loop
 from vtad.fitting.loop import Interrupted
 from vtad.models.detector import Detector
 from vtad.models.trained import load_detector
@@ -336,9 +335,8 @@ def test_the_size_and_symmetries_are_found_with_it_too(configured: Callable[...,
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["gone", "another"])
 def test_a_stopped_training_continues_to_the_same_weights_whatever_became_of_the_file(
-    configured: Callable[..., Config], vit: Path, change: str, monkeypatch: pytest.MonkeyPatch
+    configured: Callable[..., Config], vit: Path, change: str
 ) -> None:
-    monkeypatch.setattr(loop, "bfloat16_gains", lambda device, step: False)
     config = configured(epochs=2)
     unbroken = train(config)
     calls = iter([False, True])
