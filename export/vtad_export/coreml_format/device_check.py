@@ -2,7 +2,7 @@
 
 It needs a Mac with the extra `apple`, no torch. Everything it compares with is inside the package. Not tested on hardware: no Mac
 was at hand. What is tested is every call to coremltools, against a stand-in that answers by its signatures and executes the
-package as the reference executor does.
+package as the reference executor does. On an iPhone the app in examples/ios writes the same report.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def device_check(model: Path, clock: Clock = time.perf_counter) -> DeviceReport:
         share = _expected(model, name)
         otherwise = None if share is None or not placements else misplaced(placements, share)
         expected = share.flops_share if share else None
-        functions.append(FunctionReport(name, expected, placements, no_plan, checks, otherwise))
+        functions.append(FunctionReport(name, placements, checks, no_plan, expected, otherwise))
     megabytes = sum(p.stat().st_size for p in model.rglob("*") if p.is_file()) / 1e6
     version = specification(model).specificationVersion
     return DeviceReport(

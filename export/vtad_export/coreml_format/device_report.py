@@ -1,4 +1,4 @@
-"""What a device showed: plain data, its text, and the JSON in which it is sent."""
+"""What a device showed: plain data, its text, and the JSON in which it is sent. The app in examples/ios writes the same."""
 
 from __future__ import annotations
 
@@ -57,17 +57,13 @@ class FunctionReport:
     """One function of a package."""
 
     name: str
-    expected_share: float | None  # of FLOPs on the Neural Engine, by the lint; None: not estimated
     placements: tuple[Placement, ...]  # with CPU_AND_NE
-    no_plan: str | None  # why Core ML gave no plan: it needs macOS 14.4 or iOS 17.4
     checks: tuple[UnitsCheck, ...]
+    no_plan: str | None = None  # why Core ML gave no plan: it needs macOS 14.4 or iOS 17.4
+    expected_share: float | None = None  # of FLOPs on the Neural Engine, by the lint; None: not estimated
     otherwise: tuple[str, ...] | None = (
         None  # what the plan puts elsewhere than the lint, by output; None: not compared
     )
-
-    def share(self, device: str) -> float:
-        """Of the operations that a device is to run, 0..1."""
-        return sum(p.device == device for p in self.placements) / max(1, len(self.placements))
 
 
 @dataclass(frozen=True)
@@ -78,8 +74,8 @@ class Package:
     category: str
     precision: str  # of the export's proof
     weights_sha256: str
-    specification: int  # of Core ML
-    megabytes: float
+    specification: int | None = None  # of Core ML
+    megabytes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -127,8 +123,9 @@ class DeviceReport:
     def lines(self) -> list[str]:
         """The report as text."""
         machine = ", ".join(filter(None, (self.machine.model, self.machine.chip, self.machine.system)))
+        size = "" if self.package.megabytes is None else f", {self.package.megabytes:.1f} MB"
         lines = [
-            f"{self.package.name}: {self.package.category}, {self.package.precision}, {self.package.megabytes:.1f} MB",
+            f"{self.package.name}: {self.package.category}, {self.package.precision}{size}",
             f"  device check on {machine}, by {self.machine.made_by}",
         ]
         for function in self.functions:
