@@ -32,7 +32,7 @@ TINY: dict[str, Any] = {
     "warmup": 2,
     "epochs": 2,
     "val_split": 0.25,  # 4 of the 16 pictures
-    "false_alarms": 0.2,
+    "false_alarms": 0.15,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -14,6 +15,7 @@ import torch
 
 pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
 
+from fake_coreml import fake_mac
 from shared_exports import traces
 from tiny_run import done, error
 
@@ -22,13 +24,25 @@ from vtad.models.trained import load_detector
 from vtad.run_folder import Run, RunError, WriteError, replacing_folder
 from vtad_export.commands.export import export
 from vtad_export.coreml_format.exporter import CoreMLExport, to_coreml
-from vtad_export.coreml_format.mlpackage import read_package_card, read_program, specification
+from vtad_export.coreml_format.mil import Executor
+from vtad_export.coreml_format.mlpackage import (
+    PackageError,
+    read_package_card,
+    read_program,
+    specification,
+    weight_file,
+)
+from vtad_export.coreml_format.reference_proof import prove_verdict
 from vtad_export.onnx_format import fallback
 from vtad_export.proof.errors import ParityError
 from vtad_runtime import Detector
 from vtad_runtime.contract.card import ONNX_KEY, Card
 from vtad_runtime.contract.references import REFERENCES_KEY, References
+from vtad_runtime.engine.coreml_engine import CoreMLSession, onnx_fallback
+from vtad_runtime.engine.integrity import integrity
+from vtad_runtime.engine.model import ModelError
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
+from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.verdict.reference_check import check_references
 
 pytestmark = pytest.mark.usefixtures("ready")
@@ -148,6 +162,7 @@ def test_an_old_package_is_replaced_and_the_fallback_is_kept(run: Run, made: Cor
         "parity-coreml-fp32.json",
         "pill.mlpackage",
         "pill.onnx",
+        "pill.verdict.mlpackage",
     ]
 
 
@@ -290,3 +305,49 @@ def test_without_coremltools_the_error_says_what_to_install(run: Run, monkeypatc
 def test_a_name_that_core_ml_does_not_take_is_refused(run: Run, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"ends in \.mlpackage"):
         to_coreml(run, tmp_path / "pill.mlmodel")
+
+
+def test_a_package_beside_it_gives_score_and_heatmap_alone_with_the_same_card(made: CoreMLExport) -> None:
+    path = made.path.with_name("pill.verdict.mlpackage")
+    assert made.verdict_path == path
+    assert dataclasses.replace(read_package_card(path), digests=None) == dataclasses.replace(made.card, digests=None)
+    assert str(integrity(path)) == str(integrity(made.path)) == "as exported"
+    assert [o.name for o in specification(path).description.output] == ["score", "heatmap"]
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
+    whole, short = Executor.load(made.path)(pixels), Executor.load(path)(pixels)
+    for name in ("score", "heatmap"):
+        np.testing.assert_array_equal(short[name], whole[name])
+
+
+def test_it_is_no_export_of_its_own(made: CoreMLExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "pill" / "1" / "export"
+    shutil.copytree(made.path.parent, folder)
+    mac = fake_mac(monkeypatch, lambda *_: {}, tmp_path)
+    assert newest_model(tmp_path) == folder / "pill.mlpackage"
+    with pytest.raises(ModelError, match=r"gives score and heatmap alone, for apps; run .*/pill\.mlpackage"):
+        CoreMLSession(folder / "pill.verdict.mlpackage")
+    assert mac.loaded == []
+    assert onnx_fallback(folder / "pill.verdict.mlpackage") == folder / "pill.onnx"
+
+
+def test_from_ios_18_on_one_package_has_both_functions_and_they_share_their_weights(run: Run) -> None:
+    folder = run.path / "export"
+    (folder / "pill.verdict.mlpackage").mkdir(parents=True)  # of an earlier export
+    made = to_coreml(run, target="iOS18")
+    assert not (folder / "pill.verdict.mlpackage").exists()
+    described = specification(made.path).description
+    assert [f.name for f in described.functions] == ["verdict", "explain"]
+    assert described.defaultFunctionName == "explain"
+    assert read_package_card(made.path) == made.card
+    whole, short = read_program(made.path), read_program(made.path, "verdict")
+    assert (short.outputs, whole.outputs) == (("score", "heatmap"), Judgement._fields)
+    assert "scaled_dot_product_attention" in {op.kind for op in whole.operations}
+    weights = sum(v.nbytes for v in whole.constants.values() if isinstance(v, np.ndarray))
+    assert weight_file(made.path).stat().st_size < 1.5 * weights
+    with pytest.raises(PackageError, match="expected a function judge, got"):
+        read_program(made.path, "judge")
+    broken = dataclasses.replace(short, constants=dict(short.constants))
+    name = next(n for n, v in broken.constants.items() if isinstance(v, np.ndarray) and v.size > 500)
+    broken.constants[name] = np.nextafter(broken.constants[name], np.float16(9))
+    with pytest.raises(ParityError, match="the function verdict is not a part of explain"):
+        prove_verdict(broken, whole)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from vtad.run_folder import Run, RunError, make_folder, replacing_folder, write_text
 from vtad_export.coreml_format.choices import FROM_IOS18, Layout, Target
-from vtad_export.coreml_format.conversion import convert, int8_weights, write_package
-from vtad_export.coreml_format.graph import layout_of, prepared, trace
+from vtad_export.coreml_format.conversion import convert, int8_weights, write_functions, write_package
+from vtad_export.coreml_format.graph import OUTPUTS, EngineDetector, layout_of, prepared, trace
+from vtad_export.coreml_format.lint.generations import REFERENCE
+from vtad_export.coreml_format.lint.report import Lint
 from vtad_export.coreml_format.mlpackage import PackageError, coremltools, read_program
-from vtad_export.coreml_format.reference_proof import ReferenceProof, prove_package
+from vtad_export.coreml_format.reference_proof import ReferenceProof, prove_package, prove_verdict
 from vtad_export.onnx_format.fallback import fallback_for
 from vtad_export.proof.certificate import (
     fallback_lines,
@@ -28,6 +32,7 @@ from vtad_export.proof.material import Execute, Material, check_pixels, load_mat
 from vtad_export.proof.quality import Quality, measured
 from vtad_export.proof.tolerance import limits
 from vtad_runtime.contract.card import ComputeUnits
+from vtad_runtime.engine.coreml_engine import verdict_package
 from vtad_runtime.engine.integrity import write_sealed
 
 # Float32 has nothing to do on the Neural Engine.
@@ -45,6 +50,8 @@ class CoreMLExport(Export):
     fallback: Path
     target: Target
     layout: Layout
+    verdict: Lint  # of the function of that name
+    verdict_path: Path | None  # where it is, when not in the package itself
 
     @property
     def certificate(self) -> str:
@@ -66,11 +73,19 @@ class CoreMLExport(Export):
             f"    constants       {proof.constants_equal} of {held} tensors equal the checkpoint's {how}, the rest are folded",
             *quality_lines(proof.quality, "torch", "this package, by reference execution"),
             *(f"  {line}" for line in proof.neural_engine_lint.lines()),
+            f"  score and heatmap alone, the same program: {self._verdict()}",
             f"  no Mac here? vtad-run takes the ONNX fallback: {self.fallback}",
             f"  on a Mac: vtad-export --device-check {self.path}",
             *note_lines(self.note),
         ]
         return "\n".join(lines)
+
+    def _verdict(self) -> str:
+        """Where the shorter function is, and what it saves."""
+        held, saved = self.verdict, self.proof.neural_engine_lint
+        mb, mb_before = (lint.activations_mb * (1 - lint.generations[REFERENCE].bytes_share) for lint in (held, saved))
+        where = self.verdict_path or "function verdict; explain is the default"
+        return f"{where}; {held.operations} operations, {mb:.1f} MB beside the engine instead of {mb_before:.1f}"
 
 
 def to_coreml(
@@ -87,6 +102,8 @@ def to_coreml(
 ) -> CoreMLExport:
     """Export a complete run, by default to its export/<category>.mlpackage.
 
+    It has two functions: `explain`, the default one, gives everything; `verdict` score and heatmap alone. A target before iOS 18
+    knows one function a package: there `verdict` is a package of its own, <category>.verdict.mlpackage, with the same card.
     Beside it: parity-coreml.json and the ONNX fallback, for machines that are no Macs, made unless one of the same weights is
     there; the proof compares all three. `layout`: ane is the transformer as the Neural Engine likes it, standard as it was
     trained. The other arguments are as of `to_onnx`. Raises RunError, CardError, DataError, WriteError, or ParityError when the
@@ -106,17 +123,27 @@ def to_coreml(
         return measured(tests, card, detector, execute, TESTS)
 
     allowed = limits(precision, detector, card.calibration, number, tolerance, max_flips)
-    with fallback_for(path, material) as fallback, replacing_folder(path) as beside:
+    several, beside_it = target in FROM_IOS18, verdict_package(path)
+    with contextlib.ExitStack() as stack:
+        fallback = stack.enter_context(fallback_for(path, material))
+        beside = stack.enter_context(replacing_folder(path))
+        shortened = beside if several else stack.enter_context(replacing_folder(beside_it))
         sample = dataclasses.replace(material.sample, fallback=fallback)
         check_pixels(sample, card.input)
-        arranged = prepared(detector, layout, fused=target in FROM_IOS18)
-        program = trace(arranged)
-        model = convert(program, precision, target)
-        write_package(int8_weights(model) if precision == "int8" else model, card, beside, material.references)
+        arranged = prepared(detector, layout, fused=several)
+        programs = {name: trace(EngineDetector(arranged, name)) for name in OUTPUTS}
+        models = {name: convert(programs[name], precision, target, OUTPUTS[name]) for name in OUTPUTS}
+        if precision == "int8":
+            models = {name: int8_weights(model) for name, model in models.items()}
+        if several:
+            write_functions(models, card, beside, material.references)
+        else:
+            write_package(models["explain"], card, beside, material.references)
+            write_package(models["verdict"], card, shortened, material.references)
         full = beside
-        if precision != "fp32":
+        if precision != "fp32" or several:
             full = beside.with_name("float32.mlpackage")
-            write_package(convert(program, "fp32", target), card, full)
+            write_package(convert(programs["explain"], "fp32", target), card, full)
         try:
             proof = prove_package(
                 beside,
@@ -129,14 +156,20 @@ def to_coreml(
                 tolerance=allowed,
                 judge=judge if tests else None,
             )
+            verdict = prove_verdict(read_program(shortened, "verdict" if several else None), read_program(beside))
         except PackageError as e:
             raise ParityError(f"the Core ML package cannot be executed: {e}; nothing was kept") from e
         units = COMPUTE_UNITS[precision]
-        card = write_sealed(beside, dataclasses.replace(card, parity=proof.parity, compute_units=units))
+        proven = dataclasses.replace(card, parity=proof.parity, compute_units=units)
+        if not several:
+            write_sealed(shortened, proven)
+        card = write_sealed(beside, proven)
         saved = read_program(beside)
         chosen = {"target": target, "layout": layout_of(arranged)}
-        report = chosen | dataclasses.asdict(proof)
+        report = chosen | dataclasses.asdict(proof) | {"verdict": dataclasses.asdict(verdict)}
         write_text(parity_file(path, precision), json.dumps(report, indent=2) + "\n")
+    if several:
+        shutil.rmtree(beside_it, ignore_errors=True)  # of an earlier export
     return CoreMLExport(
         path,
         card,
@@ -147,6 +180,8 @@ def to_coreml(
         fallback.path,
         target,
         layout_of(arranged),
+        verdict,
+        None if several else beside_it,
     )
 
 

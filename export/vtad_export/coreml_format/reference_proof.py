@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vtad.models.detector import Detector
+from vtad_export.coreml_format.graph import Verdict
 from vtad_export.coreml_format.lint.report import Lint, lint
 from vtad_export.coreml_format.mil import FLOAT16_LIMIT, REFERENCE, Executor
 from vtad_export.coreml_format.mlpackage import Program
@@ -108,6 +109,19 @@ def prove_package(
         quality,
         lint(executor.program, peak.largest),
     )
+
+
+def prove_verdict(verdict: Program, explain: Program) -> Lint:
+    """Show that the function `verdict` is the part of a proven `explain` that gives score and heatmap, bit for bit; its lint.
+
+    Raises ParityError.
+    """
+    part = dataclasses.replace(explain, outputs=explain.outputs[: len(verdict.outputs)])
+    if verdict.outputs != Verdict._fields or part.outputs != Verdict._fields:
+        raise ParityError(f"the function verdict: expected score and heatmap, got {', '.join(verdict.outputs)}")
+    if where := difference(dataclasses.replace(verdict, steps={}), part):
+        raise ParityError(f"the function verdict is not a part of explain: {where}; nothing was kept")
+    return lint(verdict)
 
 
 def compare_constants(program: Program, detector: Detector) -> tuple[int, tuple[str, ...]]:

@@ -147,6 +147,9 @@ def _card(model: Any, path: Path) -> tuple[dict[str, str], Card]:
     if inputs != [expected]:
         raise ModelError(f"{path}: expected one image {expected} as on its card, got {inputs}; export the run again")
     outputs = [o.name for o in described.output]
+    if path.stem.endswith(VERDICT):
+        whole = path.with_stem(path.stem.removesuffix(VERDICT))
+        raise ModelError(f"{path}: gives score and heatmap alone, for apps; run {whole}, which gives everything")
     if not set(OUTPUTS) <= graph_names(outputs).keys():
         raise ModelError(f"{path}: expected outputs {', '.join(OUTPUTS)}, got {outputs}; export the run again")
     return metadata, card

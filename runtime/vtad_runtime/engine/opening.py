@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vtad_runtime.engine.coreml_engine import CoreMLSession, instead, onnx_fallback, runs_packages
+from vtad_runtime.engine.coreml_engine import VERDICT, CoreMLSession, instead, onnx_fallback, runs_packages
 from vtad_runtime.engine.model import ModelError, OpenModel
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 
@@ -39,6 +39,7 @@ def newest_model(runs: Path = Path("runs")) -> Path:
     opening it says what to do.
     """
     found = [p for suffix in (".onnx", ".mlpackage") for p in runs.glob(f"*/*/export/*{suffix}")]
+    found = [p for p in found if not p.stem.endswith(VERDICT)]  # a part of the export beside it
     if not found:
         raise ModelError(
             f"no exported model in {runs}/*/*/export: run vtad-train, then vtad-export, or name one by --model"
