@@ -100,9 +100,8 @@ def test_a_picture_that_is_cut_off_in_a_stream_is_never_taken_for_whole(length: 
     whole = jpeg()
     rng = np.random.default_rng((SEED, 302, length))
     cuts = [whole[: int(rng.integers(2, len(whole) - 2))] for _ in range(ROUNDS)]
-    cuts.append(
-        whole[: whole.index(b"\xff\xda") + 9]
-    )  # within the head of the scan, which an end marker then completes
+    # In the head of the scan, which an end marker then completes.
+    cuts.append(whole[: whole.index(b"\xff\xda") + 10])
     with camera() as (url, answers):
         for end in (b"", b"\xff\xd9"):
             answers[:] = [HEAD + b"".join(part(cut + end, length) for cut in cuts) + b"--frame\r\n"]

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_camera import LOST, FakeSource, eventually
+from fake_camera import LOST, FakeSource, eventually, write_video
 from tiny_model import bad, good
 
 from vtad_runtime.contract.image import ImageError
 from vtad_runtime.sources import capture as capture_module
 from vtad_runtime.sources.capture import Capture, CaptureOptions, Shot
 from vtad_runtime.sources.folder import SourceError
+from vtad_runtime.sources.opencv_sources import Video
 from vtad_runtime.verdict.geometry import Geometry
 from vtad_runtime.verdict.judgement import Frame, Unusable
 
@@ -253,3 +256,21 @@ def test_a_region_outside_the_frame_names_both_and_a_change_of_size_is_survived(
         assert take(capture).rgb.shape == (20, 20, 3)
         assert isinstance(capture.next(20), Unusable)
         assert take(capture).number == 3
+
+
+def test_a_video_of_a_phone_held_upright_stands_upright(tmp_path: Path) -> None:
+    picture = np.full((64, 96, 3), 60, np.uint8)
+    picture[:, :32] = 200  # left as the sensor lies, on top as the phone was held
+    path = write_video(tmp_path / "phone.mp4", [picture] * 3, codec="mp4v")
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 44  # ISO 14496-12, 8.3.2: how the track is turned when it is shown
+    data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 64 << 16, 0, 1 << 30)
+    path.write_bytes(data)
+    video = Video(path)
+    shot = video.read(lambda: False)
+    video.close()
+    assert shot is not None
+    assert shot.rgb is not None
+    assert shot.rgb.shape == (96, 64, 3)
+    assert shot.rgb[:24].mean() > 180
+    assert shot.rgb[40:].mean() < 80

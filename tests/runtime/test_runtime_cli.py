@@ -101,6 +101,36 @@ def test_files_that_cannot_be_judged_are_rows_and_3_wins_over_1() -> None:
     assert summary["verdicts"] == {"ERROR": 2, "NG": 1, "OK": 1}
 
 
+@pytest.mark.usefixtures("model")
+def test_odd_formats_sizes_and_names_are_judged_and_what_systems_leave_behind_is_not() -> None:
+    def images(rgb: np.ndarray[Any, Any]) -> dict[str, Image.Image]:
+        image = Image.fromarray(rgb)
+        inverted = Image.fromarray(255 - rgb)
+        return {
+            "16 bits.png": Image.fromarray(rgb[:, :, 0].astype(np.uint16) * 257),
+            "16 bits.tif": Image.fromarray(rgb[:, :, 0].astype(np.uint16) * 257),
+            "50 % #1.jpg": Image.merge("CMYK", [*inverted.split(), Image.new("L", image.size, 0)]),
+            "Fläche.png": image.convert("P", palette=Image.Palette.ADAPTIVE),
+            "two\nlines.png": image.convert("RGBA"),
+            "grey alpha.png": image.convert("LA"),
+            "grey.bmp": image.convert("L"),
+        }
+
+    for n, (name, image) in enumerate(images(good(96, 48)).items()):
+        for folder, picture in (("good", image), ("bad", images(bad(64 + 16 * n, 64))[name])):
+            Path("in", folder).mkdir(parents=True, exist_ok=True)
+            picture.save(Path("in", folder, name), quality=95)
+    Image.fromarray(bad()).convert("1").save("in/bad/1 bit.png")
+    for left in (".DS_Store", "Thumbs.db", "desktop.ini", "._1.png", ".hidden.png", "good/.DS_Store", "@eaDir/x.txt"):
+        Path("in", left).parent.mkdir(exist_ok=True)
+        Path("in", left).write_bytes(b"\0\x05\x16\x07")
+    result = run("--folder", "in")
+    assert result.exit_code == 1, result.output
+    verdicts = {r["file"]: r["verdict"] for r in rows()}
+    assert len(verdicts) == 2 * len(images(good())) + 1
+    assert {name: v for name, v in verdicts.items() if (v == "NG") != name.startswith("in/bad/")} == {}
+
+
 def test_a_region_of_interest_outside_one_picture_is_an_error_row() -> None:
     write_model(Path("runs/tiny/1/export/m.onnx"), make_card(roi=(0, 0, 60, 60)))
     save(good(), "in/large.png")
