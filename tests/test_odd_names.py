@@ -15,6 +15,7 @@ from vtad.commands.data import data as data_command
 from vtad.commands.evaluate import evaluate as evaluate_command
 from vtad.commands.train import train as train_command
 from vtad.data.demo import draw
+from vtad.run_folder import Run
 from vtad_export.commands.export import export as export_command
 from vtad_runtime.commands.run import run as run_command
 from vtad_runtime.contract.files import LONGEST_NAME, fitting_name
@@ -31,9 +32,9 @@ ODD = (
 )  # the first is latin-1
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("ready_graph")
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file systems refuse such names")
-def test_odd_names_from_training_to_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_odd_names_from_training_to_verdict(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for where in ("train/good", "test/good", "test/crack"):
         folder = tmp_path / "data/pill" / where
@@ -44,7 +45,7 @@ def test_odd_names_from_training_to_verdict(tmp_path: Path, monkeypatch: pytest.
     assert done(data_command, "check", "--category", "pill").rstrip().endswith("ok")
     done(train_command, "--category", "pill", *flags(epochs=1))
     done(evaluate_command)
-    done(export_command)
+    done(export_command, "--run", run.path, "--data", "data")  # of a run whose graph need not be traced
     result = invoke(run_command, "--folder", "data/pill/test", "--save", "all")
     assert result.exit_code in (0, 1), result.output
     rows = [json.loads(line) for line in Path("results/0001/results.jsonl").read_bytes().splitlines()]

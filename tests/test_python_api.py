@@ -28,6 +28,9 @@ def test_train_evaluate_export_and_judge(pills: Path, tmp_path: Path) -> None:
         decoder_depth=1,
         mlp_dim=32,
         feature_dim=32,
+        symmetries="turn270,transpose",
+        patches=64,
+        components=4,
         val_split=0.25,
         epochs=3,
     )

@@ -121,6 +121,9 @@ def test_a_package_of_schema_1_runs_on_a_mac_and_is_exported_again_for_the_devic
 def test_a_run_of_schema_1_is_exported_again_with_the_same_scores(pills: Path, tmp_path: Path) -> None:
     run = open_run(Path(shutil.copytree(STORED / "run", tmp_path / "run")))
     made = to_onnx(run, tmp_path / "new.onnx", data=pills)
+    assert run.config().preset == "paper"  # which no other test exports
+    assert made.card.parity is not None
+    assert made.card.parity.verdict_flips == 0
     for name in RECORDED:
         old, new = (Detector(path).file(STORED / name) for path in (MODEL, made.path))
         assert new.verdict == old.verdict

@@ -15,14 +15,13 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from shared_exports import traces
-from tiny_run import disk_fills_up, done, error, tiny
+from tiny_run import disk_fills_up, done, error
 
 import vtad_export.onnx_format.exporter as exporter
 from vtad.data.batches import batches
 from vtad.models.detector import Judgement
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run, WriteError
-from vtad.training import train
 from vtad.version import VERSION
 from vtad_export import ParityError, to_onnx
 from vtad_export.commands.export import export as command
@@ -304,14 +303,6 @@ def test_what_the_proof_needs_is_asked_for_before_anything_is_written(run: Run, 
     line = error(2, command, "--run", run.path, "--data", tmp_path / "nowhere")
     assert "was trained from, got nothing there" in line
     assert not (run.path / "export").exists()
-
-
-@pytest.mark.slow
-def test_the_paper_preset_exports_too(pills: Path, tmp_path: Path) -> None:
-    config = tiny("paper", data=str(pills), out=str(tmp_path), epochs=1, mixture_size=3)
-    made = to_onnx(train(config))
-    assert made.card.parity is not None
-    assert made.card.parity.verdict_flips == 0
 
 
 def test_a_damaged_artefact_is_refused_by_the_runtime(exported: Export, tmp_path: Path) -> None:
