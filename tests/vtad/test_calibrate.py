@@ -118,8 +118,8 @@ def pictures(rng: np.random.Generator, count: int) -> NDArray[np.uint8]:
 def test_the_map_that_sees_the_defects_gets_the_weight_when_the_other_is_noise(good_map: str) -> None:
     rng = np.random.default_rng(2)
     detector = Scripted(good_map)
-    good, defective = pictures(rng, 12), pictures(rng, 12)
-    masks = np.zeros((12, 32, 32), np.bool_)
+    good, defective = pictures(rng, 24), pictures(rng, 24)
+    masks = np.zeros((24, 32, 32), np.bool_)
     masks[:, 10:18, 12:24] = True
     defective[masks] += 4  # far less than the noise of a pixel, far more than that of the blurred map
     maps = raw_maps(detector, good, CPU)
@@ -130,6 +130,17 @@ def test_the_map_that_sees_the_defects_gets_the_weight_when_the_other_is_noise(g
     assert found[best] > 0.8
     assert found["1" if good_map == "nll" else "0"] < 0.4
     assert (detector.ssim_weight > detector.density_weight) == (good_map == "ssim")
+
+
+def test_a_handful_of_pictures_leaves_the_heatmap_to_the_density() -> None:
+    rng = np.random.default_rng(4)
+    detector = Scripted("ssim")
+    good, masks = pictures(rng, 6), np.zeros((6, 32, 32), np.bool_)
+    masks[:, 10:18, 12:24] = True
+    maps = raw_maps(detector, good, CPU)
+    fit_z_scores(detector, maps)
+    assert list(fit_map_fusion(detector, maps, maps, maps, masks)) == ["0"]
+    assert detector.ssim_weight == 0
 
 
 class ScriptedScorers(Autoencoder):

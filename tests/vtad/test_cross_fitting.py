@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from tiny_run import tiny
 
-from vtad.calibration.cross_fitting import ENOUGH, Scores, cross_fitted, shifted_to
-from vtad.calibration.map_fusion import fit_z_scores, raw_maps, scores_and_peaks
+from vtad.calibration.cross_fitting import Scores, cross_fitted, shifted_to
+from vtad.calibration.map_fusion import ENOUGH, fit_z_scores, raw_maps, scores_and_peaks
 from vtad.calibration.record import CalibrationRecord
 from vtad.config import Config
 from vtad.data.images import ImageCache

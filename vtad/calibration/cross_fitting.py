@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 from torch import Tensor
 
-from vtad.calibration.map_fusion import raw_maps, scores_and_peaks
+from vtad.calibration.map_fusion import ENOUGH, raw_maps, scores_and_peaks
 from vtad.config import Config, symmetry_names
 from vtad.data.batches import BATCH, batches
 from vtad.data.images import ImageCache
@@ -34,7 +34,6 @@ from vtad.models.position_gaussian import PositionGaussian
 
 FOLDS, FOLDS_OF_FEW, FEW = 5, 10, 100  # of so many images or more; of fewer, which can spare less
 CHANCE = 0.01  # p-value of a Kolmogorov-Smirnov test below which both kinds of scores are not of one distribution
-ENOUGH = 20  # held-out pictures whose median is worth a shift; that of fewer is mostly chance
 FITTED = ("patch_memory", "feature_gmm", "position_gaussian")
 
 
@@ -73,7 +72,7 @@ def cross_fitted(detector: Detector, images: ImageCache, config: Config, device:
 def shifted_to(held_out: Scores, cross: Scores) -> Scores | None:
     """Cross-fitted scores and peaks with the medians of the held-out ones; None where they are of another distribution."""
     moved = cross
-    if len(held_out.scores) >= ENOUGH:
+    if len(held_out.scores) >= ENOUGH:  # the median of fewer is mostly chance
         moved = Scores(
             *(ours + np.median(theirs) - np.median(ours) for ours, theirs in zip(cross, held_out, strict=True))
         )

@@ -18,6 +18,7 @@ from vtad.metrics import aupro
 from vtad.models.detector import Detector
 
 EARNED = 5e-3  # AUPRO that the SSIM map must add before it counts: less is noise of the synthetic defects
+ENOUGH = 20  # held-out good images, that a choice is made on; fewer leave the heatmap to the density
 SSIM_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # shares tried; the rest is the density's
 
 
@@ -52,14 +53,14 @@ def fit_map_fusion(
     """Choose the maps' weights by AUPRO on synthetic defects with masks (N, H, W); AUPRO by SSIM share is returned.
 
     `shifted` are of good images after `shifted_and_zoomed`, and the defective ones are of such images too; `good` are of good
-    images as they are, and set the unit.
+    images as they are, and set the unit. Of fewer than `ENOUGH` the density alone counts.
     """
     found: dict[str, float] = {}
     known, others, damaged = (_z_scores(detector, maps) for maps in (good, shifted, defective))
     shown = Maps(*(torch.cat(pair) for pair in zip(damaged, others, strict=True)))
     every_mask = [*masks, *np.zeros_like(masks, shape=(len(others.density), *masks.shape[1:]))]
     best = -1.0
-    for share in SSIM_WEIGHTS:
+    for share in SSIM_WEIGHTS if len(known.density) >= ENOUGH else SSIM_WEIGHTS[:1]:
         scale = (share * known.unlike + (1 - share) * known.density).std().clamp_min(1e-6)
         weights = share / scale, (1 - share) / scale
         value = aupro(every_mask, list((weights[0] * shown.unlike + weights[1] * shown.density).numpy())) or 0.0
