@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
 import re
 import shutil
 import subprocess
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from documents import ROOT
 from numpy.typing import NDArray
 from PIL import Image
 from tiny_model import make_card, write_model
 
+from bench.browser import CHROMIUM, WEB, judged, served
 from vtad_export.proof.exporter import Export
 from vtad_runtime import Detector
 from vtad_runtime.contract.card import Input
 from vtad_runtime.contract.image import fit_image
 
-WEB = ROOT / "examples" / "web"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 NODE = shutil.which("node")
 WAIT_MS = 60_000
 Pixels = NDArray[np.uint8]
@@ -111,22 +104,6 @@ def test_the_version_of_onnxruntime_web_is_pinned() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", package["dependencies"]["onnxruntime-web"])
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[str]:
-    """The address of the example, served on this machine."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(WEB)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/index.html"
-    server.shutdown()
-    thread.join()
-
-
 def write_camera(path: Path, rgb: Pixels) -> Path:
     """A film of one picture for Chromium's camera: YUV4MPEG2, two frames, grey by the mean of RGB."""
     height, width = rgb.shape[:2]
@@ -139,7 +116,7 @@ def write_camera(path: Path, rgb: Pixels) -> Path:
 @in_chromium
 @pytest.mark.slow
 def test_a_browser_judges_files_and_its_camera_as_the_runtime_does(
-    site: str, exported: Export, pills: Path, tmp_path: Path
+    exported: Export, pills: Path, tmp_path: Path
 ) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra dev")
     detector = Detector(exported.path, review=0)
@@ -151,7 +128,7 @@ def test_a_browser_judges_files_and_its_camera_as_the_runtime_does(
         "--use-fake-ui-for-media-stream",
         f"--use-file-for-fake-video-capture={camera}",
     ]
-    with sync_api.sync_playwright() as playwright:
+    with served() as site, sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", *fake])
         page = browser.new_page()
         page.set_default_timeout(WAIT_MS)
@@ -163,13 +140,7 @@ def test_a_browser_judges_files_and_its_camera_as_the_runtime_does(
         assert exported.card.identity.category in page.inner_text("#card")
         verdicts = set()
         for file in files:
-            page.evaluate("window.last = null")
-            page.set_input_files("#picture", str(file))
-            page.wait_for_function("window.last")
-            expected = detector(file)
-            got = page.evaluate(
-                "({ score: last.score, verdict: last.verdict, heatmap: [...last.heatmap], p: last.pValue })"
-            )
+            got, expected = judged(page, file), detector(file)
             assert got["score"] == pytest.approx(expected.score, abs=1e-3)
             assert np.abs(np.ravel(expected.model_heatmap) - got["heatmap"]).max() <= 1e-3
             assert (got["verdict"], got["p"]) == (expected.verdict, pytest.approx(expected.p_value))
