@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -100,6 +102,10 @@ class Running:
         for reader in self._readers:
             reader.join(5)
         return code
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def kill(self) -> None:
         self._process.kill()
@@ -588,14 +594,14 @@ EVIL = """
 import os, signal
 from vtad_runtime.commands.run import run
 from vtad_runtime.sources import files
-read_rgb = files.read_rgb
+read_picture = files.read_picture
 
-def fatal(path):
+def fatal(path, *options):
     if path.name == "evil.png":
         os.kill(os.getpid(), signal.SIGKILL)
-    return read_rgb(path)
+    return read_picture(path, *options)
 
-files.read_rgb = fatal
+files.read_picture = fatal
 run()
 """
 
@@ -623,6 +629,59 @@ def test_a_picture_that_kills_the_process_is_set_aside_after_two_deaths_and_the_
     assert {row["file"]: row["reason"] for row in found if row["verdict"] != "OK"} == {"in/evil.png": said}
     assert f"in/evil.png: {said}" in last.stderr
     assert Path("sorted/ERROR/evil.png").is_file()
+
+
+def test_a_second_run_on_the_same_hot_folder_ends_with_one_line_whatever_its_results_folder() -> None:
+    save(good(), "in/1.png")
+    with running("--watch", "in") as process:
+        eventually(rows)
+        said = failed(2, "--watch", "in", "--out", "elsewhere")
+        assert said.startswith("Error: in: expected a hot folder that no other run watches, got one in use: ")
+        assert f"held by process {process.pid}; stop that vtad-run" in said
+        assert not Path("elsewhere/0001").exists()
+        assert process.end() == 0
+    save(good(), "in/2.png")
+    assert run("--watch", "in", "--out", "elsewhere", "--max-frames", "2").exit_code == 0
+
+
+def damaged_tiffs() -> list[str]:
+    """Files of which libtiff or Pillow prints raw lines; their names."""
+    grey = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    whole = io.BytesIO()
+    Image.fromarray(grey).save(whole, "TIFF", compression="tiff_lzw")
+    Path("in").mkdir(exist_ok=True)
+    for number in range(8):
+        data = bytearray(whole.getvalue())
+        data[8 + 60 * number : 8 + 60 * number + 40] = b"\xff" * 40
+        Path(f"in/{number}.tif").write_bytes(data)
+    Path("in/cut.tif").write_bytes(whole.getvalue()[:-100])
+    return sorted(path.name for path in Path("in").iterdir())
+
+
+def test_every_line_on_stderr_is_ours_also_where_libraries_print_theirs() -> None:
+    names = damaged_tiffs()
+
+    def stderr(*options: str) -> list[str]:
+        done = subprocess.run([*COMMAND, *options], capture_output=True, text=True, env=ENVIRONMENT, check=False)
+        assert done.returncode == 3
+        return done.stderr.splitlines()
+
+    events = [json.loads(line) for line in stderr("--watch", "in", "--max-frames", str(len(names)), "--log-json")]
+    said = [event for event in events if event["event"] == "library"]
+    assert said
+    assert all(Path(event["file"]).name in names for event in said)
+    assert len({event["message"] for event in said}) == len(said)
+    lines = stderr("--folder", "in")
+    assert sum("a library says: " in line for line in lines) == len(said)
+    assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in lines)
+
+
+def test_the_last_line_of_a_run_that_fails_is_json_too() -> None:
+    done = run("--watch", "none", "--log-json")
+    assert done.exit_code == 2
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert (events[-1]["event"], events[-1]["exit_code"]) == ("failed", 2)
+    assert "none: expected a folder to watch" in events[-1]["message"]
 
 
 def test_a_hot_folder_judges_every_name_that_ends_like_a_picture_and_says_what_it_leaves_out() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vtad_runtime.storage.database import is_damaged, open_database, readable, set_aside, well_typed
-from vtad_runtime.storage.lock import Lock, Locked
+from vtad_runtime.storage.lock import FOLDER_LOCK, LOCKS, Lock, Locked, hold_folder
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS parts (name BLOB PRIMARY KEY, size)"
 
@@ -56,3 +58,34 @@ def test_a_damaged_file_is_known_as_such_and_set_aside(tmp_path: Path) -> None:
 def test_rows_whose_values_are_of_other_kinds_are_left_out() -> None:
     rows = [(b"a", 1), (b"b", "2"), ("c", 3), (b"d", None), (b"e",)]
     assert well_typed(rows, bytes, int) == [(b"a", 1)]
+
+
+@pytest.mark.skipif(not LOCKS, reason="nothing is locked here")
+@pytest.mark.parametrize("kind", ["writable", "somebody's file", "read only"])
+def test_a_folder_is_held_by_one_whatever_path_they_come_by(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "in", target_is_directory=True)
+    real_open = os.open
+
+    def refusing(path: Path, flags: int, *mode: int) -> int:
+        if flags & os.O_RDWR and kind != "writable":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real_open(path, flags, *mode)
+
+    if kind == "somebody's file":
+        (tmp_path / "in" / FOLDER_LOCK).touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", refusing)
+        lock = hold_folder(tmp_path / "in")
+        assert lock is not None
+        with pytest.raises(Locked, match="is held by process"):
+            hold_folder(tmp_path / "link")
+        lock.close()
+        lock.close()
+        again = hold_folder(tmp_path / "link")
+        assert again is not None
+        again.close()
+
+
+def test_a_folder_that_cannot_be_locked_is_not_held(tmp_path: Path) -> None:
+    assert hold_folder(tmp_path / "none") is None

@@ -237,7 +237,7 @@ def run(source: str | None, **given: Any) -> None:
     if named.count(None) < len(named) - 1 and _from_environment("stream"):
         sources["stream"] = None  # the command line names another source
     only_golden = given["golden"] is not None and source is None and not any(v is not None for v in sources.values())
-    with no_traceback():
+    with no_traceback(json_lines=given["log_json"]):
         where = None if only_golden else address(source, **sources)
         options = RunOptions(where, **given)
         from vtad_runtime.line.run import command  # numpy, OpenCV and onnxruntime take 0.3 s

@@ -10,6 +10,8 @@ import click
 
 from vtad_runtime.contract.credentials import without_credentials
 from vtad_runtime.contract.errors import BROKEN_PIPE, INTERNAL, NOT_WRITTEN, STOPPED, VtadError, disk_full, one_line
+from vtad_runtime.contract.libraries import heard
+from vtad_runtime.contract.log import logging_to, warning
 from vtad_runtime.contract.program import InterruptsRaise, give_up_stdout
 
 
@@ -27,8 +29,24 @@ class _OneLine(click.ClickException):
 
 
 @contextmanager
-def no_traceback() -> Iterator[None]:
-    """Turn a VtadError into its line and exit code, and whatever else into a line that asks to be reported, exit code 70."""
+def no_traceback(*, json_lines: bool = False) -> Iterator[None]:
+    """Turn a VtadError into its line and exit code, and whatever else into a line that asks to be reported, exit code 70.
+
+    With `json_lines` the line is an event of the log, "failed". What libraries say by themselves becomes warnings.
+    """
+    try:
+        with _one_line(), heard():
+            yield
+    except _OneLine as e:
+        if not json_lines:
+            raise
+        with logging_to(json_lines=True):
+            warning("failed", e.message, exit_code=e.exit_code)
+        sys.exit(e.exit_code)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
     try:
         with InterruptsRaise():
             yield

@@ -26,6 +26,7 @@ from PIL.ImageFile import ImageFile
 
 from vtad_runtime.contract.card import FULL_SCALE, Input
 from vtad_runtime.contract.errors import VtadError, one_line
+from vtad_runtime.contract.libraries import reading
 from vtad_runtime.contract.whole import decode_jpeg, require_jpeg, require_png, require_strips, require_webp
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
@@ -273,7 +274,7 @@ def _opened(
     """The opened picture; `path` begins what is said of it, `remedy` ends it where it is damaged."""
     _raise_limit()
     try:
-        with Image.open(file, formats=formats) as image:
+        with reading(str(path)), Image.open(file, formats=formats) as image:
             yield image
     except ImageError:
         raise

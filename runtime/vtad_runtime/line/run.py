@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -76,8 +75,6 @@ def run(
 
         golden = GoldenSamples(options, detector, stop)
     with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", module="PIL")  # what matters of them is in the reason of a row
         judge, line = build(options, detector, rules, stack, outputs, console)
         folder = str(line.results.folder) if line.results else None
         goes = f", results go to {folder}" if folder else ""

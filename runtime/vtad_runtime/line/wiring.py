@@ -29,9 +29,10 @@ from vtad_runtime.outputs.results_folder import ResultsFolder, SinkError
 from vtad_runtime.outputs.run_file import MaskFile, RunFile
 from vtad_runtime.outputs.video import VideoOutput
 from vtad_runtime.sources.capture import CaptureOptions, FrameSource
-from vtad_runtime.sources.folder import RESULTS_FILE, Source, find
+from vtad_runtime.sources.folder import RESULTS_FILE, Source, SourceError, find
 from vtad_runtime.sources.opencv_sources import Camera, Video, open_stream
 from vtad_runtime.sources.room import Room
+from vtad_runtime.storage.lock import Locked, hold_folder
 from vtad_runtime.verdict.alarm import AlarmRule
 from vtad_runtime.verdict.detector import Detector
 from vtad_runtime.verdict.geometry import Geometry
@@ -150,6 +151,15 @@ def open_hot_folder(
     from vtad_runtime.sources.sorting import Sorter
 
     watched, folder = Path(options.source.where), results.folder
+    try:
+        lock = hold_folder(watched)
+    except Locked as e:
+        got = f"one in use: {e}; stop that vtad-run, or watch another folder"
+        raise SourceError(f"{watched}: expected a hot folder that no other run watches, got {got}") from e
+    if lock is None:
+        warning("hot_folder", f"{watched}: cannot be locked; a second run on it would judge its files twice")
+    else:
+        stack.callback(lock.close)
     name = f"watch-{_short_hash(str(watched.resolve()))}.journal"
     sorter = Sorter(options.sort_to, watched, folder / "moves.jsonl") if options.sort_to else None
     journal = Journal(folder.parent / name, folder / RESULTS_FILE)

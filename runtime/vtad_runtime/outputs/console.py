@@ -16,10 +16,10 @@ SHOWN_ERRORS = 10
 class FileProgress(Output):
     """A bar on a terminal; at the end the first files that could not be judged."""
 
-    def __init__(self, files: int) -> None:
-        """`files` are to be judged."""
+    def __init__(self, files: int, bar: bool = True) -> None:
+        """`files` are to be judged; `bar`: show it, if stderr is a terminal."""
         self._errors: list[str] = []
-        hidden = not sys.stderr.isatty()
+        hidden = not (bar and sys.stderr.isatty())
         self._bar = click.progressbar(length=files, label="judging", file=sys.stderr, hidden=hidden)
         self._bar.render_progress()
 

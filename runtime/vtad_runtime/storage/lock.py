@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 if sys.platform != "win32":
@@ -20,16 +21,40 @@ class Locked(OSError):
     """The lock is held by somebody else. The message names the process."""
 
 
+FOLDER_LOCK = ".vtad-watch.lock"
+
+
+def hold_folder(folder: Path) -> Lock | None:
+    """A lock for a folder that nobody owns: a file in it, else the folder itself; None where neither can be locked.
+
+    Whoever comes by another path, from another machine or with another folder for results meets the same one. Raises Locked.
+    """
+    for path in (folder / FOLDER_LOCK, folder):
+        try:
+            return Lock(path) if folder.is_dir() else None
+        except Locked:
+            raise
+        except OSError:  # a folder that cannot be written to; a file system without locks
+            continue
+    return None
+
+
 class Lock:
     """Held from construction until `close`."""
 
     def __init__(self, path: Path) -> None:
-        """Take the lock, making the file if there is none. Raises Locked, or OSError where it cannot be made."""
-        self._file = path.open("a+b", buffering=0)
+        """Take the lock, making the file if there is none. Raises Locked, or OSError where it cannot be made.
+
+        One that may only be read, and a folder, serve too; they do not say who holds them.
+        """
+        try:
+            self._file = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:
+            self._file = os.open(path, os.O_RDONLY)
         try:
             self._take(path)
         except OSError:
-            self._file.close()
+            self.close()
             raise
 
     def _take(self, path: Path) -> None:
@@ -38,12 +63,16 @@ class Lock:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
-            self._file.seek(0)
-            owner = self._file.read(20).decode("ascii", "replace").strip()
-            raise Locked(f"{path} is held by process {owner or 'unknown'}") from e
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()).encode())
+            owner = b""
+            with suppress(OSError):  # a folder; or a share on which a lock keeps others from reading
+                owner = os.read(self._file, 20)
+            raise Locked(f"{path} is held by process {owner.decode('ascii', 'replace').strip() or 'unknown'}") from e
+        with suppress(OSError):  # opened to be read only; or a full disk
+            os.ftruncate(self._file, 0)
+            os.write(self._file, str(os.getpid()).encode())
 
     def close(self) -> None:
-        """Free the lock."""
-        self._file.close()
+        """Free the lock. May be called twice."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
