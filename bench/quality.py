@@ -23,6 +23,7 @@ import click
 from bench.quality_table import BASELINES, Row, label, markdown
 from vtad.commands.library_errors import library_errors_as_lines
 from vtad.config import Config, ConfigError, Preset, preset
+from vtad.data.bit_depth import bit_depth
 from vtad.data.images import ImageCache, split_good
 from vtad.data.layout import DataError, default_data_dir, find_categories, find_category
 from vtad.data.sizing import with_size
@@ -256,7 +257,8 @@ def _like_default(plan: Plan, category: str, seed: int) -> Config:
     config = preset("default", category, data=str(plan.data), seed=seed)
     if plan.size is not None:
         config = dataclasses.replace(config, size="given", image_height=plan.size[0], image_width=plan.size[1]).check()
-    return with_size(config, find_category(plan.data, category).train_good)
+    good = find_category(plan.data, category).train_good
+    return dataclasses.replace(with_size(config, good), bits=bit_depth(good).bits)
 
 
 def _input(config: Config) -> Row:

@@ -38,11 +38,11 @@ def judge(baseline: nn.Module, test: tuple[TestImage, ...], spec: Input, device:
     for i in range(0, len(test), BATCH):
         part = test[i : i + BATCH]
         taken = [fitted(image, spec) for image in part]
-        pixels = torch.from_numpy(np.stack([p for p, _ in taken])).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(np.stack([p for p, _, _ in taken])).permute(0, 3, 1, 2)
         with torch.inference_mode():
             score, found = baseline(pixels.to(device))
         scores += score.tolist()
-        for image, (_, placement), values in zip(part, taken, found.cpu().numpy(), strict=True):
+        for image, (_, placement, _), values in zip(part, taken, found.cpu().numpy(), strict=True):
             (at_size,), mask = at_source(image, placement, [values])
             if mask is not None:  # without one it counts as an image only
                 maps.append(at_size)
