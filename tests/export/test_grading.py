@@ -21,7 +21,7 @@ from vtad_export.proof.material import Material, Samples, load_material
 from vtad_export.proof.parity import Comparison, accept, compare
 from vtad_export.proof.show import card_text
 from vtad_export.proof.table import Row, table
-from vtad_export.proof.tolerance import limits
+from vtad_export.proof.tolerance import DRIFT, limits
 from vtad_runtime.contract.card import Calibration, Parity
 from vtad_runtime.contract.conformal import LEAST_MARGIN, MARGIN, spread
 
@@ -50,8 +50,8 @@ def test_defects_and_good_pictures_are_graded_until_they_straddle_the_threshold(
     assert (np.abs(distances) <= WITHIN * calibration.threshold / spread(calibration.scores)).all()
     assert (np.abs(distances) >= 0.9 * LEAST_MARGIN).all()  # float32 flips none
     names = [g.name for g in material.sample.graded]
-    for word in ("synthetic defect", "lighter", "darker", "shifted", "mixed with another"):
-        assert [name for name in names if word in name and "strength" in name], word
+    assert {name.startswith("synthetic defect") for name in names} == {True, False}
+    assert all(", strength " in name for name in names)
     assert material.sample.name(material.sample.ungraded) == names[0]
     assert len(material.sample.images) == material.sample.ungraded + len(names)
 
@@ -123,6 +123,6 @@ def test_a_verdict_that_an_allowed_error_flips_near_the_threshold_is_named_and_n
 def test_near_the_threshold_no_error_beyond_its_limit_passes(material: Material) -> None:
     only = dataclasses.replace(material.sample.first(1), graded=material.sample.graded)
     with pytest.raises(
-        ParityError, match=r"score .*\(at most 0\.05\).*--precision fp32, or allow it: --tolerance score="
+        ParityError, match=r"score .*\(at most 0\.15\).*--precision fp32, or allow it: --tolerance score="
     ):
-        prove(material, only, material.card.calibration, 1.2 * MARGIN)
+        prove(material, only, material.card.calibration, 1.2 * DRIFT["fp16"].score)

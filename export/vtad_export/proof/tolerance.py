@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vtad_runtime.contract.card import Calibration
-from vtad_runtime.contract.conformal import LEAST_MARGIN, MARGIN
+from vtad_runtime.contract.conformal import LEAST_MARGIN
 from vtad_runtime.engine.model import OUTPUTS
 
 if TYPE_CHECKING:  # the device check takes no torch
@@ -38,12 +38,13 @@ class Drift:
 
 
 # Float16: the backbone's rounding is magnified by the whitening, where features vary little, and reaches the score through the
-# density, the reconstruction through the transformer. Measured on the demo's model, Core ML: score 0.036, heatmap 0.15 z-scores
-# of a pixel threshold of 5.2, reconstruction 0.003. The threshold lies MARGIN of the spread above the calibration scores.
-# Int8: the same model, ONNX: score 0.003, heatmap 0.014 z-scores, reconstruction 0.014; Core ML, whose float16 drifts: 0.036,
-# 0.15, 0.005. It may go beyond the margin, for it may flip a verdict in a hundred.
+# density, the reconstruction through the transformer. Measured on the demo's model, Core ML: score 0.02 on good pictures, which
+# MARGIN holds below the threshold, and 0.095 on odd ones near the threshold; heatmap 0.15 z-scores of a pixel threshold of 5.2,
+# reconstruction 0.003. Trainings differ, and what flips no verdict of a real picture is to pass: half as much again.
+# Int8: the same model, ONNX: score 0.003, heatmap 0.014 z-scores, reconstruction 0.014; Core ML drifts as float16 does. It may
+# flip a verdict in a hundred.
 DRIFT = {
-    "fp16": Drift(score=MARGIN, heatmap=0.1, reconstruction=2e-2),
+    "fp16": Drift(score=0.15, heatmap=0.1, reconstruction=2e-2),
     "int8": Drift(score=0.2, heatmap=0.2, reconstruction=5e-2),
 }
 
