@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tiny_run import done, error, flags, invoke
 
+from vtad.calibration import map_fusion
 from vtad.commands.evaluate import evaluate
 from vtad.commands.train import train
 from vtad.run_folder import Run, open_run
@@ -36,6 +37,7 @@ def test_a_set_of_12_bits_scores_as_the_same_of_8_bits(
     of_12_bits: Path, pills: Path, trained: Run, exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(map_fusion, "ENOUGH", 1)  # as `trained` was calibrated
     said = done(train, "--category", "pill", *flags())
     assert "note: in pictures of 16 bits 4095 is white (--bits 12)" in said
     run = open_run(Path("runs/pill/0001"))
