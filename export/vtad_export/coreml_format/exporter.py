@@ -16,6 +16,7 @@ from vtad_export.coreml_format.graph import OUTPUTS, EngineDetector, layout_of, 
 from vtad_export.coreml_format.lint.generations import REFERENCE
 from vtad_export.coreml_format.lint.report import Lint
 from vtad_export.coreml_format.mlpackage import PackageError, coremltools, read_program
+from vtad_export.coreml_format.reading_back import read_back
 from vtad_export.coreml_format.reference_proof import ReferenceProof, prove_package, prove_verdict
 from vtad_export.onnx_format.fallback import fallback_for
 from vtad_export.proof.certificate import (
@@ -28,6 +29,7 @@ from vtad_export.proof.certificate import (
 )
 from vtad_export.proof.errors import ParityError
 from vtad_export.proof.exporter import Export, Precision, for_one_picture
+from vtad_export.proof.interface import EVERYTHING, MAIN
 from vtad_export.proof.material import Execute, Material, check_pixels, load_material
 from vtad_export.proof.quality import Quality, measured
 from vtad_export.proof.tolerance import limits
@@ -162,8 +164,9 @@ def to_coreml(
         units = COMPUTE_UNITS[precision]
         proven = dataclasses.replace(card, parity=proof.parity, compute_units=units)
         if not several:
-            write_sealed(shortened, proven)
+            read_back(shortened, write_sealed(shortened, proven), target, {MAIN: OUTPUTS["verdict"]})
         card = write_sealed(beside, proven)
+        read_back(beside, card, target, OUTPUTS if several else EVERYTHING)
         saved = read_program(beside)
         chosen = {"target": target, "layout": layout_of(arranged)}
         report = chosen | dataclasses.asdict(proof) | {"verdict": dataclasses.asdict(verdict)}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vtad.run_folder import Run, RunError, make_folder, replacing, write_text
 from vtad_export.onnx_format.graph import executor, fix_batch, onnx_graph, write_graph
 from vtad_export.onnx_format.int8 import int8_matmuls
+from vtad_export.onnx_format.reading_back import BATCHES, Constants, read_back
 from vtad_export.proof.certificate import head_lines, images, measured_lines, note_lines, quality_lines
 from vtad_export.proof.errors import ParityError
 from vtad_export.proof.exporter import Export, Precision, for_batch
@@ -29,21 +30,28 @@ from vtad_runtime.verdict.verdict import decide
 
 TESTS = 160  # test images that both programs judge, for AUROC and AUPRO before and after int8: some 20 seconds
 
+SIZES = f"{', '.join(map(str, BATCHES[:-1]))} and {BATCHES[-1]}"
+
 
 @dataclass(frozen=True)
 class OnnxExport(Export):
     """An ONNX artefact."""
 
     quality: Quality | None  # int8 with test images
+    constants: Constants
 
     @property
     def certificate(self) -> str:
         """What was proven and how, on one screen."""
+        held, all_of_them = self.constants.equal, self.constants.equal + len(self.constants.folded)
+        how = "bit for bit" + (", then rounded" if self.parity.precision == "int8" else "")
         lines = [
             *head_lines(self),
             f"  proven against torch on {images(self.parity)},",
             "  each from its file by vtad_runtime itself; its pixels are those of the training, bit for bit:",
             *measured_lines(self),
+            f"    constants       {held} of {all_of_them} tensors equal the checkpoint's {how}, the rest are folded",
+            f"    read back       card, interface{'' if self.card.outputs[0].shape == (1,) else f', batches of {SIZES}'}",
             *quality_lines(self.quality, "torch", "this artefact"),
             *note_lines(self.note),
         ]
@@ -107,15 +115,17 @@ def to_onnx(
                 tests=judged,
             )
             card = write_graph(model, dataclasses.replace(card, parity=parity), beside, material.references)
+            pixels = np.concatenate([sample.good, sample.defective]).transpose(0, 3, 1, 2)  # (N, 3, H, W)
+            constants = read_back(beside, card, whole, detector, pixels, allowed, material.references)
             check_from_file(beside, card, sample, found.scores, allowed, flipped)
         except ModelError as e:
             raise ParityError(f"the onnx artefact does not run: {e}; nothing was kept") from e
-        report = dataclasses.asdict(parity)
+        report = {**dataclasses.asdict(parity), "constants": dataclasses.asdict(constants)}
         if precision == "int8":
             report["flipped"] = [dataclasses.asdict(f) for f in flipped]
             report["quality"] = dataclasses.asdict(quality) if quality else None
         write_text(path.with_name(f"parity{suffix}.json"), json.dumps(report, indent=2) + "\n")
-    return OnnxExport(path, card, len(model.graph.node), flipped, sample.note, quality)
+    return OnnxExport(path, card, len(model.graph.node), flipped, sample.note, quality, constants)
 
 
 def check_from_file(

@@ -19,7 +19,7 @@ from vtad_runtime.engine.integrity import write_sealed
 from vtad_runtime.engine.model import MAX_BATCH
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 
-OPSET = 20
+OPSET, IR_VERSION = 20, 10
 
 
 def onnx_graph(detector: Detector) -> onnx.ModelProto:

@@ -1,0 +1,143 @@
+"""An ONNX file that was written, read back: its card, its interface, its constants against the checkpoint, its batch sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from vtad.models.detector import Detector
+from vtad_export.onnx_format.graph import IR_VERSION, OPSET
+from vtad_export.proof.errors import ParityError
+from vtad_export.proof.interface import MAIN, Function, Interface, Port, check_card, check_interface, declared
+from vtad_export.proof.material import Pixels
+from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.conformal import spread
+from vtad_runtime.engine.model import OUTPUTS
+from vtad_runtime.engine.onnxruntime_engine import OnnxSession
+
+BATCHES = (1, 2, 7, 64)  # of the runtime's 1 to 64
+# Tensors of the checkpoint that torch.onnx folds into others. They are compared by execution only.
+FOLDED = ("whitening.mean", "score_fusion.mean", "score_fusion.weight")
+QUANTIZED, SCALE = "_quantized", "_scale"  # names of onnxruntime's quantization
+
+
+@dataclass(frozen=True)
+class Constants:
+    """How a file holds the tensors of the checkpoint."""
+
+    equal: int  # bit for bit, under its own name or as a part of the graph
+    folded: tuple[str, ...]  # into others
+
+
+def read_back(
+    path: Path,
+    meant: Card,
+    whole: onnx.ModelProto,
+    detector: Detector,
+    pixels: Pixels,
+    drift: Mapping[str, float],
+) -> Constants:
+    """Open a written file with the runtime's eyes. Raises ParityError where anything is not as it was meant; ModelError.
+
+    `whole`: the float32 graph, which a file in int8 must be, rounded. `pixels` (N, 3, H, W): judged in batches of every size,
+    each picture as it is alone, within `drift`, the largest errors by output.
+    """
+    session = OnnxSession(path)
+    check_card(meant, session.card, "onnx")
+    model = onnx.load(path)
+    check_interface(declared_interface(meant), interface_of(model), "onnx")
+    held = compare_constants(whole, detector)
+    check_rounded(model, whole)
+    if meant.outputs[0].shape != (1,):
+        check_batches(session, pixels, drift)
+    return held
+
+
+def declared_interface(card: Card) -> Interface:
+    """What an ONNX file with this card must offer."""
+    return declared(card, "tensor uint8", {"IR": IR_VERSION, "opset": {"": OPSET}})
+
+
+def interface_of(model: onnx.ModelProto) -> Interface:
+    """What a file offers; its own functions, which need no call from outside, are named too, for there must be none."""
+    graph = model.graph
+    constants = {t.name for t in graph.initializer}
+    ports = [tuple(_port(v) for v in side if v.name not in constants) for side in (graph.input, graph.output)]
+    functions = [Function(MAIN, *ports), *(Function(f.name, (), ()) for f in model.functions)]
+    versions = {"IR": model.ir_version, "opset": {o.domain: o.version for o in model.opset_import}}
+    return Interface(versions, tuple(functions))
+
+
+def _port(value: onnx.ValueInfoProto) -> Port:
+    tensor = value.type.tensor_type
+    if not tensor.elem_type:
+        return Port(value.name, f"{value.type.WhichOneof('value')}", ())
+    kind = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    return Port(value.name, f"tensor {kind}", tuple(d.dim_param or d.dim_value for d in tensor.shape.dim))
+
+
+def compare_constants(model: onnx.ModelProto, detector: Detector) -> Constants:
+    """Look up every tensor of the checkpoint in a float32 graph. Raises ParityError where one is not there bit for bit.
+
+    It is there under its own name, or without one: as it is, or transposed, as the weights of linear layers are. All zeros and
+    all ones need not be there, for the exporter takes out what does nothing.
+    """
+    constants = _constants(model)
+    contents = {_content(value) for value in constants.values()}
+    tensors = dict(detector.named_parameters()) | dict(detector.named_buffers())
+    equal, folded = 0, []
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().numpy()
+        if name in constants:
+            there = _content(constants[name]) == _content(value)
+        else:
+            there = _content(value) in contents or _content(value.T) in contents
+        if there:
+            equal += 1
+        elif name.endswith(FOLDED) or np.all(value == 0) or np.all(value == 1):
+            folded.append(name)
+        else:
+            raise ParityError(f"the onnx artefact: the constant {name} is not the checkpoint's; nothing was kept")
+    return Constants(equal, tuple(folded))
+
+
+def check_rounded(model: onnx.ModelProto, whole: onnx.ModelProto) -> None:
+    """Raise ParityError unless a graph has the constants of the float32 graph, or these in int8 to the nearest step."""
+    found = _constants(model)
+    for name, value in _constants(whole).items():
+        same = name in found and _content(found[name]) == _content(value)
+        if not same and f"{name}{QUANTIZED}" in found and f"{name}{SCALE}" in found:
+            step = found[f"{name}{SCALE}"]  # one, or one for each column
+            same = bool((np.abs(found[f"{name}{QUANTIZED}"] * step - value) <= 0.5001 * step).all())
+        if not same:
+            raise ParityError(f"the onnx artefact: the constant {name} is not that of the graph; nothing was kept")
+
+
+def check_batches(session: OnnxSession, pixels: Pixels, drift: Mapping[str, float]) -> None:
+    """Raise ParityError where a picture is judged otherwise in a batch of any size than alone. ModelError."""
+    unit = spread(session.card.calibration.scores)
+    pixels = pixels[: max(b for b in BATCHES if b < max(BATCHES))]
+    alone = [vars(session.run(pixels[i : i + 1])) for i in range(len(pixels))]
+    for size in BATCHES:
+        which = [i % len(pixels) for i in range(size)]
+        together = vars(session.run(pixels[which]))
+        for name in OUTPUTS:
+            expected = np.concatenate([alone[i][name] for i in which])
+            allowed = drift[name] * (unit if name == "score" else 1.0) * np.maximum(1.0, np.abs(expected))
+            if not (np.abs(together[name] - expected) <= allowed).all():
+                raise ParityError(f"the onnx artefact: {name} differs in a batch of {size}; nothing was kept")
+
+
+def _constants(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+def _content(value: NDArray[Any]) -> tuple[str, bytes]:
+    return value.dtype.str, value.tobytes()  # of a transposed array in the order of its axes
