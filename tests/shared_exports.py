@@ -48,12 +48,31 @@ def traces(folder: Path, *places: Path) -> list[str]:
 def packaged(trained: Run, exported: Export, shared: Shared) -> CoreMLExport:
     """The default Core ML export of `trained` beside its ONNX fallback, in a folder of their own. Read only."""
     from vtad_export import to_coreml
+    from vtad_export.coreml_format import exporter
+    from vtad_export.coreml_format.reference_proof import prove_package
 
     def make(folder: Path) -> CoreMLExport:
         shutil.copy2(exported.path, folder / "pill.onnx")
-        return to_coreml(trained, folder / "pill.mlpackage")
+        with pytest.MonkeyPatch.context() as patch:
+
+            def proven(path: Path, full: Path, *rest: Any, **options: Any) -> Any:
+                shutil.copytree(full, _float32(folder))
+                return prove_package(path, full, *rest, **options)
+
+            patch.setattr(exporter, "prove_package", proven)
+            return to_coreml(trained, folder / "pill.mlpackage")
 
     return shared("packaged", make)
+
+
+@pytest.fixture(scope="session")
+def float32_package(packaged: CoreMLExport) -> Path:
+    """The package in float32 that the proof held `packaged` to. Read only."""
+    return _float32(packaged.path.parent)
+
+
+def _float32(folder: Path) -> Path:
+    return folder.with_name("packaged-float32") / "pill.mlpackage"
 
 
 @pytest.fixture(scope="session")

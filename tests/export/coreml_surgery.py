@@ -25,9 +25,9 @@ def constant(spec: Any, name: str) -> Any:
     return next(op for op in operations(spec) if op.type == "const" and op.outputs[0].name == name).attributes["val"]
 
 
-def argument(spec: Any, kind: str, key: str) -> Any:
-    """The constant that the first operation of a kind takes as `key`."""
-    op = next(op for op in operations(spec) if op.type == kind)
+def argument(spec: Any, kind: str, key: str, number: int = 0) -> Any:
+    """The constant that an operation of a kind, the first or a later one, takes as `key`."""
+    op = [op for op in operations(spec) if op.type == kind][number]
     return constant(spec, op.inputs[key].arguments[0].name)
 
 
@@ -35,8 +35,8 @@ def save(spec: Any, path: Path) -> None:
     model_file(path).write_bytes(spec.SerializeToString())
 
 
-def _set(value: Any, numbers: list[float]) -> None:
-    """Overwrite an immediate constant in place, of whatever precision."""
+def overwrite(value: Any, numbers: list[Any]) -> None:
+    """Overwrite an immediate constant in place, of whatever type and precision."""
     tensor = value.immediateValue.tensor
     field = tensor.WhichOneof("value")
     if field == "bytes":
@@ -67,7 +67,7 @@ def changed_weight(path: Path) -> None:
 def changed_epsilon(path: Path) -> None:
     """1e-3 in a layer norm, instead of 1e-5."""
     spec = specification(path)
-    _set(argument(spec, "layer_norm", "epsilon"), [1e-3])
+    overwrite(argument(spec, "layer_norm", "epsilon"), [1e-3])
     save(spec, path)
 
 
@@ -75,7 +75,7 @@ def swapped_axis(path: Path) -> None:
     """The softmax of the attention over queries instead of keys."""
     spec = specification(path)
     axis = argument(spec, "softmax", "axis")
-    _set(axis, [-1 if axis.immediateValue.tensor.ints.values[0] == -2 else -2])
+    overwrite(axis, [-1 if axis.immediateValue.tensor.ints.values[0] == -2 else -2])
     save(spec, path)
 
 
@@ -89,7 +89,7 @@ def wrong_scale(path: Path) -> None:
         for key, argument_name in op.inputs.items()
         if key == "y"
     )
-    _set(constant(spec, scale), [1 / 254])
+    overwrite(constant(spec, scale), [1 / 254])
     save(spec, path)
 
 

@@ -51,7 +51,7 @@ class OnnxExport(Export):
             "  each from its file by vtad_runtime itself; its pixels are those of the training, bit for bit:",
             *measured_lines(self),
             f"    constants       {held} of {all_of_them} tensors equal the checkpoint's {how}, the rest are folded",
-            f"    read back       card, interface{'' if self.card.outputs[0].shape == (1,) else f', batches of {SIZES}'}",
+            f"    read back       card, interface{f', batches of {SIZES}' if self.card.outputs[0].shape == ('batch',) else ''}",
             *quality_lines(self.quality, "torch", "this artefact"),
             *note_lines(self.note),
         ]

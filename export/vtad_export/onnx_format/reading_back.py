@@ -11,14 +11,16 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+from torch import nn
 
 from vtad.models.detector import Detector
+from vtad_export.onnx_format.descriptions import layer_of
 from vtad_export.onnx_format.graph import IR_VERSION, OPSET
 from vtad_export.proof.errors import ParityError
 from vtad_export.proof.interface import MAIN, Function, Interface, Port, check_card, check_interface, declared
 from vtad_export.proof.material import Pixels
-from vtad_runtime.contract.card import Card
-from vtad_runtime.contract.conformal import spread
+from vtad_runtime.contract.card import ONNX_KEY, Card
+from vtad_runtime.contract.references import LARGEST, REFERENCES_KEY, largest_error
 from vtad_runtime.engine.model import OUTPUTS
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 
@@ -43,19 +45,26 @@ def read_back(
     detector: Detector,
     pixels: Pixels,
     drift: Mapping[str, float],
+    references: str | None = None,
 ) -> Constants:
     """Open a written file with the runtime's eyes. Raises ParityError where anything is not as it was meant; ModelError.
 
     `whole`: the float32 graph, which a file in int8 must be, rounded. `pixels` (N, 3, H, W): judged in batches of every size,
-    each picture as it is alone, within `drift`, the largest errors by output.
+    each picture as it is alone, within `drift`, the largest errors by output. `references`: the reference pictures it carries.
     """
-    session = OnnxSession(path)
-    check_card(meant, session.card, "onnx")
     model = onnx.load(path)
     check_interface(declared_interface(meant), interface_of(model), "onnx")
     held = compare_constants(whole, detector)
     check_rounded(model, whole)
-    if meant.outputs[0].shape != (1,):
+    check_attributes(model, detector)
+    session = OnnxSession(path)
+    check_card(meant, session.card, "onnx")
+    metadata = {p.key: p.value for p in model.metadata_props if p.key != ONNX_KEY}
+    if metadata != ({} if references is None else {REFERENCES_KEY: references}):
+        raise ParityError(
+            f"the onnx artefact: expected a card and reference pictures as metadata, got {sorted(metadata)}; nothing was kept"
+        )
+    if meant.outputs[0].shape == ("batch",):
         check_batches(session, pixels, drift)
     return held
 
@@ -120,9 +129,37 @@ def check_rounded(model: onnx.ModelProto, whole: onnx.ModelProto) -> None:
             raise ParityError(f"the onnx artefact: the constant {name} is not that of the graph; nothing was kept")
 
 
+def check_attributes(model: onnx.ModelProto, detector: Detector) -> None:
+    """Raise ParityError where an operation has other attributes than the layer that it was made of, by whose name it goes.
+
+    The proof by execution need not see an epsilon that is a little larger, nor, for small numbers, another formula of gelu.
+    """
+    layers = dict(detector.named_modules())
+    for node in model.graph.node:
+        expected = _attributes_of(layers.get(layer_of(node)[0]), node.op_type)
+        found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        for name, value in expected.items():
+            if found.get(name) != value:
+                raise ParityError(
+                    f"the onnx artefact: {node.name}: expected {name} {value!r}, got {found.get(name)!r}; nothing was kept"
+                )
+
+
+def _attributes_of(layer: nn.Module | None, kind: str) -> dict[str, Any]:
+    """What an operation of this kind must have, if it is a layer's."""
+    if isinstance(layer, nn.LayerNorm) and kind == "LayerNormalization":
+        return {"epsilon": float(np.float32(layer.eps)), "axis": -len(layer.normalized_shape)}
+    if isinstance(layer, nn.GELU) and kind == "Gelu":
+        return {"approximate": layer.approximate.encode()}
+    if isinstance(layer, nn.Conv2d) and kind == "Conv":
+        sizes = {"strides": layer.stride, "dilations": layer.dilation, "kernel_shape": layer.kernel_size}
+        known = {name: list(value) for name, value in sizes.items()} | {"group": layer.groups}
+        return known if isinstance(layer.padding, str) else known | {"pads": [*layer.padding, *layer.padding]}
+    return {}
+
+
 def check_batches(session: OnnxSession, pixels: Pixels, drift: Mapping[str, float]) -> None:
     """Raise ParityError where a picture is judged otherwise in a batch of any size than alone. ModelError."""
-    unit = spread(session.card.calibration.scores)
     pixels = pixels[: max(b for b in BATCHES if b < max(BATCHES))]
     alone = [vars(session.run(pixels[i : i + 1])) for i in range(len(pixels))]
     for size in BATCHES:
@@ -130,9 +167,11 @@ def check_batches(session: OnnxSession, pixels: Pixels, drift: Mapping[str, floa
         together = vars(session.run(pixels[which]))
         for name in OUTPUTS:
             expected = np.concatenate([alone[i][name] for i in which])
-            allowed = drift[name] * (unit if name == "score" else 1.0) * np.maximum(1.0, np.abs(expected))
-            if not (np.abs(together[name] - expected) <= allowed).all():
-                raise ParityError(f"the onnx artefact: {name} differs in a batch of {size}; nothing was kept")
+            error = largest_error(name, expected, together[name], session.card.calibration)
+            if not error <= drift.get(name, LARGEST):
+                raise ParityError(
+                    f"the onnx artefact: {name} is {error:.2e} off in a batch of {size} pictures; nothing was kept"
+                )
 
 
 def _constants(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
