@@ -72,7 +72,9 @@ def test_the_export_is_one_file_with_the_card_of_the_run_and_the_proof_inside(ex
     assert inside == exported.card
     assert dataclasses.replace(inside, parity=None, digests=None) == trained.card()
     assert inside.parity is not None
-    assert json.loads(exported.path.with_name("parity.json").read_text()) == dataclasses.asdict(inside.parity)
+    report = json.loads(exported.path.with_name("parity.json").read_text())
+    assert report.pop("constants")["equal"] >= 80  # tensors of the checkpoint, bit for bit
+    assert report == dataclasses.asdict(inside.parity)
     model = onnx.load(exported.path, load_external_data=False)
     assert not [t.name for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
     assert (model.producer_name, model.producer_version, model.opset_import[0].version) == ("vtad", VERSION, 20)

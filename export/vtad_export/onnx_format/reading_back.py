@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,11 @@ from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 
 BATCHES = (1, 2, 7, 64)  # of the runtime's 1 to 64
 # Tensors of the checkpoint that torch.onnx folds into others. They are compared by execution only.
-FOLDED = ("whitening.mean", "score_fusion.mean", "score_fusion.weight")
+FOLDED = (
+    *("whitening.mean", "score_fusion.mean", "score_fusion.weight"),
+    *(f"context_density.{name}" for name in ("base_log_sigma", "log_sigma", "log_spread", "offset")),
+)
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of a batch norm
 QUANTIZED, SCALE = "_quantized", "_scale"  # names of onnxruntime's quantization
 
 
@@ -101,6 +106,7 @@ def compare_constants(model: onnx.ModelProto, detector: Detector) -> Constants:
     constants = _constants(model)
     contents = {_content(value) for value in constants.values()}
     tensors = dict(detector.named_parameters()) | dict(detector.named_buffers())
+    foldable = (*FOLDED, *_normalised(detector))
     equal, folded = 0, []
     for name, tensor in tensors.items():
         value = tensor.detach().cpu().numpy()
@@ -110,11 +116,24 @@ def compare_constants(model: onnx.ModelProto, detector: Detector) -> Constants:
             there = _content(value) in contents or _content(value.T) in contents
         if there:
             equal += 1
-        elif name.endswith(FOLDED) or np.all(value == 0) or np.all(value == 1):
+        elif name.endswith(foldable) or np.all(value == 0) or np.all(value == 1):
             folded.append(name)
         else:
             raise ParityError(f"the onnx artefact: the constant {name} is not the checkpoint's; nothing was kept")
     return Constants(equal, tuple(folded))
+
+
+def _normalised(detector: Detector) -> list[str]:
+    """Tensors of convolutions with a batch norm behind them, and of that: they become one convolution."""
+    names = []
+    for path, part in detector.named_modules():
+        layers = list(part.named_children()) if isinstance(part, nn.Sequential) else []
+        for (before, _), (after, layer) in pairwise(layers):
+            if isinstance(layer, nn.BatchNorm2d):
+                names += [
+                    f"{path}.{name}.{tensor}" for name in (before, after) for tensor in (*STATISTICS, "weight", "bias")
+                ]
+    return names
 
 
 def check_rounded(model: onnx.ModelProto, whole: onnx.ModelProto) -> None:
@@ -153,8 +172,9 @@ def _attributes_of(layer: nn.Module | None, kind: str) -> dict[str, Any]:
         return {"approximate": layer.approximate.encode()}
     if isinstance(layer, nn.Conv2d) and kind == "Conv":
         sizes = {"strides": layer.stride, "dilations": layer.dilation, "kernel_shape": layer.kernel_size}
-        known = {name: list(value) for name, value in sizes.items()} | {"group": layer.groups}
-        return known if isinstance(layer.padding, str) else known | {"pads": [*layer.padding, *layer.padding]}
+        return {name: list(value) for name, value in sizes.items()} | {
+            "group": layer.groups
+        }  # a pad before it adds to pads
     return {}
 
 
