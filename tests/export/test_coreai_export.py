@@ -31,10 +31,12 @@ from vtad_export.coreai_format.asset import read_asset_card, verify
 from vtad_export.coreai_format.conversion import check_structure, program_of, save_asset
 from vtad_export.coreai_format.exporter import EXECUTED, STRUCTURE, CoreAIExport, to_coreai
 from vtad_export.coreai_format.packages import VERSIONS
+from vtad_export.coreai_format.reading_back import interface_of, read_back
 from vtad_export.coreai_format.rounded import Rounded
 from vtad_export.coreai_format.runtime import Runtime
 from vtad_export.proof.errors import ParityError
 from vtad_export.proof.exporter import Export, for_one_picture
+from vtad_export.proof.interface import check_interface, declared
 from vtad_export.proof.material import Material, load_material
 from vtad_export.proof.tolerance import TOLERANCE
 from vtad_runtime.contract.card import CardError
@@ -218,6 +220,22 @@ def test_float16_is_checked_for_structure_only_and_says_so(
     assert size[half.path] < size[made.path]
     with pytest.raises(ParityError, match="weights in float16"):
         check_structure(made.path, Rounded(material.detector))
+
+
+def test_an_asset_is_read_back_against_its_card_its_digests_and_the_declared_interface(
+    made: CoreAIExport, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(made.path, tmp_path / "pill.aimodel"))
+    read_back(path, made.card)
+    other = dataclasses.replace(made.card, input=dataclasses.replace(made.card.input, name="picture"))
+    with pytest.raises(ParityError, match="the card is not the one that was written: input"):
+        read_back(path, other)
+    with pytest.raises(ParityError, match=r"expected inputs of main .*picture.* got .*image tensor uint8 1x3x32x32"):
+        check_interface(declared(other, "tensor uint8", {}), interface_of(path), "coreai")
+    metadata = path / "metadata.json"
+    metadata.write_text(metadata.read_text().replace("Apache-2.0", "nothing"))
+    with pytest.raises(ParityError, match=r"changed since its export: metadata\.json"):
+        read_back(path, made.card)
 
 
 def test_weights_of_pruned_scorers_are_neither_there_nor_asked_for(material: Material, tmp_path: Path) -> None:

@@ -12,19 +12,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vtad.run_folder import Run, RunError, make_folder, replacing_folder, write_text
-from vtad_export.coreai_format.asset import read_asset_card, verify
+from vtad_export.coreai_format.asset import verify
 from vtad_export.coreai_format.conversion import check_structure, operations, program_of, save_asset, write_card
 from vtad_export.coreai_format.packages import VERSIONS, missing
+from vtad_export.coreai_format.reading_back import read_back
 from vtad_export.coreai_format.rounded import Rounded
 from vtad_export.coreai_format.runtime import Runtime
 from vtad_export.onnx_format.fallback import fallback_for
 from vtad_export.proof.certificate import fallback_lines, head_lines, images, measured_lines, note_lines
-from vtad_export.proof.errors import ParityError
 from vtad_export.proof.exporter import Export, Precision, Status, for_one_picture
 from vtad_export.proof.material import Material, check_pixels, load_material
 from vtad_export.proof.parity import FallbackComparison, accept, compare
 from vtad_export.proof.tolerance import limits
-from vtad_runtime.engine.integrity import contents, integrity
+from vtad_runtime.engine.integrity import contents
 
 EXECUTED = "executed by Apple's Core AI runtime on this machine"
 STRUCTURE = "structure only, not executed: signature, precision of the weights; its arithmetic in torch's float16"
@@ -108,8 +108,7 @@ def to_coreai(
         parity = accept(found, sample, format="coreai", precision=precision, tolerance=allowed)
         card = dataclasses.replace(card, parity=parity).sealed(contents(beside).files)
         write_card(beside, card)
-        if read_asset_card(beside) != card or integrity(beside).changed:
-            raise ParityError("the coreai artefact: the card does not come back as it was written; nothing was kept")
+        read_back(beside, card)
         count = operations(beside)
         report = {
             "method": method,

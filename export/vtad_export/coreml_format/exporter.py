@@ -166,7 +166,7 @@ def to_coreml(
         if not several:
             read_back(shortened, write_sealed(shortened, proven), target, {MAIN: OUTPUTS["verdict"]})
         card = write_sealed(beside, proven)
-        read_back(beside, card, target, OUTPUTS if several else EVERYTHING)
+        read_back(beside, card, target, {str(name): OUTPUTS[name] for name in OUTPUTS} if several else EVERYTHING)
         saved = read_program(beside)
         chosen = {"target": target, "layout": layout_of(arranged)}
         report = chosen | dataclasses.asdict(proof) | {"verdict": dataclasses.asdict(verdict)}
