@@ -24,7 +24,7 @@ def read_back(path: Path, meant: Card) -> None:
 
 
 def interface_of(path: Path) -> Interface:
-    """What an asset offers; its versions are not told."""
+    """What an asset offers; of versions a summary says nothing."""
     found, functions = summary(path), []
     for name in sorted(found.function_names):
         given = (*found.function_inputs(name), *found.function_states(name))
