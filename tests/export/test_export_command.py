@@ -26,13 +26,13 @@ from vtad_export.onnx_format import exporter as onnx
 from vtad_export.onnx_format.format import Onnx
 from vtad_export.proof import material
 from vtad_export.proof.errors import ParityError, RoundingError
-from vtad_export.proof.exporter import Export, Exporter, Request
+from vtad_export.proof.exporter import ON_REQUEST, Export, Exporter, Request
 from vtad_export.proof.parity import Flip
 from vtad_export.proof.show import card_text
 from vtad_runtime.contract.card import Card
 from vtad_runtime.engine.model import Integrity
 
-PAIRS = [(f.name, p) for f in EXPORTERS for p in f.precisions]
+PAIRS = [(f.name, p) for f in EXPORTERS for p in f.precisions if p not in ON_REQUEST]
 
 
 @dataclasses.dataclass(frozen=True)

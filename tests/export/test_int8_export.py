@@ -249,7 +249,7 @@ def test_a_model_without_weights_to_round_is_not_called_int8(
     line = error(2, command, "--run", run.path, "--format", "coreml", "--precision", "int8")
     assert "expected weights of the transformer of 1000000 numbers or more, got none: export in fp16" in line
     assert list((run.path / "export").iterdir()) == []
-    monkeypatch.setattr("vtad_export.coreml_format.exporter.int8_weights", lambda model: model)
+    monkeypatch.setattr("vtad_export.coreml_format.exporter.compressed", lambda model, *_: model)
     with pytest.raises(ParityError, match="expected weights stored as int8, got none"):
         to_coreml(trained, tmp_path / "pill.mlpackage", precision="int8")
     assert list(tmp_path.glob("*.mlpackage")) == []
@@ -356,3 +356,38 @@ def test_the_python_export_of_an_int8_package_has_a_fallback_of_a_true_name_too(
         made = to_coreml(run, folder / f"{name}.mlpackage", precision="int8", max_flips=40)
         assert made.fallback == onnx_fallback(made.path) == folder / f"{fallback}.onnx"
         assert parity_of(made.fallback).precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("precision", "target", "values"), [("palettized6", "iOS16", 64), ("palettized4", "iOS18", 16)]
+)
+def test_core_ml_takes_each_weight_of_the_transformer_out_of_a_few_values_and_the_backbones_too_when_asked(
+    run: Run, monkeypatch: pytest.MonkeyPatch, precision: str, target: str, values: int
+) -> None:
+    pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
+    from vtad_export.coreml_format.conversion import is_backbones
+    from vtad_export.coreml_format.mlpackage import read_program
+    from vtad_export.coreml_format.same_program import difference
+
+    monkeypatch.setattr("vtad_export.coreml_format.conversion.SMALLEST", 200)  # the tiny transformer's are small
+    given = ("--format", "coreml", "--precision", precision, "--target", target, "--max-flips", 40)
+    out = done(command, "--run", run.path, *given, "--tolerance", "score=9", "--tolerance", "heatmap=9")
+    assert "9 test images: image AUROC" in out
+    assert f"vtad-run takes the ONNX fallback: {run.path / 'export' / 'pill.onnx'}" in out
+    program = read_program(run.path / "export" / f"pill-{precision}.mlpackage")
+    assert len(program.palettes) >= 5
+    for name, palette in program.palettes.items():
+        held = program.constants[name]
+        assert isinstance(held, np.ndarray)
+        assert len(palette) <= values
+        assert np.isin(held, palette).all()
+    name = next(iter(program.palettes))
+    held = program.constants[name]
+    assert isinstance(held, np.ndarray)
+    before = dataclasses.replace(program, palettes={}, constants=program.constants | {name: held.astype(np.float32)})
+    assert difference(program, before) is None
+    other = held.copy()
+    other.flat[0] = next(v for v in program.palettes[name] if v != held.flat[0])
+    assert difference(dataclasses.replace(program, constants=program.constants | {name: other}), before) is not None
+    assert is_backbones("p_model_features_backbone_blocks_1_project_conv_weight_to_fp16")
+    assert not is_backbones("p_model_channels_embed_weight_to_fp16")

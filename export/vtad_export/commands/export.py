@@ -16,7 +16,7 @@ from vtad.commands.options import CONTEXT, choose_run, run_options
 from vtad_export.commands.formats import EXPORTERS, card_of, exporters, listing
 from vtad_export.coreml_format.choices import Layout, Target
 from vtad_export.proof.errors import RoundingError
-from vtad_export.proof.exporter import Export, Exporter, Precision, Request
+from vtad_export.proof.exporter import ON_REQUEST, Export, Exporter, Precision, Request
 from vtad_export.proof.show import card_text
 from vtad_runtime.contract.command import no_traceback, say
 from vtad_runtime.contract.errors import FAILED, USAGE, VtadError
@@ -67,7 +67,7 @@ def _errors(_context: click.Context, _option: click.Parameter, given: tuple[str,
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
+    type=click.Choice(get_args(Precision)),
     help="[default: onnx fp32, coreml fp16, coreai fp32]",
 )
 @click.option(
@@ -83,6 +83,11 @@ def _errors(_context: click.Context, _option: click.Parameter, given: tuple[str,
     default="ane",
     show_default=True,
     help="coreml: the transformer as the Neural Engine likes it, or as it was trained.",
+)
+@click.option(
+    "--with-backbone",
+    is_flag=True,
+    help="coreml int8, palettized6, palettized4: compress the backbone too, not the transformer alone; it drifts more.",
 )
 @run_options
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Images of the proof.  [default: the run's]")
@@ -106,7 +111,7 @@ def _errors(_context: click.Context, _option: click.Parameter, given: tuple[str,
 @click.option(
     "--max-flips",
     type=click.IntRange(0),
-    help="Verdicts that may differ from torch's.  [default: 0; int8: 1 % of the images, rounded up]",
+    help="Verdicts that may differ from torch's.  [default: 0; int8, palettized: 1 % of the images, rounded up]",
 )
 @click.option(
     "--no-references", is_flag=True, help="Leave out the reference pictures, up to 1.5 MB, that check an engine."
@@ -156,10 +161,11 @@ def _export(
     max_flips: int | None,
     target: Target,
     layout: Layout,
+    with_backbone: bool,
     no_references: bool,
 ) -> None:
-    wanted = [f for f in exporters(target, layout) if kind in ("all", f.name)]
-    pairs = [(f, p) for f in wanted for p in f.precisions if precision in (None, p)]
+    wanted = [f for f in exporters(target, layout, with_backbone) if kind in ("all", f.name)]
+    pairs = [(f, p) for f in wanted for p in f.precisions if precision == p or not (precision or p in ON_REQUEST)]
     if not pairs:
         precisions = " or ".join(wanted[0].precisions)
         raise VtadError(f"--precision {precision}: {kind} artefacts are {precisions}; see --list", USAGE)

@@ -12,9 +12,9 @@ from vtad_export.proof.exporter import Exporter
 from vtad_runtime.contract.card import Card, CardError, read_card
 
 
-def exporters(target: Target = "iOS16", layout: Layout = "ane") -> tuple[Exporter, ...]:
-    """Every format; `target` and `layout` are Core ML's."""
-    return (Onnx(), CoreML(target, layout), CoreAI())
+def exporters(target: Target = "iOS16", layout: Layout = "ane", with_backbone: bool = False) -> tuple[Exporter, ...]:
+    """Every format; the arguments are Core ML's."""
+    return (Onnx(), CoreML(target, layout, with_backbone), CoreAI())
 
 
 EXPORTERS = exporters()

@@ -1,7 +1,7 @@
-"""A traced detector as an .mlpackage: conversion by coremltools, int8 weights, saving, and the card inside.
+"""A traced detector as an .mlpackage: conversion by coremltools, compressed weights, saving, and the card inside.
 
-Int8 takes the weights of the transformer and its heads, never the backbone's: that feeds the whitening, which magnifies what
-varies little.
+Compression takes the weights of the transformer and its heads, and the backbone's only when asked: that feeds the whitening,
+which magnifies what varies little (figures: docs/core-ml.md).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vtad_export.proof.quiet import quiet
 from vtad_runtime.contract.card import ONNX_KEY, Card
 from vtad_runtime.contract.references import REFERENCES_KEY
 
-SMALLEST = 2048  # elements; smaller weights stay as they are in int8
+SMALLEST = 2048  # elements; smaller weights stay as they are
 # Parameters of vtad.models.autoencoder.Autoencoder and of its layout for the Neural Engine, as torch.export names them.
 TRANSFORMER = tuple(
     f"p_model_{layout}{part}_"
@@ -112,24 +112,35 @@ def _tidied(path: Path) -> None:
         shutil.copymode(path.parent if part.is_dir() else weight_file(path), part)
 
 
-def int8_weights(model: Any) -> Any:
-    """A float16 Core ML model with its learned weights as int8, one scale a channel, to be computed with in float16: the file is
-    smaller, the arithmetic the same.
+def compressed(model: Any, precision: Precision, with_backbone: bool = False) -> Any:
+    """A float16 Core ML model with its learned weights stored as fewer bits, to be computed with in float16: the file is smaller,
+    the arithmetic the same.
 
+    int8: steps of one size a channel. palettized6, palettized4: one of 64 or 16 values, which k-means chose for each tensor.
     Raises RunError when it has none.
     """
     import coremltools.optimize.coreml as optimize
 
     with quiet():
         found = optimize.get_weights_metadata(model, weight_threshold=SMALLEST)
-        int8 = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", weight_threshold=SMALLEST)
-        chosen = {name: int8 for name in found if is_transformers(name)}
+        chosen = [name for name in found if is_transformers(name) or (with_backbone and is_backbones(name))]
         if not chosen:
             raise RunError(
-                f"int8: expected weights of the transformer of {SMALLEST} numbers or more, got none: export in fp16"
+                f"{precision}: expected weights of the transformer of {SMALLEST} numbers or more, got none: export in fp16"
             )
-        config = optimize.OptimizationConfig(op_name_configs=chosen)
-        return optimize.linear_quantize_weights(model, config=config)
+        if precision == "int8":
+            int8 = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", weight_threshold=SMALLEST)
+            config = optimize.OptimizationConfig(op_name_configs=dict.fromkeys(chosen, int8))
+            return optimize.linear_quantize_weights(model, config=config)
+        bits = int(precision.removeprefix("palettized"))
+        palette = optimize.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=SMALLEST)
+        config = optimize.OptimizationConfig(op_name_configs=dict.fromkeys(chosen, palette))
+        return optimize.palettize_weights(model, config=config)
+
+
+def is_backbones(constant: str) -> bool:
+    """Whether a constant is a weight of the backbone."""
+    return constant.startswith("p_model_features_backbone_") and "_weight" in constant
 
 
 def is_transformers(constant: str) -> bool:

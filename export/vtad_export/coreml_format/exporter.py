@@ -8,10 +8,11 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 from vtad.run_folder import Run, RunError, make_folder, replacing_folder, write_text
 from vtad_export.coreml_format.choices import FROM_IOS18, Layout, Target
-from vtad_export.coreml_format.conversion import convert, int8_weights, write_functions, write_package
+from vtad_export.coreml_format.conversion import compressed, convert, write_functions, write_package
 from vtad_export.coreml_format.graph import OUTPUTS, EngineDetector, layout_of, prepared, trace
 from vtad_export.coreml_format.lint.generations import REFERENCE
 from vtad_export.coreml_format.lint.report import Lint
@@ -32,16 +33,17 @@ from vtad_export.proof.exporter import Export, Precision, for_one_picture
 from vtad_export.proof.interface import EVERYTHING, MAIN
 from vtad_export.proof.material import Execute, Material, check_pixels, load_material
 from vtad_export.proof.quality import Quality, measured
-from vtad_export.proof.tolerance import limits
+from vtad_export.proof.tolerance import COMPRESSED, limits
 from vtad_runtime.contract.card import ComputeUnits
 from vtad_runtime.engine.coreml_engine import verdict_package
 from vtad_runtime.engine.integrity import write_sealed
 
 # Float32 has nothing to do on the Neural Engine.
-COMPUTE_UNITS: dict[Precision, ComputeUnits] = {"fp16": "CPU_AND_NE", "int8": "CPU_AND_NE", "fp32": "CPU_AND_GPU"}
-TESTS = (
-    24  # test images for AUROC and AUPRO before and after int8: the reference execution takes a third of a second each
-)
+COMPUTE_UNITS: dict[Precision, ComputeUnits] = {
+    **dict.fromkeys(get_args(Precision), "CPU_AND_NE"),
+    "fp32": "CPU_AND_GPU",
+}
+TESTS = 24  # test images for AUROC and AUPRO before and after: the reference execution takes a third of a second each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +100,7 @@ def to_coreml(
     precision: Precision = "fp16",
     target: Target = "iOS16",
     layout: Layout = "ane",
+    with_backbone: bool = False,
     tolerance: Mapping[str, float] | None = None,
     max_flips: int | None = None,
     material: Material | None = None,
@@ -108,8 +111,9 @@ def to_coreml(
     knows one function a package: there `verdict` is a package of its own, <category>.verdict.mlpackage, with the same card.
     Beside it: parity-coreml.json and the ONNX fallback, for machines that are no Macs, made unless one of the same weights is
     there; the proof compares all three. `layout`: ane is the transformer as the Neural Engine likes it, standard as it was
-    trained. The other arguments are as of `to_onnx`. Raises RunError, CardError, DataError, WriteError, or ParityError when the
-    package does not agree with torch; nothing new is left then.
+    trained. `with_backbone`: compress its weights too, not the transformer's alone. The other arguments are as of `to_onnx`.
+    Raises RunError, CardError, DataError, WriteError, or ParityError when the package does not agree with torch; nothing new is
+    left then.
     """
     coremltools()
     material = material or load_material(run, data)
@@ -118,7 +122,7 @@ def to_coreml(
     if path.suffix != ".mlpackage":
         raise RunError(f"{path}: expected a name that ends in .mlpackage, for Core ML takes no other")
     make_folder(path.parent)
-    tests = material.sample.tests if precision == "int8" else ()
+    tests = material.sample.tests if precision in COMPRESSED else ()
     number = material.sample.ungraded + min(TESTS, len(tests))
 
     def judge(execute: Execute) -> Quality:
@@ -135,8 +139,8 @@ def to_coreml(
         arranged = prepared(detector, layout, fused=several)
         programs = {name: trace(EngineDetector(arranged, name)) for name in OUTPUTS}
         models = {name: convert(programs[name], precision, target, OUTPUTS[name]) for name in OUTPUTS}
-        if precision == "int8":
-            models = {name: int8_weights(model) for name, model in models.items()}
+        if precision in COMPRESSED:
+            models = {name: compressed(model, precision, with_backbone) for name, model in models.items()}
         if several:
             write_functions(models, card, beside, material.references)
         else:
@@ -168,7 +172,7 @@ def to_coreml(
         card = write_sealed(beside, proven)
         read_back(beside, card, target, {str(name): OUTPUTS[name] for name in OUTPUTS} if several else EVERYTHING)
         saved = read_program(beside)
-        chosen = {"target": target, "layout": layout_of(arranged)}
+        chosen = {"target": target, "layout": layout_of(arranged), "with_backbone": with_backbone}
         report = chosen | dataclasses.asdict(proof) | {"verdict": dataclasses.asdict(verdict)}
         write_text(parity_file(path, precision), json.dumps(report, indent=2) + "\n")
     if several:

@@ -24,6 +24,7 @@ class CoreML(Exporter):
 
     target: Target = "iOS16"  # the oldest system that it is to run on
     layout: Layout = "ane"
+    with_backbone: bool = False  # compress the backbone's weights as well
 
     name = "coreml"
     suffix = ".mlpackage"
@@ -33,6 +34,8 @@ class CoreML(Exporter):
         "fp16": f"{_REFERENCE}, within its drift; no verdict may differ",
         "fp32": _REFERENCE,
         "int8": f"{_REFERENCE}, within its drift; AUROC and AUPRO before and after",
+        "palettized6": "as int8; weights out of 64 values each; made when asked for by name",
+        "palettized4": "as int8; weights out of 16 values each; made when asked for by name",
     }
 
     def available(self) -> str | None:
@@ -51,6 +54,7 @@ class CoreML(Exporter):
             precision=precision,
             target=self.target,
             layout=self.layout,
+            with_backbone=self.with_backbone,
             tolerance=request.tolerance,
             max_flips=request.max_flips,
             material=material,

@@ -48,6 +48,9 @@ BLOB_DTYPES: dict[int, type[np.generic]] = {
     15: np.uint32,
 }
 
+# Indices into a palette, packed without gaps, the lowest bits first: DataType of MIL.proto, BlobDataType, bits of each.
+PACKED = {35: (11, 4), 38: (13, 6)}
+
 Constant = NDArray[Any] | str
 
 
@@ -84,6 +87,9 @@ class Program:
     opset: str  # e.g. CoreML6, that of iOS 16
     # Constants that the file holds as int8: the size of a step, which broadcasts to the constant's shape.
     steps: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    palettes: dict[str, NDArray[Any]] = field(
+        default_factory=dict
+    )  # of constants held as indices: their values, ascending
 
     def declared(self) -> dict[str, Value]:
         """Every tensor that is computed or given, by name."""
@@ -148,13 +154,19 @@ def read_program(path: Path, name: str | None = None) -> Program:
     blob = weight_file(path).read_bytes() if weight_file(path).is_file() else b""
     constants: dict[str, Constant] = {}
     steps: dict[str, NDArray[np.float32]] = {}
+    palettes: dict[str, NDArray[Any]] = {}
     operations: list[Operation] = []
     for number, op in enumerate(block.operations):
         if op.blocks:
             raise PackageError(f"{path}: operation {op.type}: nested blocks are not known to the reference executor")
         if op.type.startswith("constexpr_"):
             name = op.outputs[0].name
-            constants[name], steps[name] = _expanded(op, constants, blob, f"{path}: {op.type} {name}")
+            given = _given(op, constants, blob, f"{path}: {op.type} {name}")
+            if op.type == "constexpr_lut_to_dense":
+                constants[name] = _looked_up(given)
+                palettes[name] = np.unique(given["lut"])
+            else:
+                constants[name], steps[name] = _expanded(op.type, given, f"{path}: {op.type} {name}")
             continue
         if op.type == "const":
             constants[op.outputs[0].name] = _constant(op.attributes["val"], blob, f"{path}: {op.outputs[0].name}")
@@ -167,25 +179,43 @@ def read_program(path: Path, name: str | None = None) -> Program:
             arguments[name] = tuple(b.name or f"#{number}.{name}.{i}" for i, b in enumerate(argument.arguments))
         operations.append(Operation(op.type, arguments, tuple(_value(o, str(path)) for o in op.outputs)))
     inputs = tuple(_value(i, str(path)) for i in function.inputs)
-    return Program(inputs, constants, tuple(operations), tuple(block.outputs), function.opset, steps)
+    return Program(inputs, constants, tuple(operations), tuple(block.outputs), function.opset, steps, palettes)
 
 
-def _expanded(
-    op: Any, constants: dict[str, Constant], blob: bytes, where: str
-) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """A constant held as int8, and the size of its steps: scale * (data - offset)."""
+def _given(op: Any, constants: dict[str, Constant], blob: bytes, where: str) -> dict[str, NDArray[Any]]:
+    """What a constant is made of."""
     given: dict[str, Constant] = {k: _constant(v, blob, where) for k, v in op.attributes.items() if k != "name"}
     for key, argument in op.inputs.items():  # from iOS 18 on they are inputs
         (binding,) = argument.arguments
         given[key] = constants[binding.name] if binding.name else _constant(binding.value, blob, where)
-    arrays = {k: v for k, v in given.items() if not isinstance(v, str)}
-    if op.type == "constexpr_affine_dequantize":
+    return {k: v for k, v in given.items() if not isinstance(v, str)}
+
+
+def _looked_up(given: dict[str, NDArray[Any]]) -> NDArray[Any]:
+    """A constant held as indices into one palette."""
+    palette, indices = given["lut"].ravel(), given["indices"]
+    if "shape" in given:  # before iOS 18 they are packed into bytes
+        shape = [int(v) for v in given["shape"]]
+        indices = _unpacked(indices.tobytes(), palette.size.bit_length() - 1, math.prod(shape)).reshape(shape)
+    return np.asarray(palette[indices])
+
+
+def _unpacked(packed: bytes, bits: int, count: int) -> NDArray[np.uint8]:
+    """Numbers of so many bits each, the lowest first."""
+    single = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")[: count * bits].reshape(count, bits)
+    numbers: NDArray[np.uint8] = (single << np.arange(bits, dtype=np.uint8)).sum(axis=1).astype(np.uint8)
+    return numbers
+
+
+def _expanded(kind: str, arrays: dict[str, NDArray[Any]], where: str) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """A constant held as int8, and the size of its steps: scale * (data - offset)."""
+    if kind == "constexpr_affine_dequantize":
         data, axis = arrays["quantized_data"], int(arrays["axis"])
         shape = [
             -1 if i == axis else 1 for i in range(data.ndim)
         ]  # a scale for each slice of this axis, or one for all
         scale, offset = (np.reshape(arrays[k], shape) for k in ("scale", "zero_point"))
-    elif op.type == "constexpr_blockwise_shift_scale":
+    elif kind == "constexpr_blockwise_shift_scale":
         data, scale = arrays["data"], arrays["scale"]
         offset = arrays.get("offset", np.zeros((), data.dtype))
         if any(s not in (1, d) for s, d in zip(scale.shape, data.shape, strict=True)):
@@ -213,10 +243,14 @@ def _constant(value: Any, blob: bytes, where: str) -> Constant:
     if value.WhichOneof("value") == "immediateValue" and kind.dataType == STRING:
         text: str = value.immediateValue.tensor.strings.values[0]
         return text
+    shape = tuple(d.constant.size for d in kind.dimensions)
+    if kind.dataType in PACKED and value.WhichOneof("value") == "blobFileValue":
+        blob_type, bits = PACKED[kind.dataType]
+        packed = _blob_bytes(blob, value.blobFileValue.offset, blob_type, f"uint{bits}", where)
+        return _unpacked(packed, bits, math.prod(shape)).reshape(shape)
     if kind.dataType not in DTYPES:
         raise PackageError(f"{where}: data type {kind.dataType} is not known to the reference executor")
     dtype = DTYPES[kind.dataType]
-    shape = tuple(d.constant.size for d in kind.dimensions)
     if value.WhichOneof("value") == "blobFileValue":
         flat = _from_blob(blob, value.blobFileValue.offset, dtype, where)
     else:
@@ -230,12 +264,18 @@ def _constant(value: Any, blob: bytes, where: str) -> Constant:
 
 
 def _from_blob(blob: bytes, offset: int, dtype: type[np.generic], where: str) -> NDArray[Any]:
+    kind = next((number for number, known in BLOB_DTYPES.items() if known is dtype), 0)
+    return np.frombuffer(_blob_bytes(blob, offset, kind, dtype.__name__, where), dtype)
+
+
+def _blob_bytes(blob: bytes, offset: int, expected: int, name: str, where: str) -> bytes:
+    """The bytes of a constant whose record is of the type expected; `name` says what that is."""
     if offset + 64 > len(blob):
         raise PackageError(f"{where}: expected a constant at byte {offset} of weight.bin, got a file of {len(blob)}")
     sentinel, kind, size, start = struct.unpack_from("<IIQQ", blob, offset)
-    if sentinel != SENTINEL or BLOB_DTYPES.get(kind) is not dtype or start + size > len(blob):
+    if sentinel != SENTINEL or kind != expected or start + size > len(blob):
         raise PackageError(
-            f"{where}: expected {dtype.__name__} constants at byte {offset} of weight.bin, got a record of type {kind}, "
+            f"{where}: expected {name} constants at byte {offset} of weight.bin, got a record of type {kind}, "
             f"{size} bytes at {start}"
         )
-    return np.frombuffer(blob, dtype, size // np.dtype(dtype).itemsize, start)
+    return blob[start : start + size]

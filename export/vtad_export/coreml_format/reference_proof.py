@@ -20,7 +20,7 @@ from vtad_export.proof.exporter import Precision
 from vtad_export.proof.material import Execute, Samples
 from vtad_export.proof.parity import FallbackComparison, Flip, accept, compare
 from vtad_export.proof.quality import Quality
-from vtad_export.proof.tolerance import TOLERANCE, limits
+from vtad_export.proof.tolerance import COMPRESSED, TOLERANCE, limits
 from vtad_runtime.contract.card import Calibration, Parity
 
 FULL_IMAGES = 6  # of each kind: what the float32 program behind a float16 package is held to torch on
@@ -84,8 +84,8 @@ def prove_package(
     found = compare(detector, reference, few, calibration, TOLERANCE)
     accept(found, few, format="coreml", precision="fp32", tolerance=TOLERANCE)
     executor = Executor.load(path)
-    if precision == "int8" and not executor.program.steps:
-        raise ParityError("the coreml artefact: expected weights stored as int8, got none; nothing was kept")
+    if precision in COMPRESSED and not (executor.program.steps or executor.program.palettes):
+        raise ParityError(f"the coreml artefact: expected weights stored as {precision}, got none; nothing was kept")
     if where := difference(executor.program, reference.program):
         raise ParityError(f"the coreml artefact is not the float32 program rounded: {where}; nothing was kept")
     found = compare(detector, executor, sample, calibration, tolerance)
@@ -119,7 +119,7 @@ def prove_verdict(verdict: Program, explain: Program) -> Lint:
     part = dataclasses.replace(explain, outputs=explain.outputs[: len(verdict.outputs)])
     if verdict.outputs != Verdict._fields or part.outputs != Verdict._fields:
         raise ParityError(f"the function verdict: expected score and heatmap, got {', '.join(verdict.outputs)}")
-    if where := difference(dataclasses.replace(verdict, steps={}), part):
+    if where := difference(dataclasses.replace(verdict, steps={}, palettes={}), part):
         raise ParityError(f"the function verdict is not a part of explain: {where}; nothing was kept")
     return lint(verdict)
 

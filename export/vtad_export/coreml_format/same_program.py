@@ -79,10 +79,20 @@ def _same_given(a: str, b: str, half: Program, full: Program) -> bool:
             of_step, of_largest = (np.spacing(v.astype(x.dtype)).astype(np.float32) for v in (step, 127 * step))
             rounding = (127 * of_step + 2 * of_largest) / 2  # of the step, of the constant before, of their product
             return x.shape == y.shape and bool((np.abs(x - y) <= 0.5 * step + rounding).all())
+        if a in half.palettes:
+            return x.shape == y.shape and _nearest(x.astype(np.float64), y, half.palettes[a].astype(np.float64))
         return x.shape == y.shape and x.tobytes() == _rounded(y, x).tobytes()
     if x is None and y is None:
         return a == b and a in {v.name for v in half.inputs}
     return isinstance(x, str) and x == y
+
+
+def _nearest(x: NDArray[Any], y: NDArray[Any], palette: NDArray[Any]) -> bool:
+    """Whether every number of a palettized constant is the palette's nearest to what it was, which float16 rounded first."""
+    after = np.searchsorted(palette, y).clip(0, len(palette) - 1)
+    best = np.minimum(np.abs(palette[after] - y), np.abs(palette[(after - 1).clip(0)] - y))
+    rounding = 2.0 * np.spacing(np.abs(y).astype(np.float16)).astype(np.float64)
+    return bool((np.abs(x - y) <= best + rounding).all())
 
 
 def _rounded(y: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:

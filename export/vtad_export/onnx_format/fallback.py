@@ -11,6 +11,7 @@ from vtad.run_folder import replacing
 from vtad_export.onnx_format.exporter import to_onnx
 from vtad_export.onnx_format.graph import executor_of
 from vtad_export.proof.material import Fallback, Material
+from vtad_runtime.engine.coreml_engine import plain_stem
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 
@@ -35,9 +36,9 @@ def fallback_of(package: Path, material: Material) -> Fallback:
     weights = material.card.weights_sha256
     own = package.with_suffix(".onnx")
     there = open_fallback(own, weights)
-    if there and (there.parity.precision == "int8" or not own.stem.endswith("-int8")):
+    if there and (there.parity.precision == "int8" or plain_stem(own.stem) == own.stem):
         return there
-    path = own.with_stem(own.stem.removesuffix("-int8"))
+    path = own.with_stem(plain_stem(own.stem))
     plain = own.with_name(f"{material.card.identity.category}.onnx")
     if not open_fallback(path, weights):
         if open_fallback(plain, weights):
@@ -56,7 +57,7 @@ def fallback_of(package: Path, material: Material) -> Fallback:
 def fallback_for(package: Path, material: Material) -> Iterator[Fallback]:
     """`fallback_of` a package; what was made for it goes when the block fails, and what was there before stays."""
     own = package.with_suffix(".onnx")
-    mine = {own, own.with_stem(own.stem.removesuffix("-int8")), own.with_name("parity.json")}
+    mine = {own, own.with_stem(plain_stem(own.stem)), own.with_name("parity.json")}
     before = {path for path in mine if path.exists()}
     try:
         yield fallback_of(package, material)

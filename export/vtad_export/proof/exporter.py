@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # the rest of this room imports torch, which is not needed to
     from vtad_export.proof.material import Material
     from vtad_export.proof.parity import Flip
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "palettized6", "palettized4"]
+ON_REQUEST: tuple[Precision, ...] = ("palettized6", "palettized4")  # made when asked for by name only
 # How far an artefact is proven: the saved file agreed with torch; or only its structure could be checked here.
 Status = Literal["proven", "structure only"]
 

@@ -20,7 +20,7 @@ from vtad.data.batches import batches
 from vtad.models.detector import Detector, Judgement
 from vtad_export.proof.errors import ParityError, RoundingError
 from vtad_export.proof.material import Execute, Samples, Values
-from vtad_export.proof.tolerance import TOLERANCE, Limits
+from vtad_export.proof.tolerance import COMPRESSED, TOLERANCE, Limits
 from vtad_runtime.contract.card import Calibration, Near, Parity
 from vtad_runtime.contract.conformal import spread
 from vtad_runtime.contract.references import LARGEST, largest_error
@@ -179,7 +179,7 @@ def _near(scores: NDArray[np.float32], error: float, flips: int, calibration: Ca
 
 def _remedy(found: Comparison, format: str, precision: str, tolerance: Mapping[str, float], flips: int) -> str:
     """What to do where rounding moved too much: a finer precision, or options that allow what was found."""
-    finer = "fp16" if (format, precision) == ("coreml", "int8") else "fp32"
+    finer = "fp16" if format == "coreml" and precision in COMPRESSED else "fp32"
     allow = [
         f"--tolerance {name}={_rounded_up(error):g}"
         for name, error in found.max_error.items()

@@ -20,7 +20,8 @@ from vtad_runtime.engine.model import OUTPUTS
 if TYPE_CHECKING:  # the device check takes no torch
     from vtad.models.detector import Detector
 
-FLIP_SHARE = 0.01  # of the images, rounded up: verdicts that int8 may change, each named
+COMPRESSED = ("int8", "palettized6", "palettized4")  # precisions that store weights as fewer bits
+FLIP_SHARE = 0.01  # of the images, rounded up: verdicts that compressed weights may change, each named
 
 TOLERANCE = {
     **dict.fromkeys(OUTPUTS, LEAST_MARGIN / 2),  # score: of the calibration spread; maps: z-scores
@@ -45,7 +46,7 @@ class Drift:
 # flip a verdict in a hundred.
 DRIFT = {
     "fp16": Drift(score=0.15, heatmap=0.1, reconstruction=2e-2),
-    "int8": Drift(score=0.2, heatmap=0.2, reconstruction=5e-2),
+    **dict.fromkeys(COMPRESSED, Drift(score=0.2, heatmap=0.2, reconstruction=5e-2)),
 }
 
 
@@ -83,7 +84,7 @@ def drift_limits(drift: Drift, detector: Detector, calibration: Calibration) -> 
 
 
 def allowed_flips(precision: str, chosen: int | None, images: int) -> int:
-    """Verdicts that may differ: what the user chose, or none, or one in a hundred for int8."""
+    """Verdicts that may differ: what the user chose, or none, or one in a hundred where weights are compressed."""
     if chosen is not None:
         return chosen
-    return math.ceil(FLIP_SHARE * images) if precision == "int8" else 0
+    return math.ceil(FLIP_SHARE * images) if precision in COMPRESSED else 0

@@ -38,6 +38,13 @@ def runs_packages() -> bool:
     return on_mac() and find_spec("coremltools") is not None
 
 
+def plain_stem(stem: str) -> str:
+    """A model's name without what says how its weights are stored."""
+    for kind in ("-int8", "-palettized6", "-palettized4"):
+        stem = stem.removesuffix(kind)
+    return stem
+
+
 def onnx_fallback(package: Path) -> Path:
     """The ONNX model that runs in place of a package where that does not: of the same name, whether it is there or not.
 
@@ -45,7 +52,7 @@ def onnx_fallback(package: Path) -> Path:
     model, pill.onnx.
     """
     own = package.with_stem(package.stem.removesuffix(VERDICT)).with_suffix(".onnx")
-    plain = own.with_stem(own.stem.removesuffix("-int8").removesuffix("-fp16"))
+    plain = own.with_stem(plain_stem(own.stem).removesuffix("-fp16"))
     return plain if plain.is_file() and not own.is_file() else own
 
 
