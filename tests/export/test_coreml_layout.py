@@ -19,11 +19,20 @@ from vtad.backbones.efficientnet import EfficientNetLite0, read_weights
 from vtad.config import preset
 from vtad.models.autoencoder import Autoencoder, Prediction
 from vtad.models.detector import Detector, Judgement
+from vtad.models.feature_gmm import FeatureGmm
+from vtad.models.patch_memory import PatchMemory
+from vtad.models.position_gaussian import PositionGaussian
 from vtad.models.segmentation_head import SegmentationHead
 from vtad.run_folder import Run
 from vtad_export.coreml_format.conversion import convert, write_package
 from vtad_export.coreml_format.exporter import CoreMLExport
 from vtad_export.coreml_format.graph import layout_of, prepared, trace
+from vtad_export.coreml_format.likelihoods import (
+    WHOLE,
+    EngineFeatureGmm,
+    EnginePatchMemory,
+    EnginePositionGaussian,
+)
 from vtad_export.coreml_format.lint.generations import REFERENCE
 from vtad_export.coreml_format.lint.report import lint
 from vtad_export.coreml_format.mil import Executor
@@ -101,6 +110,44 @@ def test_the_segmentation_head_with_its_input_scale_folded_equals_it() -> None:
         expected, got = (h(h.standard(maps)) for h in (head, FoldedSegmentationHead(head)))
     assert expected.std() > 0.1
     assert (expected - got).abs().max() <= 1e-3 * expected.abs().max()
+
+
+def scorers() -> list[tuple[nn.Module, nn.Module]]:
+    """Each scorer over 8 channels as it was trained, and for the Neural Engine with weight 1 and mean 0."""
+    torch.manual_seed(0)
+    gmm, memory, gaussian = FeatureGmm(8, 2, 3), PatchMemory(8, 16), PositionGaussian(8, 4, 4)
+    with torch.no_grad():
+        gmm.centres.normal_()
+        gmm.curvature.uniform_(-0.5, 4)
+        gmm.log_weight.uniform_(-3, 3)
+        gaussian.mean.normal_()
+        gaussian.factor.normal_()
+        gaussian.scale.uniform_(0.5, 2)
+    made = [
+        (gmm, EngineFeatureGmm(gmm, WHOLE)),
+        (memory, EnginePatchMemory(memory, WHOLE)),
+        (gaussian, EnginePositionGaussian(gaussian, WHOLE)),
+    ]
+    return [(standard.eval(), engine.eval()) for standard, engine in made]
+
+
+def test_scorers_for_the_engine_equal_the_trained_ones() -> None:
+    features = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    for standard, engine in scorers():
+        with torch.inference_mode():
+            expected, got = standard(features), engine(features)
+        assert expected.std() > 0.05
+        assert (expected - got).abs().max() <= 1e-4 * expected.abs().max(), type(engine)
+
+
+@pytest.mark.parametrize("size", [1e3, 6e4])
+def test_scorers_of_a_picture_of_nothing_are_high_and_finite_in_float16(size: float) -> None:
+    features = size * torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    for _, engine in scorers():
+        with torch.inference_mode():
+            good, far = engine.half()(torch.zeros(1, 8, 4, 4).half()), engine(features.half())
+        assert far.isfinite().all(), type(engine)
+        assert far.min() > good.max(), type(engine)
 
 
 def test_blurs_by_convolutions_equal_those_by_products() -> None:
