@@ -7,6 +7,7 @@ catches it. Those that the proof need not see are below its tolerances, and name
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ from vtad_export.coreml_format.reading_back import read_back as read_package_bac
 from vtad_export.coreml_format.same_program import difference
 from vtad_export.onnx_format.graph import executor
 from vtad_export.onnx_format.int8 import int8_matmuls
-from vtad_export.onnx_format.reading_back import check_rounded, read_back
+from vtad_export.onnx_format.reading_back import check_rounded, compare_constants, read_back
 from vtad_export.proof.errors import ParityError
 from vtad_export.proof.interface import check_card
 from vtad_export.proof.material import Samples, samples
@@ -104,6 +105,18 @@ def test_the_file_as_it_was_exported_passes(checked: Checked, tmp_path: Path) ->
     path = Path(shutil.copy(checked.path, tmp_path))
     assert str(integrity(path)) == "as exported"
     checked(path)
+
+
+def test_a_weight_of_nearly_one_may_be_taken_out_of_the_file(checked: Checked) -> None:
+    model, detector = onnx.load(checked.path), copy.deepcopy(checked.detector)
+    detector.ssim_weight.zero_()
+    detector.density_weight.fill_(1 - 2**-24)  # as the calibration leaves it where SSIM weighs nothing
+    for tensor in [t for t in model.graph.initializer if t.name == "density_weight"]:
+        model.graph.initializer.remove(tensor)
+    assert "density_weight" in compare_constants(model, detector).folded
+    detector.density_weight.fill_(0.9876)
+    with pytest.raises(ParityError, match="density_weight"):
+        compare_constants(model, detector)
 
 
 @pytest.mark.parametrize("kind", ["INTERFACE", "WEIGHTS", "GRAPH"])
