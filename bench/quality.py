@@ -29,9 +29,9 @@ from vtad.data.layout import DataError, default_data_dir, find_categories, find_
 from vtad.data.sizing import with_size
 from vtad.inspection import input_spec
 from vtad.run_folder import Run, RunError, append_line, make_folder, newest_run, write_text
-from vtad_runtime.contract.command import no_traceback
+from vtad_runtime.contract.command_line.command import no_traceback
+from vtad_runtime.contract.command_line.stopping import stoppable
 from vtad_runtime.contract.errors import VtadError
-from vtad_runtime.contract.stopping import stoppable
 
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 METHODS = (*PRESETS, *BASELINES)

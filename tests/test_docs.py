@@ -11,7 +11,7 @@ import click
 import pytest
 from documents import BLOCK, COMMANDS, DOCS, OURS, PROJECT, README, ROOT, blocks, program
 
-from vtad_runtime.contract.conformal import calibration
+from vtad_runtime.contract.threshold.conformal import calibration
 
 
 def test_what_is_not_ours_exists() -> None:

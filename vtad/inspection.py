@@ -11,7 +11,7 @@ from typing import Any
 from vtad.config import FULL_SCALES, Config
 from vtad.version import VERSION
 from vtad_runtime.contract.card import FULL_SCALE, SCHEMA, UNIT, Calibration, Card, Identity, Input, Output, ScoreRule
-from vtad_runtime.contract.conformal import images_needed
+from vtad_runtime.contract.threshold.conformal import images_needed
 
 PLACES = ("data", "out", "backbone_file")  # options that are paths
 

@@ -38,7 +38,7 @@ from vtad_export.proof.quality import Measured, Quality
 from vtad_export.proof.quiet import quiet
 from vtad_export.proof.tolerance import TOLERANCE, Limits, limits
 from vtad_runtime.contract.card import Card
-from vtad_runtime.contract.conformal import spread
+from vtad_runtime.contract.threshold.conformal import spread
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,7 @@ from vtad_export.proof.show import card_text
 from vtad_export.proof.table import Row, table
 from vtad_export.proof.tolerance import DRIFT, limits
 from vtad_runtime.contract.card import Calibration, Parity
-from vtad_runtime.contract.conformal import LEAST_MARGIN, MARGIN, spread
+from vtad_runtime.contract.threshold.conformal import LEAST_MARGIN, MARGIN, spread
 
 
 @pytest.fixture(scope="module")

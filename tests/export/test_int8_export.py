@@ -33,8 +33,8 @@ from vtad_export.proof.quality import Measured, Quality, measured
 from vtad_export.proof.show import error_lines
 from vtad_export.proof.tolerance import allowed_flips, limits
 from vtad_runtime.contract.card import Parity
-from vtad_runtime.contract.conformal import spread
 from vtad_runtime.contract.references import largest_error
+from vtad_runtime.contract.threshold.conformal import spread
 from vtad_runtime.engine.model import OUTPUTS
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 from vtad_runtime.engine.opening import newest_model

@@ -18,8 +18,8 @@ from tiny_model import GREY, UNIT, bad, good, make_card, write_model
 from vtad_runtime.commands import calibrate as calibrate_cli
 from vtad_runtime.commands import run as run_cli
 from vtad_runtime.contract.card import ONNX_KEY
-from vtad_runtime.contract.conformal import MARGIN, CalibrationError, conformal_threshold, images_needed
 from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.threshold.conformal import MARGIN, CalibrationError, conformal_threshold, images_needed
 from vtad_runtime.engine.card_entry import CardEntryError, replace_card
 from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.review.calibrate_run import calibrate_run

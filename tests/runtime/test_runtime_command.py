@@ -8,7 +8,7 @@ import sys
 import click
 import pytest
 
-from vtad_runtime.contract.command import no_traceback
+from vtad_runtime.contract.command_line.command import no_traceback
 from vtad_runtime.contract.errors import BROKEN_PIPE, INTERNAL, NOT_JUDGED, USAGE, VtadError
 
 
@@ -45,7 +45,7 @@ def test_an_error_said_on_purpose_passes_as_it_is() -> None:
 
 def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
     code = (
-        "from vtad_runtime.contract.command import no_traceback\n"
+        "from vtad_runtime.contract.command_line.command import no_traceback\n"
         "import click\n"
         "with no_traceback():\n"
         "    while True: click.echo('x' * 1000)\n"

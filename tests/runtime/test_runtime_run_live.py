@@ -567,7 +567,7 @@ def test_a_hot_folder_is_judged_once_over_a_restart() -> None:
 HANGS = """
 import time
 from vtad_runtime.commands.run import run
-from vtad_runtime.contract import stopping
+from vtad_runtime.contract.command_line import stopping
 from vtad_runtime.outputs.results_folder import ResultsFolder
 stopping.LAST_S = 0.5
 ResultsFolder.write = lambda *_, **__: print("hangs", flush=True) or time.sleep(60)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from vtad_runtime.contract.card import BudgetRule
-from vtad_runtime.contract.conformal import CalibrationError, calibration
-from vtad_runtime.contract.tail import estimated_threshold, fit_tail
+from vtad_runtime.contract.threshold.conformal import CalibrationError, calibration
+from vtad_runtime.contract.threshold.tail import estimated_threshold, fit_tail
 
 RULES: tuple[BudgetRule, ...] = ("guaranteed", "estimated")
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vtad_runtime.contract.binomial import exact_interval
-from vtad_runtime.contract.conformal import CalibrationError, calibration, conformal_threshold, fence, review_level
-from vtad_runtime.contract.trade_off import choice, miss_threshold, table, trade_off
+from vtad_runtime.contract.threshold.binomial import exact_interval
+from vtad_runtime.contract.threshold.conformal import (
+    CalibrationError,
+    calibration,
+    conformal_threshold,
+    fence,
+    review_level,
+)
+from vtad_runtime.contract.threshold.trade_off import choice, miss_threshold, table, trade_off
 
 
 @pytest.mark.parametrize(

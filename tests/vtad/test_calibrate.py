@@ -19,7 +19,7 @@ from vtad.models.detector import SCORE_RULE, Detector
 from vtad.models.score_fusion import ScorerMaps
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run
-from vtad_runtime.contract.conformal import (
+from vtad_runtime.contract.threshold.conformal import (
     MARGIN,
     CalibrationError,
     calibration,

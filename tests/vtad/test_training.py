@@ -33,8 +33,8 @@ from vtad.fitting.validation import Validation
 from vtad.inspection import advice
 from vtad.run_folder import Run, RunError, WriteError, append_line
 from vtad.training import train, unfinished_run
-from vtad_runtime.contract.conformal import calibration
 from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.threshold.conformal import calibration
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from vtad.data.images import ImageCache
 from vtad.data.synthetic_defects import synthetic
 from vtad.models.detector import Detector
 from vtad_runtime.contract.card import Calibration
-from vtad_runtime.contract.conformal import calibration
+from vtad_runtime.contract.threshold.conformal import calibration
 
 SCORER_IMAGES = 128  # synthetic defects that the weights of the scorers are chosen on
 FUSION_IMAGES = 64  # of them, those that the weights of the two maps are chosen on

@@ -1,7 +1,7 @@
 """The two maps of the detector, calibrated on held-out good images: their z-scores, and their weights in the heatmap.
 
 The weights of the scorers behind the density map are found in vtad.calibration.score_fusion; the threshold, by the one rule
-of edge and training, in vtad_runtime.contract.conformal.
+of edge and training, in vtad_runtime.contract.threshold.conformal.
 """
 
 from __future__ import annotations

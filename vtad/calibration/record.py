@@ -9,8 +9,8 @@ from pathlib import Path
 
 from vtad.run_folder import Run, RunError, write_text
 from vtad_runtime.contract.card import Calibration
-from vtad_runtime.contract.conformal import CalibrationError, conformal_threshold, fence
-from vtad_runtime.contract.trade_off import table, trade_off
+from vtad_runtime.contract.threshold.conformal import CalibrationError, conformal_threshold, fence
+from vtad_runtime.contract.threshold.trade_off import table, trade_off
 from vtad_runtime.contract.typed_json import WrongJson, parsed, typed
 
 NAMED = 3  # of the oddest good pictures, at least; those beyond the fence, up to

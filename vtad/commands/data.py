@@ -9,7 +9,7 @@ import click
 from vtad.commands.options import ALL, NAMES_HELP, data_option
 from vtad.data.images import FEWEST
 from vtad.data.layout import DataError, find_categories, find_category, require_folder_name
-from vtad_runtime.contract.command import no_traceback, say
+from vtad_runtime.contract.command_line.command import no_traceback, say
 from vtad_runtime.contract.errors import VtadError
 
 _CODES = """\b

@@ -8,7 +8,7 @@ import click
 
 from vtad.commands.library_errors import library_errors_as_lines
 from vtad.commands.options import CONTEXT, DEVICES, choose_run, run_options
-from vtad_runtime.contract.command import no_traceback, say
+from vtad_runtime.contract.command_line.command import no_traceback, say
 
 _CODES = """\b
 Exit codes:

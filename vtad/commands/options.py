@@ -10,7 +10,7 @@ import click
 
 from vtad.data.layout import MVTEC_CATEGORIES, default_data_dir
 from vtad.run_folder import Run, newest_run, open_run
-from vtad_runtime.contract.command import say
+from vtad_runtime.contract.command_line.command import say
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 ALL = "all"

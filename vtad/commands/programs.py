@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vtad_runtime.contract.program import Program
+from vtad_runtime.contract.command_line.program import Program
 
 data = Program("vtad.commands.data:data")
 train = Program("vtad.commands.train:train")

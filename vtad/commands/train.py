@@ -29,10 +29,10 @@ from vtad.config import Config, ConfigError, preset
 from vtad.data.layout import DataError, find_categories
 from vtad.run_folder import Run
 from vtad_runtime.contract.card import FULL_SCALE
-from vtad_runtime.contract.command import no_traceback, say
+from vtad_runtime.contract.command_line.command import no_traceback, say
+from vtad_runtime.contract.command_line.sections import SectionCommand
+from vtad_runtime.contract.command_line.stopping import stoppable
 from vtad_runtime.contract.errors import VtadError
-from vtad_runtime.contract.sections import SectionCommand
-from vtad_runtime.contract.stopping import stoppable
 
 _CODES = """\b
 Exit codes:

@@ -13,7 +13,7 @@ import click
 from vtad.commands.options import DEVICES, F
 from vtad.config import PRESETS, Bits, Config, Fit, Optimizer
 from vtad_runtime.contract.card import BudgetRule
-from vtad_runtime.contract.sections import SectionOption
+from vtad_runtime.contract.command_line.sections import SectionOption
 
 DATA, OFTEN, NETWORK, TRAINING, CALIBRATION = (
     "Data",

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from vtad.data.layout import DataError
 from vtad_runtime.contract.card import Input
-from vtad_runtime.contract.conformal import MIN_IMAGES
 from vtad_runtime.contract.image import ImageError, read_fitted
+from vtad_runtime.contract.threshold.conformal import MIN_IMAGES
 
 FEWEST_TO_TRAIN = 3  # good pictures that are learnt from
 FEWEST = FEWEST_TO_TRAIN + MIN_IMAGES  # good pictures to train and calibrate from

@@ -24,7 +24,7 @@ from vtad.models.detector import Detector
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run, write_text
 from vtad_runtime.contract.card import Input
-from vtad_runtime.contract.conformal import REVIEW, review_level
+from vtad_runtime.contract.threshold.conformal import REVIEW, review_level
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vtad.evaluation.evaluate import Evaluation
-from vtad_runtime.contract.trade_off import Count
+from vtad_runtime.contract.threshold.trade_off import Count
 
 
 def table(e: Evaluation) -> str:

@@ -18,9 +18,9 @@ from vtad_export.coreml_format.choices import Layout, Target
 from vtad_export.proof.errors import RoundingError
 from vtad_export.proof.exporter import ON_REQUEST, Export, Exporter, Precision, Request
 from vtad_export.proof.show import card_text
-from vtad_runtime.contract.command import no_traceback, say
+from vtad_runtime.contract.command_line.command import no_traceback, say
+from vtad_runtime.contract.command_line.stopping import interruptible
 from vtad_runtime.contract.errors import FAILED, USAGE, VtadError
-from vtad_runtime.contract.stopping import interruptible
 from vtad_runtime.engine.model import MAX_BATCH
 
 if TYPE_CHECKING:

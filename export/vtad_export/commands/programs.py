@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from vtad_runtime.contract.program import Program
+from vtad_runtime.contract.command_line.program import Program
 
 export = Program("vtad_export.commands.export:export")

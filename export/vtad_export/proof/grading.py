@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vtad.data.batches import batches
 from vtad.models.detector import Detector
 from vtad_runtime.contract.card import Calibration
-from vtad_runtime.contract.conformal import LEAST_MARGIN, spread
+from vtad_runtime.contract.threshold.conformal import LEAST_MARGIN, spread
 
 RGB = NDArray[np.uint8]  # (H, W, 3)
 Change = Callable[[RGB, RGB, float], RGB]  # of a good picture, with another good one at hand, by a strength

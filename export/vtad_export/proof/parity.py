@@ -22,8 +22,8 @@ from vtad_export.proof.errors import ParityError, RoundingError
 from vtad_export.proof.material import Execute, Samples, Values
 from vtad_export.proof.tolerance import COMPRESSED, TOLERANCE, Limits
 from vtad_runtime.contract.card import Calibration, Near, Parity
-from vtad_runtime.contract.conformal import spread
 from vtad_runtime.contract.references import LARGEST, largest_error
+from vtad_runtime.contract.threshold.conformal import spread
 
 BATCH = 4
 NAMED = 5  # flips that an error names

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vtad_runtime.contract.card import Calibration
-from vtad_runtime.contract.conformal import LEAST_MARGIN
+from vtad_runtime.contract.threshold.conformal import LEAST_MARGIN
 from vtad_runtime.engine.model import OUTPUTS
 
 if TYPE_CHECKING:  # the device check takes no torch

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from vtad_runtime.contract.command import no_traceback
+from vtad_runtime.contract.command_line.command import no_traceback
 from vtad_runtime.contract.errors import VtadError
 
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)

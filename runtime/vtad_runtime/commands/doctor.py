@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from vtad_runtime.contract.command import no_traceback, say
+from vtad_runtime.contract.command_line.command import no_traceback, say
 from vtad_runtime.contract.errors import FAILED
 
 WORDS = {True: "ok", None: "--", False: "FAIL"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from vtad_runtime.contract.command import no_traceback
+from vtad_runtime.contract.command_line.command import no_traceback
 
 EXIT_CODES = """\b
 Exit codes:

@@ -11,8 +11,8 @@ import click
 from click.core import ParameterSource
 
 from vtad_runtime.commands.arguments import alarm_rule, duration, names, picture_size, rectangle, size_in_bytes
-from vtad_runtime.contract.command import no_traceback, say
-from vtad_runtime.contract.sections import SectionCommand, SectionOption
+from vtad_runtime.contract.command_line.command import no_traceback, say
+from vtad_runtime.contract.command_line.sections import SectionCommand, SectionOption
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.sources.address import KINDS, address
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vtad_runtime.contract.card import Calibration, Card
-from vtad_runtime.contract.conformal import spread
 from vtad_runtime.contract.errors import VtadError, one_line
 from vtad_runtime.contract.image import ImageError, decode_rgb
+from vtad_runtime.contract.threshold.conformal import spread
 from vtad_runtime.contract.typed_json import WrongJson, parsed, typed
 
 REFERENCES_KEY = "vtad.references"  # beside the card's

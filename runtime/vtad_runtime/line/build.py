@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vtad_runtime.contract.command import say
+from vtad_runtime.contract.command_line.command import say
 from vtad_runtime.contract.log import event, note
 from vtad_runtime.line import wiring
 from vtad_runtime.line.loop import Frames

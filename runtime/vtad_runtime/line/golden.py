@@ -26,9 +26,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad_runtime.contract.conformal import LEAST_MARGIN, spread
 from vtad_runtime.contract.image import ImageError, is_image
 from vtad_runtime.contract.json_values import iso_utc
+from vtad_runtime.contract.threshold.conformal import LEAST_MARGIN, spread
 from vtad_runtime.line.golden_record import GoldenError, Model, Part, Record, sha256, software
 from vtad_runtime.line.view import ALIKE, FLAT, MOST_SHIFT, Fitted, Shift, changes, shift
 from vtad_runtime.verdict.detector import Detector, Result

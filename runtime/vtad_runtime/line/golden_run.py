@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from vtad_runtime.contract.command_line.stopping import stoppable
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.image import ImageError
 from vtad_runtime.contract.log import event, warning
-from vtad_runtime.contract.stopping import stoppable
 from vtad_runtime.line import wiring
 from vtad_runtime.line.golden import Golden, GoldenError
 from vtad_runtime.line.options import RunOptions

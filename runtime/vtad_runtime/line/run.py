@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
+from vtad_runtime.contract.command_line.stopping import LAST_S, stoppable
 from vtad_runtime.contract.errors import NOT_JUDGED
 from vtad_runtime.contract.json_values import finite
 from vtad_runtime.contract.log import event, logging_to, note, warning
-from vtad_runtime.contract.stopping import LAST_S, stoppable
 from vtad_runtime.line import wiring
 from vtad_runtime.line.build import Line, build
 from vtad_runtime.line.loop import judge_frames

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtad_runtime.contract.card import Card
-from vtad_runtime.contract.conformal import REVIEW, review_level
+from vtad_runtime.contract.command_line.program import stdout_is_open
 from vtad_runtime.contract.errors import USAGE, VtadError
 from vtad_runtime.contract.json_values import finite, iso_utc
 from vtad_runtime.contract.log import note, warning
-from vtad_runtime.contract.program import stdout_is_open
+from vtad_runtime.contract.threshold.conformal import REVIEW, review_level
 from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.outputs.json_lines import JsonLines

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from vtad_runtime.contract.card import Card
-from vtad_runtime.contract.command import say
+from vtad_runtime.contract.command_line.command import say
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, one_line
-from vtad_runtime.contract.trade_off import table, trade_off
+from vtad_runtime.contract.threshold.trade_off import table, trade_off
 from vtad_runtime.engine.coreml_engine import onnx_fallback
 from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.review.recalibration import (

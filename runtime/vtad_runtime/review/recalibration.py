@@ -19,11 +19,17 @@ from pathlib import Path
 import numpy as np
 
 from vtad_runtime.contract.card import BudgetRule, Calibration, Card, Change, card_digest
-from vtad_runtime.contract.conformal import CalibrationError, calibration, conformal_threshold, fence, images_needed
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.files import replacing
 from vtad_runtime.contract.image import ImageError
-from vtad_runtime.contract.trade_off import miss_threshold
+from vtad_runtime.contract.threshold.conformal import (
+    CalibrationError,
+    calibration,
+    conformal_threshold,
+    fence,
+    images_needed,
+)
+from vtad_runtime.contract.threshold.trade_off import miss_threshold
 from vtad_runtime.engine.card_entry import replace_card
 from vtad_runtime.engine.integrity import contents
 from vtad_runtime.engine.model import ModelError

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from vtad_runtime.contract.conformal import review_level
 from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.threshold.conformal import review_level
 from vtad_runtime.review.comparison import DECIDED, Again
 from vtad_runtime.review.recorded import Recorded, Run
 from vtad_runtime.sources.capture import as_frame

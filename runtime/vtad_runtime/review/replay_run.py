@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 
 from vtad_runtime.contract.card import FULL_SCALE
-from vtad_runtime.contract.command import say
-from vtad_runtime.contract.conformal import REVIEW
+from vtad_runtime.contract.command_line.command import say
+from vtad_runtime.contract.command_line.stopping import stoppable
 from vtad_runtime.contract.errors import FAILED, NOT_JUDGED, NOT_WRITTEN, VtadError, one_line
 from vtad_runtime.contract.files import write_whole
-from vtad_runtime.contract.stopping import stoppable
+from vtad_runtime.contract.threshold.conformal import REVIEW
 from vtad_runtime.drawing.encoding import PictureError
 from vtad_runtime.drawing.heatmap import overlay
 from vtad_runtime.engine.model import ModelError

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad_runtime.contract.card import ScoreRule
-from vtad_runtime.contract.conformal import REVIEW, review_level
 from vtad_runtime.contract.image import Decoded, Placement, decode_picture, fit_image, read_picture, unfit_map
 from vtad_runtime.contract.references import References
+from vtad_runtime.contract.threshold.conformal import REVIEW, review_level
 from vtad_runtime.engine.model import MAX_BATCH, OpenModel, Outputs
 from vtad_runtime.engine.opening import open_model
 from vtad_runtime.verdict.score import top_cells

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import click
 
+from vtad_runtime.contract.command_line.program import InterruptsRaise, give_up_stdout
 from vtad_runtime.contract.credentials import without_credentials
 from vtad_runtime.contract.errors import BROKEN_PIPE, INTERNAL, NOT_WRITTEN, STOPPED, VtadError, disk_full, one_line
 from vtad_runtime.contract.libraries import heard
 from vtad_runtime.contract.log import logging_to, warning
-from vtad_runtime.contract.program import InterruptsRaise, give_up_stdout
 
 
 class _OneLine(click.ClickException):

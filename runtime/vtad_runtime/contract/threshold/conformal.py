@@ -13,7 +13,7 @@ import numpy as np
 
 from vtad_runtime.contract.card import BudgetRule, Calibration
 from vtad_runtime.contract.errors import FAILED, VtadError
-from vtad_runtime.contract.tail import FEWEST, estimated_threshold
+from vtad_runtime.contract.threshold.tail import FEWEST, estimated_threshold
 
 MARGIN = 0.05  # of the calibration spread, at most: more than float16 moves good pictures
 LEAST_MARGIN = 1e-3  # of the calibration spread; twice what float32 exports may drift

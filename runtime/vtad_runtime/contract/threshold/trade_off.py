@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from vtad_runtime.contract.binomial import exact_interval
-from vtad_runtime.contract.conformal import LEAST_MARGIN, CalibrationError, images_needed, margin, spread
+from vtad_runtime.contract.threshold.binomial import exact_interval
+from vtad_runtime.contract.threshold.conformal import LEAST_MARGIN, CalibrationError, images_needed, margin, spread
 
 ROWS = 12  # of a table, about
 
