@@ -6,7 +6,7 @@ MINUTES ?= 2.5
 # One worker a core; a file of tests stays with one worker, which makes what its tests share once.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick fuzz check lint types bench quality soak web clean
+.PHONY: demo test quick fuzz check lint types bench quality soak chaos web clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -53,6 +53,9 @@ web:  ## onnxruntime-web for examples/web and its test; needs npm
 
 soak: $(VENV)/.installed  ## the live runtime for 10,000 frames: memory, threads, queue age
 	$(BIN)/python -m bench.soak $(ARGS)
+
+chaos: $(VENV)/.installed  ## kill -9 and a full disk at random moments, and what was promised; ARGS="--minutes 2 --seed 1"
+	$(BIN)/python -m bench.chaos $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
