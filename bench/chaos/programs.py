@@ -24,6 +24,7 @@ PROGRAMS = {
 }
 LONGEST_S = 180.0  # of any program here, on a busy machine
 LOOK_S = 0.001  # between two looks at a folder in which a process writes
+MOSTLY = 0.8  # of the time that a program usually runs: later it may have ended, and nothing is killed
 KILLED = 128 + signal.SIGKILL  # as a shell says it
 
 
@@ -31,7 +32,7 @@ KILLED = 128 + signal.SIGKILL  # as a shell says it
 class Moment:
     """When a process is killed: after a while, at the next sign of it, and a little later.
 
-    No sign is waited for longer than it usually runs.
+    No sign is waited for until it would usually end.
     """
 
     after_s: float
@@ -42,7 +43,7 @@ class Moment:
     @staticmethod
     def drawn(rng: Random, usual_s: float) -> Moment:
         """Anywhere in a run that usually takes so long, oftener where it writes."""
-        after_s, early = usual_s * rng.random(), rng.random() < 0.5
+        after_s, early = MOSTLY * usual_s * rng.random(), rng.random() < 0.5
         sign = rng.choice(("none", "file", "part", "part"))
         delay_s = {"none": 0.0, "file": usual_s / 2, "part": 0.02}[sign] * rng.random() ** 2
         return Moment(0.0 if early and sign != "none" else after_s, sign, delay_s, usual_s)
@@ -93,7 +94,7 @@ class Process:
         before, ending = names_below(where), ".part" if moment.sign == "part" else ""
         if moment.sign != "none":
             seen = lambda: any(name.endswith(ending) for name in names_below(where) - before)  # noqa: E731
-            self.until(seen, moment.after_s + moment.usual_s, LOOK_S)
+            self.until(seen, MOSTLY * moment.usual_s, LOOK_S)
         if not self._ends_within(moment.delay_s):
             self._process.kill()
         return self.ended()
