@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 import subprocess
 import sys
@@ -112,6 +113,17 @@ def test_the_reconstruction_is_a_picture_of_the_models_size(tmp_path: Path) -> N
     result = Detector(write_model(tmp_path / "m.onnx"))(good())
     assert result.reconstruction.shape == (32, 32, 3)
     assert (result.reconstruction == 100).all()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux does")
+def test_a_model_has_at_most_one_thread_a_core_however_many_are_asked_for(tmp_path: Path) -> None:
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    before = threads()
+    detector = Detector(write_model(tmp_path / "m.onnx"), threads=50 + (os.cpu_count() or 1))
+    assert threads() - before < (os.cpu_count() or 1) + 10
+    assert detector(good()).verdict == "OK"
 
 
 def test_a_file_is_judged_like_its_pixels(tmp_path: Path) -> None:

@@ -53,7 +53,11 @@ Exit codes:
     show_default=True,
     help="Of flips.csv; excel-eu: semicolons and decimal commas, as a German or French Excel reads.",
 )
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of the model.  [default: onnxruntime decides]")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="CPU threads of the model, at most one a core.  [default: onnxruntime decides]",
+)
 @click.version_option(package_name="vtad", prog_name="vtad-replay")
 def replay(runs: Path, model: Path | None, threshold: float | None, **options: Any) -> None:
     """Judge the pictures of RUNS again and report the verdicts that flip.

@@ -222,7 +222,12 @@ SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
 @_option(
     OTHER, "--allow-changed", is_flag=True, help="Run a model that was changed since its export; every row says so."
 )
-@_option(OTHER, "--threads", type=click.IntRange(1), help="CPU threads of the model.  [default: onnxruntime decides]")
+@_option(
+    OTHER,
+    "--threads",
+    type=click.IntRange(1),
+    help="CPU threads of the model, at most one a core.  [default: onnxruntime decides]",
+)
 @_option(OTHER, "--batch", type=click.IntRange(1, 64), help="Pictures per run of the model (--folder).  [default: 4]")
 @click.version_option(package_name="vtad", prog_name="vtad-run")
 def run(source: str | None, **given: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class OnnxSession:
     """One opened ONNX model. `card` is the card it carries; `integrity` whether it is as it was exported."""
 
     def __init__(self, model: Path | str | bytes, threads: int | None = None, *, allow_changed: bool = False) -> None:
-        """Open a file, or the bytes of one, with `threads` CPU threads (None: onnxruntime decides).
+        """Open a file, or the bytes of one, with `threads` CPU threads, at most one a core (None: onnxruntime decides).
 
         Raises ModelError: it is no model of vtad-export, or was changed since, unless `allow_changed`.
         """
@@ -76,7 +77,7 @@ def _open(path: Path, data: bytes | None, threads: int | None) -> ort.InferenceS
         raise ModelError(f"expected an onnxruntime with {PROVIDER}, got {', '.join(found) or 'none'}")
     options = ort.SessionOptions()
     options.log_severity_level = 4  # errors come as exceptions; its log would repeat them on stderr
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = min(threads or 0, os.cpu_count() or 1)  # more gain nothing
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads starve the decoders
     try:
