@@ -100,6 +100,7 @@ def test_a_run_folder_holds_json_and_safetensors_and_nothing_that_is_pickled(
     assert (card.input.width, card.input.height) == (32, 32)
     assert card.calibration.scores[-2] < card.calibration.threshold < card.calibration.scores[-1]  # 2 of 17
     assert load_file(run.weights)
+    assert len({path.stat().st_mode for path in run.path.iterdir()}) == 1  # who may read the card may read the weights
     assert pills.name == card.identity.config["data"]  # what is shipped does not say where the pictures lie
 
 

@@ -70,8 +70,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     """Write a safetensors file whole or not at all. Raises WriteError."""
     plain = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
     with replacing(path) as beside:
+        beside.touch()
+        mode = beside.stat().st_mode  # as any new file has it here; safetensors would let its owner alone read it
         try:
             save_file(plain, beside, metadata)
+            beside.chmod(mode)
         except SafetensorError as e:  # its only cause here is a failed write
             raise OSError(str(e)) from e
 
