@@ -15,7 +15,7 @@ from vtad_runtime.contract.card import BudgetRule, Calibration
 from vtad_runtime.contract.errors import FAILED, VtadError
 from vtad_runtime.contract.threshold.tail import FEWEST, estimated_threshold
 
-MARGIN = 0.05  # of the calibration spread, at most: more than float16 moves good pictures
+MARGIN = 0.05  # of the calibration spread, at most: more than float16 drifts on good pictures
 LEAST_MARGIN = 1e-3  # of the calibration spread; twice what float32 exports may drift
 MIN_IMAGES = 3
 FENCE = 3.0  # interquartile ranges above the third quartile: Tukey's outer fence
