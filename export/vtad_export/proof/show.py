@@ -64,7 +64,7 @@ def _near_lines(near: Near | None) -> list[str]:
     if near is None:
         return []
     return [
-        f"near threshold  {near.flips} of {near.below} images just below and {near.above} just above; "
+        f"near threshold  {near.flips} flips among {near.below} images just below and {near.above} just above; "
         f"score off by {near.max_error:.1e} at most,",
         f"                where the nearest is {near.nearest:.1e} of the calibration spread from the threshold",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -67,6 +68,8 @@ def calibrate(
     with no_traceback():
         rules = {"--false-alarms": false_alarms, "--max-misses": max_misses, "--threshold": threshold}
         given = [name for name, value in rules.items() if value is not None]
+        if unusable := [name for name in given if not math.isfinite(rules[name] or 0)]:
+            raise VtadError(f"{unusable[0]}: expected a finite number, got {rules[unusable[0]]}")
         if len(given) > 1:
             raise VtadError(f"{given[1]}: expected one rule for the threshold, got {' and '.join(given)}")
         if good is None and threshold is None:

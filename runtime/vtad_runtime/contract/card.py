@@ -109,7 +109,7 @@ class Calibration:
         "guaranteed"  # what the threshold was chosen by: the budget, guaranteed or estimated, bad parts, a person
     )
     guaranteed: float | None = None  # the threshold of the conformal rule
-    estimated: Estimate | None = None  # that of the tail; None with fewer than six scores
+    estimated: Estimate | None = None  # that of the tail; None with fewer than twenty scores
     defective: int = 0  # known bad parts that were judged as well
     max_misses: float | None = None  # the share of bad parts that may be missed, where that was the rule
 
@@ -119,7 +119,7 @@ class Calibration:
         pictures = f"{self.images} good" + (f" and {self.defective} bad pictures" if self.defective else " pictures")
         match self.rule:
             case "by hand":
-                return f"by hand, beside {pictures}"
+                return f"by hand; the card holds the scores of {pictures}"
             case "misses":
                 return f"for at most {100 * (self.max_misses or 0):.3g} % misses, from {pictures}"
             case "guaranteed":

@@ -11,7 +11,7 @@ import click
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.command_line.command import say
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, one_line
-from vtad_runtime.contract.threshold.trade_off import table, trade_off
+from vtad_runtime.contract.threshold.trade_off import choice, table, trade_off
 from vtad_runtime.engine.coreml_engine import onnx_fallback
 from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.review.recalibration import (
@@ -71,6 +71,13 @@ def calibrate_run(
     say(f"the threshold is chosen {after.chosen}")
     for line in budget_lines(after) if of_good else []:
         say(line)
+    if of_good and (estimated := after.estimated) is not None:
+        say(
+            f"guaranteed {after.guaranteed:.4g}; estimated {estimated.threshold:.4g}, with false alarms of "
+            f"{100 * estimated.lowest:.2g} to {100 * estimated.highest:.2g} %"
+        )
+    if not of_good and after.scores:
+        say(f"of these good pictures it calls NG: {choice(after.threshold, after.scores, ()).false_alarms}")
     if of_bad:
         say("trade-off, each rate with its exact 95 % interval:")
         scores = list(after.scores), [j.score for j in of_bad]

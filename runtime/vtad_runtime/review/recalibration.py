@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vtad_runtime.contract.card import BudgetRule, Calibration, Card, Change, card_digest
+from vtad_runtime.contract.card import BudgetRule, Calibration, Card, CardError, Change, card_digest
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.files import replacing
 from vtad_runtime.contract.image import ImageError
@@ -35,6 +35,7 @@ from vtad_runtime.engine.integrity import contents
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.verdict.detector import Detector
 
+MOST_ODD = 0.1  # of the good pictures, that may be odd among them
 FALSE_ALARMS = 0.01  # the budget, if no other is asked for
 
 
@@ -116,8 +117,22 @@ def new_card(card: Card, good: Sequence[Judged], bad: Sequence[Judged], asked: A
         level = miss_threshold([j.score for j in good], [j.score for j in bad], asked.max_misses)
         found = dataclasses.replace(found, threshold=level, rule="misses", max_misses=asked.max_misses)
     new = dataclasses.replace(card, calibration=found, results=None)
-    new.check("--threshold" if asked.threshold is not None else "the new card")
+    try:
+        new.check()
+    except CardError as e:
+        raise CalibrationError(_refused(found, asked)) from e
     return new
+
+
+def _refused(c: Calibration, asked: Asked) -> str:
+    """Why no card may have this threshold."""
+    if asked.threshold is not None:
+        near = f" near the calibration scores, {c.scores[0]:.4g} to {c.scores[-1]:.4g}" if c.scores else ""
+        return f"--threshold: expected a score{near}, got {asked.threshold:g}"
+    return (
+        f"--false-alarms: a budget of {asked.false_alarms:g} gives a threshold of {c.threshold:.4g} and a pixel threshold of "
+        f"{c.pixel_threshold:.4g} on these pictures, which no detector can use; take one nearer to {FALSE_ALARMS:g}"
+    )
 
 
 def write_recalibrated(detector: Detector, card: Card, out: Path) -> Card:
@@ -157,9 +172,13 @@ def refuse_existing(out: Path) -> None:
 
 
 def odd_pictures(judged: Sequence[Judged]) -> list[Judged]:
-    """Pictures whose score lies beyond Tukey's outer fence, largest first: possibly bad parts among the good."""
+    """Pictures whose score lies beyond Tukey's outer fence, largest first: possibly bad parts among the good.
+
+    None where more than a tenth does: then the scores are skewed, and the fence says nothing.
+    """
     limit = fence([j.score for j in judged])
-    return sorted((j for j in judged if j.score > limit), key=lambda j: -j.score)
+    odd = sorted((j for j in judged if j.score > limit), key=lambda j: -j.score)
+    return odd if len(odd) <= max(1, MOST_ODD * len(judged)) else []
 
 
 def threshold_without(judged: Sequence[Judged], odd: Sequence[Judged], false_alarms: float) -> float | None:

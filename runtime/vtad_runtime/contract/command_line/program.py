@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 
 from vtad_runtime.contract.errors import NOT_WRITTEN, STOPPED, one_line
 
@@ -42,7 +43,8 @@ class Program:
         try:
             self.command()()
         except OSError as e:  # of --help: everything else is handled inside
-            os.write(2, f"Error: stdout: cannot write: {one_line(e)}\n".encode())
+            with suppress(OSError):  # stderr may be as full
+                os.write(2, f"Error: stdout: cannot write: {one_line(e)}\n".encode())
             os._exit(NOT_WRITTEN)
         finally:
             give_up_stdout()

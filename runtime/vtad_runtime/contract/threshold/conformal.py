@@ -88,7 +88,7 @@ def calibration(
     estimated = estimated_threshold(scores, false_alarms)
     if rule == "estimated" and estimated is None:
         raise CalibrationError(
-            f"expected at least {FEWEST + 1} good images to estimate a threshold, got {n}: add good images"
+            f"expected at least {FEWEST} good images to estimate a threshold, got {n}: add good images"
         )
     return Calibration(
         scores=tuple(sorted(scores)),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vtad_runtime.contract.card import Estimate
 
 TAIL = 0.2  # of the scores
-FEWEST = 5  # scores in the tail
+FEWEST = 20  # scores that a tail is fitted to: five of them are in it
 RESAMPLES = 400
 CONFIDENCE = 0.95
 
@@ -39,16 +39,16 @@ class Tail:
 
 
 def fit_tail(scores: Sequence[float] | NDArray[np.float64]) -> Tail:
-    """Of six finite scores or more: the tail begins halfway between two of them, its scale is the mean beyond (most likely)."""
+    """Of finite scores: the tail begins halfway between two of them, its scale is the mean beyond (most likely)."""
     ordered = np.sort(np.asarray(scores, np.float64))
-    count = min(max(FEWEST, round(TAIL * len(ordered))), len(ordered) - 1)
+    count = max(2, round(TAIL * len(ordered)))
     start = (ordered[-count - 1] + ordered[-count]) / 2
     return Tail(float(start), count / len(ordered), max(float(np.mean(ordered[-count:] - start)), 1e-9))
 
 
 def estimated_threshold(scores: Sequence[float], false_alarms: float) -> Estimate | None:
-    """The level that the budget's share of good pictures exceeds by the tail; None with fewer than six scores."""
-    if len(scores) <= FEWEST:
+    """The level that the budget's share of good pictures exceeds by the tail; None with fewer than twenty scores."""
+    if len(scores) < FEWEST:
         return None
     threshold = fit_tail(scores).level(false_alarms)
     rng, sample = np.random.default_rng(0), np.asarray(scores, np.float64)
