@@ -114,7 +114,7 @@ def test_a_verdict_that_an_allowed_error_flips_near_the_threshold_is_named_and_n
     assert parity.near.nearest == pytest.approx(np.abs(distances).min(), rel=0.1)
     card = dataclasses.replace(exported.card, parity=parity)
     made = dataclasses.replace(exported, card=card, flipped=found.flipped)
-    assert f"near threshold  {flips} of {parity.near.below} images just below" in card_text(tmp_path, card)
+    assert f"near threshold  {flips} flips among {parity.near.below} images just below" in card_text(tmp_path, card)
     assert [line for line in measured_lines(made) if found.flipped[0].image in line]
     row = Row("coreml", "fp16", 1.0, "proven", made)
     assert f"{flips} of {len(material.sample.graded)}" in table([row], tmp_path).splitlines()[-1]
