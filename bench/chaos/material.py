@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from random import Random
@@ -46,21 +47,12 @@ class Material:
     @cached_property
     def pictures(self) -> Path:
         """A folder of pictures, some of them with a defect."""
-        folder = self._folder / "pictures"
-        folder.mkdir()
-        for number in range(PICTURES):
-            (folder / f"{number:03d}.png").write_bytes(picture(number))
-        return folder
+        return self._pictures("pictures", range(PICTURES))
 
     @cached_property
     def good(self) -> Path:
         """A folder of good pictures."""
-        folder = self._folder / "good"
-        folder.mkdir()
-        for number in range(PICTURES):
-            if not is_defective(number):
-                (folder / f"{number:03d}.png").write_bytes(picture(number))
-        return folder
+        return self._pictures("good", (n for n in range(PICTURES) if not is_defective(n)))
 
     @cached_property
     def data(self) -> Path:
@@ -91,6 +83,13 @@ class Material:
         return run
 
     training_s = export_s = 0.0  # that they took, starts of the process included
+
+    def _pictures(self, name: str, numbers: Iterable[int]) -> Path:
+        folder = self._folder / name
+        folder.mkdir()
+        for number in numbers:
+            (folder / f"{number:03d}.png").write_bytes(picture(number))
+        return folder
 
     def _undisturbed(self, program: str, *arguments: str) -> float:
         ended = Process(program, *arguments, cwd=self._folder).ended()

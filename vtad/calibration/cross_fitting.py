@@ -24,17 +24,18 @@ from vtad.calibration.map_fusion import ENOUGH, raw_maps, scores_and_peaks
 from vtad.config import Config, symmetry_names
 from vtad.data.batches import BATCH, batches
 from vtad.data.images import ImageCache
-from vtad.fitting.feature_statistics import POSITION_IMAGES, SAMPLES, smoothed_positions
+from vtad.fitting.feature_statistics import as_cells, drawn, kept_positions, position_step, smoothed_positions
 from vtad.fitting.symmetries import STATISTICS_VIEWS, Views
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
 from vtad.models.feature_gmm import FeatureGmm
 from vtad.models.patch_memory import PatchMemory
 from vtad.models.position_gaussian import PositionGaussian
+from vtad.models.score_fusion import ScorerMaps
 
 FOLDS, FOLDS_OF_FEW, FEW = 5, 10, 100  # of so many images or more; of fewer, which can spare less
 CHANCE = 0.01  # p-value of a Kolmogorov-Smirnov test below which both kinds of scores are not of one distribution
-FITTED = ("patch_memory", "feature_gmm", "position_gaussian")
+FITTED = ScorerMaps._fields[:3]  # patch memory, feature GMM, position Gaussian
 
 
 class Scores(NamedTuple):
@@ -89,18 +90,17 @@ class _Known(NamedTuple):
 
     @staticmethod
     def of(model: Autoencoder, views: Views, images: int, device: torch.device) -> _Known:
-        generator, every = torch.Generator().manual_seed(0), -(-len(views) // POSITION_IMAGES)
-        cells, cell_of, positions = list[Tensor](), list[int](), list[Tensor]()
+        generator, step = torch.Generator().manual_seed(0), position_step(len(views))
+        cells, cell_of, positions = list[Tensor](), list[NDArray[np.int64]](), list[Tensor]()
         for i, batch in enumerate(batches(views, device)):
             features = model.features(batch.float() / 255)[0]
-            for j, one in enumerate(features):
-                f = one.flatten(1).T.cpu()
-                taken = f[torch.rand(len(f), generator=generator) < min(1.0, SAMPLES / (len(views) * len(f)))]
-                cells.append(taken)
-                cell_of += [(i * BATCH + j) % images] * len(taken)
-            positions.append(model.whitening(features)[-i * BATCH % every :: every].half().cpu())
-        position_of = np.arange(0, len(views), every) % images
-        return _Known(torch.cat(cells), np.array(cell_of), torch.cat(positions), position_of)
+            f = as_cells(features)
+            taken = drawn(len(f), len(batch), len(views), generator)
+            cells.append(f[taken])
+            cell_of.append((i * BATCH + np.flatnonzero(taken.numpy()) // (len(f) // len(batch))) % images)
+            positions.append(kept_positions(model.whitening(features), i, step))
+        position_of = np.arange(0, len(views), step) % images
+        return _Known(torch.cat(cells), np.concatenate(cell_of), torch.cat(positions), position_of)
 
 
 @contextmanager

@@ -54,13 +54,9 @@ class CalibrationRecord:
         limit = fence([g.score for g in self.good])
         odd = sum(g.score > limit for g in self.good)
         named = self.good[: min(max(NAMED, odd), MOST_NAMED)]
-        others, estimated = len(self.good) - held_out, calibration.estimated
+        others = len(self.good) - held_out
         lines = [f"of these {held_out} were held out, and {others} judged by scorers fitted without them"]
-        if estimated is not None:
-            lines.append(
-                f"guaranteed {calibration.guaranteed:.3f}; estimated {estimated.threshold:.3f}, with false alarms of "
-                f"{estimated.lowest:.1%} to {estimated.highest:.1%}"
-            )
+        lines += filter(None, [calibration.both_rules])
         lines += ["the oddest good pictures: " + ", ".join(f"{g.file} {g.score:.3g}" for g in named) + "; look at them"]
         try:
             without = conformal_threshold([g.score for g in self.good[1:]], calibration.false_alarms)

@@ -57,13 +57,12 @@ def _fit_features(model: Autoencoder, images: Images, device: torch.device, gmm:
     moments: list[list[Tensor]] = []  # of each batch, of each map: means and mean squares (2, C)
     for batch in batches(images, device):
         features, maps = model.features(batch.float() / 255)
-        f = features.permute(0, 2, 3, 1).reshape(-1, channels).cpu()
+        f = as_cells(features)
         moments_of_features.add(f)
         if model.detail is not None:
             pixels = F.pixel_unshuffle(batch.float() / 255, CELL)
-            moments_of_pixels.add(pixels.permute(0, 2, 3, 1).reshape(-1, PixelFeatures.channels).cpu())
-        share = min(1.0, SAMPLES * len(batch) / (len(images) * len(f)))
-        samples.append(f[torch.rand(len(f), generator=generator) < share])
+            moments_of_pixels.add(as_cells(pixels))
+        samples.append(f[drawn(len(f), len(batch), len(images), generator)])
         moments.append([torch.stack([m.mean((0, 2, 3)), m.square().mean((0, 2, 3))]).cpu() for m in maps])
     cells = torch.cat(samples)
     model.patch_memory.fit(cells)
@@ -83,11 +82,10 @@ def _fit_positions(model: Autoencoder, images: Images, device: torch.device, pos
     square = torch.zeros_like(first)
     pixels = torch.zeros_like(model.base_image)
     kept: list[Tensor] = []
-    every = -(-len(images) // POSITION_IMAGES)
     for i, batch in enumerate(batches(images, device)):
         y = model.observe(batch.float() / 255)
         if position_gaussian:
-            kept.append(y[-i * BATCH % every :: every].half().cpu())
+            kept.append(kept_positions(y, i, position_step(len(images))))
         pixels += batch.float().sum(0, keepdim=True)
         first += y.sum(0, keepdim=True)
         square += y.square().sum(0, keepdim=True)
@@ -110,6 +108,26 @@ def observed_features(model: Autoencoder, images: Images, device: torch.device) 
     if size > MAX_CACHED:
         return None
     return torch.cat([model.observe(batch.float() / 255).cpu() for batch in batches(images, device)])
+
+
+def as_cells(features: Tensor) -> Tensor:
+    """(B, C, rows, columns) -> (B * rows * columns, C) on the CPU, image by image."""
+    return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1]).cpu()
+
+
+def drawn(cells: int, batch: int, images: int, generator: torch.Generator) -> Tensor:
+    """Which cells of a batch are samples, (cells,): so many that all images give about `SAMPLES`."""
+    return torch.rand(cells, generator=generator) < min(1.0, SAMPLES * batch / (images * cells))
+
+
+def position_step(images: int) -> int:
+    """Every so many images the position Gaussian is fitted on one."""
+    return -(-images // POSITION_IMAGES)
+
+
+def kept_positions(y: Tensor, number: int, step: int) -> Tensor:
+    """Of this batch, (B, D, rows, columns), the images that the position Gaussian is fitted on: half, on the CPU."""
+    return y[-number * BATCH % step :: step].half().cpu()
 
 
 def smoothed_positions(x: Tensor) -> Tensor:

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from vtad_export.coreai_format.asset import read_asset_card
 from vtad_export.coreai_format.conversion import summary
-from vtad_export.proof.errors import ParityError
-from vtad_export.proof.interface import Function, Interface, Port, check_card, check_interface, declared
+from vtad_export.proof.interface import Function, Interface, Port, check_card, check_digests, check_interface, declared
 from vtad_runtime.contract.card import Card
-from vtad_runtime.engine.integrity import integrity
 
 ARRAY = re.compile(r"NDArray \((\w+), ([\d × ]+)\)")  # as a summary writes it: NDArray (UInt8, 1 × 3 × 32 × 32)
 
@@ -18,8 +16,7 @@ ARRAY = re.compile(r"NDArray \((\w+), ([\d × ]+)\)")  # as a summary writes it:
 def read_back(path: Path, meant: Card) -> None:
     """Open a written asset. Raises ParityError where anything is not as it was meant; CardError."""
     check_card(meant, read_asset_card(path), "coreai")
-    if (found := integrity(path)).changed:
-        raise ParityError(f"the coreai artefact: {found}; nothing was kept")
+    check_digests(path, "coreai")
     check_interface(declared(meant, "tensor uint8", {}), interface_of(path), "coreai")
 
 

@@ -41,6 +41,7 @@ from vtad_export.coreml_format.lint.report import Share, lint
 from vtad_export.coreml_format.mlpackage import PackageError, coremltools, read_program, specification
 from vtad_export.proof.tolerance import allowed_flips
 from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.errors import why
 from vtad_runtime.contract.references import LARGEST, References, largest_error, sampled
 from vtad_runtime.engine.coreml_engine import CoreMLSession
 
@@ -110,7 +111,7 @@ def plan(model: Path, function: str = MAIN) -> tuple[tuple[Placement, ...], str 
         operations = made.model_structure.program.functions[function].block.operations
         return tuple(_placement(made, op) for op in operations if op.operator_name.split(".")[-1] != "const"), None
     except Exception as e:  # coremltools' errors share no base class; the rest of the check needs no plan
-        return (), f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
+        return (), why(e)
     finally:
         if compiled is not None:
             shutil.rmtree(compiled, ignore_errors=True)

@@ -17,11 +17,12 @@ from vtad_export.proof.interface import (
     Interface,
     Port,
     check_card,
+    check_digests,
     check_interface,
     declared,
 )
 from vtad_runtime.contract.card import Card
-from vtad_runtime.engine.integrity import MANIFEST, integrity
+from vtad_runtime.engine.integrity import MANIFEST
 
 # Specification version and operation set, by coremltools' table; a Mac's is that of the phone of its year.
 VERSIONS = {"iOS16": (7, "CoreML6"), "iOS17": (8, "CoreML7"), "iOS18": (9, "CoreML8"), "iOS26": (10, "CoreML9")}
@@ -42,8 +43,7 @@ def read_back(path: Path, meant: Card, target: Target, functions: Functions = EV
     `functions`: the outputs of each.
     """
     check_card(meant, read_package_card(path), "coreml")
-    if (found := integrity(path)).changed:
-        raise ParityError(f"the coreml artefact: {found}; nothing was kept")
+    check_digests(path, "coreml")
     if root := _root(path):
         raise ParityError(
             f"the coreml artefact: expected {ROOT} as the model of {MANIFEST}, got {root}; nothing was kept"

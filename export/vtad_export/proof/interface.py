@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from vtad.models.detector import Judgement
 from vtad_export.proof.errors import ParityError
 from vtad_runtime.contract.card import Card
+from vtad_runtime.engine.integrity import integrity
 
 MAIN = "main"  # the function of an artefact that has one
 EVERYTHING: Mapping[str, Sequence[str]] = {MAIN: Judgement._fields}
@@ -94,6 +96,12 @@ def check_card(meant: Card, found: Card, format: str) -> None:
         raise ParityError(
             f"the {format} artefact: the card is not the one that was written: {', '.join(differing)}; nothing was kept"
         )
+
+
+def check_digests(path: Path, format: str) -> None:
+    """Raise ParityError where a written artefact is not as its digests say. VtadError."""
+    if (found := integrity(path)).changed:
+        raise ParityError(f"the {format} artefact: {found}; nothing was kept")
 
 
 def _words(ports: tuple[Port, ...]) -> list[str]:

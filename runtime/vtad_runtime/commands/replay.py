@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from vtad_runtime.contract.command_line.command import no_traceback
+from vtad_runtime.outputs.csv_lines import DIALECTS
 
 EXIT_CODES = """\b
 Exit codes:
@@ -48,7 +49,7 @@ Exit codes:
 )
 @click.option(
     "--csv-dialect",
-    type=click.Choice(["excel", "excel-eu", "rfc4180"]),
+    type=click.Choice(DIALECTS),
     default="excel",
     show_default=True,
     help="Of flips.csv; excel-eu: semicolons and decimal commas, as a German or French Excel reads.",

@@ -14,6 +14,7 @@ from vtad_runtime.commands.arguments import alarm_rule, duration, names, picture
 from vtad_runtime.contract.command_line.command import no_traceback, say
 from vtad_runtime.contract.command_line.sections import SectionCommand, SectionOption
 from vtad_runtime.line.options import RunOptions
+from vtad_runtime.outputs.csv_lines import DIALECTS
 from vtad_runtime.sources.address import KINDS, address
 
 EXIT_CODES = """\b
@@ -179,7 +180,7 @@ SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
 @_option(
     SAVED,
     "--csv-dialect",
-    type=click.Choice(["excel", "excel-eu", "rfc4180"]),
+    type=click.Choice(DIALECTS),
     help="Of results.csv; excel-eu: semicolons and decimal commas, as a German or French Excel reads.  [default: excel]",
 )
 @_option(SAVED, "--sort-to", type=FILE, metavar="DIR", help="Move judged files to DIR/OK, DIR/NG, ... (--watch).")

@@ -105,9 +105,7 @@ class Calibration:
     threshold: float  # in units of the score
     pixel_threshold: float  # heatmap level from which a region is drawn, a z-score
     images: int
-    rule: Rule = (
-        "guaranteed"  # what the threshold was chosen by: the budget, guaranteed or estimated, bad parts, a person
-    )
+    rule: Rule = "guaranteed"  # what the threshold was chosen by: the budget, known bad parts, or a person
     guaranteed: float | None = None  # the threshold of the conformal rule
     estimated: Estimate | None = None  # that of the tail; None with fewer than twenty scores
     defective: int = 0  # known bad parts that were judged as well
@@ -121,13 +119,22 @@ class Calibration:
             case "by hand":
                 return f"by hand; the card holds the scores of {pictures}"
             case "misses":
-                return f"for at most {100 * (self.max_misses or 0):.3g} % misses, from {pictures}"
+                return f"for at most {percent(self.max_misses or 0)} misses, from {pictures}"
             case "guaranteed":
-                return (
-                    f"for at most {100 * max(self.achievable, self.false_alarms):.3g} % false alarms, from {pictures}"
-                )
+                return f"for at most {percent(self.achievable)} false alarms, from {pictures}"
             case "estimated":
-                return f"for about {100 * self.false_alarms:.3g} % false alarms, estimated from {pictures}"
+                return f"for about {percent(self.false_alarms)} false alarms, estimated from {pictures}"
+
+    @property
+    def both_rules(self) -> str | None:
+        """What either rule makes of the budget, in words; None where nothing was estimated."""
+        if self.guaranteed is None or self.estimated is None:
+            return None
+        found = self.estimated
+        return (
+            f"guaranteed {self.guaranteed:.4g}; estimated {found.threshold:.4g}, with false alarms of "
+            f"{100 * found.lowest:.2g} to {100 * found.highest:.2g} %"
+        )
 
     def p_value(self, score: float) -> float:
         """Conformal p-value (1 + #{calibration >= score}) / (n + 1): the share of good images that look this odd."""
@@ -289,6 +296,11 @@ def card_digest(text: str) -> str:
     if isinstance(raw, dict) and isinstance(raw.get("digests"), dict):
         raw["digests"] = {**raw["digests"], "card": ""}
     return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
+
+
+def percent(share: float) -> str:
+    """A share in per cent, to three digits."""
+    return f"{100 * share:.3g} %"
 
 
 def read_card(path: Path) -> Card:

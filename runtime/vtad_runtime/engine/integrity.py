@@ -17,7 +17,7 @@ from vtad_runtime.contract.card import ONNX_KEY, WITHOUT_DIGESTS, Card, card_dig
 from vtad_runtime.contract.errors import VtadError, one_line
 from vtad_runtime.contract.files import replacing
 from vtad_runtime.contract.typed_json import WrongJson, parsed
-from vtad_runtime.engine.card_entry import BLOCK, IN_COREML, IN_ONNX, CardEntryError, read_entry, replace_card
+from vtad_runtime.engine.card_entry import IN_COREML, IN_ONNX, CardEntryError, read_entry, replace_card
 from vtad_runtime.engine.model import Integrity, ModelError
 
 ONE_FILE = "model"  # the name of an ONNX file among the digests, whatever it is called on disk
@@ -127,11 +127,8 @@ def _package(model: Path) -> Contents:
 
 
 def _plain(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while data := file.read(BLOCK):
-            digest.update(data)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _json(path: Path) -> str:

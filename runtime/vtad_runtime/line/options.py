@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.outputs.csv_lines import DIALECTS, Dialect
 from vtad_runtime.sources.address import Address
 from vtad_runtime.verdict.verdict import CHECKS
 
@@ -38,7 +39,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "save": (None, "all", "ng", "none"),
     "view": ("overlay", "panel"),
     "image": ("jpg", "png"),
-    "csv_dialect": (None, "excel", "excel-eu", "rfc4180"),
+    "csv_dialect": (None, *DIALECTS),
 }
 POSITIVE = ("threads", "batch", "every", "max_frames", "fps", "max_age", "golden_every", "keep")
 
@@ -80,7 +81,7 @@ class RunOptions:
     image: Literal["jpg", "png"] = "jpg"
     keep: int | None = None  # bytes of saved pictures
     save_originals: bool = False
-    csv_dialect: Literal["excel", "excel-eu", "rfc4180"] | None = None  # of results.csv; None: excel
+    csv_dialect: Dialect | None = None  # of results.csv; None: excel
     sort_to: Path | None = None
     json: str | None = None  # a file, or - for stdout
     write_video: Path | None = None

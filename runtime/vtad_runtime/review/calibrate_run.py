@@ -71,11 +71,8 @@ def calibrate_run(
     say(f"the threshold is chosen {after.chosen}")
     for line in budget_lines(after) if of_good else []:
         say(line)
-    if of_good and (estimated := after.estimated) is not None:
-        say(
-            f"guaranteed {after.guaranteed:.4g}; estimated {estimated.threshold:.4g}, with false alarms of "
-            f"{100 * estimated.lowest:.2g} to {100 * estimated.highest:.2g} %"
-        )
+    if of_good and (both := after.both_rules):
+        say(both)
     if not of_good and after.scores:
         say(f"of these good pictures it calls NG: {choice(after.threshold, after.scores, ()).false_alarms}")
     if of_bad:

@@ -24,7 +24,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, TypeVar
 
-from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.card import percent
+from vtad_runtime.contract.errors import VtadError, why
 
 if TYPE_CHECKING:
     from vtad_runtime.contract.card import Change
@@ -89,7 +90,7 @@ def _guarded(name: str, look: Callable[[], Found], remedy: str, expected: str = 
     try:
         return Check(name, *look())
     except Exception as e:
-        return Check(name, False, f"expected {expected}, got {_said(e)}: {remedy}")
+        return Check(name, False, f"expected {expected}, got {why(e)}: {remedy}")
 
 
 def _python() -> Found:
@@ -129,7 +130,7 @@ def _opencv_build() -> Iterator[Check]:
         backends = {registry.getBackendName(b) for b in registry.getBackends() if registry.hasBackend(b)}
         lines = [line.strip() for line in cv2.getBuildInformation().splitlines()]
     except Exception as e:
-        yield Check("opencv build", False, f"expected its build information, got {_said(e)}: {AGAIN}")
+        yield Check("opencv build", False, f"expected its build information, got {why(e)}: {AGAIN}")
         return
     for name, without in (("ffmpeg", "no video files, no streams"), ("gstreamer", "not needed")):
         there = name.upper() in backends
@@ -206,7 +207,7 @@ def _model(model: Path | None, allow_changed: bool) -> Iterator[Check]:
             from vtad_runtime.engine.opening import newest_model
             from vtad_runtime.verdict.detector import Detector
     except Exception as e:
-        yield Check("self-test", False, f"expected the runtime to be importable, got {_said(e)}: {AGAIN}")
+        yield Check("self-test", False, f"expected the runtime to be importable, got {why(e)}: {AGAIN}")
         return
     which = "" if model else ", the newest export"
     try:
@@ -224,7 +225,7 @@ def _model(model: Path | None, allow_changed: bool) -> Iterator[Check]:
     try:
         detector, load_ms = _timed(lambda: Detector(path, allow_changed=allow_changed))
     except Exception as e:
-        said = str(e) if isinstance(e, VtadError) else f"{path}: {_said(e)}"  # ours names the file
+        said = why(e) if isinstance(e, VtadError) else f"{path}: {why(e)}"  # ours names the file
         yield Check("model", False, f"{said}; {OTHER_MODEL}")
         yield Check("model bytes", *_unopened(path))
         yield Check("self-test", False, "the model does not open")
@@ -263,7 +264,7 @@ def _card_line(detector: Detector) -> str:
         proof = f"{card.parity.format} {card.parity.precision}, {said}"
     return (
         f"{card.identity.category}, trained {card.identity.created}, {card.input.width}x{card.input.height}{depth}, threshold "
-        f"{c.threshold:.4g} from {c.images} good pictures ({100 * c.achievable:.3g} % false alarms), {proof}"
+        f"{c.threshold:.4g} from {c.images} good pictures ({percent(c.achievable)} false alarms), {proof}"
     )
 
 
@@ -293,8 +294,3 @@ def _timed(call: Callable[[], T]) -> tuple[T, float]:
     start = time.perf_counter()
     value = call()
     return value, (time.perf_counter() - start) * 1000
-
-
-def _said(error: Exception) -> str:
-    """An error as one short line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(": ")

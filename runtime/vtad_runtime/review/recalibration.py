@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vtad_runtime.contract.card import BudgetRule, Calibration, Card, CardError, Change, card_digest
+from vtad_runtime.contract.card import BudgetRule, Calibration, Card, CardError, Change, card_digest, percent
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.files import replacing
 from vtad_runtime.contract.image import ImageError
@@ -206,11 +206,6 @@ def budget_lines(c: Calibration) -> list[str]:
         if more > 0:
             lines.append(f"a budget of {percent(smaller)} needs {images_needed(smaller)}, {more} more")
     return lines
-
-
-def percent(share: float) -> str:
-    """A share in per cent, to three digits."""
-    return f"{100 * share:.3g} %"
 
 
 def _prove(detector: Detector, card: Card, path: Path) -> None:

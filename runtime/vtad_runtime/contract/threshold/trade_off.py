@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from vtad_runtime.contract.card import percent
 from vtad_runtime.contract.threshold.binomial import exact_interval
 from vtad_runtime.contract.threshold.conformal import LEAST_MARGIN, CalibrationError, images_needed, margin, spread
 
@@ -88,8 +89,8 @@ def miss_threshold(good: Sequence[float], defective: Sequence[float], max_misses
     if k < 1:
         needed = images_needed(max_misses)
         raise CalibrationError(
-            f"expected known bad parts that vouch for {100 * max_misses:.3g} % misses, got {len(ordered)}, which vouch for "
-            f"{100 / (len(ordered) + 1):.3g} % at best; {needed} can, {needed - len(ordered)} more"
+            f"expected known bad parts that vouch for {percent(max_misses)} misses, got {len(ordered)}, which vouch for "
+            f"{percent(1 / (len(ordered) + 1))} at best; {needed} can, {needed - len(ordered)} more"
         )
     level = ordered[k - 1]
     gap = level - max((s for s in ordered if s < level), default=-math.inf)
