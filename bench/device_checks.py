@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from vtad_export.coreml_format.device_report import ENGINE, DeviceReport, FunctionReport, UnitsCheck
+from vtad_export.coreml_format.device.report import ENGINE, DeviceReport, FunctionReport, UnitsCheck
 from vtad_runtime.contract.errors import VtadError, one_line
 from vtad_runtime.contract.files import replacing
 

@@ -99,7 +99,7 @@ def test_a_package_of_schema_1_runs_on_a_mac_and_is_exported_again_for_the_devic
     pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
     from fake_coreml import fake_mac
 
-    from vtad_export.coreml_format.device_check import device_check
+    from vtad_export.coreml_format.device.check import device_check
     from vtad_export.coreml_format.mil import Executor
 
     package = MODEL.with_suffix(".mlpackage")

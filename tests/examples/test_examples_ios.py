@@ -12,8 +12,8 @@ import pytest
 from documents import ROOT, blocks
 
 from bench import device_checks
-from vtad_export.coreml_format import device_report
-from vtad_export.coreml_format.device_report import DeviceReport
+from vtad_export.coreml_format.device import report as device_report
+from vtad_export.coreml_format.device.report import DeviceReport
 from vtad_runtime.contract.card import SCHEMA
 from vtad_runtime.contract.errors import VtadError
 

@@ -20,8 +20,8 @@ from tiny_run import done
 
 from vtad.run_folder import RunError
 from vtad_export.commands.export import export
-from vtad_export.coreml_format.device_check import COMPUTE_UNITS, RUNS, WARM_UP, device_check, misplaced
-from vtad_export.coreml_format.device_report import DeviceReport, ReportError
+from vtad_export.coreml_format.device.check import COMPUTE_UNITS, RUNS, WARM_UP, device_check, misplaced
+from vtad_export.coreml_format.device.report import DeviceReport, ReportError
 from vtad_export.coreml_format.exporter import CoreMLExport
 from vtad_export.coreml_format.lint.generations import REFERENCE
 from vtad_export.coreml_format.mil import Executor

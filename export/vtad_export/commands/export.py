@@ -237,7 +237,7 @@ def _show(path: Path, as_json: bool) -> None:
 
 def _check_device(model: Path) -> None:
     from vtad.run_folder import write_text
-    from vtad_export.coreml_format.device_check import device_check
+    from vtad_export.coreml_format.device.check import device_check
 
     report = device_check(model)
     file = model.with_suffix(".device-check.json")

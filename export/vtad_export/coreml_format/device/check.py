@@ -23,7 +23,7 @@ from PIL import Image
 
 from vtad.run_folder import RunError
 from vtad.version import VERSION
-from vtad_export.coreml_format.device_report import (
+from vtad_export.coreml_format.device.report import (
     ENGINE,
     KIND,
     SCHEMA,
