@@ -36,6 +36,7 @@ from vtad.models.score_fusion import ScorerMaps
 FOLDS, FOLDS_OF_FEW, FEW = 5, 10, 100  # of so many images or more; of fewer, which can spare less
 CHANCE = 0.01  # p-value of a Kolmogorov-Smirnov test below which both kinds of scores are not of one distribution
 FITTED = ScorerMaps._fields[:3]  # patch memory, feature GMM, position Gaussian
+POSITION = "position_gaussian"
 
 
 class Scores(NamedTuple):
@@ -60,7 +61,8 @@ def cross_fitted(detector: Detector, images: ImageCache, config: Config, device:
         return None
     folds = FOLDS_OF_FEW if len(images) < FEW else FOLDS
     fold = np.random.default_rng((config.seed, 7)).permutation(len(images)) % folds
-    known = _Known.of(model, Views(images, symmetry_names(config.symmetries), STATISTICS_VIEWS), len(images), device)
+    views = Views(images, symmetry_names(config.symmetries), STATISTICS_VIEWS)
+    known = _Known.of(model, views, len(images), device, positions=POSITION in counted)
     found = Scores(np.empty(len(images)), np.empty(len(images)))
     for k in range(folds):
         mine = np.flatnonzero(fold == k)
@@ -85,22 +87,25 @@ class _Known(NamedTuple):
 
     cells: Tensor  # (N, C) features, on the CPU
     cell_of: NDArray[np.int64]  # (N,)
-    positions: Tensor  # whitened features (M, D, rows, columns), half, on the CPU
+    positions: (
+        Tensor  # whitened features (M, D, rows, columns), half, on the CPU; M = 0 where nothing is fitted on them
+    )
     position_of: NDArray[np.int64]  # (M,)
 
     @staticmethod
-    def of(model: Autoencoder, views: Views, images: int, device: torch.device) -> _Known:
+    def of(model: Autoencoder, views: Views, images: int, device: torch.device, positions: bool) -> _Known:
         generator, step = torch.Generator().manual_seed(0), position_step(len(views))
-        cells, cell_of, positions = list[Tensor](), list[NDArray[np.int64]](), list[Tensor]()
+        cells, cell_of, kept = list[Tensor](), list[NDArray[np.int64]](), [torch.empty(0, dtype=torch.half)]
         for i, batch in enumerate(batches(views, device)):
             features = model.features(batch.float() / 255)[0]
             f = as_cells(features)
             taken = drawn(len(f), len(batch), len(views), generator)
             cells.append(f[taken])
             cell_of.append((i * BATCH + np.flatnonzero(taken.numpy()) // (len(f) // len(batch))) % images)
-            positions.append(kept_positions(model.whitening(features), i, step))
-        position_of = np.arange(0, len(views), step) % images
-        return _Known(torch.cat(cells), np.concatenate(cell_of), torch.cat(positions), position_of)
+            if positions:
+                kept.append(kept_positions(model.whitening(features), i, step))
+        position_of = np.arange(0, len(views) if positions else 0, step) % images
+        return _Known(torch.cat(cells), np.concatenate(cell_of), torch.cat(kept), position_of)
 
 
 @contextmanager
