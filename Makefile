@@ -6,7 +6,7 @@ MINUTES ?= 2.5
 # One worker a core; a file of tests stays with one worker, which makes what its tests share once.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick fuzz check lint types bench quality soak chaos web clean
+.PHONY: demo test quick services fuzz check lint types bench quality soak chaos web clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -23,11 +23,14 @@ demo: $(VENV)/.installed  ## draw images, train, evaluate, export, run; says whe
 	@echo "Look at: results/ (newest folder: heatmaps/, results.csv), runs/pill/ (newest run: metrics.json, card.json)."
 	@echo "Then:    $(BIN)/vtad-run --folder YOUR_PICTURES"
 
-test: $(VENV)/.installed  ## the whole test suite
-	$(PYTEST)
+test: $(VENV)/.installed  ## every test that needs nothing beside it
+	$(PYTEST) -m "not service"
+
+services: $(VENV)/.installed  ## the tests that start a browser, a server or a cluster
+	$(PYTEST) -m service
 
 quick: $(VENV)/.installed  ## the tests that take moments, for the inner loop: no training, no conversion
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not service"
 
 fuzz: $(VENV)/.installed  ## damaged files of every kind, for minutes; SEED=1 for others
 	VTAD_FUZZ_ROUNDS=4000 VTAD_FUZZ_SEED=$(or $(SEED),0) $(PYTEST) tests/fuzz
@@ -40,7 +43,7 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
-check: lint types test  ## what CI runs
+check: lint types test services  ## what CI runs
 
 bench: $(VENV)/.installed  ## latency of the newest export beside torch
 	$(BIN)/python bench/latency.py

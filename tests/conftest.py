@@ -63,7 +63,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     start = time.process_time()
     yield
     taken = time.process_time() - start
-    if taken > QUICK_S and not item.get_closest_marker("slow"):
+    if taken > QUICK_S and not any(map(item.get_closest_marker, ("slow", "service"))):
         pytest.fail(f"took {taken:.1f} s of the processor: mark it slow or make it faster than {QUICK_S:.0f} s")
 
 

@@ -17,7 +17,9 @@ def test_every_room_has_tests_that_are_quick(request: pytest.FixtureRequest) -> 
     items = request.session.items
     if len(items) < WHOLE_SUITE:
         pytest.skip("a question to the whole suite")
-    quick = {item.path for item in items if not item.get_closest_marker("slow")}
+    quick = {
+        item.path for item in items if not item.get_closest_marker("slow") and not item.get_closest_marker("service")
+    }
     named = re.compile(r"\b(vtad|vtad_export|vtad_runtime)\.(\w+)")
     seen = {match.groups() for path in quick for match in named.finditer(path.read_text(encoding="utf-8"))}
     rooms = {(package.name, file.parent.name) for package in PACKAGES for file in package.glob("*/__init__.py")}

@@ -113,6 +113,7 @@ def write_camera(path: Path, rgb: Pixels) -> Path:
     return path
 
 
+@pytest.mark.service
 @in_chromium
 @pytest.mark.slow
 def test_a_browser_judges_files_and_its_camera_as_the_runtime_does(

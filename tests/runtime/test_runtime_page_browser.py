@@ -23,7 +23,10 @@ from vtad_runtime import Verdict
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra dev")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs chromium or google-chrome on PATH")]
+pytestmark = [
+    pytest.mark.service,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium or google-chrome on PATH"),
+]
 
 WAIT_MS = 60_000  # a busy machine starts a tab in seconds
 RIGHT_OF_TEXT = (
