@@ -417,7 +417,9 @@ def test_a_signal_writes_a_checkpoint_and_resume_completes(
     assert error(130, command, *arguments) == f"Error: stopped; continue by: vtad-train --resume --run {run.path}"
     assert not run.complete
     monkeypatch.undo()
-    assert f"continuing {run.path}" in done(command, "--resume", "--run", run.path)
+    said = done(command, "--resume", "--run", run.path)
+    assert f"continuing {run.path}" in said
+    assert "loss, epochs 1 to 4: " in said
     assert [r["epoch"] for r in rows(run)] == [1, 2, 3, 4]
     assert run.complete
 

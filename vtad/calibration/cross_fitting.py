@@ -32,6 +32,7 @@ from vtad.models.feature_gmm import FeatureGmm
 from vtad.models.patch_memory import PatchMemory
 from vtad.models.position_gaussian import PositionGaussian
 from vtad.models.score_fusion import ScorerMaps
+from vtad_runtime.contract.progress import watched
 
 FOLDS, FOLDS_OF_FEW, FEW = 5, 10, 100  # of so many images or more; of fewer, which can spare less
 CHANCE = 0.01  # p-value of a Kolmogorov-Smirnov test below which both kinds of scores are not of one distribution
@@ -64,7 +65,7 @@ def cross_fitted(detector: Detector, images: ImageCache, config: Config, device:
     views = Views(images, symmetry_names(config.symmetries), STATISTICS_VIEWS)
     known = _Known.of(model, views, len(images), device, positions=POSITION in counted)
     found = Scores(np.empty(len(images)), np.empty(len(images)))
-    for k in range(folds):
+    for k in watched(range(folds), "cross-fitting"):
         mine = np.flatnonzero(fold == k)
         with _fitted_without(model, counted, known, fold != k):
             maps = raw_maps(detector, images[mine], device)
@@ -96,7 +97,7 @@ class _Known(NamedTuple):
     def of(model: Autoencoder, views: Views, images: int, device: torch.device, positions: bool) -> _Known:
         generator, step = torch.Generator().manual_seed(0), position_step(len(views))
         cells, cell_of, kept = list[Tensor](), list[NDArray[np.int64]](), [torch.empty(0, dtype=torch.half)]
-        for i, batch in enumerate(batches(views, device)):
+        for i, batch in enumerate(batches(views, device, label="cross-fitting: features")):
             features = model.features(batch.float() / 255)[0]
             f = as_cells(features)
             taken = drawn(len(f), len(batch), len(views), generator)

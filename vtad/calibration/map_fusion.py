@@ -32,7 +32,7 @@ class Maps(NamedTuple):
 def raw_maps(detector: Detector, images: NDArray[np.uint8], device: torch.device) -> Maps:
     """Of images (N, H, W, 3)."""
     with torch.inference_mode():
-        maps = [detector.raw_maps(batch)[:2] for batch in batches(images, device)]
+        maps = [detector.raw_maps(batch)[:2] for batch in batches(images, device, label="calibrating: maps")]
     return Maps(torch.cat([m[0].cpu() for m in maps]), torch.cat([m[1].cpu() for m in maps]))
 
 

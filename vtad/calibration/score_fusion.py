@@ -15,6 +15,7 @@ from vtad.metrics import aupro, image_auroc
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
 from vtad.models.segmentation_head import damaged_share
+from vtad_runtime.contract.progress import Bar
 
 Weights = tuple[float, ...]  # of patch memory, feature GMM, position Gaussian and context density
 # Of the first three, in the order tried. Patch memory or feature GMM, never both: each costs a quarter of the arithmetic. The
@@ -60,7 +61,8 @@ def fit_score_fusion(
         seen, _cells(masks, len(shifted)), len(defective), head if model.segmentation_head else 0.0, detector.top
     )
     found: dict[Weights, float] = {}
-    chosen = _choose_context_density(trial, _choose_fitted(trial, found), found)
+    with Bar("calibrating: weights of the scorers"):
+        chosen = _choose_context_density(trial, _choose_fitted(trial, found), found)
     model.score_fusion.mean.copy_(mean)
     model.score_fusion.weight.copy_(torch.tensor([*chosen, trial.head]) / std)
     return {" ".join(f"{w:g}" for w in weights): quality for weights, quality in found.items()}
@@ -125,7 +127,7 @@ def _scorer_maps(model: Autoencoder, images: NDArray[np.uint8], device: torch.de
     """The scorers' maps (N, 5, rows, columns); zeros of one that is not there."""
     out = []
     with torch.inference_mode():
-        for batch in batches(images, device):
+        for batch in batches(images, device, label="calibrating: scorers"):
             _, seen = model.scorer_maps(batch.float() / 255)
             there = [x for x in seen if x is not None]
             out.append(torch.stack([torch.zeros_like(there[0]) if x is None else x for x in seen], dim=1).cpu())

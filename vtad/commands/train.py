@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from vtad.commands.curves import curves
 from vtad.commands.library_errors import library_errors_as_lines
 from vtad.commands.options import ALL, CONTEXT, DATA_FOLDER, NAMES_HELP
 from vtad.commands.train_options import (
@@ -33,6 +34,10 @@ from vtad_runtime.contract.command_line.command import no_traceback, say
 from vtad_runtime.contract.command_line.sections import SectionCommand
 from vtad_runtime.contract.command_line.stopping import stoppable
 from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.progress import Bar
+
+if TYPE_CHECKING:
+    from vtad.fitting.loop import Report
 
 _CODES = """\b
 Exit codes:
@@ -122,6 +127,8 @@ def _train(config: Config, resume: Run | None) -> None:
             run = train_model(config, resume=resume, report=report, stop=stop)
         except Interrupted as e:
             raise VtadError(e, 128 + (stop.signal or 0)) from e
+    for row in curves(run):
+        say(row)
     card = run.card()
     say(f"{run.path}: threshold {card.calibration.threshold:.3f}, {card.calibration.chosen}")
     for one in record.lines(card.calibration) if (record := CalibrationRecord.read(run)) else []:
@@ -135,18 +142,14 @@ def _train(config: Config, resume: Run | None) -> None:
 
 
 @contextmanager
-def _reporter() -> Iterator[Callable[[Any], None]]:
-    """A progress bar on a terminal, plain lines elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda report: say(f"{report.fraction:4.0%}  {report.text}") if report.lasting else None
-        return
-    from tqdm import tqdm
+def _reporter() -> Iterator[Callable[[Report], None]]:
+    """A bar that moves, and a line for what lasts; on a terminal that is the text of the bar."""
+    terminal = sys.stderr.isatty()
+    with Bar("training", 1.0) as bar:
 
-    with tqdm(total=100, bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}", leave=False) as bar:
-
-        def report(report: Any) -> None:
-            bar.update(100 * report.fraction - bar.n)
-            if report.lasting:
-                bar.set_postfix_str(report.text)
+        def report(report: Report) -> None:
+            bar.to(report.fraction, report.text if report.lasting else bar.text)
+            if report.lasting and not terminal:
+                say(f"{report.fraction:4.0%}  {report.text}")
 
         yield report

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vtad_runtime.contract.progress import watched
+
 BATCH = 8  # images
 
 
@@ -21,7 +23,8 @@ class Images(Protocol):
     def __getitem__(self, index: slice, /) -> NDArray[np.uint8]: ...
 
 
-def batches(images: Images, device: torch.device, size: int = BATCH) -> Iterator[Tensor]:
-    """(N, H, W, 3) uint8 -> tensors (B, 3, H, W) uint8 on the device."""
-    for i in range(0, len(images), size):
+def batches(images: Images, device: torch.device, size: int = BATCH, label: str | None = None) -> Iterator[Tensor]:
+    """(N, H, W, 3) uint8 -> tensors (B, 3, H, W) uint8 on the device; with a `label` there is a bar."""
+    starts = range(0, len(images), size)
+    for i in starts if label is None else watched(starts, label):
         yield torch.from_numpy(np.ascontiguousarray(images[i : i + size])).permute(0, 3, 1, 2).to(device)

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full
+from vtad_runtime.contract.progress import watched
 
 Float = NDArray[np.float32]
 
@@ -116,7 +117,7 @@ def write_demo(
             if kind != "good":
                 (root / "ground_truth" / kind).mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-            list(pool.map(write, jobs))
+            list(watched(pool.map(write, jobs), "drawing", len(jobs)))
         if folder.is_dir():
             folder.rmdir()
         root.rename(folder)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from vtad.data.layout import DataError
 from vtad_runtime.contract.card import Input
 from vtad_runtime.contract.image import ImageError, read_fitted
+from vtad_runtime.contract.progress import watched
 from vtad_runtime.contract.threshold.conformal import MIN_IMAGES
 
 FEWEST_TO_TRAIN = 3  # good pictures that are learnt from
@@ -122,7 +123,7 @@ class ImageCache:
         with ThreadPoolExecutor(workers) as pool:
             jobs = [pool.submit(decode, i) for i in range(len(self.files))]
             try:
-                for job in jobs:
+                for job in watched(jobs, "decoding pictures"):
                     job.result()
             except BaseException:
                 pool.shutdown(cancel_futures=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from vtad.models.detector import Detector
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run, write_text
 from vtad_runtime.contract.card import Input
+from vtad_runtime.contract.progress import Bar, watched
 from vtad_runtime.contract.threshold.conformal import REVIEW, review_level
 
 
@@ -66,7 +67,6 @@ def evaluate(
     *,
     data: Path | str | None = None,
     device: str = "auto",
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Judge the test images of a run's category, write metrics.json and the card's results, return them.
 
@@ -84,13 +84,14 @@ def evaluate(
     scores: list[float] = []
     maps: list[_Maps] = []
     doubtful = 0
-    for score, found, doubt in _judged(detector, files.test, input_spec(config), where):
+    judged = _judged(detector, files.test, input_spec(config), where)
+    for score, found, doubt in watched(judged, "judging", len(files.test)):
         scores.append(score)
         maps.append(found)
         doubtful += doubt is not None
-        progress(len(scores), len(files.test))
     kinds = [t.kind for t in files.test]
-    heatmap, ssim_map, density_map = _pixel_reports(maps, density_decides=detector.ssim_weight.item() == 0)
+    with Bar("AUROC and AUPRO"):
+        heatmap, ssim_map, density_map = _pixel_reports(maps, density_decides=detector.ssim_weight.item() == 0)
     unsure_from = review_level(card.calibration, REVIEW)
     flagged = np.array(scores) > (card.calibration.threshold if unsure_from is None else unsure_from)
     good = np.array([kind == GOOD for kind in kinds])

@@ -10,6 +10,7 @@ from vtad.config import CELL
 from vtad.data.batches import BATCH, Images, batches
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.features import PixelFeatures
+from vtad_runtime.contract.progress import Bar
 
 SAMPLES = 60_000  # cells that the patches are chosen from and the feature GMM is fitted on
 POSITION_IMAGES = 400  # at most, that the position Gaussian is fitted on
@@ -55,7 +56,7 @@ def _fit_features(model: Autoencoder, images: Images, device: torch.device, gmm:
     generator = torch.Generator().manual_seed(0)
     samples: list[Tensor] = []
     moments: list[list[Tensor]] = []  # of each batch, of each map: means and mean squares (2, C)
-    for batch in batches(images, device):
+    for batch in batches(images, device, label="statistics: features"):
         features, maps = model.features(batch.float() / 255)
         f = as_cells(features)
         moments_of_features.add(f)
@@ -65,9 +66,11 @@ def _fit_features(model: Autoencoder, images: Images, device: torch.device, gmm:
         samples.append(f[drawn(len(f), len(batch), len(images), generator)])
         moments.append([torch.stack([m.mean((0, 2, 3)), m.square().mean((0, 2, 3))]).cpu() for m in maps])
     cells = torch.cat(samples)
-    model.patch_memory.fit(cells)
+    with Bar("statistics: patch memory"):
+        model.patch_memory.fit(cells)
     if gmm:
-        model.feature_gmm.fit(cells)
+        with Bar("statistics: feature GMM"):
+            model.feature_gmm.fit(cells)
     if model.backbone_head is not None:
         each = [torch.stack(m).mean(0) for m in zip(*moments, strict=True)]  # (2, C) of each map
         model.backbone_head.fit([m[0] for m in each], [(m[1] - m[0].square()).clamp_min(0).sqrt() for m in each])
@@ -82,7 +85,7 @@ def _fit_positions(model: Autoencoder, images: Images, device: torch.device, pos
     square = torch.zeros_like(first)
     pixels = torch.zeros_like(model.base_image)
     kept: list[Tensor] = []
-    for i, batch in enumerate(batches(images, device)):
+    for i, batch in enumerate(batches(images, device, label="statistics: positions")):
         y = model.observe(batch.float() / 255)
         if position_gaussian:
             kept.append(kept_positions(y, i, position_step(len(images))))
@@ -98,7 +101,8 @@ def _fit_positions(model: Autoencoder, images: Images, device: torch.device, pos
     model.context_density.base_location.copy_(blurred)
     model.context_density.base_log_sigma.copy_(0.5 * spread.log())
     if position_gaussian:
-        model.position_gaussian.fit(blurred, torch.cat(kept))
+        with Bar("statistics: position Gaussian"):
+            model.position_gaussian.fit(blurred, torch.cat(kept))
 
 
 @torch.no_grad()
@@ -107,7 +111,7 @@ def observed_features(model: Autoencoder, images: Images, device: torch.device) 
     size = model.context_density.base_location.numel() * 4 * len(images)
     if size > MAX_CACHED:
         return None
-    return torch.cat([model.observe(batch.float() / 255).cpu() for batch in batches(images, device)])
+    return torch.cat([model.observe(batch.float() / 255).cpu() for batch in batches(images, device, label="features")])
 
 
 def as_cells(features: Tensor) -> Tensor:

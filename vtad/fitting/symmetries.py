@@ -23,6 +23,7 @@ from vtad.fitting.feature_statistics import fit_statistics
 from vtad.metrics import image_auroc
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.features import BackboneFeatures
+from vtad_runtime.contract.progress import watched
 
 STATISTICS_VIEWS = 400  # images under their symmetries that statistics are taken from, unless there are more images
 RGB = NDArray[np.uint8]  # (..., H, W, 3)
@@ -69,7 +70,7 @@ def told_apart(
     plain = _oddness(model, compared, device)
     square = config.image_height == config.image_width
     found = {}
-    for name, transform in TRANSFORMS.items():
+    for name, transform in watched(TRANSFORMS.items(), "looking for symmetries"):
         if square or name not in SQUARE_ONLY:
             other = _oddness(model, transform(compared), device)
             found[name] = max(_auroc(plain[:, i], other[:, i]) for i in range(plain.shape[1]))

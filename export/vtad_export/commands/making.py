@@ -11,6 +11,7 @@ from vtad_export.proof.exporter import Export, Exporter, Precision, Request
 from vtad_export.proof.material import Material
 from vtad_export.proof.parity import named
 from vtad_export.proof.table import Row
+from vtad_runtime.contract.progress import Bar
 
 Pairs = Sequence[tuple[Exporter, Precision]]
 
@@ -19,7 +20,8 @@ def make(format: Exporter, precision: Precision, material: Material, request: Re
     """One artefact. Raises RunError, DataError, ParityError, WriteError; nothing is left then."""
     if reason := format.available():
         raise RunError(reason)
-    return format.export(material, precision, request)
+    with Bar(f"{format.name} {precision}"):
+        return format.export(material, precision, request)
 
 
 def make_all(pairs: Pairs, material: Material, request: Request, say: Callable[[str], None]) -> list[Row]:

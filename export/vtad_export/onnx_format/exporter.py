@@ -23,6 +23,7 @@ from vtad_export.proof.parity import Flip, accept, compare
 from vtad_export.proof.quality import Quality, measured
 from vtad_export.proof.tolerance import Limits, limits
 from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.progress import watched
 from vtad_runtime.contract.references import largest_error
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.verdict.detector import Detector as Runtime
@@ -143,7 +144,8 @@ def check_from_file(
     """
     runtime, known = Runtime(path, review=0), {flip.image for flip in flipped}
     with image_files(sample) as files:
-        for number, (file, pixels, score) in enumerate(zip(files, sample.images, scores, strict=True)):
+        each = zip(watched(files, "judging from files"), sample.images, scores, strict=True)
+        for number, (file, pixels, score) in enumerate(each):
             decoded(file, card.input, pixels)
             found = runtime.file(file)
             name = sample.name(number)

@@ -130,5 +130,6 @@ def _pixels(values: NDArray[np.float32]) -> RGB:
 def _scores(detector: Detector, pictures: RGB) -> NDArray[np.float64]:
     """Of pictures (N, H, W, 3), (N,)."""
     with torch.inference_mode():
-        found = [detector(batch).score.numpy() for batch in batches(pictures, torch.device("cpu"), BATCH)]
+        each = batches(pictures, torch.device("cpu"), BATCH, "pictures near the threshold")
+        found = [detector(batch).score.numpy() for batch in each]
     return np.concatenate(found).astype(np.float64)

@@ -86,7 +86,7 @@ def compare(
     flipped: list[Flip] = []
     scores: list[NDArray[np.float32]] = []
     fallback_flips, near_error = 0, 0.0
-    for number, batch in enumerate(batches(sample.images, torch.device("cpu"), BATCH)):
+    for number, batch in enumerate(batches(sample.images, torch.device("cpu"), BATCH, "proving")):
         with torch.inference_mode():
             expected = {k: v.numpy() for k, v in detector(batch)._asdict().items()}
         got = execute(batch.numpy())

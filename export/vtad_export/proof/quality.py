@@ -16,6 +16,7 @@ from vtad_export.proof.material import Execute
 from vtad_export.proof.parity import Flip
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.image import ImageError, fit_mask, read_fitted, read_mask
+from vtad_runtime.contract.progress import watched
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def measured(every: Sequence[TestImage], card: Card, detector: Detector, execute
     scores: tuple[list[float], list[float]] = [], []
     maps: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = [], []
     masks: list[NDArray[np.bool_] | None] = []
-    for test in tests:
+    for test in watched(tests, "judging test pictures"):
         pixels, mask = _read(test, card)
         with torch.inference_mode():
             judged = detector(torch.from_numpy(pixels))

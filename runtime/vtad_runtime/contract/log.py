@@ -17,6 +17,7 @@ from typing import Any, Literal, TextIO
 
 from vtad_runtime.contract.errors import NOT_WRITTEN, VtadError, one_line
 from vtad_runtime.contract.json_values import finite, iso_utc
+from vtad_runtime.contract.progress import aside
 
 LOGGER = logging.getLogger("vtad")
 NOTE = "note"  # the event of what `note` says
@@ -109,8 +110,9 @@ class _Lines(logging.Handler):
         encoding = getattr(stream, "encoding", None) or "utf-8"
         text = self.format(record).encode(encoding, "replace").decode(encoding)  # file names need not be valid text
         try:
-            stream.write(text + "\n")
-            stream.flush()
+            with aside():
+                stream.write(text + "\n")
+                stream.flush()
         except BrokenPipeError:
             if getattr(record, "event", None) == NOTE:
                 raise

@@ -106,7 +106,7 @@ def build(
     if options.alarm is not None:
         outputs_of_run.append(AlarmEvents())
     if console and files is not None:
-        outputs_of_run.append(FileProgress(len(files.files), bar=not options.log_json))
+        outputs_of_run.append(FileProgress(len(files.files)))
     elif console and not (options.json == "-" or options.log_json):
         outputs_of_run.append(Calls(lambda judgement: note(frame_line(judgement))))
     outputs_of_run += [output for output in (page, window, *outputs) if output is not None]

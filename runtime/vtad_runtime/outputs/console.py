@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
-import click
-
 from vtad_runtime.contract.log import warning
+from vtad_runtime.contract.progress import Bar
 from vtad_runtime.verdict.judgement import Judgement, Output
 from vtad_runtime.verdict.verdict import Verdict
 
@@ -14,25 +11,24 @@ SHOWN_ERRORS = 10
 
 
 class FileProgress(Output):
-    """A bar on a terminal; at the end the first files that could not be judged."""
+    """A bar; at the end the first files that could not be judged."""
 
-    def __init__(self, files: int, bar: bool = True) -> None:
-        """`files` are to be judged; `bar`: show it, if stderr is a terminal."""
+    def __init__(self, files: int) -> None:
+        """`files` are to be judged."""
         self._errors: list[str] = []
-        hidden = not (bar and sys.stderr.isatty())
-        self._bar = click.progressbar(length=files, label="judging", file=sys.stderr, hidden=hidden)
-        self._bar.render_progress()
+        self._bar = Bar("judging", files)
+        self._bar.begin()
 
     def write(self, judgement: Judgement) -> None:
         """One more is done."""
-        self._bar.update(1)
+        self._bar.advance()
         if judgement.verdict is Verdict.ERROR:
             reason, file = str(judgement.reason), str(judgement.file)
             self._errors.append(reason if file in reason else f"{file}: {reason}")
 
     def close(self) -> None:
         """Say what could not be judged."""
-        self._bar.render_finish()
+        self._bar.end()
         for error in self._errors[:SHOWN_ERRORS]:
             warning("error", f"ERROR {error}")
         if len(self._errors) > SHOWN_ERRORS:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import click
 
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.command_line.command import say
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, one_line
+from vtad_runtime.contract.progress import watched
 from vtad_runtime.contract.threshold.trade_off import choice, table, trade_off
 from vtad_runtime.engine.coreml_engine import onnx_fallback
 from vtad_runtime.engine.opening import newest_model
@@ -93,9 +91,7 @@ def calibrate_run(
 
 def _judged(detector: Detector, folder: Path) -> tuple[Judged, ...]:
     """The pictures of a folder and all below it. Raises VtadError."""
-    files = find(folder).files
-    with click.progressbar(files, label="judging", file=sys.stderr, hidden=not sys.stderr.isatty()) as shown:
-        found = judge_pictures(detector, shown)
+    found = judge_pictures(detector, watched(find(folder).files, "judging"))
     _list("left out", found.unusable)
     _list("left out, a copy of another picture", found.copies)
     return found.judged

@@ -48,7 +48,7 @@ NEEDED = {  # the module of each
 EXTRAS = {  # by the modules that each brings
     "live": ("starlette", "uvicorn"),
     "mqtt": ("paho.mqtt.client",),
-    "train": ("torch", "sklearn", "safetensors", "tqdm"),
+    "train": ("torch", "sklearn", "safetensors"),
     "export": ("onnx", "onnxscript", "coremltools"),
 }
 

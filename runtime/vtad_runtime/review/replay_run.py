@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-
-import click
 
 from vtad_runtime.contract.card import FULL_SCALE
 from vtad_runtime.contract.command_line.command import say
 from vtad_runtime.contract.command_line.stopping import stoppable
 from vtad_runtime.contract.errors import FAILED, NOT_JUDGED, NOT_WRITTEN, VtadError, one_line
 from vtad_runtime.contract.files import write_whole
+from vtad_runtime.contract.progress import watched
 from vtad_runtime.contract.threshold.conformal import REVIEW
 from vtad_runtime.drawing.encoding import PictureError
 from vtad_runtime.drawing.heatmap import overlay
@@ -61,13 +59,14 @@ def replay_run(
     try:
         with stoppable() as stop:
             again = rejudge(run.rows, by, stop) if by else rescore(run, threshold or 0.0)
-            hidden = not sys.stderr.isatty()
-            with click.progressbar(again, len(run.rows), "judging", file=sys.stderr, hidden=hidden) as watched:
-                rows = list(watched)
+            rows = list(watched(again, "judging", len(run.rows)))
             comparison = compare(rows)
             flips = () if stop() else comparison.flips[:max_pictures]
             white = by.detector.card.input.full_scale if by else FULL_SCALE
-            shown = [ShownFlip(flip, recorded_picture(flip, white), _drawn(flip, by)) for flip in flips]
+            shown = [
+                ShownFlip(flip, recorded_picture(flip, white), _drawn(flip, by))
+                for flip in watched(flips, "drawing the report")
+            ]
     except ModelError:
         folder.rmdir()
         raise

@@ -13,6 +13,7 @@ from vtad_runtime.contract.credentials import without_credentials
 from vtad_runtime.contract.errors import BROKEN_PIPE, INTERNAL, NOT_WRITTEN, STOPPED, VtadError, disk_full, one_line
 from vtad_runtime.contract.libraries import heard
 from vtad_runtime.contract.log import logging_to, warning
+from vtad_runtime.contract.progress import aside, bars
 
 
 class _OneLine(click.ClickException):
@@ -32,10 +33,11 @@ class _OneLine(click.ClickException):
 def no_traceback(*, json_lines: bool = False) -> Iterator[None]:
     """Turn a VtadError into its line and exit code, and whatever else into a line that asks to be reported, exit code 70.
 
-    With `json_lines` the line is an event of the log, "failed". What libraries say by themselves becomes warnings.
+    With `json_lines` the line is an event of the log, "failed", and no bar is drawn. What libraries say by themselves becomes
+    warnings.
     """
     try:
-        with _one_line(), heard():
+        with _one_line(), heard(), bars(not json_lines):
             yield
     except _OneLine as e:
         if not json_lines:
@@ -69,7 +71,8 @@ def _one_line() -> Iterator[None]:
 def say(text: object, *, err: bool = False) -> None:
     """Print a line to stdout or stderr, whatever names it holds. Raises VtadError when stdout takes no more; BrokenPipeError."""
     try:
-        click.echo(printable(str(text)), err=err)
+        with aside():
+            click.echo(printable(str(text)), err=err)
     except BrokenPipeError:
         raise
     except OSError as e:
