@@ -59,7 +59,7 @@ def test_a_damaged_file_is_named_with_the_reason(make_category: MakeCategory, wh
     report = check(data)
     assert not report.ok
     assert len(report.unreadable) == 1
-    assert report.unreadable[0].startswith(f"{where}: expected")
+    assert str(report.unreadable[0]).startswith(f"{where}: expected")
 
 
 def test_masks_that_do_not_fit_their_picture_are_found(
@@ -71,7 +71,7 @@ def test_masks_that_do_not_fit_their_picture_are_found(
     write_image(truth / "001_mask.png", np.zeros((32, 40), np.uint8))
     (truth / "002_mask.png").rename(truth / "999_mask.png")
     report = check(data)
-    assert report.wrong_size_masks == ("ground_truth/dent/000_mask.png: 20x16, picture 40x32",)
+    assert [*map(str, report.wrong_size_masks)] == ["ground_truth/dent/000_mask.png: 20x16, picture 40x32"]
     assert report.empty_masks == ("ground_truth/dent/001_mask.png",)
     assert report.missing_masks == ("test/dent/002.png",)
     assert report.stray_masks == ("ground_truth/dent/999_mask.png",)
@@ -122,7 +122,7 @@ def test_masks_that_cover_most_of_their_picture_are_said(make_category: MakeCate
     mask[8:14, 10:20] = 0
     write_image(data / "part/ground_truth/dent/000_mask.png", mask)
     report = check(data)
-    assert report.inverted_masks == ("ground_truth/dent/000_mask.png: 95%",)
+    assert [*map(str, report.inverted_masks)] == ["ground_truth/dent/000_mask.png: 95%"]
     assert "is white the defect?" in report.to_text()
     assert not report.ok
 
@@ -266,3 +266,29 @@ def test_linked_subfolders_are_seen_by_training_the_check_and_vtad_run_alike(mak
     (good / "B").symlink_to(elsewhere)
     (elsewhere / "loop").symlink_to(good)
     assert len(find_category(data, "part").train_good) == len(find(good).files) == check(data).train_good == 6
+
+
+def test_a_picture_of_another_size_than_nearly_all_is_said_and_no_problem(
+    make_category: MakeCategory, write_image: WriteImage, picture: Picture
+) -> None:
+    data = make_category(train=12)
+    write_image(data / "part" / "train" / "good" / "cut.png", picture(70)[:10, :20])
+    report = check(data)
+    assert [*map(str, report.odd_sizes)] == ["train/good/cut.png: 20x10, others 40x32"]
+    assert report.ok
+    for number in range(6):
+        write_image(data / "part" / "train" / "good" / f"{number}-cut.png", picture(80 + number)[:10, : 12 + number])
+    assert check(data).odd_sizes == ()  # sizes vary here
+
+
+@pytest.mark.parametrize(("level", "said"), [(0.25, True), (1.9, True), (0.97, False)])
+def test_a_good_picture_much_darker_or_brighter_than_the_others_is_said(
+    make_category: MakeCategory, write_image: WriteImage, picture: Picture, level: float, said: bool
+) -> None:
+    data = make_category(train=12)
+    bright = np.clip(picture(70) * level, 0, 255).astype(np.uint8)
+    write_image(data / "part" / "train" / "good" / "odd.png", bright)
+    report = check(data)
+    assert [found.files for found in report.odd_exposures] == [("train/good/odd.png",)] * said
+    assert ("much darker or brighter" in report.to_text()) is said
+    assert report.ok

@@ -12,12 +12,14 @@ from vtad.data.layout import DataError, find_categories, find_category, require_
 from vtad_runtime.contract.command_line.command import no_traceback, say
 from vtad_runtime.contract.errors import VtadError
 
+SHEET_HELP = "Draw what was found odd, with names and reasons: a PNG or JPEG."
+
 _CODES = """\b
 Exit codes:
   0    written, or checked and nothing found
   1    the check found something to put right
   2    usage: no such category, a folder in use, a folder that cannot be read or made
-  4    a picture could not be written, e.g. the disk is full
+  4    a picture or the contact sheet could not be written, e.g. the disk is full
   70   internal error
 """
 
@@ -49,12 +51,14 @@ def demo(*, category: str, data_dir: Path, seed: int, size: int, train: int, goo
 @data.command()
 @click.option("--category", required=True, help=f"Folder to check, or `{ALL}` for each one found. {NAMES_HELP}")
 @data_option
+@click.option("--contact-sheet", "sheet", type=click.Path(path_type=Path), metavar="FILE", help=SHEET_HELP)
 @click.pass_context
-def check(ctx: click.Context, category: str, data_dir: Path) -> None:
+def check(ctx: click.Context, category: str, data_dir: Path, sheet: Path | None) -> None:
     """Decode every picture and mask and report what is wrong. Exit code 1 when something is, else 0."""
     from vtad.data.check import check_category
+    from vtad.data.contact_sheet import require_format, write_contact_sheet
 
-    good = True
+    good, checked = True, []
     with no_traceback():
         try:
             names = find_categories(data_dir) if category == ALL else (category,)
@@ -63,10 +67,19 @@ def check(ctx: click.Context, category: str, data_dir: Path) -> None:
                     f"{data_dir}: expected folders in the MVTec AD layout, got none; "
                     "point --data at them, or make demo images: vtad-data demo --category pill"
                 )
+            if sheet is not None:
+                require_format(sheet)
             for name in names:
-                report = check_category(find_category(data_dir, name))
+                files = find_category(data_dir, name)
+                report = check_category(files)
                 say(report.to_text())
+                checked.append((files, report))
                 good = good and report.ok
+            if sheet is not None:
+                shown = write_contact_sheet(sheet, checked)
+                say(
+                    f"{sheet}: {shown} findings to look at" if shown else f"nothing odd to show: {sheet} is not written"
+                )
         except OSError as e:
             raise VtadError(f"{e.filename or data_dir}: expected a readable folder, got {e.strerror or e}") from e
     ctx.exit(0 if good else 1)

@@ -5,20 +5,27 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from vtad.config import FULL_SCALES
 from vtad.data.bit_depth import bit_depth
 from vtad.data.images import FEWEST, of_one_colour
 from vtad.data.layout import GOOD, CategoryFiles, files_left_out, pictures_below, pictures_elsewhere
 from vtad_runtime.contract.image import SUFFIXES, ImageError, pages, read_mask, read_picture
+from vtad_runtime.contract.progress import watched
 
 SHOWN = 5  # files named per finding in the text
 READ = " ".join(sorted(SUFFIXES))
 LOSSY = (".jpg", ".jpeg", ".jfif")
+NEARLY_ALL = 0.8  # share of the pictures whose size is the usual one, so that another is odd
+ENOUGH = 10  # good pictures, among which one can be odd
+DEVIATIONS, LEVELS = 6.0, 12.0  # standard deviations, and levels of 255, that an exposure is off at least
+MAD_TO_DEVIATION = 1.4826  # of a Gaussian: its standard deviation by its median absolute deviation
 MOST_OF_IT = 0.5  # share of a picture that a mask covers at most; above it black and white are probably exchanged
 
 
@@ -33,6 +40,20 @@ class Sizes:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One picture, or several that are odd together, and why."""
+
+    files: tuple[str, ...]  # names relative to the folder of the category
+    why: str = ""  # where the name of the finding does not say it
+
+    def __str__(self) -> str:
+        return " = ".join(self.files) + (f": {self.why}" if self.why else "")
+
+
+Findings = list[tuple[str, tuple[Finding, ...]]]  # by what they are
+
+
+@dataclass(frozen=True)
 class CheckReport:
     """The findings of `check_category`; files are named relative to the folder of the category."""
 
@@ -41,12 +62,12 @@ class CheckReport:
     test: dict[str, int]  # pictures by kind
     masks: int  # that belong to a picture
     sizes: Sizes | None  # None when no picture is readable
-    unreadable: tuple[str, ...]  # "file: reason", pictures and masks
+    unreadable: tuple[Finding, ...]  # pictures and masks
     missing_masks: tuple[str, ...]  # defective pictures without a mask, although others of their kind have one
     unmasked_kinds: tuple[str, ...]  # defect types without any mask: allowed, but no pixel metrics
-    wrong_size_masks: tuple[str, ...]
+    wrong_size_masks: tuple[Finding, ...]
     empty_masks: tuple[str, ...]
-    inverted_masks: tuple[str, ...]  # that cover most of their picture
+    inverted_masks: tuple[Finding, ...]  # that cover most of their picture
     lossy_masks: int  # saved as JPEG: half of the maximum counts as defect
     depth: str | None  # how vtad-train takes pictures of 16 bits; None where it finds none
     brighter: int  # test pictures with values above what is white then
@@ -57,30 +78,42 @@ class CheckReport:
     stray_masks: tuple[str, ...]  # without a picture
     leaked: tuple[tuple[str, ...], ...]  # groups of the same pixels in both train and test
     repeated: tuple[tuple[str, ...], ...]  # groups of the same pixels within train
+    odd_sizes: tuple[Finding, ...]  # pictures, where nearly all others have one size
+    odd_exposures: tuple[Finding, ...]  # good pictures much darker or brighter than the others
 
     @property
     def ok(self) -> bool:
         """Whether nothing has to be put right. Defect types without any mask do not count."""
-        return not self._problems()
+        return self.train_good >= FEWEST and not self._problems()
 
-    def _problems(self) -> list[tuple[str, list[str]]]:
-        few = ["add more; some dozens make a usable detector"] if self.train_good < FEWEST else []
+    def _problems(self) -> Findings:
         found = [
-            (f"fewer than {FEWEST} good pictures to train from", few),
-            ("unreadable files", list(self.unreadable)),
-            ("good pictures of one colour (a covered lens, a wrong exposure?)", list(self.blank)),
-            ("defective pictures without a mask", list(self.missing_masks)),
-            ("masks of another size than their picture", list(self.wrong_size_masks)),
-            ("masks without a single defective pixel", list(self.empty_masks)),
+            ("unreadable files", self.unreadable),
+            ("good pictures of one colour (a covered lens, a wrong exposure?)", _each(self.blank)),
+            ("defective pictures without a mask", _each(self.missing_masks)),
+            ("masks of another size than their picture", self.wrong_size_masks),
+            ("masks without a single defective pixel", _each(self.empty_masks)),
             (
                 f"masks that cover more than {MOST_OF_IT:.0%} of their picture (is white the defect?)",
-                list(self.inverted_masks),
+                self.inverted_masks,
             ),
-            ("masks without a picture", list(self.stray_masks)),
-            ("the same picture in train and test", [" = ".join(group) for group in self.leaked]),
-            ("the same picture more than once in train", [" = ".join(group) for group in self.repeated]),
+            ("masks without a picture", _each(self.stray_masks)),
+            ("the same picture in train and test", tuple(map(Finding, self.leaked))),
+            ("the same picture more than once in train", tuple(map(Finding, self.repeated))),
         ]
         return [(what, files) for what, files in found if files]
+
+    def _odd(self) -> Findings:
+        """What is worth a look, and may be right."""
+        found = [
+            ("pictures of another size than the others", self.odd_sizes),
+            ("good pictures much darker or brighter than the others", self.odd_exposures),
+        ]
+        return [(what, files) for what, files in found if files]
+
+    def to_see(self) -> Findings:
+        """All pictures and masks that were found odd: problems, and what may be right."""
+        return [*self._problems(), *self._odd()]
 
     def to_text(self) -> str:
         """A table and the findings, for people. At most five files are named per finding."""
@@ -110,10 +143,13 @@ class CheckReport:
             lines.append(f"  note: not used, for they lie in no folder of good or of defective pictures: {found}")
         if self.several_pages:
             lines.append(f"  note: {self.several_pages} files have several pages or frames: the first of each is used")
+        for what, files in self._odd():
+            lines += _listed(f"note: {what}", files)
+        if self.train_good < FEWEST:
+            few = f"  problem: fewer than {FEWEST} good pictures to train from: add more; some dozens make a usable detector"
+            lines.append(few)
         for what, files in self._problems():
-            lines.append(f"  problem: {what}: {len(files)}")
-            lines += [f"    {file}" for file in files[:SHOWN]]
-            lines += [f"    and {len(files) - SHOWN} more"] if len(files) > SHOWN else []
+            lines += _listed(f"problem: {what}", files)
         return "\n".join([*lines, f"  {'ok' if self.ok else 'not ok'}"])
 
 
@@ -127,6 +163,7 @@ class _Seen:
     brighter: bool = False  # than white
     blank: bool = False
     pages: int = 1
+    brightness: float = 0.0  # mean, levels of 255
 
 
 def check_category(files: CategoryFiles, workers: int | None = None) -> CheckReport:
@@ -135,24 +172,26 @@ def check_category(files: CategoryFiles, workers: int | None = None) -> CheckRep
     depth = bit_depth(files.train_good)
     white = FULL_SCALES[depth.bits]
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-        seen = dict(zip(pictures, pool.map(lambda path: _look(path, white), pictures), strict=True))
-    unreadable = [f"{_name(path, files)}: {s.error}" for path, s in seen.items() if s.size is None]
-    wrong_size, empty, inverted = [], [], []
+        looks = pool.map(lambda path: _look(path, white), pictures)
+        seen = dict(zip(pictures, watched(looks, f"checking {files.name}", len(pictures)), strict=True))
+    unreadable = [Finding((_name(path, files),), s.error) for path, s in seen.items() if s.size is None]
+    wrong_size, empty, inverted = list[Finding](), list[str](), list[Finding]()
     for image in files.test:
         if image.mask is None:
             continue
         try:
             mask = read_mask(image.mask)
         except ImageError as e:
-            unreadable.append(f"{_name(image.mask, files)}: {_reason(e, image.mask)}")
+            unreadable.append(Finding((_name(image.mask, files),), _reason(e, image.mask)))
             continue
         size, expected = (mask.shape[1], mask.shape[0]), seen[image.path].size
         if expected is not None and size != expected:
-            wrong_size.append(f"{_name(image.mask, files)}: {size[0]}x{size[1]}, picture {expected[0]}x{expected[1]}")
+            why = f"{size[0]}x{size[1]}, picture {expected[0]}x{expected[1]}"
+            wrong_size.append(Finding((_name(image.mask, files),), why))
         if not mask.any():
             empty.append(_name(image.mask, files))
         elif mask.mean() > MOST_OF_IT:
-            inverted.append(f"{_name(image.mask, files)}: {mask.mean():.0%}")
+            inverted.append(Finding((_name(image.mask, files),), f"{mask.mean():.0%}"))
     masked = Counter(image.kind for image in files.test if image.mask is not None)
     unmasked = [image for image in files.test if image.mask is None and image.kind != GOOD]
     leaked, repeated = _duplicates(files, seen)
@@ -178,6 +217,8 @@ def check_category(files: CategoryFiles, workers: int | None = None) -> CheckRep
         stray_masks=_stray_masks(files),
         leaked=leaked,
         repeated=repeated,
+        odd_sizes=tuple(_odd_sizes(files, seen)),
+        odd_exposures=tuple(_odd_exposures(files, seen)),
     )
 
 
@@ -190,7 +231,13 @@ def _look(path: Path, white: int) -> _Seen:
     digest = hashlib.sha256(repr(rgb.shape).encode())
     digest.update(rgb.tobytes())
     return _Seen(
-        (rgb.shape[1], rgb.shape[0]), digest.digest(), "", picture.doubt is not None, of_one_colour(rgb), count
+        (rgb.shape[1], rgb.shape[0]),
+        digest.digest(),
+        "",
+        picture.doubt is not None,
+        of_one_colour(rgb),
+        count,
+        float(rgb.mean()),
     )
 
 
@@ -207,6 +254,42 @@ def _sizes(sizes: list[tuple[int, int]]) -> Sizes | None:
         return None
     ranked = sorted(set(sizes), key=lambda size: (size[0] * size[1], size))
     return Sizes(ranked[0], ranked[-1], Counter(sizes).most_common(1)[0][0], len(ranked))
+
+
+def _odd_sizes(files: CategoryFiles, seen: dict[Path, _Seen]) -> Iterator[Finding]:
+    """Pictures of another size, where nearly all have one: where sizes vary anyhow, none is odd."""
+    counts = Counter(s.size for s in seen.values() if s.size is not None)
+    (usual, count), *_ = counts.most_common(1) or [((0, 0), 0)]
+    if count < NEARLY_ALL * counts.total():
+        return
+    for path, s in seen.items():
+        if s.size not in (None, usual):
+            (w, h), (usual_w, usual_h) = s.size, usual
+            yield Finding((_name(path, files),), f"{w}x{h}, others {usual_w}x{usual_h}")
+
+
+def _odd_exposures(files: CategoryFiles, seen: dict[Path, _Seen]) -> Iterator[Finding]:
+    """Good pictures whose mean brightness lies far from the median of those to train from, by median absolute deviation."""
+    good = [*files.train_good, *(image.path for image in files.test if image.kind == GOOD)]
+    readable = [path for path in good if seen[path].size is not None and not seen[path].blank]
+    known = np.array([seen[path].brightness for path in readable if path in set(files.train_good)])
+    if len(known) < ENOUGH:
+        return
+    middle = float(np.median(known))
+    spread = MAD_TO_DEVIATION * float(np.median(np.abs(known - middle)))
+    for path in readable:
+        level = seen[path].brightness
+        if abs(level - middle) > max(LEVELS, DEVIATIONS * spread):
+            yield Finding((_name(path, files),), f"mean brightness {level:.0f} of 255, others about {middle:.0f}")
+
+
+def _listed(what: str, found: Sequence[Finding]) -> list[str]:
+    more = [f"    and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+    return [f"  {what}: {len(found)}", *(f"    {one}" for one in found[:SHOWN]), *more]
+
+
+def _each(names: Sequence[str]) -> tuple[Finding, ...]:
+    return tuple(Finding((name,)) for name in names)
 
 
 def _stray_masks(files: CategoryFiles) -> tuple[str, ...]:
