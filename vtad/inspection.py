@@ -39,7 +39,7 @@ def make_card(config: Config, rule: ScoreRule, chosen: Calibration, data_fingerp
             category=config.category,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             vtad_version=VERSION,
-            git_commit=_git_commit(),
+            git_commit=git_commit(),
             config=without_places(dataclasses.asdict(config)),
             data_fingerprint=data_fingerprint,
         ),
@@ -76,7 +76,7 @@ def advice(card: Card) -> str | None:
     )
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """The commit of the checkout that this code runs from, if it is one."""
     folder = Path(__file__).parent.parent
     if not (folder / ".git").exists():

@@ -30,11 +30,12 @@ def train(
     resume: Run | None = None,
     report: Reporter = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
+    started: Callable[[Run], None] = lambda _: None,
 ) -> Run:
     """Train, calibrate and write a run folder; it is returned.
 
     `resume` continues a run that was stopped, with the configuration of that run; only where its data are may be another.
-    `stop` is called after each step.
+    `stop` is called after each step. `started` is called once, with the run folder, before the first step.
     Raises DataError, ConfigError, BackboneError, CalibrationError, RunError, TrainingError or Interrupted, each with one line.
     """
     if resume is not None:
@@ -67,6 +68,7 @@ def train(
         else:
             loop = resumed(config, run, detector, images, held_out, device, images_seen)
             run.moved_to(config)  # these are its images, wherever they lie now
+        started(run)
         del pretrained  # a large backbone need not lie in memory twice
         loop.learn(report, stop)
         report(Report(1.0, "calibrating on good images", lasting=False))

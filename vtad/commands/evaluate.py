@@ -8,6 +8,7 @@ import click
 
 from vtad.commands.library_errors import library_errors_as_lines
 from vtad.commands.options import CONTEXT, DEVICES, choose_run, run_options
+from vtad.commands.tracking_options import add_to_tracked
 from vtad_runtime.contract.command_line.command import no_traceback, say
 
 _CODES = """\b
@@ -35,3 +36,4 @@ def evaluate(run_path: Path | None, runs: Path, category: str | None, data_dir: 
         say(f"images: {found.data}" + (f"; note: {found.note}" if found.note else ""))
         say(table(found))
         say(f"\n  {run.path / 'metrics.json'}")
+        add_to_tracked(run)

@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from vtad.commands.curves import curves
 from vtad.commands.library_errors import library_errors_as_lines
 from vtad.commands.options import ALL, CONTEXT, DATA_FOLDER, NAMES_HELP
+from vtad.commands.tracking_options import Store, store_named, store_of, tracking, tracking_options
 from vtad.commands.train_options import (
     CALIBRATION,
     DATA,
@@ -69,6 +70,7 @@ FOLDER = click.Path(path_type=Path)
 @config_options(OFTEN)
 @option(OFTEN, "--resume", is_flag=True, help="Continue a stopped run: the newest, or --run.")
 @option(OFTEN, "--run", "run_path", type=FOLDER, help="The run folder to --resume.")
+@tracking_options
 @config_options(NETWORK, TRAINING, CALIBRATION)
 @click.version_option(package_name="vtad", prog_name="vtad-train")
 def train(
@@ -78,17 +80,20 @@ def train(
     preset_name: Any,
     resume: bool,
     run_path: Path | None,
+    track: str | None,
+    experiment: str | None,
     **choices: Any,
 ) -> None:
     """Train a detector from good images only, calibrate it on held-out good images, and write a run folder."""
     changes = {k: v for k, v in choices.items() if v is not None}
     with no_traceback(), library_errors_as_lines():
+        store = store_named(track, experiment)
         if resume or run_path:
             if not resume:
                 raise ConfigError("--run names the run to continue: give --resume with it")
             if changes or preset_name != "default":
                 raise ConfigError(
-                    "--resume continues with the run's own configuration: leave the other options out, except --data"
+                    "--resume continues with the run's own configuration: leave the other options out, except --data and --track"
                 )
             elsewhere = click.get_current_context().get_parameter_source("data_dir") is ParameterSource.COMMANDLINE
             from vtad.training import unfinished_run
@@ -96,10 +101,12 @@ def train(
             run = unfinished_run(Path(out), run_path, category)
             say(f"continuing {run.path}")
             config = run.config()
-            _train(dataclasses.replace(config, data=str(data_dir)) if elsewhere else config, run)
+            _train(
+                dataclasses.replace(config, data=str(data_dir)) if elsewhere else config, run, store or store_of(run)
+            )
             return
         for name in _categories(category, data_dir):
-            _train(preset(preset_name, name, data=str(data_dir), out=out, **changes), None)
+            _train(preset(preset_name, name, data=str(data_dir), out=out, **changes), None, store)
 
 
 def _categories(category: str | None, data_dir: Path) -> tuple[str, ...]:
@@ -114,7 +121,7 @@ def _categories(category: str | None, data_dir: Path) -> tuple[str, ...]:
     return (category,)
 
 
-def _train(config: Config, resume: Run | None) -> None:
+def _train(config: Config, resume: Run | None, store: Store | None) -> None:
     from vtad.calibration.record import CalibrationRecord
     from vtad.fitting.device import keep_memory
     from vtad.fitting.loop import Interrupted
@@ -124,7 +131,8 @@ def _train(config: Config, resume: Run | None) -> None:
     keep_memory()
     with stoppable() as stop, _reporter() as report:
         try:
-            run = train_model(config, resume=resume, report=report, stop=stop)
+            with tracking(store) as started:
+                run = train_model(config, resume=resume, report=report, stop=stop, started=started)
         except Interrupted as e:
             raise VtadError(e, 128 + (stop.signal or 0)) from e
     for row in curves(run):
