@@ -14,7 +14,7 @@ from vtad.tracking.address import TrackingError, sqlite_file
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# What is set in the environment already stays, but for the first two: nobody is told anything beside the store.
+# What is set in the environment already stays, but for the first two: nobody but the store hears of a run.
 NEVER = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 UNLESS_SET = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds that a server may say nothing; mlflow would wait 120,
