@@ -35,6 +35,7 @@ class Config:
     data: str = "data"  # folder that holds the category folders
     out: str = "runs"  # folder that gets <category>/<number>
     preset: Preset = "default"
+    preset_file: str = ""  # that the changes to the preset came from, see vtad.preset_file; none: a preset as it is
     seed: int = 0
     device: str = "auto"  # auto, cpu, cuda, mps
 
@@ -86,6 +87,7 @@ class Config:
         object.__setattr__(self, "data", os.fspath(self.data))
         object.__setattr__(self, "out", os.fspath(self.out))
         object.__setattr__(self, "backbone_file", os.fspath(self.backbone_file))
+        object.__setattr__(self, "preset_file", os.fspath(self.preset_file))
 
     def check(self) -> Config:
         """Itself, or ConfigError in one line when a value has another type or values cannot work together."""

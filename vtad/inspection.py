@@ -13,7 +13,7 @@ from vtad.version import VERSION
 from vtad_runtime.contract.card import FULL_SCALE, SCHEMA, UNIT, Calibration, Card, Identity, Input, Output, ScoreRule
 from vtad_runtime.contract.threshold.conformal import images_needed
 
-PLACES = ("data", "out", "backbone_file")  # options that are paths
+PLACES = ("data", "out", "backbone_file", "preset_file")  # options that are paths
 
 
 def input_spec(config: Config) -> Input:

@@ -38,6 +38,7 @@ def config_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "bits": 16,
         "threshold_rule": "guaranteed",
+        "preset_file": "",
         **{_FIELDS.get(name, name): value for name, value in values.items()},
     }
 

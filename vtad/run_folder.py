@@ -92,20 +92,23 @@ class Run:
         write_text(self.path / "card.json", card.to_json() + "\n")
 
 
-def create_run(config: Config) -> Run:
-    """A new numbered folder under <out>/<category>, with the configuration in it. Raises RunError, WriteError."""
-    parent = Path(config.out) / config.category
+def create_run(config: Config, folder: Path | None = None) -> Run:
+    """A new folder with the configuration in it: this one, or the next number under <out>/<category>.
+
+    Raises RunError, WriteError.
+    """
+    parent = folder.parent if folder is not None else Path(config.out) / config.category
     try:
         parent.mkdir(parents=True, exist_ok=True)
         numbers = [int(p.name) for p in parent.iterdir() if p.name.isdigit()]
         for number in numbers:
             files.sweep(parent / f"{number:04d}")
             files.sweep(parent / f"{number:04d}" / "export")
-        path = parent / f"{max(numbers, default=0) + 1:04d}"
+        path = folder or parent / f"{max(numbers, default=0) + 1:04d}"
         path.mkdir()
     except OSError as e:
         raise RunError(
-            f"{parent}: expected a folder that can be written, got {e.strerror or e}: choose another by --out"
+            f"{folder or parent}: expected a folder that can be written, got {e.strerror or e}: choose another by --out"
         ) from e
     try:
         write_text(path / "config.json", _config_text(config))

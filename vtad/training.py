@@ -13,11 +13,11 @@ from vtad.calibration.calibrate import calibrate
 from vtad.config import Config
 from vtad.data.bit_depth import bit_depth
 from vtad.data.images import ImageCache, fingerprint, of_one_colour, split_good
-from vtad.data.layout import DataError, find_category
+from vtad.data.layout import CategoryFiles, DataError, find_category
 from vtad.data.sizing import with_size
 from vtad.fitting.checkpoint import save_tensors
 from vtad.fitting.device import pick_device
-from vtad.fitting.loop import Report, Reporter, begun, resumed
+from vtad.fitting.loop import Report, Reporter, Validated, begun, resumed
 from vtad.fitting.symmetries import with_symmetries
 from vtad.inspection import input_spec, make_card
 from vtad.models.detector import SCORE_RULE, Detector
@@ -31,8 +31,15 @@ def train(
     report: Reporter = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
     started: Callable[[Run], None] = lambda _: None,
+    files: CategoryFiles | None = None,
+    folder: Path | None = None,
+    validated: Validated = lambda detector, fraction: None,
 ) -> Run:
     """Train, calibrate and write a run folder; it is returned.
+
+    By default `files` are all of the category, and `folder` is the next number under <out>/<category>. `validated` is called
+    after each validation except the last one, with the detector and the fraction of the training that is done; what it raises
+    ends the training.
 
     `resume` continues a run that was stopped, with the configuration of that run; only where its data are may be another.
     `stop` is called after each step. `started` is called once, with the run folder, before the first step.
@@ -42,7 +49,7 @@ def train(
         config = dataclasses.replace(resume.config(), data=config.data)
     config = dataclasses.replace(config, data=str(Path(config.data).absolute())).check()
     device = pick_device(config.device)
-    files = find_category(Path(config.data), config.category)
+    files = files or find_category(Path(config.data), config.category)
     train_files, val_files = split_good(files.train_good, config.val_split, config.seed)
     config = with_size(config, files.train_good)
     if resume is None:
@@ -60,7 +67,7 @@ def train(
             torch.manual_seed(config.seed)
             report(Report(0.0, "looking for symmetries of good images", lasting=False))
             config = with_symmetries(config, images, held_out, device, pretrained)
-        run = resume or create_run(config)
+        run = resume or create_run(config, folder)
         torch.manual_seed(config.seed)
         detector = Detector(config).to(device)
         if resume is None:
@@ -70,7 +77,7 @@ def train(
             run.moved_to(config)  # these are its images, wherever they lie now
         started(run)
         del pretrained  # a large backbone need not lie in memory twice
-        loop.learn(report, stop)
+        loop.learn(report, stop, validated)
         report(Report(1.0, "calibrating on good images", lasting=False))
         chosen, seen = calibrate(detector, images, held_out, files.root, config, device)
         save_tensors(run.weights, detector.state_dict())

@@ -21,6 +21,7 @@ from tiny_run import disk_fills_up, done, error, flags, tiny
 
 from vtad import training
 from vtad.calibration import calibrate
+from vtad.calibration.record import CalibrationRecord
 from vtad.commands.train import train as command
 from vtad.config import Config, ConfigError, Optimizer
 from vtad.data.images import split_good
@@ -471,3 +472,31 @@ def test_advice_says_how_many_images_the_budget_needs(run: Run) -> None:
     line = advice(strict)
     assert line is not None
     assert "for 1.0% it takes 99, 83 more" in line
+
+
+@pytest.mark.usefixtures("every_epoch")
+def test_a_training_of_some_pictures_in_a_named_folder_ends_where_its_validation_says(
+    configured: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = configured(epochs=3)
+    found = find_category(Path(config.data), config.category)
+    few = dataclasses.replace(found, train_good=found.train_good[:10])
+    seen: list[float] = []
+    folder = tmp_path / "trials" / "0007"
+    run = train(config, files=few, folder=folder, validated=lambda detector, fraction: seen.append(fraction))
+    assert run.path == folder
+    held_out = split_good(few.train_good, config.val_split, config.seed)[1]
+    record = CalibrationRecord.read(run)
+    assert record is not None
+    assert {good.file for good in record.good} <= {f.relative_to(found.root).as_posix() for f in few.train_good}
+    assert sum(good.held_out for good in record.good) == len(held_out)
+    assert seen == [pytest.approx(1 / 3), pytest.approx(2 / 3)]
+
+    def enough(detector: Any, fraction: float) -> None:
+        raise StopIteration
+
+    with pytest.raises(StopIteration):
+        train(config, files=few, folder=tmp_path / "trials" / "0008", validated=enough)
+    assert len(rows(Run(tmp_path / "trials" / "0008"))) == 1
+    with pytest.raises(RunError, match="0007"):
+        train(config, files=few, folder=folder)

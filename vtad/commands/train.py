@@ -27,8 +27,9 @@ from vtad.commands.train_options import (
     preset_lines,
     preset_option,
 )
-from vtad.config import Config, ConfigError, preset
+from vtad.config import Config, ConfigError
 from vtad.data.layout import DataError, find_categories
+from vtad.preset_file import preset_of
 from vtad.run_folder import Run
 from vtad_runtime.contract.card import FULL_SCALE
 from vtad_runtime.contract.command_line.command import no_traceback, say
@@ -57,6 +58,7 @@ Examples:
   vtad-train --category pill                     ./data/pill, ten minutes
   vtad-train --category all --minutes 30         every category below ./data
   vtad-train --category pill --preset scratch    without pretrained weights
+  vtad-train --category pill --preset best.toml  what vtad-sweep found, or values of your own
   vtad-train --resume                            the run that was stopped last
 """
 FOLDER = click.Path(path_type=Path)
@@ -77,7 +79,7 @@ def train(
     category: str | None,
     data_dir: Path,
     out: str,
-    preset_name: Any,
+    preset_name: str,
     resume: bool,
     run_path: Path | None,
     track: str | None,
@@ -106,7 +108,7 @@ def train(
             )
             return
         for name in _categories(category, data_dir):
-            _train(preset(preset_name, name, data=str(data_dir), out=out, **changes), None, store)
+            _train(preset_of(preset_name, name, data=str(data_dir), out=out, **changes), None, store)
 
 
 def _categories(category: str | None, data_dir: Path) -> tuple[str, ...]:

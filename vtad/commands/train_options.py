@@ -12,6 +12,7 @@ import click
 
 from vtad.commands.options import DEVICES, F
 from vtad.config import PRESETS, Bits, Config, Fit, Optimizer
+from vtad.preset_file import SUFFIX
 from vtad_runtime.contract.card import BudgetRule
 from vtad_runtime.contract.command_line.sections import SectionOption
 
@@ -82,10 +83,11 @@ def preset_option(command: F) -> F:
         OFTEN,
         "--preset",
         "preset_name",
-        type=click.Choice(list(PRESETS)),
+        metavar=f"[{'|'.join(PRESETS)}|FILE{SUFFIX}]",
         default="default",
         show_default=True,
-        help="default: features of a frozen backbone. scratch: no pretrained weights. paper: VT-ADL as published.",
+        help="default: features of a frozen backbone. scratch: no pretrained weights. paper: VT-ADL as published. A file changes "
+        "values of one of them, such as the best ones of vtad-sweep.",
     )(command)
 
 

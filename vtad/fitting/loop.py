@@ -60,6 +60,9 @@ class Report:
 
 
 Reporter = Callable[[Report], None]
+Validated = Callable[
+    [Detector, float], None
+]  # gets the detector as it is, and the fraction of the training that is done
 
 
 class Loop:
@@ -79,9 +82,12 @@ class Loop:
         self.validation = Validation(learner, held_out[:VALIDATION_IMAGES], sampler.batch_size)
         self.at, self.best = at, best  # the progress, and the weights with the least validation loss so far
 
-    def learn(self, report: Reporter, stop: Callable[[], bool]) -> None:
+    def learn(
+        self, report: Reporter, stop: Callable[[], bool], validated: Validated = lambda detector, fraction: None
+    ) -> None:
         """Steps until the schedule ends; the best weights are in place afterwards. `stop` is called after each step.
 
+        `validated` is called after each validation except the last one; what it raises ends the training there.
         Raises TrainingError, WriteError, and Interrupted with a checkpoint written.
         """
         at, started = self.at, time.perf_counter() - self.at.seconds
@@ -95,8 +101,8 @@ class Loop:
                 at.step += 1
                 at.seconds = time.perf_counter() - started
                 report(Report(self.schedule.fraction(at), f"epoch {at.epoch + 1}", lasting=False))
-                if at.step % self.sampler.steps_an_epoch == 0:
-                    self._end_epoch(report)
+                if at.step % self.sampler.steps_an_epoch == 0 and self._end_epoch(report):
+                    validated(self.learner.detector, self.schedule.fraction(at))
                 if stop():
                     self._save()
                     raise Interrupted(self.run)
@@ -104,7 +110,8 @@ class Loop:
             self._validate()
         self.learner.model.load_state_dict(self.best, strict=False)
 
-    def _end_epoch(self, report: Reporter) -> None:
+    def _end_epoch(self, report: Reporter) -> bool:
+        """Whether the weights were validated, and there is more to learn."""
         at = self.at
         at.epoch += 1
         total, mse, ssim, nll, segmentation = (part / self.sampler.steps_an_epoch for part in at.sums)
@@ -123,7 +130,7 @@ class Loop:
         }
         if not self.schedule.validates(at):
             append_line(self.run.metrics, row)
-            return
+            return False
         loss, better = self._validate()
         row |= {"val_loss": loss, "best": better, **self.validation.token_norms()}
         append_line(self.run.metrics, row)
@@ -131,6 +138,7 @@ class Loop:
         parts = f"mse {mse:.4f}  1-ssim {ssim:.3f}  nll {nll:.3f}  segmentation {segmentation:.3f}"
         text = f"epoch {at.epoch}  loss {total:.4f}  {parts}  validation {loss:.4f}" + (" (best)" if better else "")
         report(Report(self.schedule.fraction(at), text, lasting=True))
+        return not self.schedule.done(at)
 
     def _validate(self) -> tuple[float, bool]:
         """The validation loss, and whether it is the least so far; then the weights are kept."""
