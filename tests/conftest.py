@@ -165,6 +165,14 @@ def messages() -> Iterator[list[str]]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What engines compiled and showed is kept for the session, not in the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _float32() -> Iterator[None]:
     """Trainings are in float32: whether bfloat16 gains differs from time to time, and takes a quarter of a tiny one."""
     with pytest.MonkeyPatch.context() as patch:

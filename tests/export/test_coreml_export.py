@@ -43,7 +43,6 @@ from vtad_runtime.engine.integrity import integrity
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 from vtad_runtime.engine.opening import newest_model
-from vtad_runtime.verdict.reference_check import check_references
 
 pytestmark = pytest.mark.usefixtures("ready")
 
@@ -122,7 +121,7 @@ def test_what_torch_says_of_a_few_pictures_is_in_the_package_and_in_its_onnx_fal
     fallback = OnnxSession(made.fallback).references()
     assert fallback is not None
     assert fallback.to_text() == stored.to_text()
-    checked = check_references(Detector(made.fallback))
+    checked = Detector(made.fallback).check_references()
     assert checked is not None
     assert checked.ok
 

@@ -61,7 +61,7 @@ def test_a_detector_opens_a_path_the_bytes_of_a_model_or_one_that_is_open() -> N
     assert of_bytes(bad()).score == detector(bad()).score
 
     class Opened:
-        path, card, integrity = detector.path, detector.card, detector.integrity
+        path, card, integrity, engine = detector.path, detector.card, detector.integrity, "mine"
 
         def run(self, batch: Any) -> Any:
             self.ran = len(batch)

@@ -12,7 +12,7 @@ from tiny_model import make_card, references, with_references, write_model
 from vtad_runtime import Detector
 from vtad_runtime.contract.references import References, ReferencesError
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
-from vtad_runtime.verdict.reference_check import ReferenceCheck, check_references
+from vtad_runtime.verdict.reference_check import ReferenceCheck
 
 CARD = make_card()
 
@@ -32,7 +32,7 @@ def test_what_is_written_is_read_back_bit_for_bit(tmp_path: Path) -> None:
 def test_a_model_without_them_has_none(tmp_path: Path) -> None:
     detector = Detector(write_model(tmp_path / "tiny.onnx"))
     assert detector.references() is None
-    assert check_references(detector) is None
+    assert detector.check_references() is None
 
 
 def damaged(**changes: object) -> str:
@@ -63,7 +63,7 @@ def test_damage_is_one_line_that_names_the_file(text: str, said: str) -> None:
 
 
 def test_an_engine_that_judges_as_torch_did_passes(tmp_path: Path) -> None:
-    found = check_references(Detector(with_references(tmp_path / "tiny.onnx", references().to_text())))
+    found = Detector(with_references(tmp_path / "tiny.onnx", references().to_text())).check_references()
     assert found is not None
     assert found.ok
     assert found.flips == 0
@@ -75,7 +75,7 @@ def test_an_engine_that_judges_as_torch_did_passes(tmp_path: Path) -> None:
 def test_a_score_that_is_farther_off_than_the_proof_allowed_fails(tmp_path: Path) -> None:
     def check(score_scale: float) -> ReferenceCheck:
         path = with_references(tmp_path / "tiny.onnx", references().to_text(), score_scale=score_scale)
-        found = check_references(Detector(path))
+        found = Detector(path).check_references()
         assert found is not None
         return found
 

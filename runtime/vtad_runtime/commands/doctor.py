@@ -49,7 +49,7 @@ def _run(model: Path | None, allow_changed: bool, as_json: bool) -> bool:
         found.append(check)
         if not as_json:
             line = " ".join(check.line.split())  # names of models and cameras may hold line ends
-            say(f"{WORDS[check.ok]:<5} {check.name:<13} {line}")
+            say(f"{WORDS[check.ok]:<5} {check.name:<20} {line}")
     bad = [check for check in found if check.ok is False]
     if as_json:
         say(json.dumps({"ok": not bad, "checks": [dataclasses.asdict(c) for c in found]}, indent=2))

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from vtad_runtime.commands.arguments import alarm_rule, duration, names, picture_size, rectangle, size_in_bytes
 from vtad_runtime.contract.command_line.command import no_traceback, say
 from vtad_runtime.contract.command_line.sections import SectionCommand, SectionOption
+from vtad_runtime.engine.engines import AUTO, ENGINES
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.outputs.csv_lines import DIALECTS
 from vtad_runtime.sources.address import KINDS, address
@@ -222,6 +223,14 @@ SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
 @_option(OTHER, "--model", type=FILE, help="Exported .onnx.  [default: the newest below ./runs]")
 @_option(
     OTHER, "--allow-changed", is_flag=True, help="Run a model that was changed since its export; every row says so."
+)
+@_option(
+    OTHER,
+    "--engine",
+    type=click.Choice([AUTO, *ENGINES]),
+    default=AUTO,
+    show_default=True,
+    help="What runs the model; auto: the fastest that is installed and judges the model's reference pictures alike.",
 )
 @_option(
     OTHER,

@@ -28,6 +28,7 @@ from vtad_runtime.contract.typed_json import WrongJson, parsed, typed
 REFERENCES_KEY = "vtad.references"  # beside the card's
 SCHEMA = 1
 STEP = 16  # pixels
+REDUCED = 0.15  # spreads of the calibration scores, that rounding to 16 bits may move a score; see vtad_export.proof.tolerance
 LARGEST = sys.float_info.max  # an error without a limit is a number all the same
 
 

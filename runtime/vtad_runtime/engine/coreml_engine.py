@@ -82,7 +82,7 @@ class CoreMLSession:
 
         Raises ModelError: no Mac, no package of vtad-export, or one changed since, unless `allow_changed`.
         """
-        self.path = Path(path)
+        self.path, self.engine = Path(path), "coreml"
         ct = _coremltools(self.path)
         if not (self.path / "Manifest.json").is_file():
             raise ModelError(f"{self.path}: expected a Core ML package (a folder with a Manifest.json), got none")

@@ -20,6 +20,7 @@ from vtad_runtime.contract.card import OLD_NAMES, Card
 from vtad_runtime.contract.errors import NOT_JUDGED, VtadError
 from vtad_runtime.contract.references import References
 
+IN_MEMORY = "<bytes>"  # the path of a model that was given as bytes
 MAX_BATCH = 64  # the export's upper bound of the free axis
 MAPS = ("heatmap", "ssim_map", "density_map")
 OUTPUTS = ("score", *MAPS, "reconstruction")
@@ -65,6 +66,7 @@ class OpenModel(Protocol):
     path: Path
     card: Card
     integrity: Integrity
+    engine: str  # what runs it: one of `ENGINES`, or "coreml" for a package
 
     def run(self, batch: NDArray[np.uint8]) -> Outputs:
         """Run (n, 3, height, width) uint8 RGB, n = 1..64. Raises ModelError."""

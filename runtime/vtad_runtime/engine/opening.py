@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vtad_runtime.engine.coreml_engine import VERDICT, CoreMLSession, instead, onnx_fallback, runs_packages
+from vtad_runtime.engine.engines import CPU, ENGINES
 from vtad_runtime.engine.model import ModelError, OpenModel
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 
@@ -16,8 +17,10 @@ FOREIGN = {
 }
 
 
-def open_model(model: Path | str | bytes, threads: int | None = None, *, allow_changed: bool = False) -> OpenModel:
-    """Open an .mlpackage by Core ML, another file or its bytes by onnxruntime with `threads` CPU threads.
+def open_model(
+    model: Path | str | bytes, threads: int | None = None, *, engine: str = CPU, allow_changed: bool = False
+) -> OpenModel:
+    """Open an .mlpackage by Core ML, another file or its bytes by an engine of `ENGINES` with `threads` CPU threads.
 
     Core ML chooses its threads itself. Raises ModelError, also where the model was changed since its export, unless
     `allow_changed`.
@@ -26,9 +29,22 @@ def open_model(model: Path | str | bytes, threads: int | None = None, *, allow_c
         raise ModelError(
             f"{model}: expected an .onnx model, or on a Mac an .mlpackage, got {what}; {instead(Path(model))}"
         )
-    if not isinstance(model, bytes) and Path(model).suffix == ".mlpackage":
+    if not isinstance(model, bytes) and is_package(model):
+        if engine != CPU:
+            raise ModelError(f"{model}: expected an .onnx model for engine {engine}, got a Core ML package")
         return CoreMLSession(Path(model), allow_changed=allow_changed)
-    return OnnxSession(model, threads, allow_changed=allow_changed)
+    if engine not in ENGINES:
+        raise ModelError(f"engine: expected one of {', '.join(ENGINES)}, got {engine}")
+    if ENGINES[engine].provider is None:
+        from vtad_runtime.engine.openvino_engine import OpenVinoSession  # the extra `openvino`
+
+        return OpenVinoSession(model, threads, engine=engine, allow_changed=allow_changed)
+    return OnnxSession(model, threads, engine=engine, allow_changed=allow_changed)
+
+
+def is_package(model: Path | str | bytes) -> bool:
+    """Whether a model is a Core ML package, which Core ML alone runs."""
+    return not isinstance(model, bytes) and Path(model).suffix == ".mlpackage"
 
 
 def newest_model(runs: Path = Path("runs")) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.engine.engines import AUTO, ENGINES
 from vtad_runtime.outputs.csv_lines import DIALECTS, Dialect
 from vtad_runtime.sources.address import Address
 from vtad_runtime.verdict.verdict import CHECKS
@@ -39,6 +40,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "save": (None, "all", "ng", "none"),
     "view": ("overlay", "panel"),
     "image": ("jpg", "png"),
+    "engine": (AUTO, *ENGINES),
     "csv_dialect": (None, *DIALECTS),
 }
 POSITIVE = ("threads", "batch", "every", "max_frames", "fps", "max_age", "golden_every", "keep")
@@ -51,6 +53,7 @@ class RunOptions:
     address: Address | None  # None: only the golden samples are checked
     model: Path | None = None  # None: the newest export below ./runs
     allow_changed: bool = False  # run a model whose file was changed since its export
+    engine: str = AUTO  # what runs the model; auto: the fastest that is installed and proves itself
     threads: int | None = None  # CPU threads of the model; None: onnxruntime decides
     batch: int | None = None  # pictures per run of the model, for a folder; None: 4
 

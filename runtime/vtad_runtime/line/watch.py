@@ -55,6 +55,6 @@ def watch(
         options["frame_check"] = frozenset(options["frame_check"])
     asked = RunOptions(parse(str(source)), **options)
     if not isinstance(model, Detector):
-        model = Detector(model or newest_model(), asked.threads, allow_changed=asked.allow_changed)
+        model = Detector(model or newest_model(), asked.threads, engine=asked.engine, allow_changed=asked.allow_changed)
     stopped: Callable[[], bool] = stop.is_set if isinstance(stop, Event) else stop or (lambda: False)
     return run(asked, stopped, detector=model, outputs=[] if on_result is None else [Calls(on_result)])

@@ -68,7 +68,8 @@ def with_logins(options: RunOptions) -> RunOptions:
 
 def open_detector(options: RunOptions) -> Detector:
     """The named model or the newest export, and a line about it. Raises ModelError."""
-    detector = Detector(options.model or newest_model(), options.threads, allow_changed=options.allow_changed)
+    path, changed = options.model or newest_model(), options.allow_changed
+    detector = Detector(path, options.threads, engine=options.engine, allow_changed=changed)
     card = detector.card
     which = "" if options.model else ", the newest export"
     note(
@@ -206,6 +207,7 @@ def about(options: RunOptions, detector: Detector, rules: Rules) -> RunFile:
         max_age_s=rules.max_age_s,
         frame_check=tuple(sorted(rules.checks)),
         alarm=rules.alarm,
+        engine=detector.engine,
         review=_review(options),
     )
 

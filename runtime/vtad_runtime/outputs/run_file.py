@@ -49,6 +49,7 @@ class RunFile:
     frame_check: tuple[str, ...]  # those that were made
     alarm: AlarmRule | None
     model_changed: str | None = None  # what of the model's file was changed since its export
+    engine: str | None = None  # what ran the model; None of older runs
     review: float | None = None  # the share that gave `unsure_from`; None of --unsure-from, and of older runs
 
     @property

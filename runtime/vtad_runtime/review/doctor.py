@@ -232,7 +232,12 @@ def _model(model: Path | None, allow_changed: bool) -> Iterator[Check]:
         return
     yield Check("model", True, f"{path}{which}: {_card_line(detector)}")
     yield Check("model bytes", *_bytes(detector.integrity, detector.card.history, allow_changed=allow_changed))
-    yield _guarded("self-test", lambda: _self_test(detector, load_ms), OTHER_MODEL)
+    yield (judged := _guarded("self-test", lambda: _self_test(detector, load_ms), OTHER_MODEL))
+    if judged.ok:
+        try:
+            yield from _engines(path, allow_changed)
+        except Exception as e:
+            yield Check("engines", False, f"expected them to judge, got {why(e)}: {OTHER_MODEL}")
 
 
 def _unopened(path: Path) -> Found:
@@ -272,8 +277,6 @@ def _self_test(detector: Detector, load_ms: float) -> Found:
     """Judge a picture of noise for the time that it takes, and the reference pictures for what is said of them."""
     import numpy as np
 
-    from vtad_runtime.verdict.reference_check import check_references
-
     spec = detector.card.input
     width, height = spec.width, spec.height
     if spec.roi is not None:  # it must lie inside the picture
@@ -284,9 +287,27 @@ def _self_test(detector: Detector, load_ms: float) -> Found:
     took = f"loaded in {load_ms:.0f} ms, first picture {first_ms:.0f} ms, then {each_ms:.0f} ms each"
     if result.error is not None:
         return False, f"{result.error}; {took}; {OTHER_MODEL}"
-    if (found := check_references(detector)) is None:
+    if (found := detector.check_references()) is None:
         return True, f"{width}x{height} picture judged; {took}; no reference pictures in the model"
     return found.ok, f"{found}; {took}" + ("" if found.ok else f"; {OTHER_MODEL}")
+
+
+def _engines(path: Path, allow_changed: bool) -> Iterator[Check]:
+    """What else could run the model: how fast, and whether it judges the reference pictures as torch did."""
+    from vtad_runtime.engine.engines import CPU, ENGINES
+    from vtad_runtime.engine.opening import is_package
+    from vtad_runtime.verdict.engine_choice import others, tried
+
+    if is_package(path):
+        return
+    there = others()
+    for name in there:
+        trial = tried(path, None, name, allow_changed=allow_changed)
+        took = "" if trial.ms is None else f"; {trial.ms:.1f} ms a picture"
+        yield Check(f"engine {name}", trial.ok or None, trial.said + took)
+    absent = [f"{engine.name} ({engine.extra})" for engine in ENGINES.values() if engine.name not in (CPU, *there)]
+    if absent:
+        yield Check("other engines", None, f"not installed: {', '.join(absent)}")
 
 
 def _timed(call: Callable[[], T]) -> tuple[T, float]:

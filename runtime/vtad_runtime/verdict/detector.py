@@ -21,8 +21,10 @@ from vtad_runtime.contract.card import ScoreRule
 from vtad_runtime.contract.image import Decoded, Placement, decode_picture, fit_image, read_picture, unfit_map
 from vtad_runtime.contract.references import References
 from vtad_runtime.contract.threshold.conformal import REVIEW, review_level
+from vtad_runtime.engine.engines import CPU
 from vtad_runtime.engine.model import MAX_BATCH, OpenModel, Outputs
-from vtad_runtime.engine.opening import open_model
+from vtad_runtime.verdict.engine_choice import open_proven
+from vtad_runtime.verdict.reference_check import ReferenceCheck, check_references
 from vtad_runtime.verdict.score import top_cells
 from vtad_runtime.verdict.verdict import Verdict, decide
 
@@ -98,21 +100,24 @@ class Detector:
         model: Path | str | bytes | OpenModel,
         threads: int | None = None,
         *,
+        engine: str = CPU,
         review: float = REVIEW,
         allow_changed: bool = False,
     ) -> None:
         """Open a model of vtad-export with `threads` CPU threads (None: onnxruntime decides).
 
-        An .onnx anywhere, or its bytes; an .mlpackage on a Mac with the extra `apple`; or a model that is open already. Of good
+        An .onnx anywhere, or its bytes; an .mlpackage on a Mac with the extra `apple`; or a model that is open already. `engine`:
+        one of `ENGINES`, or "auto", see `open_proven`. Of good
         pictures at most the share `review` is UNSURE or NG, see `review_level`; 0: none is UNSURE for its score. Raises
         ModelError, also where the model is not as it was exported, unless `allow_changed`; `integrity` says what was changed.
         """
         if isinstance(model, Path | str | bytes):
-            model = open_model(model, threads, allow_changed=allow_changed)
+            model = open_proven(model, threads, engine, allow_changed=allow_changed)
         self._session = model
         self.path = self._session.path
         self.card = self._session.card
         self.integrity = self._session.integrity
+        self.engine = self._session.engine
         self.unsure_from = review_level(self.card.calibration, review)
 
     def __call__(self, picture: Picture) -> Result:
@@ -163,6 +168,10 @@ class Detector:
     def references(self) -> References | None:
         """The reference pictures in the model; None where there are none. Raises ReferencesError."""
         return self._session.references()
+
+    def check_references(self) -> ReferenceCheck | None:
+        """Whether they are judged as by torch at the export; None where there are none. Raises ReferencesError, ModelError."""
+        return check_references(self._session)
 
     def _prepared(self, picture: Picture) -> Prepared:
         if isinstance(picture, Path | str | bytes):

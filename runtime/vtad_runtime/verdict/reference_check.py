@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vtad_runtime.contract.image import Box, Placement
-from vtad_runtime.contract.references import LARGEST, References, largest_error
-from vtad_runtime.verdict.detector import Detector, Prepared
+from vtad_runtime.contract.references import LARGEST, REDUCED, largest_error
+from vtad_runtime.engine.model import MAX_BATCH, OpenModel
 from vtad_runtime.verdict.verdict import decide
 
 
@@ -23,8 +22,8 @@ class ReferenceCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether no score is farther off than the export's proof allowed."""
-        return self.wrong is None
+        """Whether no verdict differs, and no score is farther off than the export's proof allowed."""
+        return self.wrong is None and not self.flips
 
     def __str__(self) -> str:
         differ = {0: "no verdict differs", 1: "1 verdict differs"}.get(self.flips, f"{self.flips} verdicts differ")
@@ -36,14 +35,19 @@ class ReferenceCheck:
         )
 
 
-def check_references(detector: Detector) -> ReferenceCheck | None:
-    """Judge the model's reference pictures; None where it has none. Raises ReferencesError, ModelError."""
-    stored = detector.references()
+def check_references(model: OpenModel, *, reduced: bool = False) -> ReferenceCheck | None:
+    """Judge the model's reference pictures; None where it has none. Raises ReferencesError, ModelError.
+
+    `reduced`: the engine rounds to 16 bits, so a score may be as far off as that of a float16 export.
+    """
+    stored = model.references()
     if stored is None:
         return None
-    calibration, parity = detector.card.calibration, detector.card.parity
+    calibration, parity = model.card.calibration, model.card.parity
     allowed = LARGEST if parity is None else parity.tolerance.get("score", LARGEST)
-    got = np.array([result.score for result in detector.judge(_prepared(stored))], np.float32)
+    allowed = max(allowed, REDUCED) if reduced else allowed
+    parts = [stored.pixels[i : i + MAX_BATCH] for i in range(0, len(stored.pixels), MAX_BATCH)]
+    got = np.concatenate([model.run(part).score for part in parts])
     errors, flips, wrong = [], 0, None
     for name, torchs, ours in zip(stored.names, stored.expected["score"], got, strict=True):
         error = largest_error("score", torchs, ours, calibration)
@@ -56,10 +60,3 @@ def check_references(detector: Detector) -> ReferenceCheck | None:
                 f"{error:.1e} of the spread of good scores apart, at most {allowed:.1e}"
             )
     return ReferenceCheck(len(got), max(errors), flips, wrong)
-
-
-def _prepared(stored: References) -> list[Prepared]:
-    """The pictures are the model's input already."""
-    height, width = stored.pixels.shape[2:]
-    whole = Box(0, 0, width, height)
-    return [Prepared(pixels, Placement(width, height, whole, whole)) for pixels in stored.pixels]

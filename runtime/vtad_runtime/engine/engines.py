@@ -1,0 +1,83 @@
+"""The engines that run an ONNX file: what each is called, what it needs, and whether it computes in less than float32.
+
+Those of onnxruntime are its execution providers (https://onnxruntime.ai/docs/execution-providers/). What a provider cannot run,
+its own CPU provider does. Untested on hardware: all but `cpu`, `openvino` and `openvino-bf16`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+CPU, AUTO = "cpu", "auto"
+CPU_PROVIDER = "CPUExecutionProvider"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine."""
+
+    name: str  # of --engine
+    extra: str  # what to install for it
+    provider: str | None = None  # of onnxruntime; None: another library
+    options: dict[str, str] = field(default_factory=dict)  # of that provider
+    reduced: bool = False  # rounds to less than float32, so its scores may be as far off as those of a float16 export
+    caches: bool = False  # takes the folder where it keeps what it compiled as `trt_engine_cache_path`
+
+    def installed(self) -> bool:
+        """Whether this machine has what it needs; a device that is missing shows when it is opened."""
+        if self.provider is None:
+            return find_spec("openvino") is not None
+        import onnxruntime
+
+        return self.provider in onnxruntime.get_available_providers()
+
+
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        Engine(CPU, "vtad", CPU_PROVIDER),
+        Engine("openvino", "vtad[openvino]"),
+        Engine("openvino-bf16", "vtad[openvino]", reduced=True),
+        Engine("cuda", "vtad[gpu]", "CUDAExecutionProvider", {"use_tf32": "0"}),
+        Engine(
+            "tensorrt", "vtad[gpu]", "TensorrtExecutionProvider", {"trt_engine_cache_enable": "1"}, True, caches=True
+        ),
+        Engine("directml", "vtad[directml]", "DmlExecutionProvider"),
+        Engine("coreml", "onnxruntime on a Mac", "CoreMLExecutionProvider", {"ModelFormat": "MLProgram"}, True),
+        Engine("xnnpack", "an onnxruntime built with XNNPACK", "XnnpackExecutionProvider"),
+    )
+}
+
+
+def cache_folder() -> Path:
+    """Where the system keeps what can be made again, of this user."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "vtad"
+
+
+def processor() -> str:
+    """What this machine computes on, in words."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
+    flags = [line for line in lines if line.startswith(("flags", "Features"))]
+    return f"{named[0] if named else platform.machine()} {hash_of(flags[0]) if flags else ''}".strip()
+
+
+def hash_of(text: str) -> str:
+    """Sixteen hex digits that tell texts apart."""
+    import hashlib
+
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

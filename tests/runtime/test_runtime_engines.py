@@ -1,0 +1,230 @@
+"""Engines: OpenVINO judges as onnxruntime does; one that judges otherwise is refused; `auto` takes the fastest that is proven."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import click.testing
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from tiny_model import bad, good, references, with_references, write_model
+
+from vtad_runtime import Detector, watch
+from vtad_runtime.commands.run import run
+from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.engine.engines import ENGINES, cache_folder
+from vtad_runtime.engine.model import ModelError
+from vtad_runtime.engine.opening import open_model
+from vtad_runtime.verdict import engine_choice
+from vtad_runtime.verdict.engine_trial import Trial, trial
+
+needs_openvino = pytest.mark.skipif(not ENGINES["openvino"].installed(), reason="needs the extra openvino")
+OPENVINO = pytest.param("openvino", marks=needs_openvino)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "cache"))
+
+
+def proven(path: Path, **graph: Any) -> Path:
+    return with_references(path, references().to_text(), **graph)
+
+
+@pytest.mark.parametrize("engine", ["cpu", OPENVINO])
+def test_every_engine_judges_alike_alone_and_in_batches(engine: str, tmp_path: Path) -> None:
+    path = proven(tmp_path / "m.onnx")
+    pictures = [good(), bad(), bad(x=40), bad(size=20), good()]
+    first, other = Detector(path), Detector(path, engine=engine, threads=1)
+    assert other.engine == engine
+    for one, two in zip(first.batch(pictures), other.batch(pictures), strict=True):
+        assert one.score == pytest.approx(two.score, abs=1e-5)
+        assert (one.verdict, len(one.regions)) == (two.verdict, len(two.regions))
+        np.testing.assert_allclose(one.model_heatmap, two.model_heatmap, atol=1e-5)
+        assert np.array_equal(one.reconstruction, two.reconstruction)
+
+
+@needs_openvino
+def test_openvino_takes_bytes_and_a_fixed_batch(tmp_path: Path) -> None:
+    data = write_model(tmp_path / "m.onnx").read_bytes()
+    session = open_model(data, 1, engine="openvino")
+    assert session.run(np.full((3, 3, 32, 32), 100, np.uint8)).score.tolist() == [0, 0, 0]
+    assert session.references() is None
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"text": ""}, "with its inspection card, got an ONNX model without one"),
+        ({"text": "{"}, "card"),
+        ({"drop": "ssim_map"}, "expected float outputs"),
+        ({"batch": 2}, "expected one input image"),
+    ],
+)
+def test_openvino_refuses_what_onnxruntime_refuses(broken: dict[str, Any], said: str, tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx", **broken)
+    for engine in ("cpu", "openvino"):
+        with pytest.raises(ModelError, match=said) as e:
+            open_model(path, 1, engine=engine)
+        assert "\n" not in str(e.value)
+
+
+@needs_openvino
+def test_openvino_refuses_a_torn_file_in_one_line(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx")
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(ModelError, match="OpenVINO refuses") as e:
+        open_model(path, 1, engine="openvino")
+    assert "\n" not in str(e.value)
+
+
+@needs_openvino
+def test_an_engine_that_judges_otherwise_is_refused_and_never_taken_by_auto(tmp_path: Path) -> None:
+    path = proven(tmp_path / "m.onnx", score_scale=1.5)  # its scores are not those that torch gave
+    with pytest.raises(ModelError, match=r"engine openvino is refused: of 2 reference pictures .*; take --engine cpu$"):
+        Detector(path, engine="openvino")
+    assert Detector(path, engine="auto").engine == "cpu"
+
+
+def test_auto_without_reference_pictures_or_another_engine_is_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Detector(write_model(tmp_path / "m.onnx"), engine="auto").engine == "cpu"
+    monkeypatch.setattr(engine_choice, "others", lambda: ())
+    assert Detector(proven(tmp_path / "n.onnx"), engine="auto").engine == "cpu"
+    assert not cache_folder().exists()
+
+
+@needs_openvino
+def test_auto_takes_the_fastest_that_is_proven_and_remembers_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made: list[str] = []
+    real = engine_choice.tried
+
+    def timed(model: Path, threads: int | None, engine: str, **options: Any) -> Trial:
+        made.append(engine)
+        return dataclasses.replace(real(model, threads, engine, **options), times_faster=3.0)
+
+    monkeypatch.setattr(engine_choice, "tried", timed)
+    monkeypatch.setattr(engine_choice, "others", lambda: ("openvino",))
+    path = proven(tmp_path / "m.onnx")
+    with caplog.at_level(logging.INFO, "vtad"):
+        for _ in range(2):
+            assert Detector(path, engine="auto", threads=1).engine == "openvino"
+    assert made.count("openvino") == 1  # the second time it was known
+    assert "engine openvino: 3.0 times as fast as cpu here; 2 reference pictures judged as by torch" in caplog.text
+    (kept,) = (cache_folder() / "engines").iterdir()
+    assert {row["engine"] for row in json.loads(kept.read_text())} == {"openvino"}
+    kept.write_text("[{")  # a damaged cache is none
+    assert Detector(path, engine="auto", threads=1).engine == "openvino"
+    assert made.count("openvino") == 2
+
+
+@needs_openvino
+def test_a_changed_model_is_proven_each_time(tmp_path: Path) -> None:
+    path = proven(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    model.doc_string = "changed"
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match="changed since"):
+        Detector(path, engine="openvino")
+    Detector(path, engine="openvino", allow_changed=True)
+    assert not (cache_folder() / "engines").exists()
+
+
+@pytest.mark.parametrize(
+    "engine", [name for name, e in ENGINES.items() if e.provider not in (None, "CPUExecutionProvider")]
+)
+def test_a_provider_of_onnxruntime_gets_its_options_and_may_not_fall_back_in_silence(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, asked, taken = proven(tmp_path / "m.onnx"), list[Any](), ["CPUExecutionProvider"]
+    with pytest.raises(ModelError, match=f"expected an onnxruntime with {ENGINES[engine].provider}"):
+        open_model(path, engine=engine)
+    real = ort.InferenceSession
+
+    def session(model: Any, options: Any, providers: list[Any]) -> Any:
+        asked.extend(providers)
+        made = real(model, options, providers=["CPUExecutionProvider"])
+        made.get_providers = lambda: taken
+        return made
+
+    provider = str(ENGINES[engine].provider)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [provider, "CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "InferenceSession", session)
+    with pytest.raises(ModelError, match="its libraries or its device are missing"):
+        open_model(path, engine=engine)
+    own = asked[0] if isinstance(asked[0], tuple) else (asked[0], {})
+    assert own[0] == provider
+    assert own[1].items() >= ENGINES[engine].options.items()
+    assert asked[1] == "CPUExecutionProvider"
+    taken.insert(0, provider)
+    monkeypatch.setattr(engine_choice, "tried", trial)  # in this process, where the stand-in is
+    detector = Detector(path, engine=engine)
+    assert (detector.engine, detector(bad()).verdict) == (engine, "NG")
+
+
+def test_the_command_says_which_engine_ran(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(bad()).save(tmp_path / "p.png")
+    model = proven(tmp_path / "m.onnx")
+    arguments = ["--folder", str(tmp_path / "p.png"), "--model", str(model), "--out", str(tmp_path / "out")]
+    done = click.testing.CliRunner().invoke(run, [*arguments, "--engine", "cpu"])
+    assert done.exit_code == 1, done.output
+    assert json.loads((tmp_path / "out" / "0001" / "run.json").read_text())["engine"] == "cpu"
+    done = click.testing.CliRunner().invoke(run, [*arguments, "--engine", "tpu"])
+    assert done.exit_code == 2
+    done = click.testing.CliRunner().invoke(run, [*arguments, "--engine", "cuda"])
+    assert done.exit_code == 2
+    assert "CUDAExecutionProvider" in done.output
+    assert len(done.output.strip().splitlines()) == 1
+    with pytest.raises(VtadError, match="engine"):
+        watch(str(tmp_path / "p.png"), model, engine="tpu")
+
+
+@needs_openvino
+def test_the_doctor_lists_engines_with_their_time_and_agreement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vtad_runtime.review.doctor import checks
+
+    monkeypatch.setattr(engine_choice, "others", lambda: ("openvino",))
+    monkeypatch.setattr(engine_choice, "tried", trial)
+    found = {check.name: check for check in checks(proven(tmp_path / "m.onnx"))}
+    assert found["engine openvino"].ok
+    assert "judged as by torch" in found["engine openvino"].line
+    assert "ms a picture" in found["engine openvino"].line
+    assert found["other engines"].ok is None
+    assert "tensorrt (vtad[gpu])" in found["other engines"].line
+    unproven = {c.name: c for c in checks(write_model(tmp_path / "n.onnx"))}
+    assert unproven["engine openvino"].ok is None
+    assert "no reference pictures" in unproven["engine openvino"].line
+
+
+@needs_openvino
+def test_an_engine_that_ends_its_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "openvino.py").write_text("import os; os.kill(os.getpid(), 11)", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    path = proven(tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="engine openvino is refused: its process ended by signal 11"):
+        Detector(path, engine="openvino")
+    assert Detector(path, engine="auto").engine == "cpu"
+
+
+@needs_openvino
+def test_a_trial_says_how_much_faster_it_is(tmp_path: Path) -> None:
+    found = trial(proven(tmp_path / "m.onnx"), 1, "openvino")
+    assert found.ok
+    assert (found.ms or 0) > 0
+    assert (found.times_faster or 0) > 0
