@@ -6,7 +6,7 @@ MINUTES ?= 2.5
 # One worker a core; a file of tests stays with one worker, which makes what its tests share once.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test quick services fuzz check lint types bench quality soak chaos web clean
+.PHONY: demo test quick services fuzz check lint types bench soak chaos web clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -47,9 +47,6 @@ check: lint types test services  ## what CI runs
 
 bench: $(VENV)/.installed  ## latency of the newest export beside torch
 	$(BIN)/python bench/latency.py
-
-quality: $(VENV)/.installed  ## presets beside PaDiM, PatchCore and plain autoencoders; ARGS="--categories bottle --methods default,padim"
-	$(BIN)/python -m bench.quality $(ARGS)
 
 web:  ## onnxruntime-web for examples/web and its test; needs npm
 	npm install --prefix examples/web --ignore-scripts --no-package-lock --no-audit --no-fund

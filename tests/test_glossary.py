@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from documents import DOCS, ROOT
 
-PACKAGES = ("runtime/vtad_runtime", "vtad", "export/vtad_export", "bench", "tests")
+PACKAGES = ("runtime/vtad_runtime", "vtad", "benchmark/vtad_benchmark", "export/vtad_export", "bench", "tests")
 FILES = tuple(
     path
     for package in PACKAGES
@@ -49,7 +49,7 @@ NAMES = {
     "MemoryError": "Python",
     "PatchMemory patch_memory ContextDensity context_density _choose_context_density": "the glossary's own",
     "EnginePatchMemory ChannelContextDensity EngineContextDensity": "the same, for the Neural Engine",
-    "context context_scale context_alone ContextAlone": "of the context density: what it is given",
+    "context context_scale": "of the context density: what it is given",
     "memory memory_mb keep_memory": "bytes",
     "mixture_size mixture_nll published_mixture published_mixture_term": "of a mixture density",
     "place _place": "the verb",

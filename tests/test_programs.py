@@ -12,7 +12,7 @@ from documents import PROJECT, ROOT
 from PIL import Image
 from tiny_model import bad, good, write_model
 
-SOURCES = os.pathsep.join(map(str, (ROOT, ROOT / "export", ROOT / "runtime")))
+SOURCES = os.pathsep.join(map(str, (ROOT, ROOT / "benchmark", ROOT / "export", ROOT / "runtime")))
 FULL = Path("/dev/full")
 ARGUMENTS = {"vtad-data": ["check"], "vtad-replay": ["results", "--threshold", "1"], "vtad-calibrate": ["--good", "."]}
 INTERRUPTED = "import os, signal, threading; threading.Timer({s}, os.kill, (os.getpid(), signal.SIGINT)).start(); "

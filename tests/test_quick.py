@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = (ROOT / "vtad", ROOT / "export" / "vtad_export", ROOT / "runtime" / "vtad_runtime")
+PACKAGES = (
+    ROOT / "vtad",
+    ROOT / "benchmark" / "vtad_benchmark",
+    ROOT / "export" / "vtad_export",
+    ROOT / "runtime" / "vtad_runtime",
+)
 WHOLE_SUITE = 1000  # tests; whoever runs fewer asked for some of them
 
 
@@ -20,7 +25,7 @@ def test_every_room_has_tests_that_are_quick(request: pytest.FixtureRequest) -> 
     quick = {
         item.path for item in items if not item.get_closest_marker("slow") and not item.get_closest_marker("service")
     }
-    named = re.compile(r"\b(vtad|vtad_export|vtad_runtime)\.(\w+)")
+    named = re.compile(r"\b(vtad|vtad_benchmark|vtad_export|vtad_runtime)\.(\w+)")
     seen = {match.groups() for path in quick for match in named.finditer(path.read_text(encoding="utf-8"))}
     rooms = {(package.name, file.parent.name) for package in PACKAGES for file in package.glob("*/__init__.py")}
     assert len(rooms) > 10

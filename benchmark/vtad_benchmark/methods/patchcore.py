@@ -11,11 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.baselines.baseline import Baseline, batches, device_of, enlarge
+from vtad.data.batches import batches
 from vtad.data.images import ImageCache
 from vtad.models.patch_memory import greedy_coreset
+from vtad_benchmark.methods.baseline import Baseline, device_of, enlarge
+from vtad_benchmark.methods.options import PATCHES
 
-PATCHES = 20_000  # stored
 CANDIDATES = 60_000  # that the coreset is chosen from
 PROJECTED = 128  # dimensions in which the coreset is chosen
 NEIGHBOURS = 9  # of the re-weighting

@@ -15,9 +15,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bench.baselines.baseline import BATCH, Baseline, device_of, smooth
+from vtad.data.batches import BATCH
 from vtad.data.images import ImageCache
 from vtad.models.ssim import SSIM
+from vtad_benchmark.methods.baseline import Baseline, device_of, smooth
 
 Measure = Literal["l1", "ssim"]
 
@@ -101,7 +102,7 @@ class PlainAutoencoder(Baseline):
 
 def _initialise(layer: nn.Conv2d | nn.ConvTranspose2d, from_one_cell: bool) -> None:
     """Variance kept from layer to layer (He et al., arXiv 1502.01852): torch's default shrinks it, and learning starts late."""
-    reaching = 1 if from_one_cell else math.prod(layer.kernel_size)  # cells of the input that an output sees
+    reaching: float = 1 if from_one_cell else math.prod(layer.kernel_size)  # cells of the input that an output sees
     if isinstance(layer, nn.ConvTranspose2d) and not from_one_cell:
         reaching /= math.prod(layer.stride)
     nn.init.normal_(layer.weight, std=math.sqrt(2 / (1 + SLOPE**2) / (layer.in_channels * reaching)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -16,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from vtad.data.images import ImageCache
 
 SMOOTHING = 4.0  # pixels of the model's input, standard deviation: PaDiM's and PatchCore's published value
-BATCH = 8
 
 
 class Baseline(nn.Module, ABC):
@@ -29,12 +27,6 @@ class Baseline(nn.Module, ABC):
     @abstractmethod
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Uint8 RGB (B, 3, H, W) -> scores (B,) and maps (B, H, W), higher is odder."""
-
-
-def batches(images: ImageCache, device: torch.device) -> Iterator[Tensor]:
-    """(N, H, W, 3) uint8 -> (B, 3, H, W) uint8 on the device, in order."""
-    for i in range(0, len(images), BATCH):
-        yield torch.from_numpy(images[i : i + BATCH]).permute(0, 3, 1, 2).to(device)
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.baselines.baseline import Baseline, batches, device_of, enlarge
+from vtad.data.batches import batches
 from vtad.data.images import ImageCache
+from vtad_benchmark.methods.baseline import Baseline, device_of, enlarge
 
 REGULARISATION = 0.01
 CHUNK = 256  # positions whose covariances are factored at a time

@@ -1,0 +1,82 @@
+"""Several workers on this machine: processes that take their jobs from the same folder."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+
+from vtad_benchmark.jobs.plan import Plan
+from vtad_benchmark.jobs.working import Surroundings, work
+from vtad_runtime.contract.command_line.command import say
+from vtad_runtime.contract.command_line.stopping import stoppable
+from vtad_runtime.contract.errors import INTERNAL, STOPPED, VtadError, why
+
+LOOK_S = 0.1  # between two looks at the workers
+
+
+def work_here(plan: Plan, began: float, processes: int) -> None:
+    """Work in this process, or in several. Raises VtadError: stopped, a full disk."""
+    if processes == 1:
+        from vtad.fitting.device import keep_memory
+
+        keep_memory()
+        work(plan, Surroundings(began, _say))
+        return
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    workers = [context.Process(target=_worker, args=(plan, began, threads)) for _ in range(processes)]
+    with stoppable() as stop:
+        for worker in workers:
+            worker.start()
+        asked = False
+        while any(worker.is_alive() for worker in workers):
+            time.sleep(LOOK_S)
+            if stop() and not asked:
+                asked = True
+                for worker in workers:
+                    worker.terminate()  # each ends as by itself: at its next step, with a checkpoint
+        if stop.signal is not None:
+            raise VtadError("stopped; the same command continues", 128 + stop.signal)
+    _require_well(workers)
+
+
+def _require_well(workers: Sequence[BaseProcess]) -> None:
+    """Raise VtadError where a worker met an error of its own; what one that was killed left undone is said by what is missing."""
+    for worker in workers:
+        code = worker.exitcode or 0
+        if code > 0:
+            raise VtadError("a worker ended early, see above; the same command continues", code)
+        if code < 0:
+            _say(f"a worker was ended by signal {-code}; its job is free for others")
+
+
+def _worker(plan: Plan, began: float, threads: int) -> None:
+    """What one process does."""
+    import cv2
+    import torch
+
+    from vtad.fitting.device import keep_memory
+
+    keep_memory()
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    parent = os.getppid()
+    try:
+        work(plan, Surroundings(began, _say, orphaned=lambda: os.getppid() != parent))
+    except VtadError as e:
+        if e.exit_code < 128:
+            _say(f"Error: {e}")
+        sys.exit(e.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
+    except Exception as e:
+        _say(f"Error: internal error: {why(e)}; please report it")
+        sys.exit(INTERNAL)
+
+
+def _say(text: str) -> None:
+    say(text, err=True)

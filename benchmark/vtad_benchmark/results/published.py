@@ -1,0 +1,66 @@
+"""What papers published about the fifteen categories of MVTec AD, from published.toml beside this file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vtad_benchmark.results.row import Row
+from vtad_runtime.contract.typed_json import typed
+
+FILE = Path(__file__).with_name("published.toml")
+METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many pictures a category of MVTec AD has."""
+
+    train_good: int
+    good: int
+    defective: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One metric of one method."""
+
+    method: str
+    paper: str  # authors, title, year
+    arxiv: str
+    table: str  # of the paper
+    metric: str  # one of METRICS
+    used: str  # the metric that the paper used, in its own terms
+    checked: str  # against which text of the paper; "unchecked": against none
+    values: dict[str, float]  # by category, 0..1; "mean" is the paper's own mean
+
+    @property
+    def source(self) -> str:
+        """In a few words."""
+        doubt = ", unchecked" if self.checked == "unchecked" else ""
+        return f"arXiv {self.arxiv}, {self.table}: {self.used}{doubt}"
+
+
+@dataclass(frozen=True)
+class Published:
+    """The whole file."""
+
+    counts: dict[str, Counts]  # by category
+    figures: tuple[Figures, ...]
+
+
+def read_published() -> Published:
+    """The figures that come with the package."""
+    return typed(Published, tomllib.loads(FILE.read_text(encoding="utf-8")), "published.toml", defaults=False)
+
+
+def shown_beside(rows: Sequence[Row]) -> list[Row]:
+    """The rows whose pictures are MVTec AD's by name and numbers: others may have a category of the same name."""
+    counts = read_published().counts
+    return [
+        row
+        for row in rows
+        if counts.get(row.category) == Counts(row.pictures.train_good, row.pictures.good, row.pictures.defective)
+    ]
