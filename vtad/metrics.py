@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Counts = NDArray[np.int64]
+Curve = tuple[tuple[float, float], ...]  # points, x ascending
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,7 @@ def evaluate_pixels(
     Good pictures come with an empty mask. Raises ValueError: counts or shapes that do not match, values that are not
     finite, or `max_fpr` outside 0..1.
     """
-    ranked = _Ranked.of(masks, maps)
-    return PixelReport(len(maps), ranked.regions, ranked.auroc(), ranked.ap(), ranked.aupro(max_fpr), max_fpr)
+    return RankedPixels.of(masks, maps).report(max_fpr)
 
 
 def aupro(
@@ -161,13 +161,14 @@ def aupro(
     are joined by straight lines, and the curve is cut at `max_fpr` by linear interpolation. None without a
     defect or without a defect-free pixel. Raises ValueError like `evaluate_pixels`.
     """
-    return _Ranked.of(masks, maps).aupro(max_fpr)
+    return RankedPixels.of(masks, maps).aupro(max_fpr)
 
 
 @dataclass(frozen=True)
-class _Ranked:
+class RankedPixels:
     """All that the pixel metrics need: at each distinct value v of a defective pixel, descending, what is >= v."""
 
+    images: int
     defect_free: int  # pixels
     defective: int  # pixels
     regions: int
@@ -177,7 +178,8 @@ class _Ranked:
     overlap: NDArray[np.float64]  # (V,) share of a region that is >= v, averaged over the regions
 
     @staticmethod
-    def of(masks: Sequence[NDArray[np.bool_]], maps: Sequence[NDArray[np.float32]]) -> _Ranked:
+    def of(masks: Sequence[NDArray[np.bool_]], maps: Sequence[NDArray[np.float32]]) -> RankedPixels:
+        """Of heatmaps (H, W) against defect masks (H, W). Raises ValueError like `evaluate_pixels`."""
         if len(masks) != len(maps):
             raise ValueError(f"masks: expected one for each of {len(maps)} maps, got {len(masks)}")
         free = np.empty(sum(m.size - int(np.count_nonzero(m)) for m in masks), np.float32)
@@ -205,7 +207,8 @@ class _Ranked:
         order = np.argsort(value)[::-1]
         value = value[order]
         last = np.flatnonzero(np.append(value[1:] != value[:-1], True)) if len(value) else np.empty(0, np.int64)
-        return _Ranked(
+        return RankedPixels(
+            images=len(maps),
             defect_free=len(free),
             defective=len(value),
             regions=regions,
@@ -215,8 +218,13 @@ class _Ranked:
             overlap=np.cumsum(weight[order])[last] / max(regions, 1),
         )
 
+    def report(self, max_fpr: float = 0.3) -> PixelReport:
+        """All metrics. Raises ValueError: `max_fpr` outside 0..1."""
+        return PixelReport(self.images, self.regions, self.auroc(), self.ap(), self.aupro(max_fpr), max_fpr)
+
     @property
     def undefined(self) -> bool:
+        """Whether there is no defect, or no defect-free pixel."""
         return self.defective == 0 or self.defect_free == 0
 
     def auroc(self) -> float | None:
@@ -235,20 +243,36 @@ class _Ranked:
         return float((here * (self.found / (self.found + self.reached))).sum() / self.defective)
 
     def aupro(self, max_fpr: float) -> float | None:
+        """The function `aupro`."""
         if not 0 < max_fpr <= 1:
             raise ValueError(f"max_fpr: expected a rate in 0..1, got {max_fpr}")
         if self.undefined:
             return None
+        x, y = self._pro(max_fpr)
+        return float((np.diff(x) * (y[1:] + y[:-1])).sum() / 2 / max_fpr)
+
+    def pro_curve(self, max_fpr: float = 0.3, points: int = 200) -> Curve:
+        """The per-region overlap curve up to `max_fpr`, thinned to about so many points along each axis; () if undefined."""
+        if self.undefined:
+            return ()
+        x, y = self._pro(max_fpr)
+        along_x = np.searchsorted(x, np.linspace(0, max_fpr, points), "right") - 1
+        along_y = np.searchsorted(y, np.linspace(0, y[-1], points))
+        drawn = np.union1d(along_x, along_y)
+        return tuple(zip(x[drawn].tolist(), y[drawn].tolist(), strict=True))
+
+    def _pro(self, max_fpr: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """False-positive rates, ascending, and the mean overlap at each."""
         # Between two values of defective pixels the curve runs level from `reached` to the next `above`.
         before = np.concatenate([[0.0], self.overlap[:-1]])
         x = np.concatenate([[0.0], np.stack([self.above, self.reached], 1).ravel() / self.defect_free, [1.0]])
         y = np.concatenate([[0.0], np.stack([before, self.overlap], 1).ravel(), [1.0]])
         inside = int(np.searchsorted(x, max_fpr, "right"))
-        if inside < len(x):
-            share = (max_fpr - x[inside - 1]) / (x[inside] - x[inside - 1])
-            end = y[inside - 1] + share * (y[inside] - y[inside - 1])
-            x, y = np.append(x[:inside], max_fpr), np.append(y[:inside], end)
-        return float((np.diff(x) * (y[1:] + y[:-1])).sum() / 2 / max_fpr)
+        if inside == len(x):
+            return x, y
+        share = (max_fpr - x[inside - 1]) / (x[inside] - x[inside - 1])
+        end = y[inside - 1] + share * (y[inside] - y[inside - 1])
+        return np.append(x[:inside], max_fpr), np.append(y[:inside], end)
 
 
 def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:

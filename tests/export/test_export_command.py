@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from tiny_run import done, error, invoke
 
+from vtad.report.card_words import card_text
 from vtad.run_folder import Run, RunError, WriteError
 from vtad_export.commands.export import export
 from vtad_export.commands.formats import EXPORTERS
@@ -28,7 +29,6 @@ from vtad_export.proof import material
 from vtad_export.proof.errors import ParityError, RoundingError
 from vtad_export.proof.exporter import ON_REQUEST, Export, Exporter, Request
 from vtad_export.proof.parity import Flip
-from vtad_export.proof.show import card_text
 from vtad_runtime.contract.card import Card
 from vtad_runtime.engine.model import Integrity
 

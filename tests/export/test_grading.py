@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from vtad.models.detector import Detector
+from vtad.report.card_words import card_text
 from vtad.run_folder import Run
 from vtad_export.proof.certificate import measured_lines
 from vtad_export.proof.errors import ParityError
@@ -19,7 +20,6 @@ from vtad_export.proof.exporter import Export
 from vtad_export.proof.grading import ENOUGH, WITHIN, graded, shortage
 from vtad_export.proof.material import Material, Samples, load_material
 from vtad_export.proof.parity import Comparison, accept, compare
-from vtad_export.proof.show import card_text
 from vtad_export.proof.table import Row, table
 from vtad_export.proof.tolerance import DRIFT, limits
 from vtad_runtime.contract.card import Calibration, Parity

@@ -19,6 +19,7 @@ from tiny_run import done, error
 
 import vtad_export.onnx_format.exporter as exporter
 from vtad.data.layout import find_category
+from vtad.report.card_words import error_lines
 from vtad.run_folder import Run
 from vtad_export import to_onnx
 from vtad_export.commands.export import export as command
@@ -30,7 +31,6 @@ from vtad_export.proof.exporter import Export
 from vtad_export.proof.material import Execute, Material, load_material
 from vtad_export.proof.parity import Flip, accept, compare
 from vtad_export.proof.quality import Measured, Quality, measured
-from vtad_export.proof.show import error_lines
 from vtad_export.proof.tolerance import allowed_flips, limits
 from vtad_runtime.contract.card import Parity
 from vtad_runtime.contract.references import largest_error

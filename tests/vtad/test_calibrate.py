@@ -182,7 +182,7 @@ def test_a_scorer_is_active_when_it_helps_on_shifted_images(
         defective[..., channel][masks] += 20
     detector = Detector(tiny())
     model = detector.model = ScriptedScorers()
-    found = fit_score_fusion(detector, good, good, defective, masks, CPU)
+    found = fit_score_fusion(detector, good, good, defective, masks, CPU).qualities
     weight = model.score_fusion.weight
     assert position is None or bool(weight[2] > 0) == position
     assert bool(weight[3] > 0) == context
@@ -236,7 +236,10 @@ def test_the_context_density_is_active_while_it_costs_nothing() -> None:
     model = detector.model = ScriptedScorers()
     found = fit_score_fusion(detector, good, shifted, defective, masks, CPU)
     assert model.score_fusion.weight[3] > 0
-    assert max(found.values()) > 0.99
+    assert max(found.qualities.values()) > 0.99
+    assert [name for name, weight in found.weights.items() if weight] == list(
+        np.array(ScorerMaps._fields)[(model.score_fusion.weight != 0).numpy()]
+    )
 
 
 def test_a_context_density_that_surely_costs_is_not_active_however_little_that_is() -> None:
@@ -251,7 +254,7 @@ def test_a_context_density_that_surely_costs_is_not_active_however_little_that_i
         pictures_[:, :8, :8, 2] = 250
     detector = Detector(tiny(image_height=side, image_width=side))
     model = detector.model = ScriptedScorers(image_height=side, image_width=side)
-    found = fit_score_fusion(detector, good, shifted, defective, masks, CPU)
+    found = fit_score_fusion(detector, good, shifted, defective, masks, CPU).qualities
     assert 0 < found["1 0 1 0"] - found["1 0 1 0.25"] < 0.005
     assert model.score_fusion.weight[3] == 0
 

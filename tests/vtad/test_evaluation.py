@@ -27,7 +27,7 @@ from vtad.evaluation.evaluate import evaluate
 from vtad.evaluation.report import table
 from vtad.fitting.device import pick_device
 from vtad.inspection import input_spec
-from vtad.metrics import evaluate_pixels
+from vtad.metrics import RankedPixels
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run, newest_run
 from vtad.training import train
@@ -167,13 +167,14 @@ def test_large_images_are_compared_at_a_bounded_size_where_no_defect_is_lost(
     run: Run, own_pills: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[NDArray[np.bool_]] = []
+    ranked = RankedPixels.of
 
     def remember(masks: Any, maps: Any) -> Any:
         sizes.extend(masks)
-        return evaluate_pixels(masks, maps)
+        return ranked(masks, maps)
 
     monkeypatch.setattr(at_source, "LONGEST_SIDE", 16)
-    monkeypatch.setattr(evaluation, "evaluate_pixels", remember)
+    monkeypatch.setattr(RankedPixels, "of", remember)
     mask = np.zeros((64, 64), np.uint8)
     mask[9, 33] = 255  # a single pixel
     Image.fromarray(mask).save(own_pills / "pill" / "ground_truth" / "crack" / "000_mask.png")

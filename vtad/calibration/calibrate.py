@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vtad.calibration.cross_fitting import Scores, cross_fitted, shifted_to
 from vtad.calibration.map_fusion import Maps, fit_map_fusion, fit_z_scores, raw_maps, scores_and_peaks
-from vtad.calibration.record import CalibrationRecord, GoodScore
+from vtad.calibration.record import CalibrationRecord, GoodScore, Weights
 from vtad.calibration.score_fusion import fit_score_fusion
 from vtad.config import Config
 from vtad.data.augmentation import shifted_and_zoomed
@@ -33,7 +33,7 @@ def calibrate(
     `images` are those of the training, files below `root`.
     """
     detector.eval()
-    good, synthetic_scores = _fit(detector, held_out[:], config, device)
+    good, synthetic_scores, weights = _fit(detector, held_out[:], config, device)
     learnt = cross_fitted(detector, images, config, device)
     others = shifted_to(good, learnt) if learnt is not None else None
     of_all = good if others is None else Scores(*map(np.concatenate, zip(good, others, strict=True)))
@@ -44,20 +44,21 @@ def calibrate(
         GoodScore(name, score, peak, number < len(good.scores))
         for number, (name, score, peak) in enumerate(zip(names, *(part.tolist() for part in of_all), strict=True))
     ]
-    return chosen, CalibrationRecord(tuple(sorted(judged, key=lambda g: -g.score)), synthetic_scores)
+    return chosen, CalibrationRecord(tuple(sorted(judged, key=lambda g: -g.score)), synthetic_scores, weights)
 
 
 def _fit(
     detector: Detector, good: NDArray[np.uint8], config: Config, device: torch.device
-) -> tuple[Scores, tuple[float, ...]]:
-    """The scores of held-out good images (N, H, W, 3), which set weights and z-scores, and those of synthetic defects."""
+) -> tuple[Scores, tuple[float, ...], Weights]:
+    """The scores of held-out good images (N, H, W, 3), which set weights and z-scores; of synthetic defects; the weights."""
     shifted = shifted_and_zoomed(good, np.random.default_rng((config.seed, 5)))
     defective, masks = synthetic(shifted, min(SCORER_IMAGES, 4 * len(good)), config.seed)
-    fit_score_fusion(detector, good, shifted, defective, masks, device)
+    fusion = fit_score_fusion(detector, good, shifted, defective, masks, device)
     maps = raw_maps(detector, good, device)
     fit_z_scores(detector, maps)
     few = slice(FUSION_IMAGES)
     shaken, damaged = (raw_maps(detector, images[few], device) for images in (shifted, defective))
     fit_map_fusion(detector, Maps(maps.density[few], maps.unlike[few]), shaken, damaged, masks[few])
     scores = Scores(*(np.array(part) for part in scores_and_peaks(detector, maps)))
-    return scores, tuple(scores_and_peaks(detector, damaged)[0])
+    ssim, density = detector.ssim_weight.item(), detector.density_weight.item()
+    return scores, tuple(scores_and_peaks(detector, damaged)[0]), Weights(fusion.weights, ssim / (ssim + density))

@@ -28,11 +28,20 @@ class GoodScore:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """How much each scorer counts in the fused score, and the SSIM map in the heatmap."""
+
+    scorers: dict[str, float]  # of their z-scores over good pictures; one of 0 is pruned; empty in the preset `paper`
+    ssim_share: float  # of the heatmap; the rest is the density map's
+
+
+@dataclass(frozen=True)
 class CalibrationRecord:
     """What the threshold was found from, and what it does to synthetic defects, which no choice of it looked at."""
 
     good: tuple[GoodScore, ...]  # oddest first
     synthetic: tuple[float, ...]  # scores of good pictures with a synthetic defect
+    weights: Weights | None = None  # None: not kept, by an earlier version
 
     def write(self, run: Run) -> None:
         """Into the run's folder. Raises WriteError."""

@@ -14,6 +14,7 @@ from vtad.data.batches import batches
 from vtad.metrics import aupro, image_auroc
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
+from vtad.models.score_fusion import ScorerMaps
 from vtad.models.segmentation_head import damaged_share
 from vtad_runtime.contract.progress import Bar
 
@@ -30,6 +31,13 @@ SEGMENTATION_WEIGHT = 0.5
 SEGMENTATION_WEIGHT_ALONE = 2.0  # without a backbone, where the fitted scorers know no more than pixels
 
 
+class Fusion(NamedTuple):
+    """What the score fusion is made of, and what else was tried."""
+
+    weights: dict[str, float]  # of the scorers' z-scores over good images, by scorer; one of 0 is pruned
+    qualities: dict[str, float]  # on shifted synthetic defects, by weights
+
+
 def fit_score_fusion(
     detector: Detector,
     good: NDArray[np.uint8],
@@ -37,8 +45,8 @@ def fit_score_fusion(
     defective: NDArray[np.uint8],
     masks: NDArray[np.bool_],
     device: torch.device,
-) -> dict[str, float]:
-    """Set how much each scorer counts, as z-scores over held-out good images (N, H, W, 3); qualities by weights are returned.
+) -> Fusion:
+    """Set how much each scorer counts, as z-scores over held-out good images (N, H, W, 3).
 
     Patch memory, feature GMM and position Gaussian get those of `FITTED_WEIGHTS` with the largest quality: mean of image AUROC
     and AUPRO on synthetic defects, (N, H, W, 3) and (N, H, W). The context density gets the largest weight that costs little
@@ -50,7 +58,7 @@ def fit_score_fusion(
     """
     model = detector.model
     if not isinstance(model, Autoencoder):
-        return {}
+        return Fusion({}, {})
     steady = _scorer_maps(model, good, device)
     mean, std = steady.mean((0, 2, 3)), steady.transpose(0, 1).flatten(1).std(1).clamp_min(1e-6)
     seen = (_scorer_maps(model, np.concatenate([defective, shifted]), device) - mean[:, None, None]) / std[
@@ -64,8 +72,12 @@ def fit_score_fusion(
     with Bar("calibrating: weights of the scorers"):
         chosen = _choose_context_density(trial, _choose_fitted(trial, found), found)
     model.score_fusion.mean.copy_(mean)
-    model.score_fusion.weight.copy_(torch.tensor([*chosen, trial.head]) / std)
-    return {" ".join(f"{w:g}" for w in weights): quality for weights, quality in found.items()}
+    weights = (*chosen, trial.head)
+    model.score_fusion.weight.copy_(torch.tensor(weights) / std)
+    return Fusion(
+        dict(zip(ScorerMaps._fields, weights, strict=True)),
+        {" ".join(f"{w:g}" for w in tried): quality for tried, quality in found.items()},
+    )
 
 
 class Trial(NamedTuple):

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from vtad.data.batches import BATCH, batches
 from vtad.data.images import fingerprint
-from vtad.data.layout import GOOD, DataError, TestImage
+from vtad.data.layout import GOOD, DataError
 from vtad.data.run_data import run_data
-from vtad.evaluation.at_source import Map, Mask, at_source, fitted
+from vtad.evaluation.at_source import Map, Mask, at_source
+from vtad.evaluation.judging import Judged, judged
 from vtad.fitting.device import pick_device
 from vtad.inspection import input_spec
-from vtad.metrics import PixelReport, ScoreReport, evaluate_pixels, evaluate_scores
-from vtad.models.detector import Detector
+from vtad.metrics import Curve, PixelReport, RankedPixels, ScoreReport, evaluate_scores
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run, write_text
-from vtad_runtime.contract.card import Input
 from vtad_runtime.contract.progress import Bar, watched
 from vtad_runtime.contract.threshold.conformal import REVIEW, review_level
 
@@ -45,10 +42,12 @@ class Evaluation:
     data: str  # the folder of the category
     note: str | None  # one line where its good images are not those of the training, or test images are too bright
     paper_pro: float | None  # preset `paper`: what VT-ADL calls PRO, which is the pixel AUROC
+    pro_curve: Curve  # of the heatmap, up to a false-positive rate of 0.3; not in metrics.json
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, ready for JSON."""
         values = dataclasses.asdict(self)
+        del values["pro_curve"]
         if self.paper_pro is None:
             del values["paper_pro"]
         return values
@@ -67,10 +66,12 @@ def evaluate(
     *,
     data: Path | str | None = None,
     device: str = "auto",
+    watch: Callable[[Judged, Mask | None], None] = lambda judged, mask: None,
 ) -> Evaluation:
     """Judge the test images of a run's category, write metrics.json and the card's results, return them.
 
-    `data`: the folder of categories, by default the one it was trained from. Raises RunError, CardError, DataError.
+    `data`: the folder of categories, by default the one it was trained from. `watch` sees each picture as it is judged, with
+    its mask at the picture's size or shrunk with it. Raises RunError, CardError, DataError.
     """
     config, card = run.config(), run.card()
     found_data = run_data(run, Path(data) if data else None)
@@ -84,14 +85,18 @@ def evaluate(
     scores: list[float] = []
     maps: list[_Maps] = []
     doubtful = 0
-    judged = _judged(detector, files.test, input_spec(config), where)
-    for score, found, doubt in watched(judged, "judging", len(files.test)):
-        scores.append(score)
-        maps.append(found)
-        doubtful += doubt is not None
+    for one in watched(judged(detector, files.test, input_spec(config), where), "judging", len(files.test)):
+        scores.append(one.score)
+        (heat, ssim, density), mask = at_source(
+            one.image, one.placement, (one.heatmap, one.ssim_map, one.density_map)
+        )
+        maps.append(_Maps(heat, ssim, density, mask))
+        doubtful += one.doubt is not None
+        watch(one, mask)
     kinds = [t.kind for t in files.test]
     with Bar("AUROC and AUPRO"):
-        heatmap, ssim_map, density_map = _pixel_reports(maps, density_decides=detector.ssim_weight.item() == 0)
+        ranked = _ranked(maps, density_decides=detector.ssim_weight.item() == 0)
+        heatmap, ssim_map, density_map = (pixels.report() for pixels in ranked)
     unsure_from = review_level(card.calibration, REVIEW)
     flagged = np.array(scores) > (card.calibration.threshold if unsure_from is None else unsure_from)
     good = np.array([kind == GOOD for kind in kinds])
@@ -109,6 +114,7 @@ def evaluate(
         data=str(files.root),
         note="; ".join(filter(None, (found_data.note, _brighter(doubtful)))) or None,
         paper_pro=density_map.auroc if config.preset == "paper" else None,
+        pro_curve=ranked[0].pro_curve(),
     )
     write_text(run.path / "metrics.json", json.dumps(evaluation.to_dict(), indent=2, allow_nan=False) + "\n")
     on_the_card = {key: value for key, value in evaluation.to_dict().items() if key != "data"}  # not where pictures lie
@@ -120,24 +126,10 @@ def _brighter(count: int) -> str | None:
     return f"{count} test images have values above the training's white: vtad-run calls them UNSURE" if count else None
 
 
-def _pixel_reports(maps: list[_Maps], density_decides: bool) -> tuple[PixelReport, PixelReport, PixelReport]:
+def _ranked(maps: list[_Maps], density_decides: bool) -> tuple[RankedPixels, RankedPixels, RankedPixels]:
     """Of heatmap, SSIM map and density map. Where the density alone decides, the first ranks pixels as the last does."""
     marked = [m for m in maps if m.mask is not None]
     masks = [m.mask for m in marked if m.mask is not None]
-    density_map = evaluate_pixels(masks, [m.density_map for m in marked])
-    heatmap = density_map if density_decides else evaluate_pixels(masks, [m.heatmap for m in marked])
-    return heatmap, evaluate_pixels(masks, [m.ssim_map for m in marked]), density_map
-
-
-def _judged(
-    detector: Detector, images: tuple[TestImage, ...], spec: Input, device: torch.device
-) -> Iterator[tuple[float, _Maps, str | None]]:
-    for i in range(0, len(images), BATCH):
-        part = images[i : i + BATCH]
-        taken = [fitted(image, spec) for image in part]
-        with torch.inference_mode():
-            judgement = detector(next(batches(np.stack([pixels for pixels, _, _ in taken]), device, BATCH)))
-        heat, ssim, density = (m.float().cpu().numpy() for m in judgement[1:4])
-        for j, (image, (_, placement, doubt)) in enumerate(zip(part, taken, strict=True)):
-            (heatmap, ssim_map, density_map), mask = at_source(image, placement, (heat[j], ssim[j], density[j]))
-            yield judgement.score[j].item(), _Maps(heatmap, ssim_map, density_map, mask), doubt
+    density_map = RankedPixels.of(masks, [m.density_map for m in marked])
+    heatmap = density_map if density_decides else RankedPixels.of(masks, [m.heatmap for m in marked])
+    return heatmap, RankedPixels.of(masks, [m.ssim_map for m in marked]), density_map

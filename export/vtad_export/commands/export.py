@@ -13,11 +13,11 @@ import click
 
 from vtad.commands.library_errors import library_errors_as_lines
 from vtad.commands.options import CONTEXT, choose_run, run_options
+from vtad.report.card_words import card_text
 from vtad_export.commands.formats import EXPORTERS, card_of, exporters, listing
 from vtad_export.coreml_format.choices import Layout, Target
 from vtad_export.proof.errors import RoundingError
 from vtad_export.proof.exporter import ON_REQUEST, Export, Exporter, Precision, Request
-from vtad_export.proof.show import card_text
 from vtad_runtime.contract.command_line.command import no_traceback, say
 from vtad_runtime.contract.command_line.stopping import interruptible
 from vtad_runtime.contract.errors import FAILED, USAGE, VtadError

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vtad.report.card_words import error_lines
 from vtad_export.proof.exporter import Export
 from vtad_export.proof.parity import FallbackComparison
 from vtad_export.proof.quality import Quality
-from vtad_export.proof.show import error_lines
 from vtad_runtime.contract.card import Parity
 
 LISTED = 8  # flips on a certificate

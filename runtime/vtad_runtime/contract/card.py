@@ -136,6 +136,13 @@ class Calibration:
             f"{100 * found.lowest:.2g} to {100 * found.highest:.2g} %"
         )
 
+    @property
+    def plausible(self) -> tuple[float, float]:
+        """Between which thresholds one has to do with these scores."""
+        reach = FURTHEST * max(pstdev(self.scores), 1e-3) if self.scores else FURTHEST_WITHOUT_SCORES
+        lowest, highest = (self.scores[0], self.scores[-1]) if self.scores else (0.0, 0.0)
+        return lowest - reach, highest + reach
+
     def p_value(self, score: float) -> float:
         """Conformal p-value (1 + #{calibration >= score}) / (n + 1): the share of good images that look this odd."""
         at_least = sum(1 for s in self.scores if s >= score)
@@ -273,11 +280,11 @@ class Card:
                 f"{where}: expected a false-alarm budget between 0 and 1, got {c.false_alarms:g} and {c.achievable:g}; "
                 "copy the file again"
             )
-        reach = FURTHEST * max(pstdev(c.scores), 1e-3) if c.scores else FURTHEST_WITHOUT_SCORES
-        lowest, highest = (c.scores[0], c.scores[-1]) if c.scores else (0.0, 0.0)
-        if not lowest - reach <= c.threshold <= highest + reach:
+        lowest, highest = c.plausible
+        if not lowest <= c.threshold <= highest:
+            first, last = (c.scores[0], c.scores[-1]) if c.scores else (0.0, 0.0)
             raise CardError(
-                f"{where}: expected a threshold near its calibration scores, {lowest:.4g} to {highest:.4g}, got "
+                f"{where}: expected a threshold near its calibration scores, {first:.4g} to {last:.4g}, got "
                 f"{c.threshold:.4g}; copy or export the file again"
             )
         if roi is not None and (min(roi[:2]) < 0 or min(roi[2:]) < SMALLEST_ROI):

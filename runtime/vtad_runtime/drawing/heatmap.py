@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 
 from vtad_runtime.contract.image import resize
+from vtad_runtime.contract.tint import colour_bar, tint
 from vtad_runtime.drawing.encoding import RGB, drawing
+from vtad_runtime.drawing.regions import draw_regions
 from vtad_runtime.drawing.shrinking import shrink_judged
 from vtad_runtime.drawing.text import FAINT, INK, PAPER, VERDICT_COLOURS, WHITE, draw_text, font_scale, text_width
-from vtad_runtime.drawing.tint import colour_bar, draw_regions, tint
 from vtad_runtime.verdict.detector import Result
 
 MIN_WIDTH = 360  # pixels; a narrower picture is enlarged by a whole factor, so that the legend is legible

@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad_runtime.contract.image import resize
+from vtad_runtime.contract.tint import tint
 from vtad_runtime.drawing.encoding import RGB, drawing
 from vtad_runtime.drawing.heatmap import legend, widened
+from vtad_runtime.drawing.regions import draw_regions
 from vtad_runtime.drawing.shrinking import shrink_judged
 from vtad_runtime.drawing.text import PAPER, draw_text, text_width
-from vtad_runtime.drawing.tint import draw_regions, tint
 from vtad_runtime.verdict.detector import Result
 
 TILE = 640  # pixels, the longer side of the tiles

@@ -1,7 +1,8 @@
 """Pictures for the browser. RGB arrays in, JPEG or PNG bytes out.
 
 The picture and its heatmap travel as one JPEG, the plain picture above the tinted one, so the two can never belong to
-different frames; the browser blends the halves. Colours and boxes are those of `vtad_runtime.drawing.tint`.
+different frames; the browser blends the halves. Colours and boxes are those of `vtad_runtime.contract.tint` and
+`vtad_runtime.drawing.regions`.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from vtad_runtime.contract.tint import colour_bar, tint
 from vtad_runtime.drawing.encoding import RGB, drawing, encode
 from vtad_runtime.drawing.heatmap import overlay
+from vtad_runtime.drawing.regions import MAX_BOXES, draw_regions
 from vtad_runtime.drawing.shrinking import shrink, shrink_judged
-from vtad_runtime.drawing.tint import MAX_BOXES, colour_bar, draw_regions, tint
 from vtad_runtime.verdict.detector import Region, Result
 from vtad_runtime.verdict.judgement import Judgement
 

@@ -1,4 +1,4 @@
-"""The colours of a heatmap, blended over a picture, and the boxes around its regions.
+"""The colours of a heatmap, blended over a picture.
 
 The scale is fixed, from 0 to twice the pixel threshold, a z-score, so a colour means the same in every
 picture. Below half the pixel threshold nothing is tinted, and a good part looks like itself.
@@ -6,16 +6,12 @@ picture. Below half the pixel threshold nothing is tinted, and a good part looks
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad_runtime.drawing.encoding import RGB
-from vtad_runtime.verdict.detector import Region
+RGB = NDArray[np.uint8]  # (H, W, 3)
 
-MAX_BOXES = 20  # of the strongest regions; all of them are in the results file
 RAMP_START, RAMP_END = 0.28, 0.97  # the part of inferno that is neither black nor white: violet, red, orange, yellow
 BAND = 2**20  # pixels that are blended at once: what that takes in between is bounded
 MAX_ALPHA = 0.75  # the surface stays visible under the strongest colour
@@ -43,18 +39,6 @@ def colour_bar(width: int, height: int, pixel_threshold: float) -> RGB:
     """The scale over grey, (height, width, 3): from 0 at the left to twice the pixel threshold at the right."""
     ramp = np.repeat(np.linspace(0, 2 * pixel_threshold, width, dtype=np.float32)[None], height, axis=0)
     return tint(np.full((height, width, 3), 70, np.uint8), ramp, pixel_threshold)
-
-
-def draw_regions(picture: RGB, regions: Sequence[Region], scale: float = 1.0) -> None:
-    """Box the strongest regions in place, white on black so that they show on any surface."""
-    thickness = max(1, round(min(picture.shape[:2]) / 400))
-    for region in regions[:MAX_BOXES]:
-        gap = 2 * thickness  # the box stays clear of what it shows
-        left, top = round(region.x * scale) - gap, round(region.y * scale) - gap
-        right = round((region.x + region.width) * scale) + gap
-        bottom = round((region.y + region.height) * scale) + gap
-        cv2.rectangle(picture, (left, top), (right, bottom), (0, 0, 0), thickness * 3)
-        cv2.rectangle(picture, (left, top), (right, bottom), (255, 255, 255), thickness)
 
 
 def _ramp(values: NDArray[np.float32], pixel_threshold: float) -> NDArray[np.float32]:

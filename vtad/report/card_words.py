@@ -1,27 +1,29 @@
-"""An inspection card on one screen."""
+"""An inspection card in words: for `vtad-export --show`, for certificates and for the page."""
 
 from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vtad_runtime.contract.card import Card, Near, Parity
-
-if TYPE_CHECKING:  # it takes numpy, and --help is to be quick
-    from vtad_runtime.engine.model import Integrity
 
 UNITS = {"reconstruction": "of full intensity", "score": "of the calibration spread"}  # of errors; the rest are maps
 MAPS = "standard deviations"  # of good pictures
 
 
-def card_text(path: Path, card: Card, found: Integrity | None = None) -> str:
-    """What the card of `path` says, for people; `found` is what its digests say, of an artefact."""
+def card_text(path: Path, card: Card, found: object = None) -> str:
+    """What the card of `path` says, one line each; `found` is what its digests say, of an artefact."""
+    return "\n".join([str(path), *(f"  {name:<12} {text}" for name, text in card_rows(card, found))])
+
+
+def card_rows(card: Card, found: object = None) -> list[tuple[str, str]]:
+    """What the card says, by name; a row without a name goes on with the one above."""
     who, given, rule, c = card.identity, card.input, card.score_rule, card.calibration
     commit = f", commit {who.git_commit[:12]}" if who.git_commit else ""
     region = f"region x, y, width, height {given.roi}" if given.roi else "whole picture"
     outputs = [f"{o.name} {'x'.join(map(str, o.shape))}, {o.unit}" for o in card.outputs]
-    rows = [
+    return [
         ("category", who.category),
         ("created", f"{who.created}, vtad {who.vtad_version}{commit}, preset {who.config.get('preset', 'unknown')}"),
         ("weights", f"sha256 {card.weights_sha256[:16]}…; training images sha256 {who.data_fingerprint[:16]}…"),
@@ -43,7 +45,6 @@ def card_text(path: Path, card: Card, found: Integrity | None = None) -> str:
         *([("bytes", str(found))] if found else []),
         *(("changes" if i == 0 else "", line) for i, line in enumerate(_changes(card))),
     ]
-    return "\n".join([str(path), *(f"  {name:<12} {text}" for name, text in rows)])
 
 
 def error_lines(parity: Parity) -> list[str]:

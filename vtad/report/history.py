@@ -1,0 +1,48 @@
+"""Curves of a training, from metrics.jsonl."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vtad.report.plots import Plot, lines
+from vtad.run_folder import Run
+from vtad_runtime.contract.typed_json import WrongJson, parsed
+
+LOSSES = {"mse": "squared error", "ssim": "1 - SSIM", "nll": "NLL", "segmentation_loss": "segmentation loss"}
+NORMS = {
+    "token_norm_patch_median": "patches, median",
+    "token_norm_patch_max": "patches, largest",
+    "token_norm_register_mean": "registers, mean",
+}
+
+
+def training_plots(run: Run) -> tuple[Plot, ...]:
+    """The loss and its parts, and the norms of the tokens; none where nothing was kept."""
+    rows = _rows(run)
+    plots = [lines("loss", {"training": _line(rows, "loss"), "validation": _line(rows, "val_loss")})]
+    plots += [lines(title, {title: _line(rows, key)}) for key, title in LOSSES.items() if any(_line(rows, key)[1])]
+    plots.append(lines("token norms", {name: _line(rows, key) for key, name in NORMS.items()}))
+    return tuple(filter(None, plots))
+
+
+def _rows(run: Run) -> list[dict[str, Any]]:
+    """One an epoch. A line that cannot be read is left out: the page must not fail because of it."""
+    found = []
+    try:
+        text = run.metrics.read_bytes()
+    except OSError:
+        return []
+    for line in text.splitlines():
+        try:
+            row = parsed(line)
+        except WrongJson:
+            continue
+        if isinstance(row, dict):
+            found.append(row)
+    return found
+
+
+def _line(rows: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    """Epochs and values, where there is one."""
+    there = [row for row in rows if isinstance(row.get(key), int | float) and isinstance(row.get("epoch"), int)]
+    return [row["epoch"] for row in there], [row[key] for row in there]
