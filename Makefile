@@ -20,7 +20,7 @@ demo: $(VENV)/.installed  ## draw images, train, evaluate, export, run; says whe
 	$(BIN)/vtad-export --format onnx --category pill
 	$(BIN)/vtad-run --folder data/pill/test --out results || test $$? -eq 1
 	@echo
-	@echo "Look at: results/ (newest folder: heatmaps/, results.csv), runs/pill/ (newest run: metrics.json, card.json)."
+	@echo "Look at: results/ (newest folder: heatmaps/, results.csv), runs/pill/ (newest run: report.html, metrics.json)."
 	@echo "Then:    $(BIN)/vtad-run --folder YOUR_PICTURES"
 
 test: $(VENV)/.installed  ## every test that needs nothing beside it

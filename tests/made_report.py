@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,14 +44,18 @@ def made_run(folder: Path, category: str = "pill", good: int = 60) -> Run:
     return run
 
 
-def made_page(run: Run, pictures: Sequence[tuple[str, str, float]], side: int = 96, noise: int = 40) -> Page:
-    """The page of an evaluation of pictures with these names below test/, kinds and scores."""
+def made_page(
+    run: Run, pictures: Sequence[tuple[str, str, float]], side: int = 96, noise: int = 40, distinct: int = 500
+) -> Page:
+    """The page of an evaluation of pictures with these names below test/, kinds and scores; so many are drawn anew."""
     config, card = run.config(), run.card()
     root = Path(config.data) / config.category
     seen = Seen(len(pictures), root, card.calibration)
-    masks, maps = [], []
+    masks, maps, drawn = [], [], dict[int, tuple[Judged, NDArray[np.bool_]]]()
     for number, (name, kind, score) in enumerate(pictures):
-        judged, mask = made_picture(root / "test" / kind / name, kind, score, number, side, noise)
+        judged, mask = drawn.get(number % distinct) or made_picture(root, kind, score, number, side, noise)
+        drawn[number % distinct] = judged, mask
+        judged = dataclasses.replace(judged, image=TestImage(root / "test" / kind / name, kind, None), score=score)
         seen.add(judged, mask)
         masks.append(mask)
         maps.append(judged.heatmap)

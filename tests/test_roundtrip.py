@@ -64,6 +64,7 @@ def test_each_command_finds_what_the_one_before_it_made(typed: Path) -> None:
         "metrics.json",
         "metrics.jsonl",
         "model.safetensors",
+        "report.html",
     ]
     rows = judged(typed)
     assert len(rows) == 9

@@ -7,6 +7,7 @@ model.safetensors        the detector: weights, feature statistics, calibration
 calibration.json         the scores that the threshold was found from, by picture, and those of synthetic defects
 card.json        the inspection card; it is there when the run is complete
 metrics.json     the evaluation, if made
+report.html      all of it as a page: of the training, then of the evaluation
 tracking.json    where the run is in MLflow, if it is tracked
 export/          artefacts, if made
 """

@@ -191,7 +191,7 @@ def test_the_command_prints_a_table_and_takes_the_newest_run(
     assert text.startswith("run: runs/pill/0001, the newest\n")
     for word in ("AUROC", "AUPRO (to FPR 0.3)", "SSIM alone", "density", "wrong_colour", "false alarms"):
         assert word in text
-    assert text.rstrip().endswith("runs/pill/0001/metrics.json")
+    assert text.split()[-2:] == ["runs/pill/0001/metrics.json", "runs/pill/0001/report.html"]
 
 
 def test_evaluating_an_old_run_does_not_make_it_the_newest(run: Run) -> None:

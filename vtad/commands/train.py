@@ -30,6 +30,7 @@ from vtad.commands.train_options import (
 from vtad.config import Config, ConfigError
 from vtad.data.layout import DataError, find_categories
 from vtad.preset_file import preset_of
+from vtad.report.library import missing
 from vtad.run_folder import Run
 from vtad_runtime.contract.card import FULL_SCALE
 from vtad_runtime.contract.command_line.command import no_traceback, say
@@ -135,6 +136,7 @@ def _train(config: Config, resume: Run | None, store: Store | None) -> None:
         try:
             with tracking(store) as started:
                 run = train_model(config, resume=resume, report=report, stop=stop, started=started)
+                page = None if stop.signal else _page(run)
         except Interrupted as e:
             raise VtadError(e, 128 + (stop.signal or 0)) from e
     for row in curves(run):
@@ -147,8 +149,20 @@ def _train(config: Config, resume: Run | None, store: Store | None) -> None:
         say(f"note: in pictures of 16 bits {card.input.full_scale} is white (--bits {run.config().bits})")
     if line := advice(card):
         say(f"note: {line}")
+    if page:
+        say(page)
     if stop.signal is not None:  # it came during calibration
         raise VtadError(f"stopped; {run.path} is complete", 128 + stop.signal)
+
+
+def _page(run: Run) -> str:
+    """Write report.html; where it is, or why there is none."""
+    if without := missing():
+        return without
+    from vtad.report.trained import report_training
+
+    with Bar("report"):
+        return f"report: {report_training(run)}"
 
 
 @contextmanager

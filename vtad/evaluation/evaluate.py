@@ -87,9 +87,7 @@ def evaluate(
     doubtful = 0
     for one in watched(judged(detector, files.test, input_spec(config), where), "judging", len(files.test)):
         scores.append(one.score)
-        (heat, ssim, density), mask = at_source(
-            one.image, one.placement, (one.heatmap, one.ssim_map, one.density_map)
-        )
+        (heat, ssim, density), mask = at_source(one.image, one.placement, (one.heatmap, one.ssim_map, one.density_map))
         maps.append(_Maps(heat, ssim, density, mask))
         doubtful += one.doubt is not None
         watch(one, mask)

@@ -8,7 +8,7 @@ from typing import Any
 
 from vtad.report.content import Page
 from vtad.report.pictures import LAYERS
-from vtad.run_folder import Run, replacing
+from vtad.run_folder import Run, write_text
 from vtad.version import VERSION
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -17,8 +17,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 def write_page(run: Run, page: Page) -> Path:
     """Write report.html into the run's folder; its path. Raises WriteError."""
     path = run.path / "report.html"
-    with replacing(path) as beside:
-        beside.write_text(html(page), encoding="utf-8")
+    write_text(path, html(page))
     return path
 
 

@@ -68,9 +68,7 @@ class Plot:
         return {key: value for key, value in vars(self).items() if key != "svg"}
 
 
-def histogram(
-    good: Sequence[float], defective: Sequence[float], threshold: float, width: int
-) -> Plot:
+def histogram(good: Sequence[float], defective: Sequence[float], threshold: float, width: int) -> Plot:
     """Good scores upwards, defective ones downwards; what lies far to the right is in the last bar."""
     scores = np.array([*good, *defective, threshold])
     low = float(scores.min())
@@ -83,9 +81,8 @@ def histogram(
     highest, lowest = (1.12 * float(counts.max(initial=1)) for counts in (up, down))
 
     def draw(axes: Any) -> None:
-        wide = 0.86 * (edges[1] - edges[0])
         for counts, colour in ((up, GOOD), (-down, BAD)):
-            axes.bar((edges[:-1] + edges[1:]) / 2, counts, wide, color=colour, linewidth=0)
+            axes.stairs(counts, edges, fill=True, color=colour, linewidth=0)
         axes.axhline(0, color=LINE, linewidth=1)
         axes.spines[["left", "bottom"]].set_visible(False)
         axes.yaxis.set_major_locator(_whole_numbers(5))

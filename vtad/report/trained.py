@@ -17,19 +17,21 @@ from vtad.report.history import training_plots
 from vtad.report.of_run import explorer, oddest, printable, scorer_rows, ssim_share, title, trained_on
 from vtad.report.page import write_page
 from vtad.report.pictures import Studio, View
-from vtad.run_folder import Run
+from vtad.run_folder import Run, RunError
 from vtad_runtime.contract.card import Card, percent
 
 SHOWN = 24  # of the oddest good pictures
 
 
-def report_training(run: Run) -> Path | None:
+def report_training(run: Run) -> Path:
     """Write report.html of a complete run from what its folder holds, and from its pictures where they are; its path.
 
-    None of a run of an earlier version, which kept no scores. Raises RunError, CardError, WriteError.
+    Raises CardError, WriteError, and RunError, also of a run of an earlier version, which kept no scores.
     """
     record = CalibrationRecord.read(run)
-    return None if record is None else write_page(run, training_page(run, record))
+    if record is None:
+        raise RunError(f"{run.path}: expected the scores of a calibration, got none: train again")
+    return write_page(run, training_page(run, record))
 
 
 def training_page(run: Run, record: CalibrationRecord) -> Page:

@@ -48,13 +48,16 @@ function verdict(i, at = threshold) {
 
 const isWrong = (i) => (scores[i] > threshold) !== Boolean(defective[i]);
 
-// The stops of the slider: halfway between neighbouring scores, beyond both ends, and the run's own threshold.
+// The stops of the slider: halfway between neighbouring scores and beyond both ends; where the run's own threshold lies, that.
 const distinct = [...new Set(scores)].sort((a, b) => a - b);
 const edge = 0.001 * (distinct.at(-1) - distinct[0]) || 0.001;
-const between = distinct.slice(1).map((score, i) => (score + distinct[i]) / 2);
-const stops = [distinct[0] - edge, ...between, distinct.at(-1) + edge, data.threshold]
-  .filter((stop) => stop === data.threshold || (stop >= data.lowest && stop <= data.highest))
-  .sort((a, b) => a - b);
+const stops = [];
+for (let i = 0; i <= distinct.length; i++) {
+  const last = distinct[i - 1] ?? -Infinity, next = distinct[i] ?? Infinity;
+  const middle = i === 0 ? next - edge : i === distinct.length ? last + edge : (last + next) / 2;
+  if (last <= data.threshold && data.threshold < next) stops.push(data.threshold);
+  else if (middle >= data.lowest && middle <= data.highest) stops.push(middle);
+}
 
 const slider = byId("slider"), typed = byId("typed");
 slider.max = stops.length - 1;
