@@ -38,7 +38,11 @@ RUN_ELSEWHERE = {
     "vtad-bench --seeds 2": "test_processes_share_the_jobs_and_do_none_twice",
     "vtad-bench --preset scratch --method padim --method patchcore --jobs 4": "test_every_method_sees_the_same_pixels",
 }
-OTHER_CODES = {"vtad-run": (0, 1), "vtad-replay": (0, 1)}  # 1: something is not OK, or a verdict flips
+OTHER_CODES = {
+    "vtad-run": (0, 1),
+    "vtad-score": (0, 1),
+    "vtad-replay": (0, 1),
+}  # 1: something is not OK, or a verdict flips
 
 
 @pytest.fixture(scope="session")
@@ -167,6 +171,8 @@ def made_small(words: list[str]) -> list[str]:
             arguments.insert(arguments.index("--live") + 1, "0")  # any free port
         if any(source in arguments for source in ENDLESS) and "--max-frames" not in arguments:
             return [*arguments, "--max-frames", "2"]
+    if command == "vtad-score":
+        return [*arguments, "--workers", "1"]
     if command == "vtad-run" and "--max-frames" in arguments:
         return [*arguments, "--max-frames", "2"]
     return arguments

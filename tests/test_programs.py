@@ -14,7 +14,12 @@ from tiny_model import bad, good, write_model
 
 SOURCES = os.pathsep.join(map(str, (ROOT, ROOT / "benchmark", ROOT / "export", ROOT / "runtime")))
 FULL = Path("/dev/full")
-ARGUMENTS = {"vtad-data": ["check"], "vtad-replay": ["results", "--threshold", "1"], "vtad-calibrate": ["--good", "."]}
+ARGUMENTS = {
+    "vtad-data": ["check"],
+    "vtad-replay": ["results", "--threshold", "1"],
+    "vtad-calibrate": ["--good", "."],
+    "vtad-score": [".", "--out", "out"],
+}
 INTERRUPTED = "import os, signal, threading; threading.Timer({s}, os.kill, (os.getpid(), signal.SIGINT)).start(); "
 
 

@@ -22,15 +22,19 @@ def shrink_judged(rgb: RGB, result: Result, longest: int) -> tuple[RGB, Result]:
     small = shrink(rgb, longest)
     if small is rgb:
         return rgb, result
-    height, width = small.shape[:2]
-    across, down = width / rgb.shape[1], height / rgb.shape[0]
+    return small, judged_at(result, small.shape[1], small.shape[0])
+
+
+def judged_at(result: Result, width: int, height: int) -> Result:
+    """A result as if its picture had been of this size: heatmap and regions are those of the smaller picture."""
+    across, down = width / result.placement.source_width, height / result.placement.source_height
     used = result.placement.used
     left, top = min(round(used.x * across), width - 1), min(round(used.y * down), height - 1)
     right, bottom = round((used.x + used.width) * across), round((used.y + used.height) * down)
     box = Box(left, top, max(1, right - left), max(1, bottom - top))
     placement = Placement(width, height, box, result.placement.inside)
     regions = tuple(_scaled(region, across, down) for region in result.regions)
-    return small, dataclasses.replace(result, placement=placement, regions=regions)
+    return dataclasses.replace(result, placement=placement, regions=regions)
 
 
 def _scaled(region: Region, across: float, down: float) -> Region:

@@ -48,6 +48,8 @@ NEEDED = {  # the module of each
 EXTRAS = {  # by the modules that each brings
     "live": ("starlette", "uvicorn"),
     "mqtt": ("paho.mqtt.client",),
+    "score": ("pyarrow",),
+    "ray": ("ray",),
     "train": ("torch", "sklearn", "safetensors"),
     "export": ("onnx", "onnxscript", "coremltools"),
 }

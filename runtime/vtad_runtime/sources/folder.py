@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,12 +37,13 @@ def find(source: str | Path) -> Source:
     path = Path(source)
     if path.is_file():
         return Source(path.parent, (path,), ())
+    skipped: list[Path] = []
     if path.is_dir():
-        files, skipped = _walk(path)
+        files = list(below(path, skipped))
         root, what = path, f"folder {path}"
     elif glob.has_magic(str(source)):
         matches = (Path(m) for m in glob.glob(str(source), recursive=True))
-        files, skipped = [m for m in matches if m.is_file() and is_image(m)], []
+        files = [m for m in matches if m.is_file() and is_image(m)]
         root, what = _fixed_part(path), f"glob {source}"
     else:
         raise SourceError(f"{path}: expected a folder, a glob or a file, got nothing there; check the path")
@@ -49,21 +51,18 @@ def find(source: str | Path) -> Source:
         names = ", ".join(str(s) for s in skipped)
         left_out = f" beside {names}, which holds masks or earlier results" if skipped else ""
         raise SourceError(f"{what}: expected pictures ({' '.join(sorted(SUFFIXES))}), got none{left_out}")
-    return Source(root, tuple(sorted(files, key=lambda f: _natural(f.relative_to(root)))), tuple(skipped))
+    return Source(root, tuple(sorted(files, key=lambda f: natural(f.relative_to(root).as_posix()))), tuple(skipped))
 
 
-def _walk(root: Path) -> tuple[list[Path], list[Path]]:
-    """All pictures below `root`, and the folders left out. Follows links, each folder once."""
-    files: list[Path] = []
-    skipped: list[Path] = []
+def below(root: Path, skipped: list[Path]) -> Iterator[Path]:
+    """All pictures below `root`; folders left out go into `skipped`. Follows links, each folder once. Raises SourceError."""
     for folder, subfolders, names in walk(root, _refuse):
         masks = folder.name == "ground_truth" and (folder.parent / "test").is_dir()
         if masks or RESULTS_FILE in names:
             subfolders.clear()
             skipped.append(folder)
             continue
-        files += [folder / name for name in names if is_image(folder / name)]
-    return files, skipped
+        yield from (folder / name for name in names if is_image(folder / name))
 
 
 def _refuse(error: OSError) -> None:
@@ -80,9 +79,12 @@ def _fixed_part(pattern: Path) -> Path:
     return Path(*fixed)
 
 
-def _natural(path: Path) -> tuple[tuple[tuple[bool, int, str], ...], ...]:
-    """A sort key by which runs of digits compare as numbers, folder by folder."""
-    return tuple(
-        tuple((not run.isdecimal(), int(run) if run.isdecimal() else 0, run) for run in re.findall(r"\d+|\D+", part))
-        for part in path.parts
-    )
+def natural(name: str) -> str:
+    """A sort key by which runs of digits compare as numbers, folder by folder; `name` has its folders before slashes."""
+    return re.sub(r"\d+", _number, name.replace("/", "\0"))
+
+
+def _number(digits: re.Match[str]) -> str:
+    """A number sorts before text, by how many digits it has, then by these."""
+    value = digits[0].lstrip("0")
+    return f"\1{len(value):04d}{value}\1{digits[0]}\1"
