@@ -66,6 +66,9 @@ def test_each_command_finds_what_the_one_before_it_made(typed: Path) -> None:
         "model.safetensors",
         "report.html",
     ]
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "test/crack/000.png" in page  # by vtad-eval
+    assert "Judges 4 good pictures" in page  # by vtad-export
     rows = judged(typed)
     assert len(rows) == 9
     assert len(list((typed / "results" / "0001" / "heatmaps").rglob("*.jpg"))) == 9

@@ -17,7 +17,7 @@ from tiny_run import disk_fills_up, done, error
 from vtad.calibration.record import CalibrationRecord
 from vtad.commands.evaluate import evaluate as command
 from vtad.report import library, page, pictures
-from vtad.report.page import write_page
+from vtad.report.page import show_certificates, write_page
 from vtad.report.trained import report_training
 from vtad.run_folder import Run
 from vtad_runtime.contract.threshold.trade_off import Count, choice
@@ -123,7 +123,7 @@ def test_it_shows_what_the_run_folder_holds(made: tuple[Run, Read]) -> None:
         "ROC: area",
         "AUPRO",
         "Precision and recall",
-        "vtad-export makes one",
+        "vtad-export makes one, proves it",
     ):
         assert words in shown.text, words
     assert {a["data-kind"] for a in shown.all("tr") if "data-kind" in a} == {"crack", "scratch", "dent"}
@@ -133,6 +133,9 @@ def test_every_certificate_is_shown_and_what_is_none_is_left_out(tmp_path: Path)
     run = made_run(tmp_path)
     folder = run.path / "export"
     folder.mkdir()
+    show_certificates(run)
+    assert not (run.path / "report.html").exists()
+    write_page(run, made_page(run, made_pictures(3, 3)))
     near = {"below": 3, "above": 2, "nearest": 0.1, "max_error": 1e-4, "flips": 1}
     parity: dict[str, Any] = {
         "format": "onnx",
@@ -148,15 +151,17 @@ def test_every_certificate_is_shown_and_what_is_none_is_left_out(tmp_path: Path)
     (folder / "parity.json").write_text(json.dumps({**parity, "constants": {"equal": 3}}))
     (folder / "parity-coreml.json").write_text(json.dumps(coreml))
     (folder / "parity-int8.json").write_text('{"format": "onnx"')
-    (folder / "pill.onnx").write_bytes(b"")
-    shown = read(write_page(run, made_page(run, made_pictures(3, 3)))).text
+    show_certificates(run)
+    with_certificates = (run.path / "report.html").read_text()
+    page_ = made_page(run, made_pictures(3, 3))
+    shown = read(write_page(run, page_)).text
+    assert (run.path / "report.html").read_text() == with_certificates
     for words in ("onnx fp32", "coreml fp32", "reference execution", "2.5e-06", "no limit"):
         assert words in shown, words
     assert "Judges 11 good pictures and 13 synthetic defects as torch does: no verdict differs" in shown
     assert "2 verdicts differ" in shown
     assert "Close to the threshold, 1 of 5 differ" in shown
     assert "onnx int8" not in shown
-    assert "once vtad-export has made the file" not in shown
 
 
 ODD = ("<img src=x onerror=alert(1)>.png", "</script><b>.png", "quote\"'&amp;.png", "gut_\udce4.png", "two\nlines.png")

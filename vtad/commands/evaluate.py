@@ -31,17 +31,10 @@ def evaluate(run_path: Path | None, runs: Path, category: str | None, data_dir: 
     with no_traceback(), library_errors_as_lines():
         run = choose_run(run_path, runs, category)
         from vtad.evaluation.report import table
+        from vtad.report.evaluated import evaluate_with_report
 
-        without_page = missing()
-        if without_page:
-            from vtad.evaluation.evaluate import evaluate as evaluate_run
-
-            found = evaluate_run(run, data=data_dir, device=device)
-        else:
-            from vtad.report.evaluated import evaluate_with_report
-
-            found = evaluate_with_report(run, data=data_dir, device=device)
+        found = evaluate_with_report(run, data=data_dir, device=device)
         say(f"images: {found.data}" + (f"; note: {found.note}" if found.note else ""))
         say(table(found))
-        say(f"\n  {run.path / 'metrics.json'}\n  {without_page or run.path / 'report.html'}")
+        say(f"\n  {run.path / 'metrics.json'}\n  {missing() or run.path / 'report.html'}")
         add_to_tracked(run)

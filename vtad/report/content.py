@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from vtad.report.certificates import Certificate
@@ -81,7 +80,6 @@ class Explorer:
     entries: tuple[Entry, ...]
     calibration: Calibration
     words: Words
-    model: Path | None  # the exported file whose threshold can be set; None: no export yet
     command: str  # that sets it, without the number
     histograms: tuple[Plot, Plot]  # wide, narrow
 

@@ -17,6 +17,7 @@ from vtad.report.card_words import card_rows
 from vtad.report.certificates import certificates
 from vtad.report.content import Entry, Explorer, Headline, Kind, Page, Words, wrong_first
 from vtad.report.history import training_plots
+from vtad.report.library import missing
 from vtad.report.of_run import explorer, oddest, printable, scorer_rows, ssim_share, title, trained_on
 from vtad.report.page import write_page
 from vtad.report.pictures import Studio, View
@@ -34,7 +35,12 @@ def evaluate_with_report(
     data: Path | str | None = None,
     device: str = "auto",
 ) -> Evaluation:
-    """`vtad.evaluation.evaluate.evaluate`, which also writes report.html into the run folder. Raises what that raises."""
+    """`vtad.evaluation.evaluate.evaluate`, which also writes report.html into the run folder. Raises what that raises.
+
+    Where the extra `report` is not installed there is no page: `vtad.report.library.missing` says so.
+    """
+    if missing():
+        return evaluate(run, data=data, device=device)
     files = run_data(run, Path(data) if data else None).files
     seen = Seen(len(files.test), files.root, run.card().calibration)
     found = evaluate(run, data=data, device=device, watch=seen.add)

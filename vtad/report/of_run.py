@@ -27,12 +27,10 @@ ODDEST = 10  # good pictures of the training that are named
 def explorer(run: Run, card: Card, entries: Sequence[Entry], words: Words) -> Explorer:
     """The threshold explorer over these scores."""
     good, defective = ([entry.score for entry in entries if entry.defective is bad] for bad in (False, True))
-    model = _model(run, card)
     threshold = card.calibration.threshold
     wide, narrow = (histogram(good, defective, threshold, width) for width in (600, 350))
-    shown = _from_here(model or run.path / "export" / f"{card.identity.category}.onnx")
-    command = f"vtad-calibrate --model {shlex.quote(printable(str(shown)))} --threshold"
-    return Explorer(tuple(entries), card.calibration, words, model, command, (wide, narrow))
+    command = f"vtad-calibrate --model {shlex.quote(printable(str(_from_here(_model(run, card)))))} --threshold"
+    return Explorer(tuple(entries), card.calibration, words, command, (wide, narrow))
 
 
 def scorer_rows(record: CalibrationRecord | None) -> tuple[ScorerRow, ...]:
@@ -77,13 +75,13 @@ def printable(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", text.encode("utf-8", "replace").decode("utf-8"))
 
 
-def _model(run: Run, card: Card) -> Path | None:
-    """The ONNX export of the run: the default one, else the newest."""
+def _model(run: Run, card: Card) -> Path:
+    """The ONNX export of the run: the newest where there are only others, else the default one, which may be still to come."""
     folder = run.path / "export"
     default = folder / f"{card.identity.category}.onnx"
     if default.is_file():
         return default
-    return max(folder.glob("*.onnx"), key=lambda path: path.stat().st_mtime, default=None)
+    return max(folder.glob("*.onnx"), key=lambda path: path.stat().st_mtime, default=default)
 
 
 def _from_here(path: Path) -> Path:

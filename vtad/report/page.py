@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vtad.report.certificates import certificates
 from vtad.report.content import Page
+from vtad.report.library import missing
 from vtad.report.pictures import LAYERS
 from vtad.run_folder import Run, write_text
 from vtad.version import VERSION
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 TEMPLATES = Path(__file__).parent / "templates"
+EXPORTS = '<section id="exports">'  # with which that section begins, in the page once: all else is escaped
 
 
 def write_page(run: Run, page: Page) -> Path:
@@ -21,8 +27,37 @@ def write_page(run: Run, page: Page) -> Path:
     return path
 
 
+def show_certificates(run: Run) -> None:
+    """Put the certificates that are in the export folder now on the page that is there, if one is. Raises WriteError."""
+    path = run.path / "report.html"
+    if missing() or not path.is_file():
+        return
+    before, begin, rest = path.read_text(encoding="utf-8").partition(EXPORTS)
+    _, end, after = rest.partition("</section>")
+    if begin and end:
+        shown = _environment().get_template("exports.html").render(certificates=certificates(run)).strip()
+        write_text(path, before + shown + after)
+
+
 def html(page: Page) -> str:
     """The whole text. What comes from files and cards is escaped, whatever it holds."""
+    environment = _environment()
+    where = {id(entry): number for number, entry in enumerate(page.explorer.entries)}
+    return environment.get_template("report.html").render(
+        page=page,
+        explorer=page.explorer,
+        cost=page.explorer.cost,
+        gallery=[(where[id(entry)], entry) for entry in page.gallery],
+        certificates=page.certificates,
+        layers=LAYERS,
+        card_json=_without_surrogates(page.card.to_json()),
+        version=VERSION,
+        style=_part("style.css"),
+        script=_part("explorer.js") + _part("gallery.js"),
+    )
+
+
+def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -33,18 +68,7 @@ def html(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
-    where = {id(entry): number for number, entry in enumerate(page.explorer.entries)}
-    return environment.get_template("report.html").render(
-        page=page,
-        explorer=page.explorer,
-        cost=page.explorer.cost,
-        gallery=[(where[id(entry)], entry) for entry in page.gallery],
-        layers=LAYERS,
-        card_json=_without_surrogates(page.card.to_json()),
-        version=VERSION,
-        style=_part("style.css"),
-        script=_part("explorer.js") + _part("gallery.js"),
-    )
+    return environment
 
 
 def _part(name: str) -> str:

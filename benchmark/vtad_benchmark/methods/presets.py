@@ -9,11 +9,12 @@ from typing import Any
 
 from vtad.config import Config
 from vtad.data.layout import find_category
-from vtad.evaluation.evaluate import evaluate
 from vtad.fitting.device import pick_device
 from vtad.fitting.loop import Reporter
 from vtad.inspection import input_spec
 from vtad.models.trained import load_detector
+from vtad.report.evaluated import evaluate_with_report
+from vtad.report.page import show_certificates
 from vtad.run_folder import Run, RunError
 from vtad.training import train
 from vtad_benchmark.methods.baseline import gigaflop, stored_numbers
@@ -61,7 +62,7 @@ def judged(run: Run, data: Path, out: Path, say: Callable[[str], None]) -> Found
     """
     say("evaluating")
     config = run.config()
-    found = evaluate(run, data=data)
+    found = evaluate_with_report(run, data=data)
     files = find_category(data, config.category)
     test, spec, device = test_images(files), input_spec(config), pick_device(config.device)
     detector = load_detector(run, device)
@@ -73,6 +74,7 @@ def judged(run: Run, data: Path, out: Path, say: Callable[[str], None]) -> Found
     norms: dict[str, Any] = next((row for row in reversed(epochs) if "val_loss" in row), {})
     say("exporting")
     exported, reason = _export(run, card, data)
+    show_certificates(run)
     taken = Latency(None, None, None)
     if exported:
         say("timing")

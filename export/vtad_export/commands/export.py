@@ -173,6 +173,7 @@ def _export(
     for format in wanted:
         if batch not in (None, 1) and not format.batches:
             raise VtadError(f"--batch {batch}: {format.name} artefacts take one picture at a time", USAGE)
+    from vtad.report.page import show_certificates
     from vtad_export.commands.making import make_all
     from vtad_export.proof.material import load_material
     from vtad_export.proof.table import table
@@ -184,8 +185,10 @@ def _export(
     material = load_material(run, data_dir, references=not no_references)
     if kind != "all":
         say(_one(*pairs[0], material, request, chosen=precision is not None).certificate)
+        show_certificates(run)
         return
     rows = make_all(pairs, material, request, lambda text: say(text, err=True))
+    show_certificates(run)
     say(table(rows, request.folder))
     if material.sample.note:
         say(f"  note: {material.sample.note}")
