@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import active_children
@@ -29,6 +31,7 @@ from vtad_runtime.batch.run import score as score_pictures
 from vtad_runtime.commands.run import run
 from vtad_runtime.commands.score import score
 from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.storage.lock import Lock
 
 NAMES = [f"a/{i}.png" for i in range(1, 13)] + ["b.c/part.png", "b.c/= x.png", "ä\n.png", "gut_\udce4.png"]
 TIMES = ("captured_at", "capture_ms", "queue_age_ms", "prepare_ms", "infer_ms", "write_ms")
@@ -246,6 +249,30 @@ def test_thumbnails_show_the_heatmap_of_what_is_odd(here: Path) -> None:
     assert abs(right - 171) < 8
 
 
+def test_who_comes_while_the_pictures_are_listed_waits(here: Path, messages: list[str]) -> None:
+    Path("out").mkdir()
+    lock = Lock(Path("out/.vtad-score.lock"))
+    options = ScoreOptions("in", Path("out"), Path("m.onnx"), workers=1)
+    later = threading.Thread(target=score_pictures, args=(options,))
+    later.start()
+    eventually(lambda: any("another process lists the pictures" in said for said in messages))
+    assert later.is_alive()
+    assert not Path("out/score.json").exists()
+    lock.close()
+    later.join()
+    assert len(rows()) == 17
+
+
+def test_a_file_system_without_locks_is_said_and_serves(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("vtad_runtime.storage.lock.fcntl.flock", flock)
+    result = scored()
+    assert "out: cannot be locked; start one process first" in result.output
+    assert len(rows()) == 17
+
+
 # Processes
 
 
@@ -276,21 +303,26 @@ def alive(group: int) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_ctrl_c_ends_all_workers_and_the_same_command_goes_on(here: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_signal_ends_all_workers_and_the_same_command_goes_on(number: int, here: Path) -> None:
     for i in range(200):
         shutil.copyfile("in/a/2.png", f"in/a/x{i}.png")
     process = begun(here, "--partition", "2")
     eventually(lambda: any(Path("out/rows").glob("part-*")), 60)
-    os.killpg(process.pid, signal.SIGINT)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does
+    else:
+        process.kill()
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert "stopped; what was in hand is dropped, the same command goes on" in said.splitlines()[-1]
     assert "Traceback" not in said
-    before = len(rows())
-    assert 0 < before < 217
+    if number == signal.SIGINT:
+        assert process.returncode == 130, said
+        assert "stopped; what was in hand is dropped, the same command goes on" in said.splitlines()[-1]
+    assert 0 < len(rows()) < 217
     eventually(lambda: not alive(process.pid))
     assert scored().exit_code == 3
     assert [row["frame"] for row in rows()] == list(range(1, 218))
+    assert not list(Path("out").rglob(".*.part"))
 
 
 @pytest.mark.slow
@@ -309,3 +341,17 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_line(here: Path) -> None:
     assert not active_children()
     assert scored().exit_code == 3
     assert [row["frame"] for row in rows()] == list(range(1, 18))
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_and_its_workers(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("vtad_runtime.batch.run.write_whole", full)
+    result = CliRunner().invoke(
+        score, ["in", "--out", "out", "--model", "m.onnx", "--workers", "2", "--partition", "9"]
+    )
+    assert result.exit_code == 4
+    assert "cannot write rows: No space left on device; partitions written so far are whole" in line(result)
+    assert not active_children()

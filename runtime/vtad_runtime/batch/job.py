@@ -10,12 +10,13 @@ Whoever comes later, another shard or the same command again, works by what is s
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +28,13 @@ from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_ful
 from vtad_runtime.contract.files import replacing, write_whole
 from vtad_runtime.contract.image import SUFFIXES
 from vtad_runtime.contract.json_values import iso_utc
-from vtad_runtime.contract.log import note
+from vtad_runtime.contract.log import note, warning
 from vtad_runtime.contract.typed_json import WrongJson, parsed, typed
 from vtad_runtime.engine.integrity import contents
 from vtad_runtime.storage.lock import Lock, Locked
 
 JOB_FILE, LISTING_FILE, ROWS_FOLDER, LOCK_FILE = "score.json", "listing.parquet", "rows", ".vtad-score.lock"
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems of clusters may say
 POLL_S = 0.2
 CHANGES = {  # fields that a command may name, by its options, and that must then be as they are stored
     "source": "SOURCE",
@@ -158,7 +160,8 @@ def listed(folder: Path, source: PictureSource, describe: Callable[[int, str, st
     `describe` makes the job of the number of pictures, the moment and the list's digest.
     """
     try:
-        with closing(_alone(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
             return stored(folder) or _listed(folder, source, describe, partition)
     except OSError as e:
         got = "a file" if folder.is_file() else one_line(e)
@@ -184,15 +187,29 @@ def _listed(folder: Path, source: PictureSource, describe: Callable[[int, str, s
     return job
 
 
-def _alone(folder: Path) -> Lock:
-    """The lock of a folder, which is made; waits for a process that lists. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    said = False
-    while True:
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other process is in this block with the same folder; waits for it. Raises OSError.
+
+    Where the file system has no locks, two that list at once may store two lists: the digest of the later one is not that of the
+    earlier one's rows, and these are refused.
+    """
+    lock, said = None, False
+    while lock is None:
         try:
-            return Lock(folder / LOCK_FILE)
+            lock = Lock(folder / LOCK_FILE)
         except Locked:
             if not said:
                 note(f"{folder}: another process lists the pictures; waiting for it")
             said = True
             time.sleep(POLL_S)
+        except OSError as e:
+            if e.errno not in NO_LOCKS:
+                raise
+            warning("no_locks", f"{folder}: cannot be locked; start one process first, and others when it judges")
+            break
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.close()

@@ -6,7 +6,8 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -94,8 +95,11 @@ def score(options: ScoreOptions, stop: Callable[[], bool] = lambda: False, *, ba
     verdicts, errors, judged = sum(done.values(), Counter[str]()), list[str](), 0
     hidden = not (bar and sys.stderr.isatty())
     length = sum(map(job.size, left))
-    with click.progressbar(length=length, label="judging", file=sys.stderr, hidden=hidden) as progress:
-        for scored in _results(options, setup, left, stop):
+    with (
+        click.progressbar(length=length, label="judging", file=sys.stderr, hidden=hidden) as progress,
+        closing(_results(options, setup, left, stop)) as results,  # ends the workers, whatever goes wrong here
+    ):
+        for scored in results:
             _write(options.out, scored)
             done[scored.number] = Counter(scored.verdicts)
             verdicts += done[scored.number]
@@ -107,14 +111,16 @@ def score(options: ScoreOptions, stop: Callable[[], bool] = lambda: False, *, ba
     return Tally(job, len(mine), len(done), verdicts, judged, time.monotonic() - start)
 
 
-def _results(options: ScoreOptions, setup: Setup, left: list[int], stop: Callable[[], bool]) -> Iterator[Scored]:
+def _results(
+    options: ScoreOptions, setup: Setup, left: list[int], stop: Callable[[], bool]
+) -> Generator[Scored, None, None]:
     """The partitions as they are judged, by whatever was asked for."""
     if not left or stop():
         return
     if options.on == "ray":
         from vtad_runtime.batch.cluster import judge_on_cluster
 
-        driver = workers.start(judge_on_cluster, setup, options.out, "the Ray cluster")
+        driver = workers.start(judge_on_cluster, setup, options.out, "the Ray cluster", end_s=workers.CLUSTER_END_S)
         yield from workers.spread([driver], left, stop)
         return
     count = min(options.workers or workers.cores(), len(left))

@@ -24,7 +24,8 @@ from vtad_runtime.batch.scoring import Scored, Scorer, Setup
 from vtad_runtime.contract.errors import INTERNAL, NOT_JUDGED, VtadError, why
 
 POLL_S = 0.2  # how soon a signal is answered
-END_S = 5.0  # a process that has not ended by itself so long after it should is killed
+CLUSTER_END_S = 5.0  # for a process to leave its cluster, before it is killed
+GONE_S = 5.0  # for a process whose pipe is closed to be gone
 
 
 class WorkerError(VtadError):
@@ -48,6 +49,7 @@ class Worker:
     process: BaseProcess
     pipe: Connection
     name: str  # in errors
+    end_s: float  # how long it may take to end by itself
 
 
 Target = Callable[[Connection, Setup, Path], None]
@@ -92,27 +94,30 @@ def local(folder: Path, setup: Setup, count: int) -> list[Worker]:
     return [start(judge_here, setup, folder, f"worker {i + 1}") for i in range(count)]
 
 
-def start(target: Target, setup: Setup, folder: Path, name: str) -> Worker:
-    """Start a process. Ctrl-C reaches the process that is at the other end, and it alone."""
+def start(target: Target, setup: Setup, folder: Path, name: str, end_s: float = 0.0) -> Worker:
+    """Start a process. Ctrl-C is for us alone."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=begin, args=(target, theirs, setup, folder), name=f"vtad-{name}", daemon=True)
     with _held_back():
         process.start()
     theirs.close()
-    return Worker(process, ours, name)
+    return Worker(process, ours, name, end_s)
 
 
 def end(workers: list[Worker]) -> None:
-    """End all, whatever they do. A closed pipe is the sign to end; those that judge are killed."""
+    """End all, whatever they do: a closed pipe is the sign to, and then they are killed."""
     for worker in workers:
         worker.pipe.close()
     for worker in workers:
-        if worker.process.name.startswith("vtad-worker"):
-            worker.process.kill()
-        worker.process.join(END_S)
+        worker.process.join(worker.end_s)
         worker.process.kill()
         worker.process.join()
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def begin(target: Target, pipe: Connection, setup: Setup, folder: Path) -> None:
@@ -132,8 +137,7 @@ def begin(target: Target, pipe: Connection, setup: Setup, folder: Path) -> None:
 
 def judge_here(pipe: Connection, setup: Setup, folder: Path) -> None:
     """Judge one partition after the other. Raises VtadError, EOFError at the end."""
-    if hasattr(signal, "SIGTERM"):
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a scheduler sends it to all; the one that writes decides
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a scheduler sends it to all; the one that writes decides
     cv2.setNumThreads(1)  # every core has a worker
     listing = Listing(folder, setup.job)
     with Scorer(setup) as scorer:
@@ -147,7 +151,7 @@ def _message(worker: Worker, stop: Callable[[], bool]) -> int | Scored | None:
     try:
         message = worker.pipe.recv()
     except (EOFError, OSError):
-        worker.process.join(END_S)
+        worker.process.join(GONE_S)
         if stop():
             return None
         code = worker.process.exitcode
@@ -183,8 +187,3 @@ def _held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
