@@ -67,6 +67,11 @@ class Run:
         """Whether training and calibration ended."""
         return (self.path / "card.json").is_file()
 
+    @property
+    def tracked(self) -> bool:
+        """Whether the run is in MLflow."""
+        return (self.path / "tracking.json").is_file()
+
     def config(self) -> Config:
         """The configuration. Raises RunError."""
         where = self.path / "config.json"

@@ -66,7 +66,7 @@ def store_of(run: Run) -> Store | None:
     try:
         prepare()
     except TrackingError as e:
-        _not_sent(kept.address, e)
+        not_sent(kept.address, e)
         return None
     return Store(with_login(kept.address), kept.experiment)
 
@@ -89,16 +89,17 @@ def add_to_tracked(run: Run) -> None:
         return
     from vtad.tracking.mirror import Mirror
 
-    mirror = Mirror.new(run, store.address, store.experiment)
+    mirror = Mirror.new(run, store.address)
     try:
         mirror.send()
     except Exception as e:  # mlflow, requests, sqlalchemy and drivers each have their own
-        _not_sent(store.address, e)
+        not_sent(store.address, e)
         return
     say(f"tracked: {mirror.page}")
 
 
-def _not_sent(address: str, error: Exception) -> None:
+def not_sent(address: str, error: Exception) -> None:
+    """Warn that a store did not take something."""
     shown = without_credentials(address)
     warning(
         "tracking", f"tracking: {shown}: {without_credentials(why(error))}; nothing is lost: the run folder has it all"

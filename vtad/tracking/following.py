@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Protocol
 
 from vtad.fitting.loop import Interrupted
 from vtad.run_folder import Run
+from vtad.tracking.address import sqlite_file
 from vtad.tracking.library import prepare
 from vtad.tracking.mirror import FAILED, FINISHED, KILLED, Mirror
 from vtad_runtime.contract.credentials import without_credentials
@@ -18,7 +19,8 @@ from vtad_runtime.contract.log import warning
 
 LOOK_S = 2.0  # between two looks at metrics.jsonl
 AGAIN_S = 30.0  # until a store that did not answer is asked again
-END_S = 15.0  # that the end of a training waits for the store, at most
+END_S = 15.0  # that the end of a training waits for a server or database, at most
+FILE_END_S = 120.0  # for a file, which cannot be away: the first tables of a new one take seconds of the processor
 
 
 @contextmanager
@@ -27,7 +29,7 @@ def tracked(
     experiment: str | None = None,
     *,
     parent: str | None = None,
-    tags: dict[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Callable[[Run], None]]:
     """Inside the block, send the run folder that is given to what this yields, as it grows: `train(..., started=started)`.
@@ -77,32 +79,36 @@ class _Follower(threading.Thread):
     def run(self) -> None:
         """Send what there is, until the end."""
         while True:
+            last = self._ended.is_set()  # before looking: what comes later is for the next time
             try:
-                self._send()
+                self._send(last)
                 self.behind = False
             except Exception as e:  # mlflow, requests, sqlalchemy and drivers each have their own
                 self.behind = True
                 self._warn(why(e))
-            if self._ended.is_set():
+            if last:
                 return
+            if self.behind and self._system is not None:
+                self._system.finish()
+                self._system = None
             self._ended.wait(AGAIN_S if self.behind else LOOK_S)
 
     def finish(self, status: str) -> None:
-        """The training has ended: send the rest, and wait for it for END_S seconds at most."""
+        """The training has ended: send the rest, and wait for it, not for long."""
+        limit_s = END_S if sqlite_file(self.mirror.address) is None else FILE_END_S
         self._status = status
         self._ended.set()
-        self.join(END_S)
+        self.join(limit_s)
         if self.is_alive():
             self.behind = True
-            self._warn(f"it took no more within {END_S:.0f} s")
+            self._warn(f"it did not take everything within {limit_s:.0f} s")
 
-    def _send(self) -> None:
-        ended = self._ended.is_set()  # before looking: what comes later is for the next time
+    def _send(self, last: bool) -> None:
         if self._system is None:
             run_id = self.mirror.begin()
             self._system = _system_metrics(run_id, self.mirror.address)
         self.mirror.send_epochs()
-        if ended:
+        if last:
             self._system.finish()
             self.mirror.send_files()
             self.mirror.end(self._status)

@@ -10,18 +10,19 @@ import json
 import math
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtad.run_folder import Run, sha256
-from vtad.tracking.address import TrackingError, page, sqlite_file, with_login, without_login
+from vtad.tracking.address import TrackingError, page, sqlite_file, without_login
 from vtad.tracking.library import client, experiment_in
 from vtad.tracking.record import Tracked
 from vtad.version import VERSION
-from vtad_runtime.contract.card import Card
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import Metric
 
 FILES = ("config.json", "card.json", "calibration.json", "metrics.jsonl", "metrics.json", "report.html")
@@ -32,25 +33,39 @@ RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 class Mirror:
     """One run folder and its MLflow run. Each method raises what mlflow raises when the store does not answer."""
 
-    def __init__(self, run: Run, tracked: Tracked, address: str | None = None) -> None:
-        """`address`: of the store, with its login; None: the one that was kept. Raises TrackingError without mlflow."""
-        self.run = run
-        self.address = address or with_login(tracked.address)
-        self.client = client(self.address)
+    def __init__(self, run: Run, tracked: Tracked, address: str) -> None:
+        """`address`: of the store, with its login. Asks nobody."""
+        self.run, self.address = run, address
         self._tracked = tracked
 
     @staticmethod
     def new(
-        run: Run, address: str, experiment: str | None, parent: str | None = None, tags: dict[str, str] | None = None
+        run: Run,
+        address: str,
+        experiment: str | None = None,
+        parent: str | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> Mirror:
-        """Begin to track a run, or go on with one that is tracked in this store. Asks nobody. Raises WriteError, RunError."""
+        """Begin to track a run, or go on with one that is tracked in this store. Asks nobody.
+
+        Raises WriteError, RunError; TrackingError for a run that is in another experiment already.
+        """
         kept = Tracked.read(run)
         if kept is None or kept.address != without_login(address):
-            name = experiment or run.config().category
-            kept = Tracked(without_login(address), name, _now_ms(), parent, tags or {})
-        mirror = Mirror(run, kept, address)
-        kept.write(run)
-        return mirror
+            kept = Tracked(
+                without_login(address), experiment or run.config().category, _now_ms(), parent, dict(tags or {})
+            )
+            kept.write(run)
+        elif experiment not in (None, kept.experiment):
+            raise TrackingError(
+                f"--experiment {experiment}: {run.path} is tracked in the experiment {kept.experiment!r} already"
+            )
+        return Mirror(run, kept, address)
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """Made when it is first used, for it may ask the store. Raises TrackingError without mlflow."""
+        return client(self.address)
 
     @property
     def page(self) -> str | None:
@@ -119,6 +134,11 @@ class Mirror:
             self.client.log_artifact(self.run_id(), str(path), None if folder == "." else folder)
             self._keep(sent=self._tracked.sent | {name.as_posix(): digest})
 
+    def send_numbers(self, values: Mapping[str, float], prefix: str) -> None:
+        """Metrics that belong to no epoch, as prefix/name."""
+        named = {f"{prefix}/{name}": value for name, value in values.items()}
+        self.client.log_batch(self.run_id(), metrics=list(_metrics(named, _now_ms(), 0)))
+
     def end(self, status: str) -> None:
         """The MLflow run has ended."""
         self.client.set_terminated(self.run_id(), status)
@@ -152,14 +172,16 @@ class Mirror:
 
     def _say(self, path: Path) -> None:
         """What a file says in numbers and tags, on the run itself."""
-        run_id = self.run_id()
         if path.name == "card.json":
             card = self.run.card()
-            self.client.set_tag(run_id, "vtad.data_fingerprint", card.identity.data_fingerprint)
-            self.client.log_batch(run_id, metrics=list(_metrics(_calibration(card), _now_ms(), 0)))
+            self.client.set_tag(self.run_id(), "vtad.data_fingerprint", card.identity.data_fingerprint)
+            chosen = card.calibration
+            self.send_numbers(
+                {"threshold": chosen.threshold, "pixel_threshold": chosen.pixel_threshold, "images": chosen.images},
+                "calibration",
+            )
         elif path.name == "metrics.json":
-            values = dict(_numbers(json.loads(path.read_text(encoding="utf-8")), "test"))
-            self.client.log_batch(run_id, metrics=list(_metrics(values, _now_ms(), 0)))
+            self.send_numbers(dict(_numbers(json.loads(path.read_text(encoding="utf-8")))), "test")
 
     def _keep(self, **changes: Any) -> None:
         self._tracked = dataclasses.replace(self._tracked, **changes)
@@ -172,31 +194,21 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def _metrics(values: dict[str, Any], time_ms: int, step: int) -> Iterator[Metric]:
+def _metrics(values: Mapping[str, Any], time_ms: int, step: int) -> Iterator[Metric]:
     from mlflow.entities import Metric
 
     for name, value in values.items():
-        if isinstance(value, int | float) and math.isfinite(value):
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             yield Metric(name, float(value), time_ms, step)
 
 
-def _calibration(card: Card) -> dict[str, Any]:
-    chosen = card.calibration
-    return {
-        "calibration/threshold": chosen.threshold,
-        "calibration/pixel_threshold": chosen.pixel_threshold,
-        "calibration/images": chosen.images,
-    }
-
-
-def _numbers(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    """test/scores.image.auroc and so on: every number of nested values."""
+def _numbers(values: dict[str, Any], within: str = "") -> Iterator[tuple[str, float]]:
+    """scores.image.auroc and so on: every number of nested values."""
     for name, value in values.items():
-        key = f"{prefix}{'/' if prefix == 'test' else '.'}{name}"
         if isinstance(value, dict):
-            yield from _numbers(value, key)
+            yield from _numbers(value, f"{within}{_allowed(name)}.")
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield _allowed(key), value
+            yield f"{within}{_allowed(name)}", value
 
 
 def _allowed(name: str) -> str:

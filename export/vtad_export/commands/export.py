@@ -15,6 +15,7 @@ from vtad.commands.library_errors import library_errors_as_lines
 from vtad.commands.options import CONTEXT, choose_run, run_options
 from vtad.report.card_words import card_text
 from vtad_export.commands.formats import EXPORTERS, card_of, exporters, listing
+from vtad_export.commands.sending import sender
 from vtad_export.coreml_format.choices import Layout, Target
 from vtad_export.proof.errors import RoundingError
 from vtad_export.proof.exporter import ON_REQUEST, Export, Exporter, Precision, Request
@@ -35,7 +36,7 @@ Exit codes:
   1    an artefact does not agree with torch; nothing of it is left behind
   2    usage: no such run, no images to prove it on, a folder that cannot be made
   3    --format all: a format cannot be made here, and every other is proven
-  4    a file could not be written, e.g. the disk is full
+  4    a file could not be written, e.g. the disk is full; --register: the store took no model
   70   internal error
   130  stopped by Ctrl-C, 143 by SIGTERM; nothing half written is left
 """
@@ -116,6 +117,12 @@ def _errors(_context: click.Context, _option: click.Parameter, given: tuple[str,
 @click.option(
     "--no-references", is_flag=True, help="Leave out the reference pictures, up to 1.5 MB, that check an engine."
 )
+@click.option(
+    "--register",
+    is_flag=True,
+    help="onnx: make the export the `champion` of the category in MLflow's registry, in the store of `vtad-train --track`; "
+    "of a run that is not tracked, in $MLFLOW_TRACKING_URI or ./mlflow.db.",
+)
 @click.option("--list", "list_formats", is_flag=True, help="Print the formats, where each runs and how it is proven.")
 @click.option("--show", type=click.Path(path_type=Path), help="Print the card of an artefact and leave.")
 @click.option("--json", "as_json", is_flag=True, help="--show: the card as JSON.")
@@ -163,7 +170,11 @@ def _export(
     layout: Layout,
     with_backbone: bool,
     no_references: bool,
+    register: bool,
 ) -> None:
+    if register and kind not in ("onnx", "all"):
+        raise VtadError(f"--register: expected an ONNX export, got --format {kind}: leave one of them out", USAGE)
+    send = sender(run, register)
     wanted = [f for f in exporters(target, layout, with_backbone) if kind in ("all", f.name)]
     pairs = [(f, p) for f in wanted for p in f.precisions if precision == p or not (precision or p in ON_REQUEST)]
     if not pairs:
@@ -184,14 +195,17 @@ def _export(
     request = Request(folder, name, batch, tolerance, max_flips)
     material = load_material(run, data_dir, references=not no_references)
     if kind != "all":
-        say(_one(*pairs[0], material, request, chosen=precision is not None).certificate)
+        made = _one(*pairs[0], material, request, chosen=precision is not None)
+        say(made.certificate)
         show_certificates(run)
+        send([made])
         return
     rows = make_all(pairs, material, request, lambda text: say(text, err=True))
     show_certificates(run)
     say(table(rows, request.folder))
     if material.sample.note:
         say(f"  note: {material.sample.note}")
+    send([row.made for row in rows if row.made])
     if any(row.status == "failed" for row in rows):
         sys.exit(FAILED)
     if any(row.status == "not made" for row in rows):
