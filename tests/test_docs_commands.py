@@ -32,6 +32,13 @@ TINY_DEMO = ("--size", "64", "--train", "6", "--good", "1", "--defects", "1")
 ENDLESS = ("--camera", "--stream", "--watch")
 # Each converts for many seconds; the test that runs it.
 RUN_ELSEWHERE = {
+    "vtad-train --category screw --track": "test_a_training_in_a_file_goes_on_in_the_same_mlflow_run",
+    "vtad-train --category screw --track http://mlflow.local:5000 --experiment 'new light'": (
+        "test_a_server_that_dies_in_the_middle_costs_one_warning"
+    ),
+    "vtad-export --register": (
+        "test_a_server_that_was_away_gets_everything_from_the_evaluation_and_the_export_and_the_model_is_registered"
+    ),
     "vtad-export": "typed",  # in tests/test_roundtrip.py
     "vtad-export --format all": "test_all_makes_every_format_in_every_precision_and_prints_one_table",
     "vtad-export --format onnx --precision int8": "test_flips_within_the_limit_are_listed_with_both_scores",

@@ -47,6 +47,7 @@ NAMES = {
     "Context context_settings pass_context get_current_context enter_context get_context": "click, contextlib, multiprocessing",
     "_context": "click",
     "rc_context": "matplotlib",
+    "load_context PythonModelContext": "mlflow",
     "MemoryError": "Python",
     "PatchMemory patch_memory ContextDensity context_density _choose_context_density": "the glossary's own",
     "EnginePatchMemory ChannelContextDensity EngineContextDensity": "the same, for the Neural Engine",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from tiny_run import error
 
 from vtad_export.commands.export import export
-from vtad_runtime import Detector
+from vtad_export.commands.sending import sender
+from vtad_runtime import Detector, VtadError
 
 if TYPE_CHECKING:
     from vtad.run_folder import Run
@@ -25,15 +27,21 @@ def test_only_an_onnx_export_is_registered(tmp_path: Path) -> None:
     assert "--register: expected an ONNX export, got --format coreml" in said
 
 
-@pytest.mark.slow
-def test_a_model_judges_names_bytes_data_addresses_and_arrays_as_the_runtime_does(exported: Export, pills: Path) -> None:
+def loaded(exported: Export) -> Any:
+    """The model as mlflow has it, once it is loaded."""
     pytest.importorskip("mlflow", reason="mlflow is not installed: pip install 'vtad[track]'")
-    import pandas as pd
-
     from vtad_export.registry.pyfunc_model import Judge
 
-    judge = Judge()
+    judge: Any = Judge()
     judge.load_context(SimpleNamespace(artifacts={"onnx": exported.path}))
+    return judge
+
+
+@pytest.mark.slow
+def test_a_model_judges_names_bytes_data_addresses_and_arrays_as_the_runtime_does(
+    exported: Export, pills: Path
+) -> None:
+    judge, pd = loaded(exported), pytest.importorskip("pandas")
     detector = Detector(exported.path)
     files = sorted((pills / "pill/test/good").iterdir())
     rgb = [detector.read(file).rgb for file in files]
@@ -55,11 +63,7 @@ def test_a_model_judges_names_bytes_data_addresses_and_arrays_as_the_runtime_doe
 
 @pytest.mark.slow
 def test_a_picture_that_cannot_be_read_is_an_error_and_takes_no_other_with_it(exported: Export, pills: Path) -> None:
-    pytest.importorskip("mlflow", reason="mlflow is not installed: pip install 'vtad[track]'")
-    from vtad_export.registry.pyfunc_model import Judge
-
-    judge = Judge()
-    judge.load_context(SimpleNamespace(artifacts={"onnx": exported.path}))
+    judge = loaded(exported)
     good = str(next((pills / "pill/test/good").iterdir()))
     first, second, third = judge.predict(["nothing.png", good, "data:image/png;base64,AAAA"])
     assert (first.verdict, first.score) == ("ERROR", None)
@@ -69,14 +73,13 @@ def test_a_picture_that_cannot_be_read_is_an_error_and_takes_no_other_with_it(ex
 
 
 @pytest.mark.slow
-def test_a_store_that_is_away_stops_a_registration_and_keeps_the_export(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+def test_a_store_that_is_away_stops_a_registration_and_keeps_no_login(
+    run: Run, exported: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("mlflow", reason="mlflow is not installed: pip install 'vtad[track]'")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
-    said = error(4, export, "--run", run.path, "--register")
-    assert "--register: http://***@127.0.0.1:9: " in said
-    assert "secret" not in said
-    assert "the export itself is complete" in said
-    assert (run.path / "export/pill.onnx").is_file()
+    with pytest.raises(VtadError, match=re.escape("--register: http://***@127.0.0.1:9: ")) as raised:
+        sender(run, registers=True)([exported])
+    assert raised.value.exit_code == 4
+    assert "secret" not in str(raised.value)
     assert "secret" not in (run.path / "tracking.json").read_text()

@@ -86,7 +86,8 @@ def test_the_extra_is_named_where_mlflow_is_missing(tmp_path: Path, monkeypatch:
     for name in [name for name in sys.modules if name.partition(".")[0] == "mlflow"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    said = error(2, train, "--category", "pill", "--track", f"sqlite:///{tmp_path}/a.db", *flags())
+    monkeypatch.chdir(tmp_path)
+    said = error(2, train, "--track", "--category", "pill", *flags())
     assert "pip install 'vtad[track]'" in said
 
 

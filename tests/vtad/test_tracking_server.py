@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from documents import GUIDE, blocks
 from fake_camera import eventually
 from tiny_run import done, flags, invoke, tiny
 
@@ -26,6 +27,7 @@ from vtad.commands.evaluate import evaluate
 from vtad.commands.train import train
 from vtad.fitting.loop import Interrupted
 from vtad.run_folder import Run
+from vtad.tracking.address import store_address
 from vtad_export.commands.export import export
 
 mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed: pip install 'vtad[track]'")
@@ -81,8 +83,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def _here(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def _here(server: Server, pills: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(server.folder)
+    if not Path("data").exists():
+        Path("data").symlink_to(pills)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for name, value in PROMPT.items():
         monkeypatch.setenv(name, value)
@@ -120,7 +124,8 @@ def rows(run: Run) -> dict[int, list[float]]:
 def test_a_training_in_a_file_goes_on_in_the_same_mlflow_run(pills: Path, server: Server) -> None:
     from vtad.tracking.following import tracked
 
-    address, reports = f"sqlite:///{server.folder}/mlflow.db", list[Any]()
+    address, reports = store_address(), list[Any]()
+    assert address == f"sqlite:///{server.folder}/mlflow.db"
     config = tiny(data=str(pills), out="runs", epochs=4)
     with pytest.raises(Interrupted), tracked(address, "file") as started:
         vtad.training.train(
@@ -143,7 +148,11 @@ def test_a_training_in_a_file_goes_on_in_the_same_mlflow_run(pills: Path, server
 
 
 def test_a_server_that_was_away_gets_everything_from_the_evaluation_and_the_export_and_the_model_is_registered(
-    pills: Path, server: Server, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+    pills: Path,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    messages: list[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from vtad_runtime import Detector
 
@@ -177,6 +186,9 @@ def test_a_server_that_was_away_gets_everything_from_the_evaluation_and_the_expo
     assert model.predict(rgb)[0].score == pytest.approx(detector(rgb).score, abs=1e-4)
     assert model.metadata.signature.outputs is not None
     assert model.predict(model.input_example)[0].verdict in ("OK", "UNSURE", "NG")
+    (shown,) = blocks(GUIDE, "py")
+    exec(compile(shown, "docs/guide.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 2
     needed = Path(mlflow.pyfunc.get_model_dependencies("models:/pill@champion")).read_text()
     assert "onnxruntime" in needed
     assert "torch" not in needed
