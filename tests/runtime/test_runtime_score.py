@@ -153,6 +153,7 @@ def damaged_job(here: Path) -> list[object]:
     ("change", "said"),
     [
         (other_model, "--model: expected what out/score.json says, the model of 2025-01-01T00:00:00Z"),
+        (lambda _: ["--engine", "openvino"], "--engine: expected what out/score.json says, cpu, got openvino"),
         (lambda _: ["--review", 0.2], "--review: expected what out/score.json says, 0.05, got 0.2"),
         (lambda _: ["--thumbnails"], "--thumbnails: expected what out/score.json says, False, got True"),
         (lambda _: ["--partition", 7], "--partition: expected what out/score.json says, 10, got 7"),
@@ -170,6 +171,17 @@ def test_a_folder_of_another_run_is_refused_in_one_line(
     assert result.exit_code == 2
     assert said in line(result)
     assert line(result).endswith("choose another folder by --out")
+
+
+def test_an_engine_that_is_named_serves_the_whole_folder(here: Path) -> None:
+    pytest.importorskip("openvino")
+    assert scored("--engine", "openvino", "--partition", 10).exit_code == 3
+    before = [(row["file"], row["verdict"]) for row in rows()]
+    Path("out/rows/part-00002.parquet").unlink()
+    assert scored().exit_code == 3
+    assert [(row["file"], row["verdict"]) for row in rows()] == before
+    assert json.loads(Path("out/score.json").read_text())["engine"] == "openvino"
+    assert "--engine: expected what out/score.json says, openvino, got cpu" in line(scored("--engine", "cpu"))
 
 
 def test_another_source_is_refused_and_another_spelling_is_not(here: Path) -> None:

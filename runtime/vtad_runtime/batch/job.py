@@ -39,6 +39,7 @@ POLL_S = 0.2
 CHANGES = {  # fields that a command may name, by its options, and that must then be as they are stored
     "source": "SOURCE",
     "model_sha256": "--model",
+    "engine": "--engine",
     "review": "--review",
     "thumbnails": "--thumbnails",
     "partition": "--partition",
@@ -64,6 +65,7 @@ class Job:
     created: str
     threshold: float
     weights_sha256: str
+    engine: str  # what runs the model
     review: float  # the share that gave `unsure_from`
     unsure_from: float | None  # score
     thumbnails: bool

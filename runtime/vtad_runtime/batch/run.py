@@ -19,12 +19,12 @@ from vtad_runtime.batch.job import Job, JobError, check_same, listed, model_dige
 from vtad_runtime.batch.rows import read_header
 from vtad_runtime.batch.scoring import SHOWN, Scored, Setup
 from vtad_runtime.batch.source import PictureSource, open_source
-from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.command_line.stopping import LAST_S, stoppable
 from vtad_runtime.contract.errors import FAILED, NOT_JUDGED, NOT_WRITTEN, VtadError, one_line
 from vtad_runtime.contract.files import write_whole
 from vtad_runtime.contract.log import event, logging_to, note, warning
 from vtad_runtime.contract.threshold.conformal import REVIEW, review_level
+from vtad_runtime.engine.engines import CPU
 from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.verdict.detector import Detector
 from vtad_runtime.verdict.verdict import Verdict
@@ -41,6 +41,7 @@ class ScoreOptions:
     out: Path
     model: Path | None = None  # None: the stored one, else the newest export below ./runs
     allow_changed: bool = False
+    engine: str | None = None  # what runs the model; None: the stored one, else cpu
     review: float | None = None  # share of good pictures that may be UNSURE or NG
     thumbnails: bool = False
     partition: int | None = None  # pictures
@@ -136,14 +137,31 @@ def _setup(options: ScoreOptions, source: PictureSource) -> Setup:
     model = options.model or (Path(job.model) if job is not None else newest_model())
     if options.on == "ray" and not model.is_file():
         raise VtadError(f"{model}: expected an .onnx model, one file, for the machines of a cluster, got none")
-    detector = Detector(model, threads=1, allow_changed=options.allow_changed)
+    engine = options.engine or (job.engine if job is not None else CPU)
+    detector = Detector(model, threads=1, engine=engine, allow_changed=options.allow_changed)
     card, digest = detector.card, model_digest(model)
     if detector.integrity.changed:
         warning("model_changed", f"{model}: {detector.integrity} (--allow-changed); its proof says nothing of it")
-    partition = options.partition or PARTITION
+    partition, review = options.partition or PARTITION, REVIEW if options.review is None else options.review
 
     def describe(pictures: int, moment: str, listing: str) -> Job:
-        return _job(options, source, card, model, digest, (pictures, partition), (moment, listing))
+        return Job(
+            source=source.name,
+            pictures=pictures,
+            partition=partition,
+            listed_at=moment,
+            listing_sha256=listing,
+            model=str(model.absolute()),
+            model_sha256=digest,
+            category=card.identity.category,
+            created=card.identity.created,
+            threshold=card.calibration.threshold,
+            weights_sha256=card.weights_sha256,
+            engine=engine,
+            review=review,
+            unsure_from=review_level(card.calibration, review),
+            thumbnails=options.thumbnails,
+        )
 
     if job is None:
         job = listed(options.out, source, describe, partition)
@@ -152,40 +170,13 @@ def _setup(options: ScoreOptions, source: PictureSource) -> Setup:
         job,
         source=source.name,
         model_sha256=digest,
+        engine=options.engine,
         review=options.review,
         thumbnails=options.thumbnails or None,
         partition=options.partition,
     )
     source.check()
     return Setup(source.address, model, options.allow_changed, job)
-
-
-def _job(
-    options: ScoreOptions,
-    source: PictureSource,
-    card: Card,
-    model: Path,
-    digest: str,
-    size: tuple[int, int],
-    listing: tuple[str, str],
-) -> Job:
-    review = REVIEW if options.review is None else options.review
-    return Job(
-        source=source.name,
-        pictures=size[0],
-        partition=size[1],
-        listed_at=listing[0],
-        listing_sha256=listing[1],
-        model=str(model.absolute()),
-        model_sha256=digest,
-        category=card.identity.category,
-        created=card.identity.created,
-        threshold=card.calibration.threshold,
-        weights_sha256=card.weights_sha256,
-        review=review,
-        unsure_from=review_level(card.calibration, review),
-        thumbnails=options.thumbnails,
-    )
 
 
 def _written(out: Path, job: Job, number: int) -> Counter[str] | None:

@@ -56,7 +56,8 @@ class Scorer:
     def __init__(self, setup: Setup) -> None:
         """Raises VtadError."""
         self._source, self._job = open_source(setup.source), setup.job
-        self._detector = Detector(setup.model, threads=1, allow_changed=setup.allow_changed)
+        engine, changed = setup.job.engine, setup.allow_changed
+        self._detector = Detector(setup.model, threads=1, engine=engine, allow_changed=changed)
         rules = Rules(unsure_from=setup.job.unsure_from)
         self._judge = Judge(setup.job.source, self._detector, rules)
         self._pool = ThreadPoolExecutor(self._source.readers, "vtad-decode")

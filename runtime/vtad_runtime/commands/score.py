@@ -13,6 +13,7 @@ import click
 from vtad_runtime.contract.command_line.command import no_traceback
 from vtad_runtime.contract.command_line.sections import SectionCommand
 from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.engine.engines import ENGINES
 
 EXIT_CODES = """\b
 Examples:
@@ -53,6 +54,9 @@ def shard(text: str) -> tuple[int, int]:
 @click.option("--model", type=FILE, help="Exported .onnx.  [default: that of the folder, else the newest below ./runs]")
 @click.option("--allow-changed", is_flag=True, help="Run a model that was changed since its export; every row says so.")
 @click.option(
+    "--engine", type=click.Choice(list(ENGINES)), help="What runs the model.  [default: that of the folder, else cpu]"
+)
+@click.option(
     "--review",
     type=click.FloatRange(0, 1, max_open=True),
     metavar="SHARE",
@@ -78,6 +82,7 @@ def score(
     out: Path,
     model: Path | None,
     allow_changed: bool,
+    engine: str | None,
     review: float | None,
     thumbnails: bool,
     partition: int | None,
@@ -104,7 +109,9 @@ def score(
         from vtad_runtime.batch.run import ScoreOptions, command
 
         code = command(
-            ScoreOptions(source, out, model, allow_changed, review, thumbnails, partition, shard, workers, on, log_json)
+            ScoreOptions(
+                source, out, model, allow_changed, engine, review, thumbnails, partition, shard, workers, on, log_json
+            )
         )
     sys.exit(code)
 
