@@ -1,14 +1,20 @@
-"""Addresses of MLflow stores, what is kept of a login, and a training that is tracked in an SQLite file."""
+"""Addresses of MLflow stores, what is kept of a login, a server that says nothing, and that nobody else is contacted."""
 
 from __future__ import annotations
 
+import base64
+import os
+import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from tiny_run import error, flags
+from tiny_run import done, error, flags
 
 from vtad.commands.train import train
+from vtad.run_folder import Run
 from vtad.tracking.address import TrackingError, page, store_address, with_login, without_login
 
 
@@ -95,3 +101,52 @@ def test_an_address_that_is_none_stops_a_training_before_it_begins(tmp_path: Pat
     said = error(2, train, "--category", "pill", "--out", tmp_path, "--track", "mlruns", *flags())
     assert "expected the address of an MLflow store" in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_server_that_takes_a_request_and_says_nothing_holds_no_training_up(
+    pills: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    pytest.importorskip("mlflow", reason="mlflow is not installed: pip install 'vtad[track]'")
+    from vtad.tracking import following
+
+    monkeypatch.setattr(following, "END_S", 0.5)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(60)
+        address = f"http://user:se%23cret@127.0.0.1:{silent.getsockname()[1]}"
+        start = time.monotonic()
+        said = done(train, "--category", "pill", "--data", pills, "--out", tmp_path, "--track", address, *flags())
+        assert time.monotonic() - start < 30
+        asked, _ = silent.accept()
+        with asked:
+            request = asked.recv(100_000)
+    assert base64.b64encode(b"user:se#cret") in request  # the login reaches the server, and nothing else
+    assert len(messages) == 1
+    assert "tracking: http://***@127.0.0.1" in messages[0]
+    run = Run(tmp_path / "pill/0001")
+    kept = (run.path / "tracking.json").read_text()
+    assert run.complete
+    assert not [text for text in (said, *messages, kept) if "cret" in text]
+
+
+@pytest.mark.slow
+def test_mlflow_is_imported_without_telemetry(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow", reason="mlflow is not installed: pip install 'vtad[track]'")
+    plain = {k: v for k, v in os.environ.items() if k not in ("PYTEST_CURRENT_TEST", "CI", "GITHUB_ACTIONS")}
+    program = """
+import sys
+reached = []
+sys.addaudithook(lambda name, args: reached.append(args) if name in ("socket.connect", "socket.getaddrinfo") else None)
+from vtad.tracking.library import client
+client("http://127.0.0.1:9")
+from mlflow.telemetry import get_telemetry_client
+assert get_telemetry_client() is None
+assert not reached, reached
+"""
+    environment = {**plain, "HOME": str(tmp_path), "MLFLOW_DISABLE_TELEMETRY": "false", "DO_NOT_TRACK": "false"}
+    found = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+    assert not list(tmp_path.iterdir())  # no id of this installation

@@ -50,6 +50,7 @@ EXTRAS = {  # by the modules that each brings
     "mqtt": ("paho.mqtt.client",),
     "score": ("pyarrow",),
     "ray": ("ray",),
+    "track": ("mlflow", "psutil"),
     "train": ("torch", "sklearn", "safetensors"),
     "export": ("onnx", "onnxscript", "coremltools"),
 }
