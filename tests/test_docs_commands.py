@@ -21,8 +21,10 @@ from click.testing import CliRunner
 from documents import GUIDE, OURS, README, ROOT, blocks, program
 from fake_camera import eventually, mjpeg_camera, write_video
 from PIL import Image
-from tiny_run import flags, tiny
+from tiny_run import TINY, flags, tiny
 from tiny_vit import write_vit
+
+from vtad.preset_file import preset_text
 
 if TYPE_CHECKING:
     from vtad.run_folder import Run
@@ -41,6 +43,8 @@ RUN_ELSEWHERE = {
     ),
     "vtad-export": "typed",  # in tests/test_roundtrip.py
     "vtad-export --format all": "test_all_makes_every_format_in_every_precision_and_prints_one_table",
+    "vtad-sweep --category screw --storage postgresql://ann:password@server.local/sweeps": "test_of_three_workers_one_is_killed_"
+    "and_its_trial_is_tried_again_and_counted_once",
     "vtad-export --format onnx --precision int8": "test_flips_within_the_limit_are_listed_with_both_scores",
     "vtad-bench --seeds 2": "test_processes_share_the_jobs_and_do_none_twice",
     "vtad-bench --preset scratch --method padim --method patchcore --jobs 4": "test_every_method_sees_the_same_pixels",
@@ -76,6 +80,10 @@ def project(pills: Path, trained: Run, exported: Export, tmp_path_factory: pytes
     frames = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(good.iterdir())]
     write_video(here / "line.mp4", frames, codec="mp4v", fps=2)
     write_vit(here / "dinov2_vits14.pth")
+    (here / "mine.toml").write_text(preset_text("scratch", TINY))
+    (here / "space.toml").write_text("depth = { low = 1, high = 2 }\n")
+    (here / "sweeps" / "screw").mkdir(parents=True)
+    (here / "sweeps" / "screw" / "best.toml").write_text(preset_text("scratch", {"learning_rate": 1e-3}))
     (here / "passwords.txt").write_text("machine 127.0.0.1 login admin password secret\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
@@ -169,10 +177,15 @@ def made_small(words: list[str]) -> list[str]:
         return [*arguments, *TINY_DEMO]
     if command == "vtad-train" and "--resume" not in arguments:
         small = flags(preset="default" if "--backbone" in arguments else "scratch", epochs=1)
+        if "--preset" in arguments and arguments[arguments.index("--preset") + 1].endswith(".toml"):
+            at = small.index("--preset")
+            del small[at : at + 2]
         if "--minutes" in arguments:
             at = small.index("--epochs")
             small[at : at + 2] = ["--minutes", "0.005"]
         return [*arguments, *small]
+    if command == "vtad-sweep":
+        return [*arguments, "--preset", "mine.toml", "--trials", "1", "--minutes-per-trial", "0.003"]
     if command == "vtad-run":
         if arguments[-1] == "--live" or ("--live" in arguments and arguments[arguments.index("--live") + 1][0] == "-"):
             arguments.insert(arguments.index("--live") + 1, "0")  # any free port

@@ -18,6 +18,7 @@ from vtad_runtime.contract.typed_json import WrongJson, typed
 SUFFIX = ".toml"
 # What a training gets beside its preset, and what it fills in by itself.
 NOT_OF_A_PRESET = ("category", "data", "out", "device", "preset_file", "size", "backbone_shape", "backbone_sha256")
+SIDES = ("image_height", "image_width")  # a file names both or neither
 LENGTHS = ("minutes", "epochs")  # either says how long a training is
 
 
@@ -49,6 +50,17 @@ def preset_of(name: str, category: str, **changes: Any) -> Config:
     if any(changes.get(length) is not None for length in LENGTHS):
         of_file = {key: value for key, value in of_file.items() if key not in LENGTHS}
     return preset(base, category, **{**of_file, **changes})
+
+
+def changes_of(config: Config) -> dict[str, Any]:
+    """What a configuration changes of its preset, as a file can say it; how long a training is, is left out."""
+    built_in = preset(config.preset, config.category)
+    left_out = (*NOT_OF_A_PRESET, *LENGTHS)
+    found = {name: value for name, value in vars(config).items() if name not in left_out}
+    sides = {side for side in SIDES if config.size == "given" and found[side] != getattr(built_in, side)}
+    return {
+        name: value for name, value in found.items() if value != getattr(built_in, name) or (sides and name in SIDES)
+    }
 
 
 def preset_text(base: Preset, values: Mapping[str, float | str | bool]) -> str:

@@ -68,3 +68,8 @@ def toml_value(value: float | str | bool) -> str:
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
     return repr(value)
+
+
+def toml_comment(text: str) -> str:
+    """One line that a file in TOML may hold for people."""
+    return "# " + "".join(c if c.isprintable() else "?" for c in text)

@@ -18,6 +18,7 @@ from tiny_run import done, error, flags, invoke
 from vtad.commands.data import data as vtad_data
 from vtad.commands.evaluate import evaluate as vtad_eval
 from vtad.commands.library_errors import library_errors_as_lines
+from vtad.commands.sweep import sweep as vtad_sweep
 from vtad.commands.train import train as vtad_train
 from vtad.fitting import sampling
 from vtad.run_folder import Run
@@ -273,8 +274,14 @@ def test_a_fault_of_ours_is_one_line_and_70(make_category: MakeCategory, monkeyp
 
 @pytest.mark.parametrize(
     ("command", "codes"),
-    [(vtad_train, "0 1 2 4 70 130"), (vtad_eval, "0 2 4 70"), (vtad_export, "0 1 2 4 70"), (vtad_data, "0 1 2 4 70")],
-    ids=["train", "eval", "export", "data"],
+    [
+        (vtad_train, "0 1 2 4 70 130"),
+        (vtad_sweep, "0 1 2 4 70 130"),
+        (vtad_eval, "0 2 4 70"),
+        (vtad_export, "0 1 2 4 70"),
+        (vtad_data, "0 1 2 4 70"),
+    ],
+    ids=["train", "sweep", "eval", "export", "data"],
 )
 def test_help_names_every_exit_code(command: Any, codes: str) -> None:
     text = done(command, "--help")

@@ -48,5 +48,6 @@ def test_the_loss_and_its_validation_are_named_with_the_least_value(tmp_path: Pa
     assert len(lines) == 8
 
 
-def test_one_epoch_is_no_curve(tmp_path: Path) -> None:
+def test_one_epoch_is_no_curve_nor_is_less(tmp_path: Path) -> None:
+    assert curves(Run(tmp_path), 40, blocks=True) == []
     assert curves(written(tmp_path, {"epoch": 1, "loss": 1.0, "val_loss": 1.0}), 40, blocks=True) == []

@@ -59,14 +59,8 @@ def fit_score_fusion(
     model = detector.model
     if not isinstance(model, Autoencoder):
         return Fusion({}, {})
-    steady = _scorer_maps(model, good, device)
-    mean, std = steady.mean((0, 2, 3)), steady.transpose(0, 1).flatten(1).std(1).clamp_min(1e-6)
-    seen = (_scorer_maps(model, np.concatenate([defective, shifted]), device) - mean[:, None, None]) / std[
-        :, None, None
-    ]
-    head = SEGMENTATION_WEIGHT_ALONE if model.learns_features else SEGMENTATION_WEIGHT
-    trial = Trial(
-        seen, _cells(masks, len(shifted)), len(defective), head if model.segmentation_head else 0.0, detector.top
+    trial, mean, std = _tried(
+        detector, model, Pictures(good, shifted, defective, masks), device, "calibrating: scorers"
     )
     found: dict[Weights, float] = {}
     with Bar("calibrating: weights of the scorers"):
@@ -77,6 +71,45 @@ def fit_score_fusion(
     return Fusion(
         dict(zip(ScorerMaps._fields, weights, strict=True)),
         {" ".join(f"{w:g}" for w in tried): quality for tried, quality in found.items()},
+    )
+
+
+def quality_so_far(detector: Detector, pictures: Pictures, device: torch.device) -> float | None:
+    """The largest quality that weights of the scorers can give, of a detector that still learns. Sets nothing. None for `paper`.
+
+    It does not depend on the scale of any loss, so it can be compared between trainings with different losses.
+    """
+    model = detector.model
+    if not isinstance(model, Autoencoder):
+        return None
+    trial, _, _ = _tried(detector, model, pictures, device, None)
+    weights = [(*fitted[:3], context) for fitted in FITTED_WEIGHTS for context in (0.0, *CONTEXT_WEIGHTS)]
+    return max(trial.quality(w)(trial.every()) for w in weights)
+
+
+class Pictures(NamedTuple):
+    """What a quality is measured on, (N, H, W, 3) uint8; see `fit_score_fusion`."""
+
+    good: NDArray[np.uint8]  # they say what is normal
+    shifted: NDArray[np.uint8]  # good ones, to be told apart from the defective
+    defective: NDArray[np.uint8]
+    masks: NDArray[np.bool_]  # (N, H, W), of the defective ones
+
+
+def _tried(
+    detector: Detector, model: Autoencoder, pictures: Pictures, device: torch.device, label: str | None
+) -> tuple[Trial, Tensor, Tensor]:
+    """The pictures as the scorers see them, and the mean and standard deviation (5,) of each over good ones."""
+    steady = _scorer_maps(model, pictures.good, device, label)
+    mean, std = steady.mean((0, 2, 3)), steady.transpose(0, 1).flatten(1).std(1).clamp_min(1e-6)
+    both = np.concatenate([pictures.defective, pictures.shifted])
+    seen = (_scorer_maps(model, both, device, label) - mean[:, None, None]) / std[:, None, None]
+    head = SEGMENTATION_WEIGHT_ALONE if model.learns_features else SEGMENTATION_WEIGHT
+    masks = _cells(pictures.masks, len(pictures.shifted))
+    return (
+        Trial(seen, masks, len(pictures.defective), head if model.segmentation_head else 0.0, detector.top),
+        mean,
+        std,
     )
 
 
@@ -135,11 +168,11 @@ def _choose_context_density(trial: Trial, fitted: Weights, found: dict[Weights, 
     return fitted
 
 
-def _scorer_maps(model: Autoencoder, images: NDArray[np.uint8], device: torch.device) -> Tensor:
+def _scorer_maps(model: Autoencoder, images: NDArray[np.uint8], device: torch.device, label: str | None) -> Tensor:
     """The scorers' maps (N, 5, rows, columns); zeros of one that is not there."""
     out = []
     with torch.inference_mode():
-        for batch in batches(images, device, label="calibrating: scorers"):
+        for batch in batches(images, device, label=label):
             _, seen = model.scorer_maps(batch.float() / 255)
             there = [x for x in seen if x is not None]
             out.append(torch.stack([torch.zeros_like(there[0]) if x is None else x for x in seen], dim=1).cpu())

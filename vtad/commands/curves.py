@@ -17,11 +17,14 @@ BLOCKS, ASCII = " ▁▂▃▄▅▆▇█", " .:|"  # how full a cell is
 
 
 def curves(run: Run, columns: int | None = None, blocks: bool | None = None) -> list[str]:
-    """Lines for a terminal of so many columns, by default this one's; none of a run of one epoch.
+    """Lines for a terminal of so many columns, by default this one's; none of a run of one epoch or less.
 
     `blocks`: in Unicode's; by default where stdout can show them.
     """
-    rows = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
+    text = (
+        run.metrics.read_text(encoding="utf-8") if run.metrics.is_file() else ""
+    )  # none: the minutes ended within an epoch
+    rows = [json.loads(line) for line in text.splitlines()]
     columns = min(WIDEST, columns or shutil.get_terminal_size().columns)
     levels = BLOCKS if (has_blocks(sys.stdout) if blocks is None else blocks) else ASCII
     loss = [(row["epoch"], row["loss"]) for row in rows]

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from vtad_runtime.contract.errors import VtadError, disk_full, one_line
 
+EXTRAS = {"optuna": "sweep", "sqlalchemy": "sweep", "mlflow": "track", "jinja2": "report", "matplotlib": "report"}
+
 
 @contextmanager
 def library_errors_as_lines() -> Iterator[None]:
@@ -20,4 +22,5 @@ def library_errors_as_lines() -> Iterator[None]:
             raise
         raise VtadError(f"{e.filename or 'a file'}: expected to read it, got {one_line(e)}") from e
     except ImportError as e:
-        raise VtadError(f"this command needs {e.name}, which is not installed: pip install 'vtad[export]'") from e
+        extra = EXTRAS.get((e.name or "").partition(".")[0], "export")
+        raise VtadError(f"this command needs {e.name}, which is not installed: pip install 'vtad[{extra}]'") from e

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from vtad.data.layout import MVTEC_CATEGORIES, default_data_dir
+from vtad.data.layout import MVTEC_CATEGORIES, DataError, default_data_dir, find_categories
 from vtad.run_folder import Run, newest_run, open_run
 from vtad_runtime.contract.command_line.command import say
 
@@ -26,6 +26,16 @@ DATA_FOLDER: dict[str, Any] = {  # what --data is
     "help": "Folder that holds one folder per category.",
 }
 data_option = click.option("--data", "data_dir", **DATA_FOLDER)
+
+
+def require_category(category: str | None, data_dir: Path) -> str:
+    """The category that was named. Raises DataError, which lists those found, where none was."""
+    if category is not None:
+        return category
+    found = ", ".join(find_categories(data_dir)) or "no categories"
+    raise DataError(
+        f"expected --category NAME, got none; {data_dir} holds {found}; demo images: vtad-data demo --category pill"
+    )
 
 
 def run_options(command: F) -> F:

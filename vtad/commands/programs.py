@@ -7,3 +7,4 @@ from vtad_runtime.contract.command_line.program import Program
 data = Program("vtad.commands.data:data")
 train = Program("vtad.commands.train:train")
 evaluate = Program("vtad.commands.evaluate:evaluate")
+sweep = Program("vtad.commands.sweep:sweep")

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from vtad.commands.curves import curves
 from vtad.commands.library_errors import library_errors_as_lines
-from vtad.commands.options import ALL, CONTEXT, DATA_FOLDER, NAMES_HELP
+from vtad.commands.options import ALL, CONTEXT, DATA_FOLDER, NAMES_HELP, require_category
 from vtad.commands.tracking_options import Store, store_named, store_of, tracking, tracking_options
 from vtad.commands.train_options import (
     CALIBRATION,
@@ -28,7 +28,7 @@ from vtad.commands.train_options import (
     preset_option,
 )
 from vtad.config import Config, ConfigError
-from vtad.data.layout import DataError, find_categories
+from vtad.data.layout import find_categories
 from vtad.preset_file import preset_of
 from vtad.report.library import missing
 from vtad.run_folder import Run
@@ -116,12 +116,7 @@ def _categories(category: str | None, data_dir: Path) -> tuple[str, ...]:
     found = find_categories(data_dir)
     if category == ALL and found:
         return found
-    if category is None or category == ALL:
-        raise DataError(
-            f"expected --category NAME, got none; {data_dir} holds {', '.join(found) or 'no categories'}; "
-            "demo images: vtad-data demo --category pill"
-        )
-    return (category,)
+    return (require_category(None if category == ALL else category, data_dir),)
 
 
 def _train(config: Config, resume: Run | None, store: Store | None) -> None:
