@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -33,6 +34,7 @@ REFUSALS = (
     "ExpiredToken",
     "InvalidToken",
 )
+DECODERS = 2  # of the readers at once: a large picture takes eight bytes a pixel while it is decoded
 LONGEST = 160  # characters of a library's words
 
 
@@ -126,7 +128,7 @@ class ObjectStore:
     def __init__(self, system: Any, path: str, given: str) -> None:
         """`path` is bucket/prefix in pyarrow's file system `system`, opened by the address `given`."""
         self._system, self._path, self.address = system, path, given
-        self._scheme = given.partition(":")[0]
+        self._scheme, self._decoding = given.partition(":")[0], threading.Semaphore(DECODERS)
         query = given.partition("?")[2]
         plain = f"{self._scheme}://{path}{f'?{query}' if query else ''}"
         self.name = without_credentials(LOGIN.sub(r"\1", plain))
@@ -161,7 +163,8 @@ class ObjectStore:
                 raise StorageError(self._said(e), NOT_JUDGED) from e
             return Shot(None, file, start, error=f"{file}: expected a readable file, got that {REFUSED}")
         try:
-            picture = decode_picture(data, full_scale, file)
+            with self._decoding:
+                picture = decode_picture(data, full_scale, file)
         except Exception as e:  # ImageError as a rule
             return Shot(None, file, start, error=why(e))
         return Shot(picture.rgb, file, start, doubt=picture.doubt)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from vtad_runtime.commands.arguments import alarm_rule, duration, names, picture_size, rectangle, size_in_bytes
 from vtad_runtime.contract.command_line.command import no_traceback, say
-from vtad_runtime.contract.command_line.sections import SectionCommand, SectionOption
+from vtad_runtime.contract.command_line.sections import SectionCommand
+from vtad_runtime.contract.command_line.sections import section_option as _option
 from vtad_runtime.engine.engines import AUTO, ENGINES
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.outputs.csv_lines import DIALECTS
@@ -31,11 +31,6 @@ Exit codes:
   130  --folder or --video stopped by Ctrl-C, 143 by SIGTERM; what was begun is
        written
 """
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _option(section: str, *names: str, **settings: Any) -> Callable[[F], F]:
-    return click.option(*names, cls=SectionOption, section=section, **settings)
 
 
 def _from_environment(option: str) -> bool:

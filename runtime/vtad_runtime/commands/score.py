@@ -12,6 +12,7 @@ import click
 
 from vtad_runtime.contract.command_line.command import no_traceback
 from vtad_runtime.contract.command_line.sections import SectionCommand
+from vtad_runtime.contract.command_line.sections import section_option as _option
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.engine.engines import ENGINES
 
@@ -34,6 +35,7 @@ Exit codes, over all partitions of the shard, those of earlier runs included:
   130  stopped by Ctrl-C, 143 by SIGTERM; the same command goes on
 """
 FILE = click.Path(path_type=Path)
+RESULTS, VERDICT, WORK = "Results", "Verdict", "Who does the work"
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -50,25 +52,34 @@ def shard(text: str) -> tuple[int, int]:
     epilog=EXIT_CODES,
 )
 @click.argument("source")
-@click.option("--out", type=FILE, required=True, help="Folder of the results; a later run goes on in it.")
-@click.option("--model", type=FILE, help="Exported .onnx.  [default: that of the folder, else the newest below ./runs]")
-@click.option("--allow-changed", is_flag=True, help="Run a model that was changed since its export; every row says so.")
-@click.option(
-    "--engine", type=click.Choice(list(ENGINES)), help="What runs the model.  [default: that of the folder, else cpu]"
+@_option(RESULTS, "--out", type=FILE, required=True, help="Folder of the results; a later run goes on in it.")
+@_option(RESULTS, "--thumbnails", is_flag=True, help="A small heatmap of each NG and UNSURE picture, in the rows.")
+@_option(RESULTS, "--partition", type=click.IntRange(1, 100_000), help="Pictures in one file of rows.  [default: 1000]")
+@_option(
+    VERDICT, "--model", type=FILE, help="Exported .onnx.  [default: that of the folder, else the newest below ./runs]"
 )
-@click.option(
+@_option(
+    VERDICT, "--allow-changed", is_flag=True, help="Run a model that was changed since its export; every row says so."
+)
+@_option(
+    VERDICT,
+    "--engine",
+    type=click.Choice(list(ENGINES)),
+    help="What runs the model.  [default: that of the folder, else cpu]",
+)
+@_option(
+    VERDICT,
     "--review",
     type=click.FloatRange(0, 1, max_open=True),
     metavar="SHARE",
     help="At most this share of good parts is UNSURE or NG; 0: no score is UNSURE.  [default: 0.05]",
 )
-@click.option("--thumbnails", is_flag=True, help="A small heatmap of each NG and UNSURE picture, in the rows.")
-@click.option("--partition", type=click.IntRange(1, 100_000), help="Pictures in one file of rows.  [default: 1000]")
-@click.option(
-    "--shard", type=shard, default="1/1", metavar="I/N", help="Only the I-th of N shares of the work, from 1."
+@_option(
+    WORK, "--shard", type=shard, default="1/1", metavar="I/N", help="Only the I-th of N shares of the work, from 1."
 )
-@click.option("--workers", type=click.IntRange(1, 1024), help="Processes on this machine.  [default: one a core]")
-@click.option(
+@_option(WORK, "--workers", type=click.IntRange(1, 1024), help="Processes on this machine.  [default: one a core]")
+@_option(
+    WORK,
     "--on",
     type=click.Choice(["here", "ray"]),
     default="here",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
 from vtad_runtime.contract.credentials import without_credentials
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class SectionOption(click.Option):
@@ -15,6 +18,11 @@ class SectionOption(click.Option):
     def __init__(self, *args: Any, section: str = "Other", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.section = section
+
+
+def section_option(section: str, *names: str, **settings: Any) -> Callable[[F], F]:
+    """`click.option` with its section."""
+    return click.option(*names, cls=SectionOption, section=section, **settings)
 
 
 class SectionCommand(click.Command):
@@ -32,7 +40,7 @@ class SectionCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(parameter, click.Option):  # arguments stand in the text
                 sections.setdefault(getattr(parameter, "section", "Other"), []).append(record)
         for title, records in sections.items():
             with formatter.section(title):
