@@ -14,8 +14,9 @@ from vtad_benchmark.jobs.working import Surroundings, work
 from vtad_runtime.contract.command_line.command import say
 from vtad_runtime.contract.command_line.stopping import stoppable
 from vtad_runtime.contract.errors import INTERNAL, STOPPED, VtadError, why
+from vtad_runtime.contract.progress import Bar
 
-LOOK_S = 0.1  # between two looks at the workers
+LOOK_S = 0.2  # between two looks at the workers
 
 
 def work_here(plan: Plan, began: float, processes: int) -> None:
@@ -29,12 +30,14 @@ def work_here(plan: Plan, began: float, processes: int) -> None:
     threads = max(1, (os.cpu_count() or 1) // processes)
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     workers = [context.Process(target=_worker, args=(plan, began, threads)) for _ in range(processes)]
-    with stoppable() as stop:
+    jobs = plan.jobs()
+    with stoppable() as stop, Bar("jobs", len(jobs)) as bar:
         for worker in workers:
             worker.start()
         asked = False
         while any(worker.is_alive() for worker in workers):
             time.sleep(LOOK_S)
+            bar.to(sum(plan.row(job).is_file() for job in jobs))
             if stop() and not asked:
                 asked = True
                 for worker in workers:

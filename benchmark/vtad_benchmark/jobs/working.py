@@ -22,6 +22,7 @@ from vtad_benchmark.results.row import BASELINES, Row
 from vtad_benchmark.results.rows import write_row
 from vtad_runtime.contract.command_line.stopping import Stop, interruptible, stoppable
 from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.progress import Bar
 from vtad_runtime.storage.lock import Lock, Locked
 
 if TYPE_CHECKING:  # torch is imported when a job needs it
@@ -140,11 +141,12 @@ def _preset(plan: Plan, job: Job, say: Callable[[str], None], orphaned: Callable
 
     def report(one: Report) -> None:
         nonlocal said
+        bar.to(one.fraction, one.text if one.lasting else bar.text)
         if one.lasting and time.monotonic() - said >= REPORT_S:
             said = time.monotonic()
             say(f"{one.fraction:4.0%}  {one.text}")
 
-    with stoppable() as stop:
+    with stoppable() as stop, Bar(str(job), 1.0) as bar:
         try:
             run = trained(
                 job.method,

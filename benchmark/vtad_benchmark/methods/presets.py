@@ -9,17 +9,17 @@ from typing import Any
 
 from vtad.config import Config
 from vtad.data.layout import find_category
-from vtad.fitting.device import pick_device
+from vtad.evaluation.evaluate import evaluate
 from vtad.fitting.loop import Reporter
 from vtad.inspection import input_spec
 from vtad.models.trained import load_detector
-from vtad.report.evaluated import evaluate_with_report
-from vtad.report.page import show_certificates
+from vtad.report.evaluated import Seen, evaluation_page
+from vtad.report.page import write_page
 from vtad.run_folder import Run, RunError
 from vtad.training import train
 from vtad_benchmark.methods.baseline import gigaflop, stored_numbers
 from vtad_benchmark.methods.found import Found, pictures, test_images
-from vtad_benchmark.methods.judge import decisions, scores_and_peaks
+from vtad_benchmark.methods.judge import decisions
 from vtad_benchmark.methods.latency import Latency, latency
 from vtad_benchmark.methods.options import Options, adopts
 from vtad_benchmark.results.row import Cost, Ranking
@@ -62,25 +62,25 @@ def judged(run: Run, data: Path, out: Path, say: Callable[[str], None]) -> Found
     """
     say("evaluating")
     config = run.config()
-    found = evaluate_with_report(run, data=data)
     files = find_category(data, config.category)
-    test, spec, device = test_images(files), input_spec(config), pick_device(config.device)
-    detector = load_detector(run, device)
-    scores, _ = scores_and_peaks(detector, [image.path for image in test], spec, device)
-    card = run.card()
-    guaranteed, estimated = decisions(card.calibration, test, scores)
+    test = test_images(files)
+    seen = Seen(len(test), files.root, run.card().calibration)
+    found = evaluate(run, data=data, watch=seen.add)
+    entries, card = seen.entries(), run.card()
+    guaranteed, estimated = decisions(card.calibration, test, [entry.score for entry in entries])
+    detector = load_detector(run)
     epochs = _epochs(run)
     last = epochs[-1] if epochs else {}
     norms: dict[str, Any] = next((row for row in reversed(epochs) if "val_loss" in row), {})
     say("exporting")
     exported, reason = _export(run, card, data)
-    show_certificates(run)
+    write_page(run, evaluation_page(run, found, entries))  # with the export's certificate
     taken = Latency(None, None, None)
     if exported:
         say("timing")
         taken = latency(exported, [image.path for image in test])
     return Found(
-        pictures=pictures(files, spec, card.identity.data_fingerprint),
+        pictures=pictures(files, input_spec(config), card.identity.data_fingerprint),
         ranking=Ranking(
             image_auroc=found.scores.image.auroc,
             image_ap=found.scores.image.average_precision,

@@ -16,7 +16,7 @@ from vtad_benchmark.results.row import Row
 from vtad_benchmark.results.tables import against_baselines, tables
 from vtad_runtime.contract.errors import VtadError
 
-NEEDED = ("pyarrow", "jinja2")
+NEEDED = ("pyarrow", "jinja2", "matplotlib")
 TEXTS = ("export", "run", "trained_commit")  # columns that hold text where they hold anything
 
 
