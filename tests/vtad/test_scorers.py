@@ -7,7 +7,7 @@ import torch
 
 from vtad.backbones.backbone import MAP_CHANNELS
 from vtad.data.sizing import chosen_size
-from vtad.models.patch_memory import PatchMemory
+from vtad.models.patch_memory import NEAREST, PatchMemory
 from vtad.models.position_gaussian import PositionGaussian
 from vtad.models.segmentation_head import LearnedPyramid, SegmentationHead, segmentation_loss
 
@@ -37,7 +37,8 @@ def test_the_patch_memory_gives_the_distance_to_the_nearest_stored_patch() -> No
     points = torch.randn(50, 4, generator=torch.Generator().manual_seed(1)) * 20
     z = memory.principal(points.T[None, :, None, :])[0, :, 0].T
     stored = memory.nearest.patches.weight[:, :, 0, 0]
-    torch.testing.assert_close(distances(memory, points), torch.cdist(z, stored).min(1).values, rtol=1e-4, atol=1e-3)
+    nearest = torch.cdist(z, stored).min(1).values
+    torch.testing.assert_close(distances(memory, points), nearest.clamp_min(NEAREST**0.5), rtol=1e-4, atol=1e-3)
 
 
 def test_the_principal_directions_turn_and_scale_but_do_not_whiten() -> None:
@@ -56,7 +57,7 @@ def test_every_good_patch_is_near_a_stored_one_rare_ones_too_and_what_lies_betwe
     memory = PatchMemory(4, 200)
     memory.fit(torch.cat([clouds(), rare]))
     known = distances(memory, clouds())
-    assert distances(memory, rare).item() < 0.01
+    assert distances(memory, rare).item() == pytest.approx(NEAREST**0.5)
     between = torch.tensor([[0.0, 15.0, 0.0, 0.0]])
     assert distances(memory, between).item() > 2 * known.max().item()
 
@@ -69,7 +70,21 @@ def test_the_same_samples_give_the_same_memory_and_few_are_enough() -> None:
     few = PatchMemory(4, 200)
     few.fit(clouds()[:5])  # fewer than patches
     assert distances(few, clouds()[:50]).isfinite().all()
-    assert distances(few, clouds()[:5]).max() < 0.02
+    assert distances(few, clouds()[:5]).max().item() == pytest.approx(NEAREST**0.5)
+
+
+def test_next_to_a_stored_patch_engines_may_round_differently() -> None:
+    memory = fitted()
+    squares = torch.linspace(0, 4 * NEAREST, 50)
+    stored = memory.nearest.patches.weight[:1, :, 0, 0]
+    rounded = 5e-5  # of a squared distance: the rounding of its terms, which are a thousand times as large
+    with torch.no_grad():
+        memory.principal.weight.copy_(torch.eye(4)[:, :, None, None])
+        memory.principal.bias.zero_()  # type: ignore[union-attr]  # it has one
+        steps = torch.eye(4)[:1]
+        exact = distances(memory, stored + squares.sqrt()[:, None] * steps)
+        off = distances(memory, stored + (squares + rounded).sqrt()[:, None] * steps)
+    assert (exact - off).abs().max() < 2e-4
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(8, 8), (6, 10), (2, 4)])

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 DIRECTIONS = 64  # principal directions of the features
+NEAREST = (
+    0.04  # squared distance below which all are alike: nearer, rounding would decide, and engines round differently
+)
 CHOICE_DIRECTIONS = 32  # random ones that the choice of patches is made in, for speed (Johnson and Lindenstrauss)
 
 
@@ -37,10 +40,10 @@ class PatchMemory(nn.Module):
         self.nearest = NearestPatch(dim, patches)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, C, rows, columns) -> Euclidean distance to the nearest patch (B, rows, columns)."""
+        """Features (B, C, rows, columns) -> Euclidean distance to the nearest patch, at least a fifth (B, rows, columns)."""
         z = self.principal(features)
         square = z.square().sum(1, keepdim=True) - 2 * self.nearest(z)
-        return torch.sqrt(square.clamp_min(1e-6))[:, 0]
+        return torch.sqrt(square.clamp_min(NEAREST))[:, 0]
 
     @torch.no_grad()
     def fit(self, samples: Tensor, seed: int = 0) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from vtad.models.context_density import LOG_2PI, ContextDensity, floor_log_sigma
 from vtad.models.feature_gmm import FeatureGmm
-from vtad.models.patch_memory import PatchMemory
+from vtad.models.patch_memory import NEAREST, PatchMemory
 from vtad.models.position_gaussian import PositionGaussian
 from vtad.models.score_fusion import ScoreFusion, ScorerMaps
 
@@ -112,7 +112,7 @@ class EnginePatchMemory(nn.Module):
         """(B, C, rows, columns) -> (B, rows, columns)."""
         z = _bounded(self.principal(features))
         square = (z * z).sum(1, keepdim=True) + torch.amin(self.patches(z), dim=1, keepdim=True)
-        distance = torch.sqrt(square.clamp_min(1e-6 * SCALE**2))
+        distance = torch.sqrt(square.clamp_min(NEAREST * SCALE**2))
         return (self.share.weight / SCALE * distance - self.share.weight * self.share.mean)[:, 0]
 
 
