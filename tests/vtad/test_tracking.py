@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 from tiny_run import done, error, flags
 
+from vtad.commands.tracking_options import add_to_tracked
 from vtad.commands.train import train
 from vtad.run_folder import Run
 from vtad.tracking.address import TrackingError, page, store_address, with_login, without_login
+from vtad.tracking.record import Tracked
 
 
 @pytest.mark.parametrize(
@@ -128,6 +130,17 @@ def test_a_server_that_takes_a_request_and_says_nothing_holds_no_training_up(
     kept = (run.path / "tracking.json").read_text()
     assert run.complete
     assert not [text for text in (said, *messages, kept) if "cret" in text]
+
+
+@pytest.mark.slow
+def test_a_file_that_is_gone_is_a_warning_and_no_new_file(run: Run, tmp_path: Path, messages: list[str]) -> None:
+    pytest.importorskip("mlflow", reason="mlflow is not installed: pip install 'vtad[track]'")
+    file = tmp_path / "gone.db"
+    Tracked(f"sqlite:///{file}", "pill", started_ms=0, experiment_id="1", run_id="ab").write(run)
+    add_to_tracked(run)
+    assert f"{file}: expected the MLflow store of this run, got no such file" in messages[0]
+    assert len(messages) == 1
+    assert not file.exists()
 
 
 @pytest.mark.slow

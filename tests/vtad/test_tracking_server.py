@@ -123,18 +123,23 @@ def rows(run: Run) -> dict[int, list[float]]:
 
 def test_a_training_in_a_file_goes_on_in_the_same_mlflow_run(pills: Path, server: Server) -> None:
     from vtad.tracking.following import tracked
+    from vtad.tracking.parents import add_to_parent, new_parent
 
     address, reports = store_address(), list[Any]()
     assert address == f"sqlite:///{server.folder}/mlflow.db"
     config = tiny(data=str(pills), out="runs", epochs=4)
-    with pytest.raises(Interrupted), tracked(address, "file") as started:
+    parent = new_parent(address, "file", "a search")
+    with pytest.raises(Interrupted), tracked(address, "file", parent=parent) as started:
         vtad.training.train(
             config, started=started, report=reports.append, stop=lambda: bool(reports[-1].text == "epoch 3")
         )
-    (stopped,) = runs_of(address, "file")
+    stopped, _ = runs_of(address, "file")  # the newest first
+    assert stopped.data.tags["mlflow.parentRunId"] == parent
     assert stopped.info.status == "KILLED"
     said = done(train, "--resume")
-    (run,) = runs_of(address, "file")
+    add_to_parent(address, parent, metrics={"best": 1.5}, parameters={"trials": 1}, status="FINISHED")
+    run, search = runs_of(address, "file")
+    assert (search.info.status, search.data.metrics, search.data.params) == ("FINISHED", {"best": 1.5}, {"trials": "1"})
     assert run.info.run_id == stopped.info.run_id
     assert f"tracked: {address}, run {run.info.run_id}" in said
     folder = Run(Path("runs/pill/0001"))
@@ -161,6 +166,9 @@ def test_a_server_that_was_away_gets_everything_from_the_evaluation_and_the_expo
     assert len(messages) == 1
     assert server.url in messages[0]
     server.start()
+    in_the_file = f"{server.url}/get-artifact?path=card.json&run_uuid={runs_of(server.url, 'file')[0].info.run_id}"
+    with urllib.request.urlopen(in_the_file, timeout=60) as answer:  # what was tracked in the file, a server shows
+        assert answer.read() == Path("runs/pill/0001/card.json").read_bytes()
     assert "tracked: http" in done(evaluate, "--run", "runs/pill/0002")
     said = done(export, "--run", "runs/pill/0002", "--register")
     assert "registered: pill version 1, load it by models:/pill@champion" in said

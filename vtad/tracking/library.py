@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # What is set in the environment already stays, but for the first two: nobody but the store hears of a run.
 NEVER = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 UNLESS_SET = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds that a server may say nothing; mlflow would wait 120,
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds that a server may say nothing; mlflow would wait 120,
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # and try seven times, for minutes
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

@@ -24,6 +24,7 @@ from vtad.version import VERSION
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
+    from mlflow.entities import Run as MlflowRun
 
 FILES = ("config.json", "card.json", "calibration.json", "metrics.jsonl", "metrics.json", "report.html")
 ROWS = 50  # of metrics.jsonl in one message; MLflow takes 1000 numbers
@@ -96,11 +97,7 @@ class Mirror:
         there = self.client.get_run(run_id)
         if there.info.status != RUNNING:
             self.client.update_run(run_id, status=RUNNING)
-        if missing := dataclasses.asdict(self.run.config()).keys() - there.data.params.keys():
-            from mlflow.entities import Param
-
-            values = dataclasses.asdict(self.run.config())
-            self.client.log_batch(run_id, params=[Param(name, str(values[name])) for name in sorted(missing)])
+        self._send_parameters(there)
         return run_id
 
     def send_epochs(self) -> None:
@@ -135,9 +132,12 @@ class Mirror:
             self._keep(sent=self._tracked.sent | {name.as_posix(): digest})
 
     def send_numbers(self, values: Mapping[str, float], prefix: str) -> None:
-        """Metrics that belong to no epoch, as prefix/name."""
+        """Metrics that belong to no epoch, as prefix/name, but for those that are there."""
+        run_id = self.run_id()
+        there = self.client.get_run(run_id).data.metrics
         named = {f"{prefix}/{name}": value for name, value in values.items()}
-        self.client.log_batch(self.run_id(), metrics=list(_metrics(named, _now_ms(), 0)))
+        new = {name: value for name, value in named.items() if there.get(name) != value}
+        self.client.log_batch(run_id, metrics=list(_metrics(new, _now_ms(), 0)))
 
     def end(self, status: str) -> None:
         """The MLflow run has ended."""
@@ -145,15 +145,21 @@ class Mirror:
 
     def send(self) -> None:
         """Everything, of a training that ended. A run that was never ended, for the store was away then, is ended."""
-        run_id = self.begin_if_unknown()
+        run_id = self.run_id()
+        there = self.client.get_run(run_id)
+        self._send_parameters(there)
         self.send_epochs()
         self.send_files()
-        if self.client.get_run(run_id).info.status == RUNNING and self.run.complete:
+        if there.info.status == RUNNING and self.run.complete:
             self.end(FINISHED)
 
-    def begin_if_unknown(self) -> str:
-        """The id of the MLflow run; where the store has not seen it, it begins now."""
-        return self._tracked.run_id or self.begin()
+    def _send_parameters(self, there: MlflowRun) -> None:
+        """Those that it does not have: MLflow lets none be changed."""
+        from mlflow.entities import Param
+
+        values = dataclasses.asdict(self.run.config())
+        if missing := sorted(values.keys() - there.data.params.keys()):
+            self.client.log_batch(there.info.run_id, params=[Param(name, str(values[name])) for name in missing])
 
     def _tags(self) -> dict[str, str]:
         from vtad.inspection import git_commit

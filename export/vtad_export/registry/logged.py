@@ -26,7 +26,7 @@ def send_export(mirror: Mirror, made: Export) -> None:
 
     Raises what mlflow raises when the store does not answer.
     """
-    run_id, name, parity = mirror.begin_if_unknown(), made.path.name, made.parity
+    run_id, name, parity = mirror.run_id(), made.path.name, made.parity
     mirror.client.log_text(run_id, made.certificate + "\n", f"certificates/{name}.txt")
     mirror.client.log_text(run_id, made.card.to_json() + "\n", f"certificates/{name}.card.json")
     mirror.send_numbers(
@@ -45,7 +45,8 @@ def log_model(mirror: Mirror, onnx: Path) -> str:
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
-    store, run_id = mirror.client, mirror.begin_if_unknown()
+    run_id = mirror.run_id()
+    store = mirror.client
     model = store.create_logged_model(
         store.get_run(run_id).info.experiment_id, re.sub(r"[/:.%\"']", "_", onnx.stem), source_run_id=run_id
     )
@@ -78,9 +79,7 @@ def register(mirror: Mirror, model_id: str, category: str) -> str:
     except MlflowException as e:
         if e.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    made = mirror.client.create_model_version(
-        category, f"models:/{model_id}", mirror.begin_if_unknown(), model_id=model_id
-    )
+    made = mirror.client.create_model_version(category, f"models:/{model_id}", mirror.run_id(), model_id=model_id)
     mirror.client.set_registered_model_alias(category, CHAMPION, made.version)
     return str(made.version)
 
