@@ -11,6 +11,7 @@ from vtad_benchmark.results.row import Row
 from vtad_runtime.contract.typed_json import typed
 
 FILE = Path(__file__).with_name("published.toml")
+MEAN = "mean"  # of the fifteen, by the paper, among the values
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 
 
@@ -34,7 +35,7 @@ class Figures:
     metric: str  # one of METRICS
     used: str  # the metric that the paper used, in its own terms
     checked: str  # against which text of the paper; "unchecked": against none
-    values: dict[str, float]  # by category, 0..1; "mean" is the paper's own mean
+    values: dict[str, float]  # by category or MEAN, 0..1
 
     @property
     def source(self) -> str:
