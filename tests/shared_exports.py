@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from shared import Shared
+from shared_conversions import Conversions
 
 if TYPE_CHECKING:
-    from torch.export import ExportedProgram
-
     from vtad.run_folder import Run
     from vtad_export.coreml_format.exporter import CoreMLExport
-    from vtad_export.coreml_format.graph import EngineDetector
     from vtad_export.proof.exporter import Export
 
 ReadyGraph = Callable[[pytest.MonkeyPatch], None]
@@ -45,7 +43,7 @@ def traces(folder: Path, *places: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def packaged(trained: Run, exported: Export, shared: Shared) -> CoreMLExport:
+def packaged(trained: Run, exported: Export, conversions: Conversions, shared: Shared) -> CoreMLExport:
     """The default Core ML export of `trained` beside its ONNX fallback, in a folder of their own. Read only."""
     from vtad_export import to_coreml
     from vtad_export.coreml_format import exporter
@@ -60,6 +58,7 @@ def packaged(trained: Run, exported: Export, shared: Shared) -> CoreMLExport:
                 return prove_package(path, full, *rest, **options)
 
             patch.setattr(exporter, "prove_package", proven)
+            conversions.use(patch)
             return to_coreml(trained, folder / "pill.mlpackage")
 
     return shared("packaged", make)
@@ -92,29 +91,24 @@ def ready_graph(ready_graph_in: ReadyGraph, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture(scope="session")
-def kept() -> dict[Any, Any]:
-    """What this worker has traced and converted of `trained`."""
-    return {}
+def conversions(shared: Shared, tmp_path_factory: pytest.TempPathFactory) -> Conversions:
+    """Core ML models of `trained`, each converted once."""
+    return Conversions(shared, tmp_path_factory.mktemp("conversions"))
 
 
 @pytest.fixture
-def ready(ready_graph: None, kept: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def ready(ready_graph: None, conversions: Conversions, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports of `trained` take what was traced and converted of it before; all that follows is done anew."""
-    from vtad_export.coreml_format.conversion import convert
-    from vtad_export.coreml_format.graph import layout_of, trace
+    conversions.use(monkeypatch)
 
-    def traced(arranged: EngineDetector) -> ExportedProgram:
-        key = (layout_of(arranged), arranged.function, getattr(arranged.model, "fused", False))
-        if key not in kept:
-            kept[key] = trace(arranged)
-        program: ExportedProgram = kept[key]
-        return program
 
-    def converted(program: ExportedProgram, *given: Any) -> Any:
-        key = (id(program), *given)
-        if key not in kept:
-            kept[key] = convert(program, *given)
-        return kept[key]
+@pytest.fixture
+def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proofs on few pictures, where they are not the point."""
+    from vtad_export.onnx_format import reading_back
+    from vtad_export.proof import grading, material
 
-    monkeypatch.setattr("vtad_export.coreml_format.exporter.trace", traced)
-    monkeypatch.setattr("vtad_export.coreml_format.exporter.convert", converted)
+    monkeypatch.setattr(material, "DEFECTIVE_IMAGES", 2)
+    monkeypatch.setattr(grading, "DEFECTS", 1)
+    monkeypatch.setattr(grading, "GOOD", 1)
+    monkeypatch.setattr(reading_back, "BATCHES", (1, 2))

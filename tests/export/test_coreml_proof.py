@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.export import ExportedProgram
 
 pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
 
 from coreml_surgery import DAMAGES, Damage, argument, constant, operations, save
+from shared_conversions import Conversions, Traced
 from tiny_run import tiny
 
 from vtad.models.autoencoder import Autoencoder
@@ -26,7 +26,7 @@ from vtad.run_folder import Run
 from vtad.training import train
 from vtad_export.coreml_format.choices import Layout
 from vtad_export.coreml_format.conversion import convert, write_package
-from vtad_export.coreml_format.graph import prepared, trace
+from vtad_export.coreml_format.graph import EngineDetector, prepared, trace
 from vtad_export.coreml_format.mil import FLOAT16_LIMIT, REFERENCE, Executor, rounded
 from vtad_export.coreml_format.mlpackage import PackageError, Program, read_program, specification, weight_file
 from vtad_export.coreml_format.reference_proof import ReferenceProof, prove_package
@@ -50,8 +50,7 @@ class Packages:
     detector: Detector
     card: Card
     sample: Samples
-    arranged: Detector
-    program: ExportedProgram
+    arranged: EngineDetector
     full: Path
     half: Path
 
@@ -64,33 +63,26 @@ class Packages:
         accept(found, self.sample, format="coreml", precision="fp32", tolerance=TOLERANCE)
 
 
-@pytest.fixture(scope="module")
-def small(pills: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("coreml")
-    return train(tiny(data=str(pills), out=str(folder / "runs"), image_height=64, image_width=64, embed_dim=32))
-
-
-def make_packages(run: Run, layout: Layout, folder: Path) -> Packages:
+def make_packages(run: Run, layout: Layout, conversions: Conversions, folder: Path) -> Packages:
     card, detector = run.card(), load_detector(run)
     found = samples(run)
     arranged = prepared(detector, layout)
-    program = trace(arranged)
     full, half = folder / "full.mlpackage", folder / "half.mlpackage"
-    write_package(convert(program, "fp32", "iOS16"), card, full)
-    write_package(convert(program, "fp16", "iOS16"), card, half)
-    return Packages(detector, card, Samples(found.good, found.defective[:8]), arranged, program, full, half)
+    write_package(conversions.convert(Traced(arranged), "fp32", "iOS16"), card, full)
+    write_package(conversions.convert(Traced(arranged), "fp16", "iOS16"), card, half)
+    return Packages(detector, card, Samples(found.good, found.defective[:8]), arranged, full, half)
 
 
 @pytest.fixture(scope="module")
-def packages(small: Run, tmp_path_factory: pytest.TempPathFactory) -> Packages:
+def packages(trained: Run, conversions: Conversions, tmp_path_factory: pytest.TempPathFactory) -> Packages:
     """In the trained layout, whose tensors are the checkpoint's own."""
-    return make_packages(small, "standard", tmp_path_factory.mktemp("standard"))
+    return make_packages(trained, "standard", conversions, tmp_path_factory.mktemp("standard"))
 
 
 @pytest.fixture(scope="module")
-def laid_out(small: Run, tmp_path_factory: pytest.TempPathFactory) -> Packages:
+def laid_out(trained: Run, conversions: Conversions, tmp_path_factory: pytest.TempPathFactory) -> Packages:
     """In the layout for the Neural Engine, the default."""
-    return make_packages(small, "ane", tmp_path_factory.mktemp("ane"))
+    return make_packages(trained, "ane", conversions, tmp_path_factory.mktemp("ane"))
 
 
 def copy(package: Path, folder: Path) -> Path:
@@ -349,14 +341,14 @@ def test_constants_read_from_the_bytes_equal_those_that_coremltools_reads(packag
 
 @pytest.mark.parametrize("target", ["iOS16", "iOS18"])  # int8 constants are written in two ways
 def test_int8_weights_are_read_executed_and_held_to_half_a_step(
-    laid_out: Packages, tmp_path: Path, target: Any
+    laid_out: Packages, conversions: Conversions, tmp_path: Path, target: Any
 ) -> None:
     import coremltools.optimize.coreml as optimize
 
-    weights = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=1000)
+    weights = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=200)
     config = optimize.OptimizationConfig(op_type_configs={"conv": weights})
     with quiet():
-        model = convert(laid_out.program, "fp16", target)
+        model = conversions.convert(Traced(laid_out.arranged), "fp16", target)
         write_package(optimize.linear_quantize_weights(model, config), laid_out.card, tmp_path / "int8.mlpackage")
     eight, full = read_program(tmp_path / "int8.mlpackage"), read_program(laid_out.full)
     assert len(eight.steps) >= 4

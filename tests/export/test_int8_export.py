@@ -212,6 +212,7 @@ def test_a_part_of_the_test_images_is_said_to_be_one() -> None:
     )
 
 
+@pytest.mark.usefixtures("few_pictures")
 def test_a_flip_on_test_images_counts_for_core_ml_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
     from vtad_export.coreml_format import exporter as coreml
@@ -280,6 +281,7 @@ def test_flips_beyond_the_limit_refuse_the_export_and_name_the_images(
     assert list((run.path / "export").iterdir()) == []
 
 
+@pytest.mark.usefixtures("few_pictures")
 def test_flips_within_the_limit_are_listed_with_both_scores(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def one_flip(*arguments: Any) -> Any:
@@ -293,6 +295,7 @@ def test_flips_within_the_limit_are_listed_with_both_scores(run: Run, monkeypatc
     assert {"image": "part 7.png", "expected": 2.5, "got": 2.4, "near": False} in report["flipped"]
 
 
+@pytest.mark.usefixtures("few_pictures")
 @pytest.mark.parametrize("layout", ["ane", "standard"])
 def test_core_ml_stores_the_transformers_weights_as_int8_and_the_rest_as_they_were(
     run: Run, monkeypatch: pytest.MonkeyPatch, layout: str
@@ -323,6 +326,7 @@ def parity_of(path: Path) -> Parity:
     return parity
 
 
+@pytest.mark.usefixtures("few_pictures")
 def test_no_onnx_beside_an_int8_package_is_named_int8_unless_it_is(
     run: Run, exported: Export, monkeypatch: pytest.MonkeyPatch, made: OnnxExport
 ) -> None:
@@ -341,23 +345,30 @@ def test_no_onnx_beside_an_int8_package_is_named_int8_unless_it_is(
     assert newest_model(run.path.parents[1]) == folder / "pill-int8.onnx"
 
 
+@pytest.mark.usefixtures("few_pictures")
 def test_the_python_export_of_an_int8_package_has_a_fallback_of_a_true_name_too(
-    run: Run, exported: Export, monkeypatch: pytest.MonkeyPatch
+    run: Run, exported: Export, material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
     from vtad_export.coreml_format.exporter import to_coreml
+    from vtad_export.onnx_format.fallback import fallback_of
     from vtad_runtime.engine.coreml_engine import onnx_fallback
 
     monkeypatch.setattr("vtad_export.coreml_format.conversion.SMALLEST", 200)
     folder = run.path / "export"
     folder.mkdir()
     shutil.copy2(exported.path, folder / "pill.onnx")
-    for name, fallback in (("pill-int8", "pill"), ("half-int8", "half"), ("half", "half")):
-        made = to_coreml(run, folder / f"{name}.mlpackage", precision="int8", max_flips=40)
-        assert made.fallback == onnx_fallback(made.path) == folder / f"{fallback}.onnx"
-        assert parity_of(made.fallback).precision == "fp32"
+    made = to_coreml(run, folder / "half-int8.mlpackage", precision="int8", max_flips=40)
+    assert made.fallback == onnx_fallback(made.path) == folder / "half.onnx"
+    assert parity_of(made.fallback).precision == "fp32"
+    for name, fallback in (("pill-int8", "pill"), ("other-int8", "other"), ("half", "half")):
+        package = folder / f"{name}.mlpackage"
+        found = fallback_of(package, material)
+        assert found.path == onnx_fallback(package) == folder / f"{fallback}.onnx"
+        assert found.parity.precision == "fp32"
 
 
+@pytest.mark.usefixtures("few_pictures")
 @pytest.mark.parametrize(
     ("precision", "target", "values"), [("palettized6", "iOS16", 64), ("palettized4", "iOS18", 16)]
 )

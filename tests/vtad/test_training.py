@@ -48,6 +48,20 @@ def configured(pills: Path, tmp_path: Path) -> Callable[..., Config]:
     return lambda **changes: tiny(**{"data": str(pills), "out": str(tmp_path / "runs"), **changes})
 
 
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Config], Run]:
+    """unbroken(config) -> what a training that nothing disturbs comes to; each is made once. Read only."""
+    made: dict[str, Run] = {}
+
+    def of(config: Config) -> Run:
+        key = repr((dataclasses.replace(config, data="", out=""), schedule.VALIDATION_STEPS))
+        if key not in made:
+            made[key] = train(dataclasses.replace(config, out=str(tmp_path_factory.mktemp("unbroken"))))
+        return made[key]
+
+    return of
+
+
 @pytest.fixture
 def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Validate, and write a checkpoint, after every epoch."""
@@ -130,9 +144,11 @@ def test_training_learns(configured: Callable[..., Config]) -> None:
     assert found[-1]["nll"] < found[0]["nll"]
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(configured: Callable[..., Config]) -> None:
-    first, second, other = train(configured()), train(configured()), train(configured(seed=1))
-    assert [r.path.name for r in (first, second, other)] == ["0001", "0002", "0003"]
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+    configured: Callable[..., Config], unbroken: Callable[[Config], Run]
+) -> None:
+    first, second, other = unbroken(configured()), train(configured()), train(configured(seed=1))
+    assert [r.path.name for r in (second, other)] == ["0001", "0002"]
     assert_equal_runs(first, second)
     assert rows(first) != rows(other)
 
@@ -140,22 +156,22 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(configured
 @pytest.mark.usefixtures("every_epoch")
 @pytest.mark.parametrize("steps", range(1, STEPS + 1))
 def test_a_training_stopped_after_any_step_ends_as_if_it_had_not_been(
-    configured: Callable[..., Config], steps: int
+    configured: Callable[..., Config], steps: int, unbroken: Callable[[Config], Run]
 ) -> None:
     config = configured()
-    unbroken = train(config)
     run = stopped_after(steps, config)
     assert not run.complete
     assert run.checkpoint.is_file()
     assert train(config, resume=run) == run
     assert not run.checkpoint.exists()
-    assert_equal_runs(unbroken, run)
+    assert_equal_runs(unbroken(config), run)
 
 
-def test_what_the_default_preset_replays_is_the_same_after_a_stop(configured: Callable[..., Config]) -> None:
+def test_what_the_default_preset_replays_is_the_same_after_a_stop(
+    configured: Callable[..., Config], unbroken: Callable[[Config], Run]
+) -> None:
     config = configured(name="default", image_height=64, image_width=64, feature_dim=32)
-    unbroken = train(config)
-    assert_equal_runs(unbroken, train(config, resume=stopped_after(STEPS - 2, config)))
+    assert_equal_runs(unbroken(config), train(config, resume=stopped_after(STEPS - 2, config)))
 
 
 def test_replays_change_the_segmentation_head_alone(
@@ -172,21 +188,21 @@ def test_replays_change_the_segmentation_head_alone(
     assert all(k.startswith("model.segmentation_head.") for k in changed)
 
 
-def test_a_training_may_be_stopped_again_and_again(configured: Callable[..., Config]) -> None:
+def test_a_training_may_be_stopped_again_and_again(
+    configured: Callable[..., Config], unbroken: Callable[[Config], Run]
+) -> None:
     config = configured()
-    unbroken = train(config)
     run = stopped_after(1, config)
     for _ in range(STEPS - 2):
         assert stopped_after(1, config, resume=run) == run
-    assert_equal_runs(unbroken, train(config, resume=run))
+    assert_equal_runs(unbroken(config), train(config, resume=run))
 
 
 @pytest.mark.usefixtures("every_epoch")
 def test_a_killed_training_continues_from_its_last_checkpoint(
-    configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+    configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, unbroken: Callable[[Config], Run]
 ) -> None:
     config = configured(epochs=3)
-    unbroken = train(config)
 
     class Killed(BaseException):
         pass
@@ -199,27 +215,27 @@ def test_a_killed_training_continues_from_its_last_checkpoint(
         train(config, report=killed)
     run = unfinished_run(Path(config.out), None, None)
     append_line(run.metrics, {"epoch": 3, "torn": True})  # written after the checkpoint, then the power went
-    assert_equal_runs(unbroken, train(config, resume=run))
+    assert_equal_runs(unbroken(config), train(config, resume=run))
 
 
 def test_whether_bfloat16_is_used_is_decided_once(
-    configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+    configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, unbroken: Callable[[Config], Run]
 ) -> None:
     config = configured()
-    in_float32 = train(config)
+    in_float32 = unbroken(config)
     monkeypatch.setattr(loop, "bfloat16_gains", lambda device, step: True)
-    unbroken, run = train(config), stopped_after(2, config)
+    whole, run = train(config), stopped_after(2, config)
     monkeypatch.setattr(loop, "bfloat16_gains", lambda device, step: False)
-    assert_equal_runs(unbroken, train(config, resume=run))
-    assert [row["bfloat16"] for row in rows(unbroken)] == [True] * len(rows(unbroken))
-    assert rows(unbroken) != rows(in_float32)
+    assert_equal_runs(whole, train(config, resume=run))
+    assert [row["bfloat16"] for row in rows(whole)] == [True] * len(rows(whole))
+    assert rows(whole) != rows(in_float32)
     assert all(v.dtype != torch.bfloat16 for v in load_file(run.weights).values())
 
 
 def test_steps_that_are_timed_before_training_leave_no_mark(
-    configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+    configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, unbroken: Callable[[Config], Run]
 ) -> None:
-    untimed = train(configured())
+    untimed = unbroken(configured())
 
     def timed(device: torch.device, step: Callable[[bool], None]) -> bool:
         for bfloat16 in (False, True, False, True):
@@ -246,11 +262,14 @@ def test_a_training_continues_with_the_images_it_began_with_or_not_at_all(
 
 @pytest.mark.parametrize("shift_and_zoom", [0.0, 0.5, 1.0])
 def test_features_kept_from_before_are_those_of_the_pictures_as_they_are_shown(
-    configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, shift_and_zoom: float
+    configured: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    shift_and_zoom: float,
+    unbroken: Callable[[Config], Run],
 ) -> None:
     """What the density should say of a shifted picture must not be taken from the picture as it lay."""
     config = configured(shift_and_zoom=shift_and_zoom, symmetries="none")
-    kept = load_file(train(config).weights)
+    kept = load_file(unbroken(config).weights)
     monkeypatch.setattr(statistics, "MAX_CACHED", 0)
     computed = load_file(train(config).weights)
     for name, value in kept.items():
@@ -258,12 +277,13 @@ def test_features_kept_from_before_are_those_of_the_pictures_as_they_are_shown(
 
 
 @pytest.mark.parametrize("optimizer", get_args(Optimizer))
-def test_every_optimizer_trains_and_resumes(configured: Callable[..., Config], optimizer: Optimizer) -> None:
+def test_every_optimizer_trains_and_resumes(
+    configured: Callable[..., Config], optimizer: Optimizer, unbroken: Callable[[Config], Run]
+) -> None:
     config = configured(optimizer=optimizer)
-    unbroken = train(config)
-    weights = load_file(unbroken.weights)
+    weights = load_file(unbroken(config).weights)
     assert weights["model.pixels.bias"].abs().max() > 0  # it starts at zero
-    assert_equal_runs(unbroken, train(config, resume=stopped_after(4, config)))
+    assert_equal_runs(unbroken(config), train(config, resume=stopped_after(4, config)))
 
 
 @pytest.mark.parametrize("changes", [{"registers": 0}, {"mixture_size": 1}, {"patch_size": 8, "noise": 0.0}])
@@ -280,14 +300,16 @@ def test_minutes_end_a_training(configured: Callable[..., Config]) -> None:
     assert train(configured(minutes=0.005, epochs=None)).complete
 
 
-def test_held_out_images_are_never_trained_on(configured: Callable[..., Config], pills: Path, tmp_path: Path) -> None:
+def test_held_out_images_are_never_trained_on(
+    configured: Callable[..., Config], pills: Path, tmp_path: Path, unbroken: Callable[[Config], Run]
+) -> None:
     config = configured()
     _, held_out = split_good(find_category(pills, "pill").train_good, config.val_split, config.seed)
     other = Path(shutil.copytree(pills, tmp_path / "other"))
     train_folder = other / "pill" / "train" / "good"
     for path in held_out:
         shutil.copy(pills / "pill" / "test" / "crack" / "000.png", train_folder / path.name)
-    with_good, with_cracks = (load_file(train(c).weights) for c in (config, configured(data=str(other))))
+    with_good, with_cracks = (load_file(r.weights) for r in (unbroken(config), train(configured(data=str(other)))))
     learnt = [k for k in with_good if k.startswith("model.") and not k.startswith("model.score_fusion.")]
     assert [k for k in learnt if not torch.equal(with_good[k], with_cracks[k])] == []
     calibrated = [k for k in with_good if k not in learnt]
@@ -356,17 +378,16 @@ def test_what_cannot_be_resumed_says_why(configured: Callable[..., Config], run:
 
 @pytest.mark.usefixtures("every_epoch")
 def test_a_full_disk_leaves_the_earlier_checkpoint_whole_and_the_run_continues_from_it(
-    configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+    configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, unbroken: Callable[[Config], Run]
 ) -> None:
     config = configured(epochs=3)
-    unbroken = train(config)
     with monkeypatch.context() as patch:
         disk_fills_up(patch, loop, "save", call=2)
         with pytest.raises(WriteError, match=r"checkpoint\.safetensors: could not be written"):
             train(config)
     run = unfinished_run(Path(config.out), None, None)
     assert sorted(p.name for p in run.path.iterdir()) == ["checkpoint.safetensors", "config.json", "metrics.jsonl"]
-    assert_equal_runs(unbroken, train(config, resume=run))
+    assert_equal_runs(unbroken(config), train(config, resume=run))
 
 
 @pytest.mark.parametrize(
