@@ -28,7 +28,7 @@ from vtad.run_folder import Run, RunError
 from vtad.version import VERSION
 from vtad_export.commands.export import export as command
 from vtad_export.coreai_format.asset import read_asset_card, verify
-from vtad_export.coreai_format.conversion import check_structure, program_of, save_asset
+from vtad_export.coreai_format.conversion import check_structure, program_of, save_asset, write_card
 from vtad_export.coreai_format.exporter import EXECUTED, STRUCTURE, CoreAIExport, to_coreai
 from vtad_export.coreai_format.packages import VERSIONS
 from vtad_export.coreai_format.reading_back import interface_of, read_back
@@ -39,7 +39,7 @@ from vtad_export.proof.exporter import Export, for_one_picture
 from vtad_export.proof.interface import check_interface, declared
 from vtad_export.proof.material import Material, load_material
 from vtad_export.proof.tolerance import TOLERANCE
-from vtad_runtime.contract.card import CardError
+from vtad_runtime.contract.card import Card, CardError
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 from vtad_runtime.engine.opening import newest_model
 
@@ -56,6 +56,18 @@ def made(trained: Run, material: Material, exported: Export, tmp_path_factory: p
     folder = tmp_path_factory.mktemp("coreai")
     shutil.copy2(exported.path, folder / "pill.onnx")
     return to_coreai(trained, folder / "pill.aimodel", material=material)
+
+
+@pytest.fixture
+def ready_asset(made: CoreAIExport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports of the tiny run in float32 take what was converted for `made`; all that follows is done anew."""
+
+    def saved(_: None, card: Card, path: Path) -> None:
+        shutil.copytree(made.path, path)
+        write_card(path, card)
+
+    monkeypatch.setattr("vtad_export.coreai_format.exporter.program_of", lambda _: None)
+    monkeypatch.setattr("vtad_export.coreai_format.exporter.save_asset", saved)
 
 
 def copy(made: CoreAIExport, folder: Path) -> Path:
@@ -88,6 +100,7 @@ def test_the_onnx_fallback_lies_beside_it_and_was_compared_too(made: CoreAIExpor
     assert report["packages"] == {"coreai-torch": "0.4.3", "coreai-core": "1.0.0b3"}
 
 
+@pytest.mark.usefixtures("ready_asset")
 def test_it_makes_its_fallback_the_newest_model(
     run: Run, material: Material, made: CoreAIExport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +122,7 @@ def test_the_card_is_one_string_in_the_metadata(made: CoreAIExport, trained: Run
     assert isinstance(held[0]["vtad.card"], str)
 
 
+@pytest.mark.usefixtures("ready_asset")
 def test_the_certificate_is_one_screen_and_show_prints_the_card(
     run: Run, material: Material, made: CoreAIExport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +183,7 @@ def test_an_asset_that_is_not_ours_is_refused_in_one_line(made: CoreAIExport, tm
     assert "expected" in error(2, command, "--show", path)
 
 
-@pytest.mark.usefixtures("ready_graph")
+@pytest.mark.usefixtures("ready_graph", "few_pictures", "ready_asset")
 def test_a_wrong_output_fails_the_proof_and_leaves_nothing(
     run: Run, material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +201,7 @@ def test_a_wrong_output_fails_the_proof_and_leaves_nothing(
     assert list((run.path / "export").iterdir()) == []
 
 
+@pytest.mark.usefixtures("ready_asset")
 def test_a_fallback_that_no_longer_agrees_is_named(
     trained: Run, material: Material, made: CoreAIExport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

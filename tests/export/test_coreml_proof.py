@@ -35,7 +35,6 @@ from vtad_export.proof.errors import ParityError, RoundingError
 from vtad_export.proof.material import Samples, samples
 from vtad_export.proof.parity import Flip, accept, compare
 from vtad_export.proof.quality import Measured, Quality
-from vtad_export.proof.quiet import quiet
 from vtad_export.proof.tolerance import TOLERANCE, Limits, limits
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.threshold.conformal import spread
@@ -341,15 +340,11 @@ def test_constants_read_from_the_bytes_equal_those_that_coremltools_reads(packag
 
 @pytest.mark.parametrize("target", ["iOS16", "iOS18"])  # int8 constants are written in two ways
 def test_int8_weights_are_read_executed_and_held_to_half_a_step(
-    laid_out: Packages, conversions: Conversions, tmp_path: Path, target: Any
+    laid_out: Packages, conversions: Conversions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: Any
 ) -> None:
-    import coremltools.optimize.coreml as optimize
-
-    weights = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=200)
-    config = optimize.OptimizationConfig(op_type_configs={"conv": weights})
-    with quiet():
-        model = conversions.convert(Traced(laid_out.arranged), "fp16", target)
-        write_package(optimize.linear_quantize_weights(model, config), laid_out.card, tmp_path / "int8.mlpackage")
+    monkeypatch.setattr("vtad_export.coreml_format.conversion.SMALLEST", 200)  # the tiny transformer's are small
+    model = conversions.compress(conversions.convert(Traced(laid_out.arranged), "fp16", target), "int8")
+    write_package(model, laid_out.card, tmp_path / "int8.mlpackage")
     eight, full = read_program(tmp_path / "int8.mlpackage"), read_program(laid_out.full)
     assert len(eight.steps) >= 4
     assert difference(eight, full) is None

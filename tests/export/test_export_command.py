@@ -52,7 +52,7 @@ def every_format(monkeypatch: pytest.MonkeyPatch, export: Callable[..., Export])
 
 
 @pytest.fixture
-def made_at_once(exported: Export, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def made_at_once(exported: Export, few_pictures: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every artefact is a copy of the ONNX export; a list that takes names of those that are to fail, and how."""
     faults: list[str] = []
 
@@ -333,7 +333,7 @@ def test_a_tolerance_of_an_unknown_output_names_the_known_ones(run: Run) -> None
     assert "expected one of the outputs score, heatmap" in line
 
 
-@pytest.mark.usefixtures("ready_graph")
+@pytest.mark.usefixtures("ready_graph", "few_pictures")
 def test_a_tolerance_below_what_is_measured_refuses(run: Run) -> None:
     line = error(1, export, "--run", run.path, "--tolerance", "reconstruction=1e-12")
     assert "reconstruction" in line
@@ -349,7 +349,7 @@ def test_a_precision_that_a_format_has_not_is_refused_before_anything_is_made(
     assert not (run.path / "export").exists()
 
 
-@pytest.mark.usefixtures("ready_graph")
+@pytest.mark.usefixtures("ready_graph", "few_pictures")
 def test_images_that_are_not_those_of_the_training_are_said_in_one_line(run: Run, tmp_path: Path, pills: Path) -> None:
     assert "note:" not in done(export, "--run", run.path)
     other = tmp_path / "other"

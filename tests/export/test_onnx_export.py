@@ -130,7 +130,7 @@ def test_any_batch_gives_the_numbers_of_torch(
         np.testing.assert_allclose(got, value.numpy(), rtol=1e-4, atol=1e-4, err_msg=name)
 
 
-@pytest.mark.usefixtures("ready_graph")
+@pytest.mark.usefixtures("ready_graph", "few_pictures")
 def test_a_fixed_batch_takes_any_number_of_pictures_and_judges_them_as_they_are(
     trained: Run, exported: Export, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
@@ -156,6 +156,7 @@ def altered_weight(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+@pytest.mark.usefixtures("few_pictures")
 def test_a_changed_weight_is_found_and_nothing_is_left(
     exported: Export, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +167,7 @@ def test_a_changed_weight_is_found_and_nothing_is_left(
     assert files(run.path / "export") == []
 
 
+@pytest.mark.usefixtures("few_pictures")
 def test_a_graph_that_the_runtime_refuses_is_a_failed_proof(
     exported: Export, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +181,7 @@ def test_a_graph_that_the_runtime_refuses_is_a_failed_proof(
     assert files(run.path / "export") == []
 
 
-@pytest.mark.usefixtures("ready_graph")
+@pytest.mark.usefixtures("ready_graph", "few_pictures")
 @pytest.mark.parametrize("name", list(TOLERANCE))
 @pytest.mark.parametrize("fault", ["off", "nan", "shape"])
 def test_an_output_that_is_off_is_found_by_its_name_and_nothing_is_left(
@@ -266,7 +268,7 @@ def test_the_command_prints_its_certificate(run: Run, tmp_path: Path, monkeypatc
     assert files(run.path / "export") == ["parity.json", "pill.onnx"]
 
 
-@pytest.mark.usefixtures("ready_graph")
+@pytest.mark.usefixtures("ready_graph", "few_pictures")
 def test_out_names_a_folder_and_a_file_in_its_place_is_an_error(run: Run, tmp_path: Path) -> None:
     done(command, "--run", run.path, "--out", tmp_path / "line 3" / "models")
     assert files(tmp_path / "line 3") == ["parity.json", "pill.onnx"]
@@ -275,14 +277,14 @@ def test_out_names_a_folder_and_a_file_in_its_place_is_an_error(run: Run, tmp_pa
         assert "expected a folder to write to" in error(2, command, "--run", run.path, "--out", out)
 
 
-@pytest.mark.usefixtures("ready_graph")
+@pytest.mark.usefixtures("ready_graph", "few_pictures")
 def test_a_path_may_be_text(run: Run, tmp_path: Path) -> None:
     made = to_onnx(run, str(tmp_path / "part.onnx"), data=run.config().data)
     assert made.path == tmp_path / "part.onnx"
     assert OnnxSession(made.path).card == made.card
 
 
-@pytest.mark.usefixtures("ready_graph")
+@pytest.mark.usefixtures("ready_graph", "few_pictures")
 @pytest.mark.parametrize("function", ["write_graph", "write_text"])
 def test_a_full_disk_is_exit_code_4_and_the_earlier_export_stays(
     run: Run, monkeypatch: pytest.MonkeyPatch, function: str
@@ -300,7 +302,7 @@ def test_a_full_disk_is_exit_code_4_and_the_earlier_export_stays(
     assert files(path.parent) == []
 
 
-@pytest.mark.usefixtures("ready_graph")
+@pytest.mark.usefixtures("ready_graph", "few_pictures")
 def test_what_the_proof_needs_is_asked_for_before_anything_is_written(run: Run, tmp_path: Path) -> None:
     line = error(2, command, "--run", run.path, "--data", tmp_path / "nowhere")
     assert "was trained from, got nothing there" in line
@@ -328,7 +330,7 @@ def test_every_image_of_the_proof_is_a_file_whose_pixels_are_the_trainings(train
         decoded(found.files[0], spec, other)
 
 
-@pytest.mark.usefixtures("ready_graph")
+@pytest.mark.usefixtures("ready_graph", "few_pictures")
 @pytest.mark.parametrize("fault", ["pixels", "verdict"])
 def test_a_runtime_that_sees_or_says_otherwise_fails_the_proof(
     run: Run, monkeypatch: pytest.MonkeyPatch, fault: str
