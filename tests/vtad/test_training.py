@@ -139,7 +139,7 @@ def test_the_last_weights_are_validated_whatever_the_number_of_epochs(
 
 
 def test_training_learns(configured: Callable[..., Config]) -> None:
-    found = rows(train(configured(epochs=40, learning_rate=3e-3, synthetic_defects=False)))
+    found = rows(train(configured(epochs=15, learning_rate=3e-3, synthetic_defects=False)))
     assert found[-1]["mse"] < 0.8 * found[0]["mse"]
     assert found[-1]["nll"] < found[0]["nll"]
 
@@ -170,7 +170,7 @@ def test_a_training_stopped_after_any_step_ends_as_if_it_had_not_been(
 def test_what_the_default_preset_replays_is_the_same_after_a_stop(
     configured: Callable[..., Config], unbroken: Callable[[Config], Run]
 ) -> None:
-    config = configured(name="default", image_height=64, image_width=64, feature_dim=32)
+    config = configured(name="default")
     assert_equal_runs(unbroken(config), train(config, resume=stopped_after(STEPS - 2, config)))
 
 
@@ -178,7 +178,7 @@ def test_replays_change_the_segmentation_head_alone(
     configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seen after two steps, the second followed by replays; later the head's gradient counts in the norm that is clipped."""
-    config = configured(name="default", epochs=1, batch_size=6, image_height=64, image_width=64, feature_dim=32)
+    config = configured(name="default", epochs=1, batch_size=6)
     with_them = load_file(train(config).weights)
     monkeypatch.setattr(replay, "REPLAYS", 0)
     without = load_file(train(config).weights)
@@ -291,8 +291,10 @@ def test_options_at_their_edges_train(configured: Callable[..., Config], changes
     assert train(configured(epochs=1, **changes)).complete
 
 
-def test_the_default_preset_trains_and_keeps_its_backbone_in_the_run(configured: Callable[..., Config]) -> None:
-    run = train(configured(name="default", epochs=1, image_height=64, image_width=64, feature_dim=32))
+def test_the_default_preset_trains_and_keeps_its_backbone_in_the_run(
+    configured: Callable[..., Config], unbroken: Callable[[Config], Run]
+) -> None:
+    run = unbroken(configured(name="default"))
     assert any(k.startswith("model.features.backbone.") for k in load_file(run.weights))
 
 

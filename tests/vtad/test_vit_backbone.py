@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -309,18 +310,25 @@ def test_a_preset_without_a_backbone_takes_none(name: Any, pills: Path, tmp_path
         preset(name, "pill", backbone_file=vit)
 
 
-@pytest.mark.slow
-def test_a_trained_run_says_what_its_backbone_was_and_needs_the_file_no_more(
-    configured: Callable[..., Config], vit: Path, pills: Path
-) -> None:
+@pytest.fixture(scope="module")
+def own(pills: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, str]:
+    """A training of two epochs from a file that is gone, and the digest of that file. Read only."""
+    here = tmp_path_factory.mktemp("vit")
+    vit = write_vit(here / "vit.pth")
     digest = sha256(vit)
-    run = train(configured())
+    run = train(tiny("default", data=str(pills), out=str(here), backbone_file=str(vit)))
+    vit.unlink()
+    return run, digest
+
+
+@pytest.mark.slow
+def test_a_trained_run_says_what_its_backbone_was_and_needs_the_file_no_more(own: tuple[Run, str], vit: Path) -> None:
+    run, digest = own
     config = run.config()
     assert config.backbone_sha256 == run.card().identity.config["backbone_sha256"] == digest
     assert config.backbone_shape == "dim=64,depth=4,patch=14,registers=4,mlp_dim=128,class_token=1"
     found, expected = load_file(run.weights), loaded(vit, 32, 32).state_dict()
     assert all(torch.equal(found[f"model.features.backbone.{k}"], v) for k, v in expected.items())
-    vit.unlink()
     judged = load_detector(run)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     assert torch.isfinite(judged.score).all()
 
@@ -335,10 +343,10 @@ def test_the_size_and_symmetries_are_found_with_it_too(configured: Callable[...,
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["gone", "another"])
 def test_a_stopped_training_continues_to_the_same_weights_whatever_became_of_the_file(
-    configured: Callable[..., Config], vit: Path, change: str
+    own: tuple[Run, str], configured: Callable[..., Config], vit: Path, change: str
 ) -> None:
+    unbroken, _ = own
     config = configured(epochs=2)
-    unbroken = train(config)
     calls = iter([False, True])
     with pytest.raises(Interrupted) as caught:
         train(config, stop=lambda: next(calls))
@@ -382,10 +390,10 @@ def test_a_detector_cannot_be_built_before_the_shape_is_known(configured: Callab
 
 
 @pytest.mark.slow
-def test_a_damaged_shape_in_a_run_is_one_line(configured: Callable[..., Config], tmp_path: Path) -> None:
+def test_a_damaged_shape_in_a_run_is_one_line(own: tuple[Run, str], tmp_path: Path) -> None:
     from vtad.commands.evaluate import evaluate
 
-    run: Run = train(configured())
+    run = Run(Path(shutil.copytree(own[0].path, tmp_path / "runs" / "pill" / "0001")))
     text = (run.path / "config.json").read_text()
     (run.path / "config.json").write_text(text.replace("dim=64", "dim=none"))
     assert "backbone_shape: expected" in error(2, evaluate, "--run", run.path)
