@@ -56,6 +56,7 @@ class Conversions:
 
         outputs = OUTPUTS[traced.arranged.function] if outputs is None else outputs
         year = getattr(coremltools().target, target).name  # a Mac is the same target as its phone
+        precision = "fp32" if precision == "fp32" else "fp16"  # of what is compressed afterwards, too
 
         def make(folder: Path) -> str:
             if traced.name not in self._programs:

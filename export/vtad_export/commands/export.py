@@ -192,6 +192,8 @@ def _export(
 
     if unknown := tolerance.keys() - TOLERANCE.keys():
         raise VtadError(f"--tolerance {unknown.pop()}: expected one of the outputs {', '.join(TOLERANCE)}", USAGE)
+    if kind != "all" and (reason := wanted[0].available()):
+        raise VtadError(reason, USAGE)  # before the pictures are read, which takes its time
     request = Request(folder, name, batch, tolerance, max_flips)
     material = load_material(run, data_dir, references=not no_references)
     if kind != "all":
