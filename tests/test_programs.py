@@ -20,7 +20,11 @@ ARGUMENTS = {
     "vtad-calibrate": ["--good", "."],
     "vtad-score": [".", "--out", "out"],
 }
-INTERRUPTED = "import os, signal, threading; threading.Timer({s}, os.kill, (os.getpid(), signal.SIGINT)).start(); "
+# Ctrl-C after so many seconds of the program itself.
+INTERRUPTED = (
+    "import os, signal, threading, time; begun = threading.Event(); threading.Thread(target=lambda: "
+    "(begun.wait(), time.sleep({s}), os.kill(os.getpid(), signal.SIGINT))).start(); begun.set(); "
+)
 
 
 def started(program: str, *arguments: str, before: str = "", stdout: int | None = subprocess.PIPE, folder: Path) -> str:
