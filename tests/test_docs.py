@@ -45,6 +45,7 @@ def options(command: click.Command) -> set[str]:
 
 HELP = {name: options(program(name)) | {"--help"} for name in PROJECT["scripts"]}
 BENCH = {"--screenshot"}  # of the programs in bench
+TORCHRUN = {"--standalone", "--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint"}
 
 
 @pytest.mark.parametrize("path", [*DOCS, ROOT / "docs" / "vtad-run.service"], ids=lambda path: path.name)
@@ -56,6 +57,7 @@ def test_every_option_that_is_named_exists(path: Path) -> None:
         known = set().union(*(HELP[name] for name in commands or HELP))
         if "make" in line or not commands:
             known |= BENCH
+        known |= TORCHRUN if "torchrun" in line else set()
         if "systemctl" not in line:
             assert found <= known, line
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from vtad.backbones.pretrained import read_pretrained, with_backbone
 from vtad.calibration.calibrate import calibrate
-from vtad.config import Config
+from vtad.config import Config, ConfigError
 from vtad.data.bit_depth import bit_depth
 from vtad.data.images import ImageCache, fingerprint, of_one_colour, split_good
 from vtad.data.layout import CategoryFiles, DataError, find_category
 from vtad.data.sizing import with_size
 from vtad.fitting.checkpoint import save_tensors
 from vtad.fitting.device import pick_device
+from vtad.fitting.distributed import ALONE, Processes
 from vtad.fitting.loop import Report, Reporter, Validated, begun, resumed
 from vtad.fitting.symmetries import with_symmetries
 from vtad.inspection import input_spec, make_card
@@ -34,6 +36,7 @@ def train(
     files: CategoryFiles | None = None,
     folder: Path | None = None,
     validated: Validated = lambda detector, fraction: None,
+    processes: Processes = ALONE,
 ) -> Run:
     """Train, calibrate and write a run folder; it is returned.
 
@@ -42,49 +45,79 @@ def train(
     ends the training.
 
     `resume` continues a run that was stopped, with the configuration of that run; only where its data are may be another.
-    `stop` is called after each step. `started` is called once, with the run folder, before the first step.
-    Raises DataError, ConfigError, BackboneError, CalibrationError, RunError, TrainingError or Interrupted, each with one line.
+    `stop` is called after each step. `started` is called once, with the run folder, before the first step. `processes`: those
+    that share each batch; the first alone calls `report`, `started` and `validated`, and writes.
+    Raises DataError, ConfigError, BackboneError, CalibrationError, RunError, TrainingError or Interrupted, each with one line;
+    ProcessLost, and Ended where another process says why.
     """
     if resume is not None:
-        config = dataclasses.replace(resume.config(), data=config.data)
-    config = dataclasses.replace(config, data=str(Path(config.data).absolute())).check()
-    device = pick_device(config.device)
-    files = files or find_category(Path(config.data), config.category)
-    train_files, val_files = split_good(files.train_good, config.val_split, config.seed)
-    config = with_size(config, files.train_good)
-    if resume is None:
-        depth = bit_depth(files.train_good, config.bits)
-        config = dataclasses.replace(config, bits=depth.bits)
-        if depth.note is not None:
-            report(Report(0.0, depth.note, lasting=True))
-    pretrained = None if resume else read_pretrained(config)  # a resumed run has its backbone in its checkpoint
-    config = with_backbone(config, pretrained)
-    spec = input_spec(config)
-    images_seen = fingerprint(files.train_good)
-    with ImageCache(train_files, spec) as images, ImageCache(val_files, spec) as held_out:
-        _require_something_to_see(images, files.root)
+        config = dataclasses.replace(processes.of_first(resume.config), data=config.data)
+    if not processes.first:
+        report = _ignore
+    with processes.together():
+        config = dataclasses.replace(config, data=str(Path(config.data).absolute())).check()
+        device = pick_device(config.device)
+        files = files or find_category(Path(config.data), config.category)
+        root = files.root
+        train_files, val_files = split_good(files.train_good, config.val_split, config.seed)
+        config = with_size(config, files.train_good)
+        if resume is None:
+            depth = bit_depth(files.train_good, config.bits)
+            config = dataclasses.replace(config, bits=depth.bits)
+            if depth.note is not None:
+                report(Report(0.0, depth.note, lasting=True))
+        pretrained = None if resume else read_pretrained(config)  # a resumed run has its backbone in its checkpoint
+        config = with_backbone(config, pretrained)
+        spec = input_spec(config)
+        images_seen = fingerprint(files.train_good)
+        images, held_out = ImageCache(train_files, spec), ImageCache(val_files, spec)
+        _require_something_to_see(images, root)
+        _require_shares(config, len(images), processes)
+    with images, held_out:
+        processes.require_same(images_seen, f"{root}: good pictures")
         if resume is None:
             torch.manual_seed(config.seed)
             report(Report(0.0, "looking for symmetries of good images", lasting=False))
-            config = with_symmetries(config, images, held_out, device, pretrained)
-        run = resume or create_run(config, folder)
+            config = processes.of_first(partial(with_symmetries, config, images, held_out, device, pretrained))
+        run = resume or processes.of_first(lambda: create_run(config, folder))
         torch.manual_seed(config.seed)
         detector = Detector(config).to(device)
         if resume is None:
-            loop = begun(config, run, detector, images, held_out, device, pretrained, images_seen)
+            loop = begun(config, run, detector, images, held_out, device, pretrained, images_seen, processes)
         else:
-            loop = resumed(config, run, detector, images, held_out, device, images_seen)
-            run.moved_to(config)  # these are its images, wherever they lie now
-        started(run)
+            loop = resumed(config, run, detector, images, held_out, device, images_seen, processes)
+            processes.of_first(lambda: run.moved_to(config))  # these are its images, wherever they lie now
+        processes.of_first(lambda: started(run))
         del pretrained  # a large backbone need not lie in memory twice
         loop.learn(report, stop, validated)
         report(Report(1.0, "calibrating on good images", lasting=False))
-        chosen, seen = calibrate(detector, images, held_out, files.root, config, device)
-        save_tensors(run.weights, detector.state_dict())
-    seen.write(run)
-    run.write_card(make_card(config, SCORE_RULE, chosen, images_seen, sha256(run.weights)))
-    run.checkpoint.unlink(missing_ok=True)
+
+        def finish() -> None:
+            chosen, seen = calibrate(detector, images, held_out, root, config, device)
+            save_tensors(run.weights, detector.state_dict())
+            seen.write(run)
+            run.write_card(make_card(config, SCORE_RULE, chosen, images_seen, sha256(run.weights)))
+            run.checkpoint.unlink(missing_ok=True)
+
+        processes.of_first(finish)
     return run
+
+
+def _ignore(_: Report) -> None:
+    """What a process reports that is not the first."""
+
+
+def _require_shares(config: Config, images: int, processes: Processes) -> None:
+    """Raise ConfigError where so many processes cannot share a batch."""
+    if processes.count == 1:
+        return
+    if config.preset == "paper":
+        raise ConfigError("preset paper normalises by batch, so no processes can share one: train it by one process")
+    if processes.count > (pictures := min(config.batch_size, images)):
+        raise ConfigError(
+            f"expected at most as many processes as pictures in a batch, which is {pictures}, got {processes.count}: "
+            "start fewer, or raise --batch-size"
+        )
 
 
 def _require_something_to_see(images: ImageCache, root: Path) -> None:

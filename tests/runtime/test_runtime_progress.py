@@ -56,6 +56,13 @@ def test_a_line_says_what_is_done_how_much_of_it_and_how_long_it_still_takes() -
     assert line(at(0, None), 65, 80, blocks=True) == "judging  1:05"
 
 
+def test_work_that_goes_on_where_it_stood_counts_what_is_done_now_alone() -> None:
+    bar = at(20)
+    with bar:
+        bar.advance(10)
+        assert line(bar, 6, 80, blocks=False).endswith(" 75%  0:06 left")
+
+
 @pytest.mark.parametrize("columns", [10, 30, 60])
 def test_a_line_never_fills_the_line_of_the_terminal(columns: int) -> None:
     assert len(line(at(10, text="x" * 100), 5, columns, blocks=True)) < columns

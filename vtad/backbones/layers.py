@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,6 +52,35 @@ class Block(nn.Module):
         x = x + self.attention(self.norm1(x))
         x = x + self.mlp(self.norm2(x))
         return x
+
+
+class Noise(nn.Module):
+    """Dropout (Srivastava et al., JMLR 2014) that falls alike on a picture whoever else is in its batch's share.
+
+    Where several processes share a batch, each draws the noise of the whole one and takes the rows of its own.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self._share: tuple[Tensor, int] | None = None
+
+    @contextmanager
+    def on_share(self, rows: Tensor, pictures: int) -> Iterator[None]:
+        """What is seen inside the block are these rows, (B,), of a batch of so many pictures."""
+        self._share = rows, pictures
+        try:
+            yield
+        finally:
+            self._share = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) -> the same; in training a share of the numbers is 0, and the others grow by as much."""
+        if not self.training or self.rate == 0:
+            return x
+        rows, pictures = self._share or (slice(None), len(x))
+        kept = torch.rand((pictures, *x.shape[1:]), device=x.device) >= self.rate
+        return x * kept[rows] / (1 - self.rate)
 
 
 class Registers(nn.Module):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from signal import SIGINT
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -40,12 +42,15 @@ from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.progress import Bar
 
 if TYPE_CHECKING:
+    from vtad.fitting.distributed import Processes
     from vtad.fitting.loop import Report
+
+T = TypeVar("T")
 
 _CODES = """\b
 Exit codes:
   0    trained, calibrated and saved
-  1    the training diverged
+  1    the training diverged, or another of its processes ended
   2    usage: bad arguments, missing or unreadable images, too few of them,
        no usable pretrained weights, an output folder that cannot be made
   4    a file could not be written, e.g. the disk is full
@@ -61,6 +66,8 @@ Examples:
   vtad-train --category pill --preset scratch    without pretrained weights
   vtad-train --category pill --preset best.toml  what vtad-sweep found, or values of your own
   vtad-train --resume                            the run that was stopped last
+  torchrun --standalone --nproc-per-node 2 -m vtad.commands.train --category pill
+                                                 two processes
 """
 FOLDER = click.Path(path_type=Path)
 
@@ -89,8 +96,8 @@ def train(
 ) -> None:
     """Train a detector from good images only, calibrate it on held-out good images, and write a run folder."""
     changes = {k: v for k, v in choices.items() if v is not None}
-    with no_traceback(), library_errors_as_lines():
-        store = store_named(track, experiment)
+    with no_traceback(), library_errors_as_lines(), _joined() as processes:
+        store = _once(processes, lambda: store_named(track, experiment))
         if resume or run_path:
             if not resume:
                 raise ConfigError("--run names the run to continue: give --resume with it")
@@ -99,17 +106,42 @@ def train(
                     "--resume continues with the run's own configuration: leave the other options out, except --data and --track"
                 )
             elsewhere = click.get_current_context().get_parameter_source("data_dir") is ParameterSource.COMMANDLINE
-            from vtad.training import unfinished_run
-
-            run = unfinished_run(Path(out), run_path, category)
-            say(f"continuing {run.path}")
-            config = run.config()
-            _train(
-                dataclasses.replace(config, data=str(data_dir)) if elsewhere else config, run, store or store_of(run)
-            )
+            run, config, store = _once(processes, lambda: _unfinished(Path(out), run_path, category, store))
+            _train(dataclasses.replace(config, data=str(data_dir)) if elsewhere else config, run, store, processes)
             return
-        for name in _categories(category, data_dir):
-            _train(preset_of(preset_name, name, data=str(data_dir), out=out, **changes), None, store)
+        for name in _once(processes, lambda: _categories(category, data_dir)):
+            config = preset_of(preset_name, name, data=str(data_dir), out=out, **changes)
+            _train(config, None, store, processes)
+
+
+@contextmanager
+def _joined() -> Iterator[Processes | None]:
+    """The processes that torchrun started, of which the first alone speaks; None where there is this one alone."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":  # torch is imported when all else is right
+        yield None
+        return
+    from vtad.fitting.distributed import Ended, joined
+
+    try:
+        with joined() as processes:
+            yield processes
+    except Ended as e:
+        sys.exit(e.exit_code)
+
+
+def _once(processes: Processes | None, work: Callable[[], T]) -> T:
+    return work() if processes is None else processes.of_first(work)
+
+
+def _unfinished(
+    out: Path, path: Path | None, category: str | None, store: Store | None
+) -> tuple[Run, Config, Store | None]:
+    """The run to continue, its configuration, and where it is tracked: in `store`, or where it was so far."""
+    from vtad.training import unfinished_run
+
+    run = unfinished_run(out, path, category)
+    say(f"continuing {run.path}")
+    return run, run.config(), store or store_of(run)
 
 
 def _categories(category: str | None, data_dir: Path) -> tuple[str, ...]:
@@ -119,21 +151,25 @@ def _categories(category: str | None, data_dir: Path) -> tuple[str, ...]:
     return (require_category(None if category == ALL else category, data_dir),)
 
 
-def _train(config: Config, resume: Run | None, store: Store | None) -> None:
+def _train(config: Config, resume: Run | None, store: Store | None, joined: Processes | None) -> None:
     from vtad.calibration.record import CalibrationRecord
     from vtad.fitting.device import keep_memory
+    from vtad.fitting.distributed import ALONE, Ended
     from vtad.fitting.loop import Interrupted
     from vtad.inspection import advice
     from vtad.training import train as train_model
 
+    processes = joined or ALONE
     keep_memory()
     with stoppable() as stop, _reporter() as report:
         try:
-            with tracking(store) as started:
-                run = train_model(config, resume=resume, report=report, stop=stop, started=started)
-                page = None if stop.signal else _page(run)
+            with tracking(store if processes.first else None) as started:
+                run = train_model(config, resume=resume, report=report, stop=stop, started=started, processes=processes)
+                page = None if stop.signal or not processes.first else _page(run)
         except Interrupted as e:
-            raise VtadError(e, 128 + (stop.signal or 0)) from e
+            raise (VtadError if processes.first else Ended)(e, 128 + (stop.signal or SIGINT)) from e
+    if not processes.first:
+        return
     for row in curves(run):
         say(row)
     card = run.card()
@@ -164,11 +200,21 @@ def _page(run: Run) -> str:
 def _reporter() -> Iterator[Callable[[Report], None]]:
     """A bar that moves, and a line for what lasts; on a terminal that is the text of the bar."""
     terminal = sys.stderr.isatty()
-    with Bar("training", 1.0) as bar:
+    bar = Bar("training", 1.0)
+    with ExitStack() as begun:
 
         def report(report: Report) -> None:
+            known = bar.done
             bar.to(report.fraction, report.text if report.lasting else bar.text)
+            if not known and bar.done:  # the first step is done, or the first of a training that goes on
+                begun.enter_context(bar)
             if report.lasting and not terminal:
                 say(f"{report.fraction:4.0%}  {report.text}")
 
         yield report
+
+
+if __name__ == "__main__":  # torchrun -m vtad.commands.train
+    from vtad.commands import programs
+
+    programs.train()

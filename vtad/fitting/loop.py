@@ -21,6 +21,7 @@ from vtad.config import Config
 from vtad.data.images import ImageCache
 from vtad.fitting.checkpoint import Progress, load, save
 from vtad.fitting.device import bfloat16_gains
+from vtad.fitting.distributed import ALONE, Ended, Processes
 from vtad.fitting.feature_statistics import fit_statistics, observed_features
 from vtad.fitting.learner import Learner
 from vtad.fitting.sampling import BatchSampler
@@ -66,7 +67,10 @@ Validated = Callable[
 
 
 class Loop:
-    """One training, from where it stands to its end. `begun` and `resumed` make one."""
+    """One training, from where it stands to its end. `begun` and `resumed` make one.
+
+    Of several processes every one has its own, and the first writes.
+    """
 
     def __init__(
         self,
@@ -77,7 +81,7 @@ class Loop:
         at: Progress,
         best: dict[str, Tensor],
     ) -> None:
-        self.run, self.learner, self.sampler = run, learner, sampler
+        self.run, self.learner, self.sampler, self.processes = run, learner, sampler, learner.processes
         self.schedule = Schedule(learner.config, sampler.steps_an_epoch)
         self.validation = Validation(learner, held_out[:VALIDATION_IMAGES], sampler.batch_size)
         self.at, self.best = at, best  # the progress, and the weights with the least validation loss so far
@@ -90,20 +94,20 @@ class Loop:
         `validated` is called after each validation except the last one; what it raises ends the training there.
         Raises TrainingError, WriteError, and Interrupted with a checkpoint written.
         """
-        at, started = self.at, time.perf_counter() - self.at.seconds
+        at, started, mine = self.at, time.perf_counter() - self.at.seconds, self.processes.share
         with ThreadPoolExecutor(1) as pool:  # the next batch is drawn while this one is learnt from
-            following = pool.submit(self.sampler.draw, at.step)
+            following = pool.submit(self.sampler.draw, at.step, mine)
             while not self.schedule.done(at):
-                batch, following = following.result(), pool.submit(self.sampler.draw, at.step + 1)
+                batch, following = following.result(), pool.submit(self.sampler.draw, at.step + 1, mine)
                 loss = self.learner.learn(batch, at.step, self.schedule.rate(at))
                 self._require_number(loss.total.item())
                 at.sums = tuple(total + part.item() for total, part in zip(at.sums, loss, strict=True))
                 at.step += 1
-                at.seconds = time.perf_counter() - started
+                stopping, at.seconds = self.processes.agree(stop(), time.perf_counter() - started)
                 report(Report(self.schedule.fraction(at), f"epoch {at.epoch + 1}", lasting=False))
                 if at.step % self.sampler.steps_an_epoch == 0 and self._end_epoch(report):
-                    validated(self.learner.detector, self.schedule.fraction(at))
-                if stop():
+                    self.processes.of_first(lambda: validated(self.learner.detector, self.schedule.fraction(at)))
+                if stopping:
                     self._save()
                     raise Interrupted(self.run)
         if at.step % self.sampler.steps_an_epoch:  # the time ended within an epoch: its weights have not been validated
@@ -129,11 +133,13 @@ class Loop:
             "segmentation_loss": segmentation,
         }
         if not self.schedule.validates(at):
-            append_line(self.run.metrics, row)
+            self._write(row)
             return False
         loss, better = self._validate()
-        row |= {"val_loss": loss, "best": better, **self.validation.token_norms()}
-        append_line(self.run.metrics, row)
+        row |= {"val_loss": loss, "best": better}
+        if self.processes.first:
+            row |= self.validation.token_norms()
+        self._write(row)
         self._save()
         parts = f"mse {mse:.4f}  1-ssim {ssim:.3f}  nll {nll:.3f}  segmentation {segmentation:.3f}"
         text = f"epoch {at.epoch}  loss {total:.4f}  {parts}  validation {loss:.4f}" + (" (best)" if better else "")
@@ -154,14 +160,20 @@ class Loop:
         return loss, better
 
     def _require_number(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"{self.run.path}: the loss is not a number at step {self.at.step}: lower --learning-rate "
-                f"(it is {self.learner.config.learning_rate:g})"
-            )
+        if math.isfinite(loss):
+            return
+        raise (TrainingError if self.processes.first else Ended)(
+            f"{self.run.path}: the loss is not a number at step {self.at.step}: lower --learning-rate "
+            f"(it is {self.learner.config.learning_rate:g})"
+        )
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self.processes.of_first(lambda: append_line(self.run.metrics, row))
 
     def _save(self) -> None:
-        save(self.run.checkpoint, self.learner.detector, self.best, self.learner.optimizer, self.at)
+        self.processes.of_first(
+            lambda: save(self.run.checkpoint, self.learner.detector, self.best, self.learner.optimizer, self.at)
+        )
 
 
 def begun(
@@ -173,18 +185,26 @@ def begun(
     device: torch.device,
     pretrained: Pretrained | None,
     data_fingerprint: str,
+    processes: Processes = ALONE,
 ) -> Loop:
     """A new training: the backbone's weights and the statistics of the images are in place."""
     sampler = BatchSampler(config, images)
-    learner = Learner(config, detector, sampler.batch_size, device)
-    if isinstance(learner.model, Autoencoder):
-        if isinstance(learner.model.features, BackboneFeatures) and pretrained is not None:
-            learner.model.features.load_pretrained(pretrained)
-        views = Views(images, sampler.symmetries, STATISTICS_VIEWS)
-        fit_statistics(learner.model, views, device)
+    learner = Learner(config, detector, sampler.batch_size, device, processes)
+
+    def fit() -> None:
+        if isinstance(learner.model, Autoencoder):
+            if isinstance(learner.model.features, BackboneFeatures) and pretrained is not None:
+                learner.model.features.load_pretrained(pretrained)
+            views = Views(images, sampler.symmetries, STATISTICS_VIEWS)
+            fit_statistics(learner.model, views, device)
+
+    processes.of_first(fit)
+    processes.take_over(detector)
     learner.observed = _observed(learner, sampler)
     first = sampler.draw(0)
-    learner.autocast = bfloat16_gains(device, lambda bfloat16: learner.try_out(first, bfloat16))
+    learner.autocast = processes.of_first(
+        lambda: bfloat16_gains(device, lambda bfloat16: learner.try_out(first, bfloat16))
+    )
     return Loop(
         run, learner, sampler, held_out, Progress(autocast=learner.autocast, data_fingerprint=data_fingerprint), {}
     )
@@ -198,20 +218,27 @@ def resumed(
     held_out: ImageCache,
     device: torch.device,
     data_fingerprint: str,
+    processes: Processes = ALONE,
 ) -> Loop:
     """A training that was stopped, as its checkpoint has it. Raises RunError, also where the images are others."""
     sampler = BatchSampler(config, images)
-    learner = Learner(config, detector, sampler.batch_size, device)
-    best, at = load(run.checkpoint, detector, learner.optimizer)
-    if at.data_fingerprint != data_fingerprint:
-        raise RunError(
-            f"{run.path}: the good images are not those that this training began with: "
-            "bring them back, or train a new run without --resume"
-        )
-    _forget_later_rows(run, at)
+    learner = Learner(config, detector, sampler.batch_size, device, processes)
+
+    def read() -> tuple[dict[str, Tensor], Progress]:
+        best, at = load(run.checkpoint, detector, learner.optimizer)
+        if at.data_fingerprint != data_fingerprint:
+            raise RunError(
+                f"{run.path}: the good images are not those that this training began with: "
+                "bring them back, or train a new run without --resume"
+            )
+        _forget_later_rows(run, at)
+        return best, at
+
+    best, at = processes.of_first(read)
+    processes.take_over(detector, learner.optimizer)
     learner.autocast = at.autocast
     for step in range(max(0, at.step - learner.replay.length), at.step):
-        learner.remember(sampler.draw(step))
+        learner.remember(sampler.draw(step, processes.share))
     learner.observed = _observed(learner, sampler)
     return Loop(run, learner, sampler, held_out, at, best)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,11 @@ WHOLE = 4  # one image in so many stays whole: most pictures that are judged are
 
 
 class Batch(NamedTuple):
-    """What one step learns from."""
+    """What one step learns from, or the share of it that one of several processes sees."""
 
-    indices: NDArray[np.int64]  # (B,)
+    rows: NDArray[np.int64]  # (B,), ascending, in the whole batch
+    size: int  # of the whole batch
+    indices: NDArray[np.int64]  # (B,), of the pictures
     shifted: NDArray[np.bool_]  # (B,), whether an image is shifted and zoomed
     clean: NDArray[np.uint8]  # (B, H, W, 3)
     corrupted: NDArray[np.uint8]  # (B, H, W, 3)
@@ -35,18 +37,26 @@ class BatchSampler:
         self.batch_size = min(config.batch_size, len(images))
         self.steps_an_epoch = len(images) // self.batch_size
 
-    def draw(self, step: int) -> Batch:
-        """The batch of a step; steps number from 0 over all epochs."""
+    def draw(self, step: int, mine: slice = slice(None)) -> Batch:
+        """The batch of a step, or these rows of it; steps number from 0 over all epochs.
+
+        A row is drawn by itself: it is the same whichever others are drawn with it.
+        """
         epoch, within = divmod(step, self.steps_an_epoch)
         order = np.random.default_rng((self.config.seed, 1, epoch)).permutation(len(self.images))
-        indices = order[within * self.batch_size : (within + 1) * self.batch_size]
-        rng = np.random.default_rng((self.config.seed, 2, step))
-        clean = vary(self.images[indices], self.symmetries, rng)
-        shifted = rng.random(len(clean)) < self.config.shift_and_zoom
-        clean[shifted] = shifted_and_zoomed(clean[shifted], rng)
-        if not self.config.synthetic_defects:
-            return Batch(indices, shifted, clean, clean, np.zeros(clean.shape[:3], np.bool_))
-        corrupted, damaged = corrupt_batch(clean, self.images, rng)
-        whole = np.arange(len(clean)) % WHOLE == WHOLE - 1
-        corrupted[whole], damaged[whole] = clean[whole], False
-        return Batch(indices, shifted, clean, corrupted, damaged)
+        rows = np.arange(self.batch_size)[mine]
+        indices = order[within * self.batch_size + rows]
+        shown = [self._shown(index, step, row) for index, row in zip(indices, rows, strict=True)]
+        shifted, clean, corrupted, damaged = (np.concatenate(part) for part in zip(*shown, strict=True))
+        return Batch(rows, self.batch_size, indices, shifted, clean, corrupted, damaged)
+
+    def _shown(self, index: int, step: int, row: int) -> tuple[NDArray[Any], ...]:
+        """Of one picture, each (1, ...): whether it is shifted; clean, corrupted, damaged."""
+        rng = np.random.default_rng((self.config.seed, 2, step, row))
+        clean = vary(self.images[[index]], self.symmetries, rng)
+        shifted = rng.random(1) < self.config.shift_and_zoom
+        if shifted:
+            clean = shifted_and_zoomed(clean, rng)
+        if not self.config.synthetic_defects or row % WHOLE == WHOLE - 1:
+            return shifted, clean, clean, np.zeros(clean.shape[:3], np.bool_)
+        return shifted, clean, *corrupt_batch(clean, self.images, rng)

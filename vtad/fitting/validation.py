@@ -15,7 +15,7 @@ from vtad.models.autoencoder import Autoencoder
 
 
 class Validation:
-    """Held-out images, corrupted once."""
+    """Held-out images, corrupted once. Of several processes each sees some of the batches."""
 
     def __init__(self, learner: Learner, held_out: NDArray[np.uint8], batch_size: int) -> None:
         self.learner = learner
@@ -26,7 +26,9 @@ class Validation:
         """The mean over the images, of the weights as they are."""
         self.learner.model.eval()
         losses = [(self.learner.loss(*batch)[1].total.item(), len(batch[0])) for batch in self.batches]
-        return sum(value * n for value, n in losses) / sum(n for _, n in losses)
+        sums = torch.tensor([[value * n, n] for value, n in losses], dtype=torch.float64).reshape(-1, 2).sum(0)
+        self.learner.processes.add([sums])
+        return float(sums[0] / sums[1])
 
     def token_norms(self) -> dict[str, float]:
         """As the model's `token_norms`, on the first images."""
@@ -39,11 +41,14 @@ def _batches(
     """What `Learner.loss` takes."""
     rng = np.random.default_rng((learner.config.seed, 3))
     model = learner.model
+    mine = set(range(0, len(clean), size)[learner.processes.share])
     for i in range(0, len(clean), size):
         part = clean[i : i + size]
         corrupted, damaged = part, np.zeros(part.shape[:3], np.bool_)
         if learner.config.synthetic_defects:
             corrupted, damaged = corrupt_batch(part, clean, rng)
+        if i not in mine:
+            continue
         pixels = learner.pixels(part)
         with torch.no_grad():
             observed = model.observe(pixels) if isinstance(model, Autoencoder) else None

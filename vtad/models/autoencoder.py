@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vtad.backbones.layers import Block, Registers, to_pixels, to_tokens
+from vtad.backbones.layers import Block, Noise, Registers, to_pixels, to_tokens
 from vtad.config import CELL, Config
 from vtad.models.context_density import ContextDensity
 from vtad.models.feature_gmm import FeatureGmm
@@ -63,7 +63,7 @@ class Autoencoder(nn.Module):
         self.position = nn.Parameter(0.02 * torch.randn(1, self.grid[0] * self.grid[1], dim))
         self.registers = Registers(config.registers, dim)
         self.encoder = nn.ModuleList(Block(dim, config.heads, config.mlp_dim) for _ in range(config.depth))
-        self.bottleneck = nn.Dropout(config.noise)
+        self.bottleneck = Noise(config.noise)
         self.decoder = nn.ModuleList(Block(dim, config.heads, config.mlp_dim) for _ in range(config.decoder_depth))
         self.norm = nn.LayerNorm(dim)
         self.pixels = nn.Linear(dim, 3 * patch * patch)

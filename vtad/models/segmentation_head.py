@@ -131,15 +131,16 @@ def damaged_share(damaged: Tensor) -> Tensor:
     return F.avg_pool2d(damaged[:, None], CELL)[:, 0]
 
 
-def segmentation_loss(logits: Tensor, share: Tensor) -> Tensor:
+def segmentation_loss(logits: Tensor, share: Tensor, weight: float | None = None) -> Tensor:
     """How wrong logits (B, rows, columns) are about which cells are damaged; `share` (same shape) is the damaged share of each.
 
     Focal cross-entropy (Lin et al., arXiv 1708.02002) against cells of which more than a tenth is damaged, and the Dice
-    loss, by which small defects weigh as much as large ones. A scalar.
+    loss, by which small defects weigh as much as large ones. A scalar: the sum over the pictures times `weight`, by default
+    1 / B.
     """
     target = (share > 0.1).to(logits.dtype)
     p = torch.sigmoid(logits)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    focal = (cross_entropy * torch.where(target > 0, 1 - p, p).square()).mean()
+    focal = (cross_entropy * torch.where(target > 0, 1 - p, p).square()).mean((1, 2))
     overlap = (2 * (p * target).sum((1, 2)) + 1) / (p.sum((1, 2)) + target.sum((1, 2)) + 1)
-    return 8 * focal + 0.3 * (1 - overlap).mean()
+    return (8 * focal + 0.3 * (1 - overlap)).sum() * (1 / len(logits) if weight is None else weight)

@@ -35,7 +35,7 @@ class Bar:
 
     def __init__(self, label: str, total: float | None = None) -> None:
         self.label, self.total, self.done, self.text = label, total, 0.0, ""
-        self._started_s = time.monotonic()
+        self.done_before, self._started_s = 0.0, time.monotonic()
 
     def __enter__(self) -> Bar:
         self.begin()
@@ -47,8 +47,8 @@ class Bar:
         self.end()
 
     def begin(self) -> None:
-        """The work begins now. Where no `with` block can hold it, `end` must follow."""
-        self._started_s = time.monotonic()
+        """The work begins, or goes on, now. Where no `with` block can hold it, `end` must follow."""
+        self.done_before, self._started_s = self.done, time.monotonic()
         _open.append(self)
 
     def end(self) -> None:
@@ -106,8 +106,8 @@ def line(bar: Bar, seconds: float, columns: int, blocks: bool) -> str:
     """A bar after so many seconds, in less than `columns` characters; `blocks`: the terminal has Unicode's."""
     if not bar.total:
         return f"{bar.label}  {duration(seconds)}  {bar.text}".rstrip()[: columns - 1]
-    share = min(1.0, max(0.0, bar.done / bar.total))
-    left = f"{duration(seconds / share - seconds)} left" if share else ""
+    share, lately = min(1.0, max(0.0, bar.done / bar.total)), bar.done - bar.done_before
+    left = f"{duration(seconds * max(0.0, bar.total - bar.done) / lately)} left" if lately > 0 else ""
     return f"{bar.label}  {_cells(share, blocks)} {share:4.0%}  {left}  {bar.text}".rstrip()[: columns - 1]
 
 
