@@ -15,6 +15,7 @@ from vtad.tracking.address import TrackingError
 from vtad.tracking.following import tracked
 from vtad.tracking.parents import add_to_parent, new_parent
 from vtad.tracking.record import Tracked
+from vtad_runtime.contract.credentials import without_credentials
 from vtad_runtime.contract.log import warning
 
 PARENT = "mlflow_run"  # user attribute of the study: the id of its run in MLflow
@@ -71,4 +72,5 @@ def _warned(address: str) -> Iterator[None]:
     try:
         yield
     except TrackingError as e:
-        warning("tracking", f"tracking: {e}; the search goes on, and its storage has everything", address=address)
+        shown = without_credentials(address)
+        warning("tracking", f"tracking: {e}; the search goes on, and its storage has everything", address=shown)
