@@ -200,14 +200,14 @@ def _published(rows: Sequence[Row], published: Sequence[Figures], metric: str) -
     for name, found in by_method(beside).items():
         cells = [over_seeds(found, category, value) for category in of]
         cells.append(over_categories(found, of, value) if every else None)
-        lines.append((f"{name}, ours", "this run", *(one.text() if one else NONE for one in cells)))
+        lines.append((f"{name}, ours", *(one.text() if one else NONE for one in cells), "this run"))
     papers = [one for one in published if one.metric == metric]
     for one in papers:
         cells_of = [f"{one.values[c]:.3f}" if c in one.values else NONE for c in (*of, MEAN)]
-        lines.append((f"{one.method}, published", one.source, *cells_of))
+        lines.append((f"{one.method}, published", *cells_of, one.source))
     return Table(
         f"MVTec AD beside published figures: {METRICS[metric]}",
-        ("method", "source", *of, "mean of all fifteen"),
+        ("method", *of, "mean of all fifteen", "source"),
         tuple(lines) if of and papers else (),
         "Papers differ in input size, pictures of training and metric: the source says which metric the paper used. "
         "Unchecked: seen in texts about the paper, not in the paper's own.",
