@@ -1,6 +1,7 @@
 """How long one picture takes: `make bench` judges a picture by the newest export and by torch, in turn, in one process.
 
-Times of a shared machine drift, so the two run alternately and their ratio is printed beside the medians.
+Times of a shared machine drift, so the two run alternately and their ratio is printed beside the medians. Last comes what the
+verdict alone costs of everything that the model can show, in CPU time of one thread.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from statistics import median
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vtad.models.trained import load_detector
 from vtad.run_folder import open_run
 from vtad_runtime.engine.integrity import integrity
-from vtad_runtime.engine.opening import newest_model
-from vtad_runtime.verdict.detector import Detector
+from vtad_runtime.engine.opening import newest_model, open_model
+from vtad_runtime.verdict.detector import Detector, Result
 
 ROUNDS = 30
 
@@ -31,8 +33,38 @@ def milliseconds(f: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - start)
 
 
+def everything(edge: Detector, rgb: NDArray[np.uint8]) -> list[Result]:
+    """The result with all maps."""
+    return edge.judge([edge.prepare(rgb)], explain=True)
+
+
+def cpu_milliseconds(f: Callable[[], object]) -> float:
+    """Of one call, by this process."""
+    start = time.process_time()
+    f()
+    return 1e3 * (time.process_time() - start)
+
+
+def verdict_beside_everything(path: Path) -> str:
+    """What score and heatmap cost of all outputs, by the engine `cpu`."""
+    session = open_model(path, threads=1)
+    shape = (1, 3, session.card.input.height, session.card.input.width)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    opening = cpu_milliseconds(lambda: session.run(pixels))
+    session.verdict(pixels)
+    pairs = [
+        (cpu_milliseconds(lambda: session.verdict(pixels)), cpu_milliseconds(lambda: session.run(pixels)))
+        for _ in range(ROUNDS)
+    ]
+    share, (verdict, whole) = median(a / b for a, b in pairs), (median(of) for of in zip(*pairs, strict=True))
+    return (
+        f"  verdict alone / everything   median {share:6.2f} ({verdict:.1f} of {whole:.1f} ms CPU time, one thread; "
+        f"opening the whole graph at the first look {opening - whole:.0f} ms)"
+    )
+
+
 def main() -> None:
-    """Print latency of the export and of torch, their ratio, and the time from start to the first verdict."""
+    """Print latency of the export and of torch, their ratio, the time from start to first verdict, and what a verdict costs."""
     path = newest_model()
     edge = Detector(path)
     model = load_detector(open_run(path.parent.parent))
@@ -44,10 +76,10 @@ def main() -> None:
         with torch.inference_mode():
             return model(pixels)
 
-    edge(rgb), by_torch()  # the first call prepares
-    pairs = [(milliseconds(lambda: edge(rgb)), milliseconds(by_torch)) for _ in range(ROUNDS)]
+    everything(edge, rgb), by_torch()  # the first call prepares
+    pairs = [(milliseconds(lambda: everything(edge, rgb)), milliseconds(by_torch)) for _ in range(ROUNDS)]
     print(f"{path}: {spec.width}x{spec.height}, one picture, {torch.get_num_threads()} threads, {ROUNDS} rounds")
-    print(f"  vtad_runtime (with regions)  median {median(a for a, _ in pairs):6.1f} ms")
+    print(f"  vtad_runtime (with all maps) median {median(a for a, _ in pairs):6.1f} ms")
     print(f"  torch (graph alone)          median {median(b for _, b in pairs):6.1f} ms")
     print(f"  ratio runtime / torch        median {median(a / b for a, b in pairs):6.2f}")
     code = (
@@ -58,6 +90,7 @@ def main() -> None:
     print(f"  python start to first verdict  median {median(starts):6.0f} ms")
     compared = median(milliseconds(lambda: integrity(path)) for _ in range(5))
     print(f"    of it the digests            median {compared:6.0f} ms, {100 * compared / median(starts):.1f} %")
+    print(verdict_beside_everything(path))
 
 
 if __name__ == "__main__":

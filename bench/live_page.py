@@ -26,6 +26,7 @@ from vtad_runtime.contract.image import Box, Placement
 from vtad_runtime.page.server import PageServer
 from vtad_runtime.page.state import PageState
 from vtad_runtime.verdict.detector import Detector, Result, find_regions
+from vtad_runtime.verdict.explanation import Explanation, Maps
 from vtad_runtime.verdict.judgement import Frame, Judgement
 from vtad_runtime.verdict.verdict import Verdict, decide
 
@@ -73,17 +74,16 @@ def simulated(part: Picture, rng: np.random.Generator) -> Result:
     score = float(np.sort(heat.ravel())[-60:].mean() * 0.75)
     calibration = CARD.calibration
     placement = Placement(SIZE, SIZE, Box(0, 0, SIZE, SIZE), Box(0, 0, MAP, MAP))
+    explanation = Explanation.of(Maps(heat, heat, np.zeros((MAP, MAP, 3), np.uint8)))
     return Result(
         score=score,
         p_value=calibration.p_value(score),
         verdict=decide(calibration, score),
         threshold=calibration.threshold,
         pixel_threshold=calibration.pixel_threshold,
-        regions=find_regions(heat, heat, heat, placement, calibration.pixel_threshold),
-        reconstruction=np.zeros((MAP, MAP, 3), np.uint8),
+        regions=find_regions(heat, explanation, placement, calibration.pixel_threshold),
         model_heatmap=heat,
-        model_ssim_map=heat,
-        model_density_map=heat,
+        explanation=explanation,
         placement=placement,
         error=None,
     )

@@ -193,6 +193,14 @@ def _relative(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("Sub", ["less", "some"], ["score"], name="wrong"))
 
 
+def noisy_score(model: onnx.ModelProto) -> None:
+    """Noise of a millionth in the score, another in each run."""
+    _rename("score", "each")(model)
+    next(v for v in model.graph.output if v.name == "each").name = "score"
+    model.graph.node.append(helper.make_node("RandomNormalLike", ["each"], ["noise"], name="noise", scale=1e-6))
+    model.graph.node.append(helper.make_node("Add", ["each", "noise"], ["score"], name="noisy"))
+
+
 def _dims(*sizes: int) -> Callable[[Any], object]:
     def edit(tensor: Any) -> None:
         for dim, size in zip(tensor.shape.dim, sizes, strict=True):

@@ -23,7 +23,7 @@ pytest.importorskip("coremltools", reason="coremltools is not installed: pip ins
 
 import coreml_mutations
 from card_mutations import CARD, Edit
-from onnx_mutations import BELOW, GRAPH, INTERFACE, WEIGHTS, Change
+from onnx_mutations import BELOW, GRAPH, INTERFACE, WEIGHTS, Change, noisy_score
 
 from vtad.models.trained import load_detector
 from vtad_export.coreml_format.mlpackage import Program, read_program
@@ -68,7 +68,14 @@ class Checked:
         pixels = np.concatenate([self.sample.good, self.sample.defective]).transpose(0, 3, 1, 2)
         card, whole = write_sealed(path, self.card), onnx.load(path)
         read_back(path, card, whole, self.detector, pixels, TOLERANCE, self.references)
-        prove(self.detector, executor(path), self.sample, self.card.calibration, format="onnx", precision="fp32")
+        prove(
+            self.detector,
+            executor(path),
+            self.sample,
+            self.card.calibration,
+            format="onnx",
+            precision="fp32",
+        )
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +124,13 @@ def test_a_weight_of_nearly_one_may_be_taken_out_of_the_file(checked: Checked) -
     detector.density_weight.fill_(0.9876)
     with pytest.raises(ParityError, match="density_weight"):
         compare_constants(model, detector)
+
+
+def test_a_file_whose_verdict_alone_has_another_score_is_refused(checked: Checked, tmp_path: Path) -> None:
+    """By one bit, far below any tolerance: the score of each run is a little different, and each entry is a run."""
+    assert "from its part for a verdict the score of the whole, bit for bit" in str(
+        caught(checked, changed(checked, noisy_score, tmp_path))
+    )
 
 
 @pytest.mark.parametrize("kind", ["INTERFACE", "WEIGHTS", "GRAPH"])

@@ -64,8 +64,11 @@ def test_a_detector_opens_a_path_the_bytes_of_a_model_or_one_that_is_open() -> N
         path, card, integrity, engine = detector.path, detector.card, detector.integrity, "mine"
 
         def run(self, batch: Any) -> Any:
-            self.ran = len(batch)
             return detector_of_file.run(batch)
+
+        def verdict(self, batch: Any) -> Any:
+            self.ran = len(batch)
+            return detector_of_file.verdict(batch)
 
         def references(self) -> None:
             return None
@@ -233,10 +236,10 @@ def test_a_picture_that_fails_for_whatever_reason_costs_itself_alone(
             return what.name == "3.png"
         return bool((np.ravel(getattr(what, "reconstruction", what))[:3] == 20).all())
 
-    def fails(*args: Any) -> Any:
+    def fails(*args: Any, **options: Any) -> Any:
         if stage == "encoding" or any(is_odd(a) for a in args if isinstance(a, Path | list | np.ndarray | Result)):
             raise ZeroDivisionError("of its own")
-        return works(*args)
+        return works(*args, **options)
 
     monkeypatch.setattr(*STAGES[stage], fails)
     stop, seen = threading.Event(), dict[str, Judgement]()

@@ -20,8 +20,9 @@ from vtad_runtime.commands import run as run_cli
 from vtad_runtime.contract.card import ONNX_KEY
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.threshold.conformal import MARGIN, CalibrationError, conformal_threshold, images_needed
-from vtad_runtime.engine.card_entry import CardEntryError, replace_card
+from vtad_runtime.engine.card_entry import replace_card
 from vtad_runtime.engine.opening import newest_model
+from vtad_runtime.engine.wire import DamagedError
 from vtad_runtime.review.calibrate_run import calibrate_run
 from vtad_runtime.review.recalibration import Asked, Judged, new_card
 from vtad_runtime.verdict.detector import Detector
@@ -141,7 +142,7 @@ def test_files_that_are_not_one_onnx_message_with_one_card_are_one_line(model: P
     }
     for said, data in cases.items():
         Path("damaged.onnx").write_bytes(data)
-        with pytest.raises(CardEntryError, match=said) as error:
+        with pytest.raises(DamagedError, match=said) as error:
             replace_card(Path("damaged.onnx"), "{}", out)
         assert "\n" not in str(error.value)
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
 from PIL import Image
 from tiny_model import bad, good, make_card, write_model
 
@@ -23,6 +22,7 @@ from vtad_runtime import Detector, ImageError, ModelError, Verdict
 from vtad_runtime.contract.image import place
 from vtad_runtime.engine.integrity import write_sealed
 from vtad_runtime.verdict.detector import find_regions
+from vtad_runtime.verdict.explanation import Explanation, Maps
 from vtad_runtime.verdict.verdict import decide
 
 
@@ -217,10 +217,18 @@ def test_a_graph_that_is_not_the_cards_is_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_graph_is_refused(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.onnx")
-    model = onnx.load(path)
-    model.graph.node.append(helper.make_node("NoSuchOperator", ["image"], ["nothing"]))
-    onnx.save(model, path)
-    write_sealed(path, make_card())
+
+    def damage(output: str) -> None:
+        model = onnx.load(path)
+        next(n for n in model.graph.node if n.output[0] == output).op_type = "NoSuchOperator"
+        onnx.save(model, path)
+        write_sealed(path, make_card())
+
+    damage("reconstruction")
+    result = Detector(path)(good())  # does not need it
+    with pytest.raises(ModelError, match="onnxruntime refuses"):
+        result.reconstruction  # noqa: B018 - looking is what is tested
+    damage("heatmap")
     assert "onnxruntime refuses" in refused(path)
 
 
@@ -243,8 +251,9 @@ def test_regions_of_a_huge_picture_take_no_more_than_those_of_a_small_one(
     values = np.zeros((64, 64), np.float32)
     values[16:32, 48:64] = 5
     values[0, 0] = 4
+    explanation = Explanation.of(Maps(values, values, np.zeros((64, 64, 3), np.uint8)))
     tracemalloc.start()
-    strong, weak = find_regions(values, values, values, placement, 3.0)
+    strong, weak = find_regions(values, explanation, placement, 3.0)
     assert tracemalloc.get_traced_memory()[1] < 10**6
     tracemalloc.stop()
     x, y, width, height = roi or (0, 0, 13_300, 13_301)

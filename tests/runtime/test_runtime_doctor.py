@@ -126,7 +126,8 @@ def test_the_self_test_judges_the_reference_pictures_of_the_model() -> None:
 def test_the_self_test_says_how_long_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
     model(roi=(100, 50, 40, 30))  # the picture holds it
     real = re.fullmatch(
-        r"140x80 picture judged; loaded in \d+ ms, first picture \d+ ms, then \d+ ms each; no reference pictures in the model",
+        r"140x80 picture judged; loaded in \d+ ms, first picture \d+ ms, then \d+ ms each, with all maps; "
+        "no reference pictures in the model",
         found(run())["self-test"][1],
     )
     assert real

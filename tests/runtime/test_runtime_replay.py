@@ -509,12 +509,12 @@ def test_a_signal_ends_it_with_a_report_of_what_was_judged(model: Path, monkeypa
     judge_folder(model, "--save", "none")
     judge, calls = Detector.judge, 0
 
-    def signal_at_the_tenth(self: Detector, prepared: list[Any]) -> list[Any]:
+    def signal_at_the_tenth(self: Detector, prepared: list[Any], **options: Any) -> list[Any]:
         nonlocal calls
         calls += 1
         if calls == 10:
             os.kill(os.getpid(), signal.SIGTERM)
-        return judge(self, prepared)
+        return judge(self, prepared, **options)
 
     monkeypatch.setattr(Detector, "judge", signal_at_the_tenth)
     replay(143, "results/0001", "--model", str(model))

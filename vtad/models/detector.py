@@ -82,6 +82,13 @@ class Detector(nn.Module):
             self.register_buffer(name, torch.tensor(value))
         self.register_buffer("ssim_mean", torch.zeros(height, width))
         self.register_buffer("ssim_std", torch.ones(height, width))
+        self.ssim_weighs = True  # in the heatmap, as far as this program says; see `prune`
+
+    def prune(self) -> None:
+        """Leave out what weighs nothing: scorers, and SSIM in the heatmap, which then needs no reconstruction. Outputs stay."""
+        self.ssim_weighs = bool(self.ssim_weight != 0)
+        if isinstance(self.model, Autoencoder):
+            self.model.prune()
 
     def raw_maps(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 (B, 3, H, W) -> density (B, H, W), the scorers' fused score; 1 - SSIM (B, H, W); reconstruction (B, 3, H, W)."""
@@ -101,6 +108,8 @@ class Detector(nn.Module):
 
     def heatmap(self, ssim_map: Tensor, density_map: Tensor) -> Tensor:
         """Both maps as z-scores, (B, H, W) each -> their weighted sum."""
+        if not self.ssim_weighs:
+            return self.density_weight * density_map
         return self.ssim_weight * ssim_map + self.density_weight * density_map
 
     def score(self, heatmap: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
 from vtad.older_runs import tensors_of_today
 from vtad.run_folder import Run, RunError, sha256
@@ -27,6 +26,6 @@ def load_detector(run: Run, device: torch.device | None = None, prune: bool = Tr
         detector.load_state_dict(tensors_of_today(load_file(run.weights)))
     except (OSError, SafetensorError, RuntimeError) as e:
         raise RunError(f"{run.weights}: expected the weights of this run, got {e}".splitlines()[0]) from e
-    if prune and isinstance(detector.model, Autoencoder):
-        detector.model.prune()
+    if prune:
+        detector.prune()
     return detector.to(device or torch.device("cpu")).eval()

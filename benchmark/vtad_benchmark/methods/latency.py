@@ -1,5 +1,7 @@
 """How long one picture takes by an export, beside the bare onnxruntime session: in turns, in one process, on one thread.
 
+Both compute everything; a good part alone costs less (`make bench`).
+
 Times of a shared machine drift, so the two run alternately, and their ratio says more than either.
 """
 
@@ -23,7 +25,7 @@ ROUNDS = 20
 class Latency:
     """Medians; None where nothing was timed."""
 
-    ms: float | None  # a picture by vtad_runtime: fitted to the input, judged, regions found; decoding aside
+    ms: float | None  # a picture by vtad_runtime: fitted to the input, judged, all maps; decoding aside
     ms_session: float | None  # the bare session on its pixels
     ratio: float | None  # of the two, by turn
 
@@ -42,7 +44,7 @@ def latency(model: Path, pictures: Sequence[Path], rounds: int = ROUNDS) -> Late
         pixels = np.ascontiguousarray(detector.prepare(rgb).pixels[None])  # (1, 3, height, width)
 
         def judge(rgb: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] = rgb) -> object:
-            return detector(rgb)
+            return detector.judge([detector.prepare(rgb)], explain=True)
 
         def run(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] = pixels) -> object:
             return session.run(None, {name: pixels})

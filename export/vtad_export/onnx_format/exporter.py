@@ -52,6 +52,7 @@ class OnnxExport(Export):
             "  each from its file by vtad_runtime itself; its pixels are those of the training, bit for bit:",
             *measured_lines(self),
             f"    constants       {held} of {all_of_them} tensors equal the checkpoint's {how}, the rest are folded",
+            "    verdict alone   score and heatmap are those of the whole graph, bit for bit, on the same images",
             f"    read back       card, interface{f', batches of {SIZES}' if self.card.outputs[0].shape == ('batch',) else ''}",
             *quality_lines(self.quality, "torch", "this artefact"),
             *note_lines(self.note),

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from vtad.models.detector import Detector, Judgement
 from vtad_export.onnx_format.descriptions import describe, name_nodes
+from vtad_export.proof.errors import ParityError
 from vtad_export.proof.material import Execute, Values
 from vtad_export.proof.quiet import quiet
 from vtad_runtime.contract.card import ONNX_KEY, Card
 from vtad_runtime.contract.references import REFERENCES_KEY
 from vtad_runtime.engine.integrity import write_sealed
-from vtad_runtime.engine.model import MAX_BATCH
+from vtad_runtime.engine.model import MAX_BATCH, SCORED
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 
 OPSET, IR_VERSION = 20, 10
@@ -67,8 +68,25 @@ def write_graph(model: onnx.ModelProto, card: Card, path: Path, references: str 
 
 
 def executor(path: Path) -> Execute:
-    """Runs a saved file as vtad_runtime does. Raises ModelError."""
-    return executor_of(OnnxSession(path))
+    """Runs a saved file as vtad_runtime does, by both entries: the whole graph, and its part for a verdict. Raises ModelError.
+
+    ParityError where these give another score or heatmap, be it by one bit.
+    """
+    session = OnnxSession(path)
+    whole = executor_of(session)
+
+    def execute(pixels: NDArray[np.uint8]) -> Values:
+        everything, verdict = whole(pixels), vars(session.verdict(pixels))
+        for name in SCORED:
+            if everything[name].tobytes() != verdict[name].tobytes():
+                off = np.abs(verdict[name] - everything[name]).max()
+                raise ParityError(
+                    f"the onnx artefact: expected from its part for a verdict the {name} of the whole, bit for bit, got one "
+                    f"that is {off:.2e} off; nothing was kept"
+                )
+        return everything
+
+    return execute
 
 
 def executor_of(session: OnnxSession) -> Execute:

@@ -9,26 +9,33 @@ in other fields; those are skipped, hashed and copied, never held in memory.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from vtad_runtime.contract.card import ONNX_KEY
-from vtad_runtime.engine.model import ModelError
+from vtad_runtime.engine.wire import (
+    BYTES,
+    DamagedError,
+    Field,
+    Piece,
+    bytes_field,
+    contents_of,
+    fields,
+    head,
+    size_of,
+    value_of,
+)
 
 # Field numbers on the way from the message to the entries.
 IN_ONNX = (14,)  # ModelProto.metadata_props (onnx/onnx.proto)
 IN_COREML = (2, 100, 100)  # Model.description, .metadata, .userDefined (coremltools/mlmodel/format/Model.proto)
 KEY, VALUE = 1, 2
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types; 3 and 4, groups, are not used by either
-MAX_VARINT = 10  # bytes
-BLOCK = 2**20  # bytes read at once
 
 
-class CardEntryError(ModelError):
-    """A file that is not one protobuf message with one card in it. One line."""
+class CardEntryError(DamagedError):
+    """A file that has not one card in it. One line."""
 
 
 @dataclass(frozen=True)
@@ -39,57 +46,43 @@ class CardEntry:
     rest_sha256: str  # of the file without the card's entry, in hex
 
 
-@dataclass(frozen=True)
-class _Field:
-    """One field of a message, as byte offsets."""
-
-    number: int
-    type: int
-    start: int  # of the tag
-    value: int  # of the value, after a length if it has one
-    end: int
-
-
-_Piece = bytes | tuple[int, int]  # new bytes, or those of the file from one offset to another
-
-
 def read_entry(file: BinaryIO, place: tuple[int, ...], where: Path) -> CardEntry:
-    """The card at `place` (IN_ONNX, IN_COREML), and the digest of the rest. Raises CardEntryError, OSError."""
-    size = file.seek(0, os.SEEK_END)
+    """The card at `place` (IN_ONNX, IN_COREML), and the digest of the rest. Raises DamagedError, OSError."""
+    size = size_of(file)
     chain = _find(file, size, place, where)
     try:
         text = _part(file, chain[-1], VALUE, where).decode()
     except UnicodeDecodeError as e:
         raise CardEntryError(f"{where}: expected a card in text, got bytes that are none; copy the file again") from e
     digest = hashlib.sha256()
-    for data in _bytes_of(file, _pieces(file, size, chain, b"")):
+    for data in contents_of(file, _pieces(file, size, chain, b"")):
         digest.update(data)
     return CardEntry(text, digest.hexdigest())
 
 
 def replace_card(model: Path, text: str, out: Path, place: tuple[int, ...] = IN_ONNX) -> None:
-    """Write `out`: the bytes of `model` with the card's JSON replaced by `text`. Raises CardEntryError, OSError.
+    """Write `out`: the bytes of `model` with the card's JSON replaced by `text`. Raises DamagedError, OSError.
 
     Every other byte stays, except for the lengths of the messages around the card. `out` is written in place and must not be
     `model`; the caller gives a name beside and renames.
     """
     with model.open("rb") as source:
-        size = source.seek(0, os.SEEK_END)
+        size = size_of(source)
         chain = _find(source, size, place, model)
-        entry = _bytes_field(KEY, ONNX_KEY.encode()) + _bytes_field(VALUE, text.encode())
+        entry = bytes_field(KEY, ONNX_KEY.encode()) + bytes_field(VALUE, text.encode())
         with out.open("wb") as target:
-            for data in _bytes_of(source, _pieces(source, size, chain, _bytes_field(place[-1], entry))):
+            for data in contents_of(source, _pieces(source, size, chain, bytes_field(place[-1], entry))):
                 target.write(data)
 
 
-def _find(file: BinaryIO, size: int, place: tuple[int, ...], where: Path) -> tuple[_Field, ...]:
+def _find(file: BinaryIO, size: int, place: tuple[int, ...], where: Path) -> tuple[Field, ...]:
     """The card's entry, after the fields that it lies in."""
-    chains: list[tuple[_Field, ...]] = [()]
+    chains: list[tuple[Field, ...]] = [()]
     for number in place:
         chains = [
             (*chain, field)
             for chain in chains
-            for field in _fields(file, *((chain[-1].value, chain[-1].end) if chain else (0, size)), where)
+            for field in fields(file, *((chain[-1].value, chain[-1].end) if chain else (0, size)), where)
             if field.number == number and field.type == BYTES
         ]
     cards = [chain for chain in chains if _part(file, chain[-1], KEY, where) == ONNX_KEY.encode()]
@@ -100,100 +93,24 @@ def _find(file: BinaryIO, size: int, place: tuple[int, ...], where: Path) -> tup
     return cards[0]
 
 
-def _pieces(file: BinaryIO, size: int, chain: tuple[_Field, ...], entry: bytes) -> Iterator[_Piece]:
+def _pieces(file: BinaryIO, size: int, chain: tuple[Field, ...], entry: bytes) -> Iterator[Piece]:
     """The file with another entry (empty: with none) and the lengths of the messages around it that follow."""
     grown = len(entry) - (chain[-1].end - chain[-1].start)
     heads = []
     for field in reversed(chain[:-1]):
-        head = _encoded(field.number << 3 | BYTES) + _encoded(field.end - field.value + grown)
-        grown += len(head) - (field.value - field.start)
-        heads.append(head)
+        heads.append(head(field.number, field.end - field.value + grown))
+        grown += len(heads[-1]) - (field.value - field.start)
     at = 0
-    for field, head in zip(chain, (*reversed(heads), entry), strict=True):
+    for field, new in zip(chain, (*reversed(heads), entry), strict=True):
         yield at, field.start
-        yield head
+        yield new
         at = field.value
     yield chain[-1].end, size
 
 
-def _bytes_of(file: BinaryIO, pieces: Iterator[_Piece]) -> Iterator[bytes]:
-    """The content of the pieces in turn, a megabyte at a time."""
-    for piece in pieces:
-        if isinstance(piece, bytes):
-            yield piece
-            continue
-        file.seek(piece[0])
-        left = piece[1] - piece[0]
-        while left > 0:
-            data = file.read(min(left, BLOCK))
-            if not data:
-                raise OSError("it became shorter while it was read")
-            yield data
-            left -= len(data)
-
-
-def _fields(file: BinaryIO, start: int, end: int, where: Path) -> Iterator[_Field]:
-    """The fields of the message in bytes start..end, in order."""
-    at = start
-    while at < end:
-        file.seek(at)
-        tag = _varint(file, where)
-        number, kind = tag >> 3, tag & 7
-        if kind == VARINT:
-            value = file.tell()
-            _varint(file, where)
-            stop = file.tell()
-        elif kind == BYTES:
-            length = _varint(file, where)
-            value = file.tell()
-            stop = value + length
-        elif kind in (FIXED32, FIXED64):
-            value = file.tell()
-            stop = value + (4 if kind == FIXED32 else 8)
-        else:
-            raise _damaged(where, at)
-        if number == 0 or stop > end:
-            raise _damaged(where, at)
-        yield _Field(number, kind, at, value, stop)
-        at = stop
-
-
-def _part(file: BinaryIO, entry: _Field, number: int, where: Path) -> bytes:
+def _part(file: BinaryIO, entry: Field, number: int, where: Path) -> bytes:
     """The key or the value of an entry."""
-    for field in _fields(file, entry.value, entry.end, where):
+    for field in fields(file, entry.value, entry.end, where):
         if field.number == number and field.type == BYTES:
-            file.seek(field.value)
-            return file.read(field.end - field.value)
+            return value_of(file, field)
     return b""
-
-
-def _varint(file: BinaryIO, where: Path) -> int:
-    """Seven bits a byte, least significant first, the eighth bit says that more follow."""
-    value = 0
-    for i in range(MAX_VARINT):
-        byte = file.read(1)
-        if not byte:
-            break
-        value |= (byte[0] & 0x7F) << (7 * i)
-        if byte[0] < 0x80:
-            return value
-    raise _damaged(where, file.tell())
-
-
-def _damaged(where: Path, at: int) -> CardEntryError:
-    return CardEntryError(
-        f"{where}: expected an exported model, got a file that is damaged at byte {at}; copy it again"
-    )
-
-
-def _bytes_field(number: int, value: bytes) -> bytes:
-    return _encoded(number << 3 | BYTES) + _encoded(len(value)) + value
-
-
-def _encoded(value: int) -> bytes:
-    """A varint."""
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])

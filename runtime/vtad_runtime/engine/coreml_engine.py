@@ -20,7 +20,7 @@ from vtad_runtime.contract.card import ONNX_KEY, Card, CardError
 from vtad_runtime.contract.errors import NOT_JUDGED, one_line
 from vtad_runtime.contract.references import REFERENCES_KEY, References
 from vtad_runtime.engine.integrity import integrity, opened
-from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs, checked, graph_names
+from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs, Scored, checked, graph_names
 
 DEFAULT_UNITS = "CPU_AND_NE"
 VERDICT = (
@@ -114,7 +114,11 @@ class CoreMLSession:
         if missing := sorted({name for values in named for name in OUTPUTS if name not in values}):
             raise ModelError(f"{self.path}: expected outputs {', '.join(OUTPUTS)}, got none of {', '.join(missing)}")
         joined = {n: np.concatenate([np.asarray(v[n], np.float32) for v in named]) for n in OUTPUTS}
-        return checked(joined, len(batch), self.card, self.path)
+        return checked(Outputs, joined, len(batch), self.card, self.path)
+
+    def verdict(self, batch: NDArray[np.uint8]) -> Scored:
+        """As `run`: the function `verdict` of a package is for apps. Raises ModelError."""
+        return self.run(batch)
 
     def references(self) -> References | None:
         """The reference pictures in the package; None where there are none. Raises ReferencesError."""

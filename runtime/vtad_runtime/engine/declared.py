@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad_runtime.contract.card import Card, CardError
-from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs, graph_names
+from vtad_runtime.engine.model import OUTPUTS, Found, ModelError, graph_names, names_in
 
 UINT8, FLOAT = "tensor(uint8)", "tensor(float)"  # ONNX's names
 
@@ -40,8 +40,8 @@ def card_of(text: str | None, inputs: Sequence[Port], producer: str, path: Path)
         raise ModelError(str(e)) from e
 
 
-def names_of(inputs: Sequence[Port], outputs: Sequence[Port], card: Card, path: Path) -> list[str]:
-    """The names of OUTPUTS in the graph. Raises ModelError where the graph is not the one the card describes."""
+def names_of(inputs: Sequence[Port], outputs: Sequence[Port], card: Card, path: Path) -> dict[str, str]:
+    """The names in the graph by those of OUTPUTS. Raises ModelError where the graph is not the one the card describes."""
     spec, batch = card.input, batch_of(card) or "batch"
     plane = (3, spec.height, spec.width)
     got = [(i.name, i.type, i.shape[1:]) for i in inputs]
@@ -57,7 +57,7 @@ def names_of(inputs: Sequence[Port], outputs: Sequence[Port], card: Card, path: 
             f"{path}: expected float outputs {', '.join(OUTPUTS)}, got {types} in the graph "
             f"and {sorted(declared)} on its card; export the run again"
         )
-    return [names[name] for name in OUTPUTS]
+    return {name: names[name] for name in OUTPUTS}
 
 
 def batch_of(card: Card) -> int | None:
@@ -65,14 +65,16 @@ def batch_of(card: Card) -> int | None:
     return next((_fixed(o.shape[0]) for o in card.outputs if o.name == "score" and o.shape), None)
 
 
-def in_batches(batch: NDArray[np.uint8], size: int, run: Callable[[NDArray[np.uint8]], Outputs]) -> Outputs:
+def in_batches(batch: NDArray[np.uint8], size: int, run: Callable[[NDArray[np.uint8]], Found]) -> Found:
     """Run (n, 3, height, width) so many at a time; the last ones are filled up with copies, which nobody sees."""
     if len(batch) == size:
         return run(batch)
     missing = -len(batch) % size
     filled = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
     parts = [run(filled[i : i + size]) for i in range(0, len(filled), size)]
-    return Outputs(**{name: np.concatenate([getattr(part, name) for part in parts])[: len(batch)] for name in OUTPUTS})
+    kind = type(parts[0])
+    joined = {n: np.concatenate([getattr(part, n) for part in parts])[: len(batch)] for n in names_in(kind)}
+    return kind(**joined)
 
 
 def _fixed(batch: int | str | None) -> int | None:

@@ -1,4 +1,4 @@
-"""What an opened model is, of whatever format: its card, and a run of a batch of pictures.
+"""What an opened model is, of whatever format: its card, and two entries, for a verdict alone and for everything.
 
 The graph takes uint8 RGB (batch, 3, height, width) and gives float32 outputs: `score` (batch,); `heatmap`, `ssim_map` and
 `density_map` (batch, height, width); `reconstruction` (batch, 3, height, width) in 0..1. Score and maps are z-scores: 1 is one
@@ -9,9 +9,9 @@ would depend on its neighbours: int8 rounds by the range of all that it is given
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from vtad_runtime.contract.references import References
 IN_MEMORY = "<bytes>"  # the path of a model that was given as bytes
 MAX_BATCH = 64  # the export's upper bound of the free axis
 MAPS = ("heatmap", "ssim_map", "density_map")
+SCORED = ("score", "heatmap")  # what a verdict needs
 OUTPUTS = ("score", *MAPS, "reconstruction")
 
 
@@ -50,14 +51,23 @@ class Integrity:
 
 
 @dataclass(frozen=True, eq=False)
-class Outputs:
-    """What the graph says about a batch of n pictures; float32."""
+class Scored:
+    """What a verdict needs to know about a batch of n pictures; float32."""
 
     score: NDArray[np.float32]  # (n,), z-scores
     heatmap: NDArray[np.float32]  # (n, height, width), z-scores
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs(Scored):
+    """Everything that the graph says about a batch of n pictures; float32."""
+
     ssim_map: NDArray[np.float32]  # (n, height, width), z-scores
     density_map: NDArray[np.float32]  # (n, height, width), z-scores
     reconstruction: NDArray[np.float32]  # (n, 3, height, width), 0..1
+
+
+Found = TypeVar("Found", bound=Scored)
 
 
 class OpenModel(Protocol):
@@ -72,6 +82,10 @@ class OpenModel(Protocol):
         """Run (n, 3, height, width) uint8 RGB, n = 1..64. Raises ModelError."""
         ...
 
+    def verdict(self, batch: NDArray[np.uint8]) -> Scored:
+        """The same for score and heatmap alone, which may cost less. Raises ModelError."""
+        ...
+
     def references(self) -> References | None:
         """The reference pictures inside; None where there are none. Raises ReferencesError."""
         ...
@@ -82,13 +96,19 @@ def graph_names(declared: Iterable[str]) -> dict[str, str]:
     return {OLD_NAMES.get(name, name): name for name in declared}
 
 
-def checked(values: dict[str, NDArray[np.float32]], n: int, card: Card, path: Path) -> Outputs:
+def checked(kind: type[Found], values: dict[str, NDArray[np.float32]], n: int, card: Card, path: Path) -> Found:
     """The outputs of a batch of `n`. Raises ModelError where a shape breaks the contract."""
     plane = (card.input.height, card.input.width)
     expected = {"score": (n,), **dict.fromkeys(MAPS, (n, *plane)), "reconstruction": (n, 3, *plane)}
-    for name in OUTPUTS:
+    names = names_in(kind)
+    for name in names:
         if values[name].shape != expected[name]:
             raise ModelError(
                 f"{path}: output {name}: expected shape {expected[name]}, got {values[name].shape}", NOT_JUDGED
             )
-    return Outputs(**{name: values[name] for name in OUTPUTS})
+    return kind(**{name: values[name] for name in names})
+
+
+def names_in(kind: type[Scored]) -> tuple[str, ...]:
+    """The outputs that an entry gives: SCORED or OUTPUTS."""
+    return tuple(field.name for field in fields(kind))

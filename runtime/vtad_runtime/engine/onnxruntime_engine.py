@@ -1,8 +1,12 @@
-"""Opens an ONNX model by onnxruntime, reads the card inside it, refuses what does not match, and runs batches."""
+"""Opens an ONNX model by onnxruntime, reads the card inside it, refuses what does not match, and runs batches.
+
+At first only the part of the graph that a verdict needs is opened (`subgraph`); the whole when somebody asks for everything.
+"""
 
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,8 @@ from vtad_runtime.contract.references import REFERENCES_KEY, References
 from vtad_runtime.engine.declared import Port, batch_of, card_of, in_batches, names_of
 from vtad_runtime.engine.engines import CPU, CPU_PROVIDER, ENGINES, Engine, cache_folder
 from vtad_runtime.engine.integrity import integrity, opened
-from vtad_runtime.engine.model import IN_MEMORY, OUTPUTS, ModelError, Outputs, checked
+from vtad_runtime.engine.model import IN_MEMORY, Found, ModelError, Outputs, Scored, checked, names_in
+from vtad_runtime.engine.subgraph import verdict_part
 
 
 class OnnxSession:
@@ -30,41 +35,63 @@ class OnnxSession:
         `engine` is one of onnxruntime's among `ENGINES`. Raises ModelError: it is no model of vtad-export, or was changed since,
         unless `allow_changed`; or the engine is not there.
         """
-        data = model if isinstance(model, bytes) else None
-        self.engine = engine
+        self.engine, self._threads = engine, threads
         self.path = Path(IN_MEMORY if isinstance(model, bytes) else model)
-        found = opened(data or self.path, self.path, allow_changed)
-        self._session = _open(self.path, data, threads, ENGINES[engine])
-        inputs, self._references, text, producer = _declared(self._session, self.path)
+        # The bytes are kept until the whole is opened, for a file may be exchanged by then.
+        self._data = model if isinstance(model, bytes) else _read(self.path)
+        given = model if isinstance(model, bytes) else self.path
+        found = opened(given, self.path, allow_changed)
+        part = verdict_part(self._data)
+        self._verdict = _open(self.path, part.model if part else self._data, threads, ENGINES[engine])
+        self._whole = None if part else self._verdict
+        inputs, self._references, text, producer = _declared(self._verdict, self.path)
         self.card = card_of(text, inputs, producer, self.path)
-        outputs = [Port(o.name, o.type, tuple(o.shape)) for o in self._session.get_outputs()]
-        self._names = names_of(inputs, outputs, self.card, self.path)
-        self.integrity = found or integrity(data or self.path)
+        outputs = [Port(o.name, o.type, tuple(o.shape)) for o in self._verdict.get_outputs()]
+        self._names = names_of(inputs, part.outputs if part else outputs, self.card, self.path)
+        self.integrity = found or integrity(given)
         self._batch = batch_of(self.card)
+        self._opening = threading.Lock()
 
     def run(self, batch: NDArray[np.uint8]) -> Outputs:
         """Run (n, 3, height, width) uint8 RGB, n = 1..64. Raises ModelError: the run fails or breaks the contract."""
-        return in_batches(batch, self._batch or len(batch), self._run)
+        with self._opening:
+            if self._whole is None:
+                self._whole = _open(self.path, self._data, self._threads, ENGINES[self.engine])
+                self._data = b""
+        session = self._whole
+        return in_batches(batch, self._batch or len(batch), lambda part: self._run(session, Outputs, part))
+
+    def verdict(self, batch: NDArray[np.uint8]) -> Scored:
+        """The same for score and heatmap alone. Raises ModelError."""
+        return in_batches(batch, self._batch or len(batch), lambda part: self._run(self._verdict, Scored, part))
 
     def references(self) -> References | None:
         """The reference pictures in the file; None where there are none. Raises ReferencesError."""
         text = self._references
         return None if text is None else References.from_text(text, self.card, str(self.path))
 
-    def _run(self, batch: NDArray[np.uint8]) -> Outputs:
+    def _run(self, session: ort.InferenceSession, kind: type[Found], batch: NDArray[np.uint8]) -> Found:
+        names = names_in(kind)
         try:
-            values = self._session.run(self._names, {self.card.input.name: batch})
+            values = session.run([self._names[name] for name in names], {self.card.input.name: batch})
         except Exception as e:  # onnxruntime's errors share no base class
             raise ModelError(
                 f"{self.path}: expected a run on a batch of {len(batch)}, got {one_line(e)}", NOT_JUDGED
             ) from e
-        return checked(dict(zip(OUTPUTS, values, strict=True)), len(batch), self.card, self.path)
+        return checked(kind, dict(zip(names, values, strict=True)), len(batch), self.card, self.path)
 
 
-def _open(path: Path, data: bytes | None, threads: int | None, engine: Engine) -> ort.InferenceSession:
-    if data is None and not path.is_file():
+def _read(path: Path) -> bytes:
+    if not path.is_file():
         got = "a folder" if path.is_dir() else "nothing there"
         raise ModelError(f"{path}: expected an .onnx model file, got {got}; vtad-export makes one")
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise ModelError(f"{path}: expected an .onnx model file, got one that cannot be read ({one_line(e)})") from e
+
+
+def _open(path: Path, data: bytes, threads: int | None, engine: Engine) -> ort.InferenceSession:
     if engine.provider not in (found := ort.get_available_providers()):
         raise ModelError(f"expected an onnxruntime with {engine.provider}, got {', '.join(found) or 'none'}")
     options = ort.SessionOptions()
@@ -73,7 +100,7 @@ def _open(path: Path, data: bytes | None, threads: int | None, engine: Engine) -
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads starve the decoders
     try:
-        session = ort.InferenceSession(str(path) if data is None else data, options, providers=_providers(engine))
+        session = ort.InferenceSession(data, options, providers=_providers(engine))
     except Exception as e:  # onnxruntime's errors share no base class
         raise ModelError(f"{path}: expected an ONNX model, got a file that onnxruntime refuses ({one_line(e)})") from e
     if engine.provider not in (taken := session.get_providers()):  # it falls back to the CPU without a word

@@ -1,13 +1,15 @@
 """Opens an ONNX model by OpenVINO (extra `openvino`), on the CPU, in float32 or in bfloat16 where the processor has it.
 
-Pictures run one at a time: graphs of a fixed shape are faster than those of a free one. What was compiled is kept in the user's
-cache folder, so that a second start does not compile anew. https://docs.openvino.ai
+Pictures run one at a time: graphs of a fixed shape are faster than those of a free one. At first only the part of the graph that
+a verdict needs is compiled; the whole when somebody asks for everything. What was compiled is kept in the user's cache folder, so
+that a second start does not compile anew. https://docs.openvino.ai
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from vtad_runtime.contract.references import REFERENCES_KEY, References
 from vtad_runtime.engine.declared import FLOAT, UINT8, Port, batch_of, card_of, in_batches, names_of
 from vtad_runtime.engine.engines import cache_folder
 from vtad_runtime.engine.integrity import integrity, opened
-from vtad_runtime.engine.model import IN_MEMORY, OUTPUTS, ModelError, Outputs, checked
+from vtad_runtime.engine.model import IN_MEMORY, SCORED, Found, ModelError, Outputs, Scored, checked, names_in
 
 PRECISION = {"openvino": "f32", "openvino-bf16": "bf16"}  # of computing, by the engine's name
 TYPES = {"u8": UINT8, "f32": FLOAT}
@@ -65,34 +67,69 @@ class OpenVinoSession:
         spec = self.card.input
         try:
             graph.reshape([self._batch, 3, spec.height, spec.width])
-            self._compiled = core.compile_model(graph, DEVICE, _options(engine, threads))
+            part = _part(graph, [self._names[name] for name in SCORED])
         except Exception as e:
             raise ModelError(f"{self.path}: expected a graph that OpenVINO compiles, got {one_line(e)}") from e
-        self._of_thread = threading.local()  # a request is of one thread
+        self._compile = partial(_compiled, core, options=_options(engine, threads), path=self.path)
+        self._verdict = _Requests(self._compile(part))
+        self._graph, self._opening = graph, threading.Lock()
+        self._whole: _Requests | None = None
 
     def run(self, batch: NDArray[np.uint8]) -> Outputs:
         """Run (n, 3, height, width) uint8 RGB, n = 1..64. Raises ModelError: the run fails or breaks the contract."""
-        return in_batches(batch, self._batch, self._run)
+        with self._opening:
+            if self._whole is None:
+                self._whole, self._graph = _Requests(self._compile(self._graph)), None
+        requests = self._whole
+        return in_batches(batch, self._batch, lambda part: self._run(requests, Outputs, part))
+
+    def verdict(self, batch: NDArray[np.uint8]) -> Scored:
+        """The same for score and heatmap alone. Raises ModelError."""
+        return in_batches(batch, self._batch, lambda part: self._run(self._verdict, Scored, part))
 
     def references(self) -> References | None:
         """The reference pictures in the file; None where there are none. Raises ReferencesError."""
         text = self._references
         return None if text is None else References.from_text(text, self.card, str(self.path))
 
-    def _run(self, batch: NDArray[np.uint8]) -> Outputs:
+    def _run(self, requests: _Requests, kind: type[Found], batch: NDArray[np.uint8]) -> Found:
         try:
-            if (request := getattr(self._of_thread, "request", None)) is None:
-                request = self._of_thread.request = self._compiled.create_infer_request()
+            request = requests.mine()
             request.infer([np.ascontiguousarray(batch)])
-            values = {
-                name: np.array(request.get_tensor(own).data, np.float32)
-                for name, own in zip(OUTPUTS, self._names, strict=True)
-            }
+            values = {name: np.array(request.get_tensor(self._names[name]).data, np.float32) for name in names_in(kind)}
         except Exception as e:
             raise ModelError(
                 f"{self.path}: expected a run on a batch of {len(batch)}, got {one_line(e)}", NOT_JUDGED
             ) from e
-        return checked(values, len(batch), self.card, self.path)
+        return checked(kind, values, len(batch), self.card, self.path)
+
+
+class _Requests:
+    """A compiled graph. A request is of one thread."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled, self._of_thread = compiled, threading.local()
+
+    def mine(self) -> Any:
+        """This thread's request."""
+        if (request := getattr(self._of_thread, "request", None)) is None:
+            request = self._of_thread.request = self._compiled.create_infer_request()
+        return request
+
+
+def _part(graph: Any, names: list[str]) -> Any:
+    """The part of a graph that gives these outputs."""
+    import openvino
+
+    results = [output.get_node() for output in graph.outputs if output.any_name in names]
+    return openvino.Model(results, graph.get_parameters(), "verdict")
+
+
+def _compiled(core: Any, graph: Any, options: dict[str, Any], path: Path) -> Any:
+    try:
+        return core.compile_model(graph, DEVICE, options)
+    except Exception as e:
+        raise ModelError(f"{path}: expected a graph that OpenVINO compiles, got {one_line(e)}") from e
 
 
 def _core(engine: str) -> Any:

@@ -64,7 +64,7 @@ def build(
     console: bool = False,
 ) -> tuple[Judge, Line]:
     """The judge and the line around it; `stack` ends it all. What fails most often comes first. Raises VtadError."""
-    source, judge = options.source, Judge(options.source.name, detector, rules)
+    source, judge = options.source, Judge(options.source.name, detector, rules, explain=options.shows_everything)
     batch, files, device, room, full_scale = 1, None, None, Room(), detector.card.input.full_scale
     frames: Capture | FolderFrames | None = None
     if source.kind == "folder":

@@ -131,6 +131,16 @@ class RunOptions:
             raise VtadError("expected a source, got none")
         return self.address
 
+    @property
+    def saved(self) -> Literal["all", "ng", "none"]:
+        """Which pictures are saved: those asked for, or those that suit the source."""
+        return self.save or ("all" if self.source.kind == "folder" else "ng")
+
+    @property
+    def shows_everything(self) -> bool:
+        """Whether maps and reconstruction of every picture are drawn."""
+        return self.out is not None and self.view == "panel" and self.saved == "all"
+
 
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"

@@ -177,15 +177,14 @@ def open_results(options: RunOptions, detector: Detector, rules: Rules, root: Pa
     """The results folder of --out; `root` is that of the files, whose names its pictures take. Raises SinkError."""
     if options.out is None:
         return None
-    in_folder = root is not None
     pictures = PictureOptions(
-        save=options.save or ("all" if in_folder else "ng"),
+        save=options.saved,
         view=options.view,
         suffix=".png" if options.image == "png" else ".jpg",
         originals=options.save_originals,
         root=root,
         keep=options.keep,
-        reserve=not in_folder,
+        reserve=root is None,
     )
     return ResultsFolder(options.out, pictures, about(options, detector, rules), options.csv_dialect or "excel")
 

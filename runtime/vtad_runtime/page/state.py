@@ -24,6 +24,7 @@ from vtad_runtime.drawing.shrinking import shrink, shrink_judged
 from vtad_runtime.engine.model import Integrity
 from vtad_runtime.page.picture import LONGEST
 from vtad_runtime.verdict.detector import Result
+from vtad_runtime.verdict.explanation import Explanation, Maps
 from vtad_runtime.verdict.judgement import Judgement
 from vtad_runtime.verdict.verdict import Verdict
 
@@ -234,10 +235,8 @@ def _keep(seq: int, judgement: Judgement) -> KeptPicture | None:
         verdict=judgement.verdict,
         threshold=judgement.threshold,
         regions=result.regions[:100],
-        reconstruction=np.zeros((0, 0, 3), np.uint8),
         model_heatmap=heat,
-        model_ssim_map=heat,
-        model_density_map=heat,
+        explanation=Explanation.of(Maps(heat, heat, np.zeros((0, 0, 3), np.uint8))),
     )
     return KeptPicture(seq, judgement.number, judgement.captured_at, rgb, lean)
 

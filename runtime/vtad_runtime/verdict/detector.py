@@ -2,6 +2,9 @@
 
 detector = Detector("pill.onnx")
 result = detector("part.png")     # or the bytes of a file, or (H, W, 3) uint8 RGB; or detector.batch([rgb, rgb])
+
+A good part costs what its verdict needs. SSIM map, density map and reconstruction come with pictures that are NG or UNSURE; those
+of others are computed when somebody looks.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,8 +26,9 @@ from vtad_runtime.contract.image import Decoded, Placement, decode_picture, fit_
 from vtad_runtime.contract.references import References
 from vtad_runtime.contract.threshold.conformal import REVIEW, review_level
 from vtad_runtime.engine.engines import CPU
-from vtad_runtime.engine.model import MAX_BATCH, OpenModel, Outputs
+from vtad_runtime.engine.model import MAX_BATCH, OpenModel
 from vtad_runtime.verdict.engine_choice import open_proven
+from vtad_runtime.verdict.explanation import Explanation, Maps, MapsError, checked_maps, maps_of
 from vtad_runtime.verdict.reference_check import ReferenceCheck, check_references
 from vtad_runtime.verdict.score import top_cells
 from vtad_runtime.verdict.verdict import Verdict, decide
@@ -50,7 +55,8 @@ class Result:
     """What the detector says about one picture.
 
     Maps are kept at the model's resolution and brought to that of the source when asked for: at 12 megapixels the three
-    maps of one picture would hold 144 MB.
+    maps of one picture would hold 144 MB. Those of `explanation` may cost a run of the model at the first look, and raise then
+    what it raises: ModelError, MapsError.
     """
 
     score: float
@@ -59,13 +65,26 @@ class Result:
     threshold: float  # NG if and only if score > threshold
     pixel_threshold: float  # a z-score, as are the maps
     regions: tuple[Region, ...]  # largest peak first; none of a picture that is OK
-    reconstruction: NDArray[np.uint8]  # (height, width, 3) RGB, model resolution
     model_heatmap: NDArray[np.float32]  # (height, width)
-    model_ssim_map: NDArray[np.float32]  # (height, width)
-    model_density_map: NDArray[np.float32]  # (height, width)
+    explanation: Explanation  # SSIM map, density map and reconstruction
     placement: Placement  # where the picture lies in the model's input
     error: str | None  # why the verdict is ERROR
     doubt: str | None = None  # why it is UNSURE, where the score would not make it so
+
+    @property
+    def reconstruction(self) -> NDArray[np.uint8]:
+        """(height, width, 3) RGB, model resolution."""
+        return self.explanation.maps().reconstruction
+
+    @property
+    def model_ssim_map(self) -> NDArray[np.float32]:
+        """How unlike the reconstruction, (height, width)."""
+        return self.explanation.maps().ssim_map
+
+    @property
+    def model_density_map(self) -> NDArray[np.float32]:
+        """How unlikely the features, (height, width)."""
+        return self.explanation.maps().density_map
 
     @property
     def heatmap(self) -> NDArray[np.float32]:
@@ -156,13 +175,15 @@ class Detector:
         fitted, placement = fit_image(rgb, self.card.input)
         return Prepared(np.ascontiguousarray(fitted.transpose(2, 0, 1)), placement, doubt)  # (3, height, width)
 
-    def judge(self, prepared: list[Prepared]) -> list[Result]:
-        """Run prepared pictures, in batches of at most 64. Raises ModelError."""
+    def judge(self, prepared: list[Prepared], *, explain: bool = False) -> list[Result]:
+        """Run prepared pictures, in batches of at most 64. Raises ModelError.
+
+        `explain`: everything will be looked at, so everything is computed at once.
+        """
         results: list[Result] = []
         for start in range(0, len(prepared), MAX_BATCH):
             part = prepared[start : start + MAX_BATCH]
-            outputs = self._session.run(np.stack([p.pixels for p in part]))
-            results += [self._result(outputs, i, p.placement, p.doubt) for i, p in enumerate(part)]
+            results += self._explained(part) if explain else self._judged(part)
         return results
 
     def references(self) -> References | None:
@@ -179,31 +200,68 @@ class Detector:
             return self.prepare(decoded.rgb, decoded.doubt)
         return self.prepare(picture)
 
-    def _result(self, outputs: Outputs, i: int, placement: Placement, doubt: str | None) -> Result:
-        calibration, score, error = self.card.calibration, float(outputs.score[i]), None
-        heatmap, ssim_map, density_map = outputs.heatmap[i], outputs.ssim_map[i], outputs.density_map[i]
-        verdict = decide(calibration, score, self.unsure_from, doubt=doubt)
+    def _judged(self, part: list[Prepared]) -> list[Result]:
+        """By the verdict alone; those that are NG or UNSURE are then explained, in one run."""
+        found = self._session.verdict(_stacked(part))
+        results = [
+            self._result(float(score), heatmap, Explanation(partial(self._maps, p.pixels)), p)
+            for score, heatmap, p in zip(found.score, found.heatmap, part, strict=True)
+        ]
+        odd = [i for i, r in enumerate(results) if r.verdict in (Verdict.NG, Verdict.UNSURE)]
+        if odd:
+            outputs = self._session.run(_stacked([part[i] for i in odd]))
+            for at, i in enumerate(odd):
+                results[i] = self._with(results[i], maps_of(outputs, at))
+        return results
+
+    def _explained(self, part: list[Prepared]) -> list[Result]:
+        """By everything, in one run."""
+        found = self._session.run(_stacked(part))
+        results = []
+        for i, p in enumerate(part):
+            maps = maps_of(found, i)
+            result = self._result(float(found.score[i]), found.heatmap[i], Explanation.of(maps), p)
+            results.append(self._with(result, maps))
+        return results
+
+    def _maps(self, pixels: NDArray[np.uint8]) -> Maps:
+        """Those of one picture, (3, height, width). Raises ModelError, MapsError."""
+        return checked_maps(maps_of(self._session.run(pixels[None]), 0))
+
+    def _result(self, score: float, heatmap: NDArray[np.float32], explanation: Explanation, p: Prepared) -> Result:
+        """What score and heatmap say, without regions."""
+        calibration, error = self.card.calibration, None
+        verdict = decide(calibration, score, self.unsure_from, doubt=p.doubt)
         if verdict is Verdict.ERROR:
             error = f"expected a finite score, got {score}"
-        elif not all(np.isfinite(values).all() for values in (heatmap, ssim_map, density_map)):
-            verdict, error = Verdict.ERROR, f"expected finite maps, got NaN or infinity (score {score:.4g})"
-        levels = np.clip(np.nan_to_num(outputs.reconstruction[i].transpose(1, 2, 0)), 0, 1) * 255  # (height, width, 3)
-        result = Result(
+        elif not np.isfinite(heatmap).all():
+            verdict, error = Verdict.ERROR, f"expected a finite heatmap, got NaN or infinity (score {score:.4g})"
+        return Result(
             score=score,
             p_value=calibration.p_value(score) if math.isfinite(score) else math.nan,
             verdict=verdict,
             threshold=calibration.threshold,
             pixel_threshold=calibration.pixel_threshold,
             regions=(),
-            reconstruction=np.rint(levels).astype(np.uint8),
             model_heatmap=heatmap,
-            model_ssim_map=ssim_map,
-            model_density_map=density_map,
-            placement=placement,
+            explanation=explanation,
+            placement=p.placement,
             error=error,
-            doubt=doubt,
+            doubt=p.doubt,
         )
+
+    def _with(self, result: Result, maps: Maps) -> Result:
+        """The result with its maps, and the regions that these show."""
+        result = dataclasses.replace(result, explanation=Explanation.of(maps))
+        try:
+            checked_maps(maps)
+        except MapsError as e:
+            return dataclasses.replace(result, verdict=Verdict.ERROR, error=result.error or str(e))
         return agreeing(result, self.card.score_rule, self.unsure_from)
+
+
+def _stacked(part: list[Prepared]) -> NDArray[np.uint8]:
+    return np.stack([p.pixels for p in part])  # (n, 3, height, width)
 
 
 def agreeing(result: Result, rule: ScoreRule, unsure_from: float | None) -> Result:
@@ -213,7 +271,7 @@ def agreeing(result: Result, rule: ScoreRule, unsure_from: float | None) -> Resu
     """
     if result.verdict in (Verdict.OK, Verdict.ERROR):
         return dataclasses.replace(result, regions=()) if result.regions else result
-    maps = result.model_heatmap, result.model_ssim_map, result.model_density_map
+    maps = result.model_heatmap, result.explanation
     regions = result.regions or find_regions(*maps, result.placement, result.pixel_threshold)
     if not regions and result.score > (result.threshold if unsure_from is None else unsure_from):
         inside = result.model_heatmap[result.placement.inside.slices]
@@ -224,20 +282,21 @@ def agreeing(result: Result, rule: ScoreRule, unsure_from: float | None) -> Resu
 
 def find_regions(
     heatmap: NDArray[np.float32],
-    ssim_map: NDArray[np.float32],
-    density_map: NDArray[np.float32],
+    explanation: Explanation,
     placement: Placement,
     pixel_threshold: float,
 ) -> tuple[Region, ...]:
     """The 8-connected parts of the heatmap above the threshold, in source pixels, largest peak first.
 
-    The three maps are (height, width), z-scores. Regions are found at this resolution, the model's, and their corners then
-    brought to the source: at that of the source the maps of one large picture would take gigabytes.
+    The heatmap is (height, width), z-scores; the explanation is looked at where there are such parts. Regions are found at this
+    resolution, the model's, and their corners then brought to the source: at that of the source the maps of one large picture
+    would take gigabytes.
     """
-    heat, ssim, nll = (values[placement.inside.slices] for values in (heatmap, ssim_map, density_map))  # (h, w)
+    heat = heatmap[placement.inside.slices]  # (h, w)
     above = (heat > pixel_threshold).astype(np.uint8)
     if not above.any():
         return ()
+    ssim, nll = (values[placement.inside.slices] for values in explanation.maps()[:2])
     (rows, columns), used = heat.shape, placement.used
     count, labels, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
     regions = []

@@ -30,7 +30,7 @@ class Trial:
     engine: str
     ok: bool | None  # None: there are no reference pictures to prove it by
     said: str  # one line
-    ms: float | None  # of one picture, median; None: it does not run
+    ms: float | None  # of the verdict on one picture, median; None: it does not run
     times_faster: float | None  # than `cpu`, by runs taken in turns
 
 
@@ -51,11 +51,11 @@ def trial(model: Path, threads: int | None, engine: str, *, allow_changed: bool 
 
 
 def _timed(session: OpenModel) -> float:
-    """Milliseconds of one picture of noise."""
+    """Milliseconds of the verdict on one picture of noise."""
     shape = (1, 3, session.card.input.height, session.card.input.width)
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     start = time.perf_counter()
-    session.run(noise)
+    session.verdict(noise)
     return 1000 * (time.perf_counter() - start)
 
 

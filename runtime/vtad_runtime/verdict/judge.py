@@ -13,6 +13,7 @@ from vtad_runtime.contract.errors import VtadError, why
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.verdict.alarm import Alarm, AlarmRule
 from vtad_runtime.verdict.detector import Detector, Prepared, Result, agreeing
+from vtad_runtime.verdict.explanation import MapsError
 from vtad_runtime.verdict.frame_check import FrameChecks
 from vtad_runtime.verdict.geometry import Misfit
 from vtad_runtime.verdict.judgement import Frame, Judgement, Unusable
@@ -45,9 +46,9 @@ class _Ready(NamedTuple):
 class Judge:
     """Turns the frames of one source into judgements. `prepare` may run in any thread, the rest in one."""
 
-    def __init__(self, name: str, detector: Detector, rules: Rules) -> None:
-        """`name` is the source's."""
-        self._name, self._detector, self._rules = name, detector, rules
+    def __init__(self, name: str, detector: Detector, rules: Rules, *, explain: bool = False) -> None:
+        """`name` is the source's. `explain`: every picture's maps and reconstruction will be looked at."""
+        self._name, self._detector, self._rules, self._explain = name, detector, rules, explain
         self.threshold = detector.card.calibration.threshold if rules.threshold is None else rules.threshold
         self._checks = FrameChecks(rules.checks)
         self._alarm = Alarm(rules.alarm) if rules.alarm is not None else None
@@ -101,7 +102,7 @@ class Judge:
     def _results(self, ready: list[_Ready]) -> Sequence[Result | str]:
         """What the model says of each, or why that failed. Raises ModelError."""
         try:
-            return self._detector.judge([item.prepared for item in ready])
+            return self._detector.judge([item.prepared for item in ready], explain=self._explain)
         except ModelError:
             raise
         except Exception as e:
@@ -125,11 +126,16 @@ class Judge:
             unsure_from=self._rules.unsure_from,
         )
         result = dataclasses.replace(result, verdict=verdict, threshold=self.threshold)
+        try:
+            result = agreeing(result, self._detector.card.score_rule, self._rules.unsure_from)
+        except MapsError as e:
+            verdict, reason = Verdict.ERROR, str(e)
+            result = dataclasses.replace(result, verdict=verdict, error=reason)
         return dataclasses.replace(
             self._error(frame, reason),
             verdict=verdict,
             frame=dataclasses.replace(frame, prepared=None),
-            result=agreeing(result, self._detector.card.score_rule, self._rules.unsure_from),
+            result=result,
             queue_age_ms=ready.queue_age_ms,
             prepare_ms=ready.prepare_ms,
             infer_ms=infer_ms,

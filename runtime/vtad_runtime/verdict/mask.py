@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.image import ImageError, fit_mask, read_mask
 from vtad_runtime.verdict.detector import Result, agreeing
+from vtad_runtime.verdict.explanation import Explanation, Maps
 from vtad_runtime.verdict.geometry import Geometry, Misfit
 from vtad_runtime.verdict.score import top_score
 from vtad_runtime.verdict.verdict import Verdict, decide
@@ -59,19 +60,21 @@ class Mask:
                 f"--roi-mask: expected a model whose score is the mean of the highest cells, {again:.4g} here, "
                 f"got {result.score:.4g}; this model cannot be masked"
             )
-        maps = [self._silenced(m) for m in (result.model_heatmap, result.model_ssim_map, result.model_density_map)]
-        score, calibration = min(top_score(maps[0], self._card.score_rule), result.score), self._card.calibration
+        heatmap, calibration = self._silenced(result.model_heatmap), self._card.calibration
+        score = min(top_score(heatmap, self._card.score_rule), result.score)
         silenced = dataclasses.replace(
             result,
             score=score,
             p_value=calibration.p_value(score),
             verdict=decide(calibration, score, doubt=result.doubt),
             regions=(),
-            model_heatmap=maps[0],
-            model_ssim_map=maps[1],
-            model_density_map=maps[2],
+            model_heatmap=heatmap,
+            explanation=Explanation(lambda: self._silenced_maps(result.explanation.maps())),
         )
         return agreeing(silenced, self._card.score_rule, None)
+
+    def _silenced_maps(self, maps: Maps) -> Maps:
+        return Maps(self._silenced(maps.ssim_map), self._silenced(maps.density_map), maps.reconstruction)
 
     def _silenced(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         lowest = values[self._inside].min()
