@@ -79,6 +79,18 @@ def test_openvino_refuses_what_onnxruntime_refuses(broken: dict[str, Any], said:
 
 
 @needs_openvino
+def test_what_openvino_compiled_is_kept_by_precision(tmp_path: Path) -> None:
+    """OpenVINO would take what it compiled in float32 for bfloat16, and end the process."""
+    path = write_model(tmp_path / "m.onnx")
+    for engine in ("openvino", "openvino-bf16"):
+        try:
+            open_model(path, 1, engine=engine)
+        except ModelError as e:
+            pytest.skip(str(e))  # no bfloat16 here
+        assert list((cache_folder() / engine).glob("*.blob"))
+
+
+@needs_openvino
 def test_openvino_refuses_a_torn_file_in_one_line(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.onnx")
     path.write_bytes(path.read_bytes()[:400])
