@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import FixedTrial
-from tiny_run import TINY, done, error, tiny
+from tiny_run import TINY, done, error, invoke, tiny
 
 from vtad.commands.sweep import sweep as vtad_sweep
 from vtad.commands.train import train as vtad_train
@@ -82,6 +82,22 @@ def test_from_pictures_to_a_training_with_the_best_options(
     assert (trained.embed_dim, trained.epochs) == (TINY["embed_dim"], 1)
     assert trained.preset_file == "sweeps/pill/best.toml"
     assert said[-1].endswith("vtad-train --category pill --preset sweeps/pill/best.toml")
+
+
+def test_a_search_without_one_complete_trial_ends_with_1(
+    pills: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.toml").write_text(preset_text("scratch", {**TINY, "optimizer": "sgd", "warmup": 0}))
+    space.write_text("learning_rate = { low = 1e29, high = 1e30 }\n")
+    arguments = ("--category", "pill", "--data", pills, "--preset", "tiny.toml", "--space", space, "--trials", 1)
+    result = invoke(vtad_sweep, *arguments, "--minutes-per-trial", "0.02")
+    assert result.exit_code == 1
+    first, second = result.stdout.splitlines()
+    assert first.startswith("trial 0: no figure: sweeps/pill/0000: the loss is not a number at step")
+    assert second == "1 of 1 trials have ended, 1 of them early"
+    assert result.stderr.startswith("Error: no trial is complete")
+    assert sorted(path.name for path in Path("sweeps/pill").iterdir()) == ["0000", "sweep.db"]
 
 
 def test_no_test_picture_is_read(pills: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

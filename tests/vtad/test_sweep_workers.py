@@ -1,4 +1,4 @@
-"""Three workers of one study on a real PostgreSQL, one of them killed in the middle of a trial."""
+"""vtad-sweep in processes of its own: killed, stopped, three workers on a real PostgreSQL, and in MLflow."""
 
 from __future__ import annotations
 
@@ -94,3 +94,53 @@ def test_of_three_workers_one_is_killed_and_its_trial_is_tried_again_and_counted
         after = done(vtad_sweep, *options)
         assert f"{TRIALS} of {TRIALS} trials have ended" in after
         assert len(optuna.load_study(study_name="pill", storage=address).trials) == len(study.trials)
+
+
+def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(
+    pills: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.toml").write_text(preset_text("scratch", TINY))
+    options = ["--category", "pill", "--data", str(pills), "--preset", "tiny.toml", "--trials", "1"]
+    options += ["--minutes-per-trial", "0.05"]
+    environment = {**os.environ, "PYTHONPATH": SOURCES, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", BEGIN, *options]
+    worker = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    eventually(Path("sweeps/pill/0000/config.json").exists, 120)
+    worker.send_signal(signal.SIGINT)
+    said, complained = worker.communicate(timeout=60)
+    assert (worker.returncode, said) == (130, "")
+    assert complained == "Error: stopped; the same command goes on\n"
+    assert not list(Path("sweeps/pill").glob("00*"))
+    lines = done(vtad_sweep, *options).splitlines()
+    assert lines[0] == "trial 0 was stopped: it is tried again"
+    assert lines[1].startswith("trial 1: 0.")
+    assert lines[2] == "1 of 1 trials have ended"
+
+
+def test_a_study_is_a_run_in_mlflow_with_its_trials_below_it(
+    pills: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.toml").write_text(preset_text("scratch", TINY))
+    Path("space.toml").write_text("learning_rate = { low = 1e-4, high = 1e-2, log = true }\n")
+    options = ["--category", "pill", "--data", str(pills), "--preset", "tiny.toml", "--space", "space.toml"]
+    options += ["--minutes-per-trial", "0.005"]
+    done(vtad_sweep, *options, "--track", "sqlite:///mlflow.db", "--trials", "1")
+    done(vtad_sweep, *options, "--track", "sqlite:///mlflow.db", "--trials", "2")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("pill")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    trials = [run for run in runs if run is not parent]
+    assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {parent.info.run_id}
+    assert {run.data.tags["vtad.trial"] for run in trials} == {"0", "1"}
+    qualities = {run.data.tags["vtad.trial"]: run.data.metrics["quality"] for run in trials}
+    assert parent.data.metrics["quality"] == max(qualities.values())
+    assert parent.info.status == "FINISHED"
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {"best.toml", "sweep.html"}
+    # A store that is away stops nothing.
+    done(vtad_sweep, *options, "--track", "http://127.0.0.1:9", "--trials", "3")

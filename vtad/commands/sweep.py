@@ -142,7 +142,8 @@ def sweep(
 def _say_found(found: Found, folder: Path, category: str) -> None:
     now, best = found.standing, found.best
     given_up = f", {len(now.given_up)} given up" if now.given_up else ""
-    say(f"{len(now.ended)} of {now.wanted} trials have ended{given_up}")
+    early = f", {now.early} of them early" if now.early else ""
+    say(f"{len(now.ended)} of {now.wanted} trials have ended{early}{given_up}")
     if best is None:
         return
     beside = f"; the values that the search starts from: {found.start.value:.4f}" if found.start else ""

@@ -34,6 +34,11 @@ class Standing:
     missing: int  # slots without an attempt
 
     @property
+    def early(self) -> int:
+        """Trials that ended before their training did: pruned, or without a figure."""
+        return sum(trial.state is TrialState.PRUNED for trial in self.ended)
+
+    @property
     def done(self) -> bool:
         """Whether nothing is left to do, for any worker."""
         return not (self.running or self.waiting or self.again or self.missing)

@@ -54,7 +54,7 @@ def write_page(path: Path, study: optuna.Study, found: Found) -> None:
         study=study.study_name,
         settings=settings,
         found=found,
-        pruned=sum(trial.state is TrialState.PRUNED for trial in found.standing.ended),
+        early=found.standing.early,
         ranges={name: _range(option) for name, option in settings["space"].items()},
         plots=list(_plots(study)),
         rows=[Row(trial, _state(trial), _minutes(trial)) for trial in trials if trial.user_attrs.get(WHY) != SURPLUS],
