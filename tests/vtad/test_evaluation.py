@@ -24,7 +24,7 @@ from vtad.data.layout import DataError, find_category
 from vtad.evaluation import at_source
 from vtad.evaluation import evaluate as evaluation
 from vtad.evaluation.evaluate import evaluate
-from vtad.evaluation.report import table
+from vtad.evaluation.table import table
 from vtad.fitting.device import pick_device
 from vtad.inspection import input_spec
 from vtad.metrics import RankedPixels

@@ -13,7 +13,7 @@ from tiny_run import tiny
 
 from vtad.config import Config
 from vtad.evaluation.evaluate import evaluate
-from vtad.evaluation.report import table
+from vtad.evaluation.table import table
 from vtad.models.paper import PaperAutoencoder
 from vtad.training import train
 

@@ -30,7 +30,7 @@ def evaluate(run_path: Path | None, runs: Path, category: str | None, data_dir: 
     """Judge the test images of a run's category: metrics.json and report.html in the run folder, and a table."""
     with no_traceback(), library_errors_as_lines():
         run = choose_run(run_path, runs, category)
-        from vtad.evaluation.report import table
+        from vtad.evaluation.table import table
         from vtad.report.evaluated import evaluate_with_report
 
         found = evaluate_with_report(run, data=data_dir, device=device)
