@@ -141,7 +141,7 @@ class Page:
     test: bool  # whether it is of test pictures
     kinds: tuple[Kind, ...] = ()
     curves: dict[str, tuple[Plot, str]] = field(default_factory=dict)  # by "roc", "pr", "pro": the plot and its caption
-    training: tuple[Plot, ...] = ()
+    training: dict[str, Plot] = field(default_factory=dict)  # by title
     scorers: tuple[ScorerRow, ...] = ()
     ssim_share: float | None = None
     oddest: tuple[tuple[str, str, bool], ...] = ()  # name, score, whether held out: good pictures of the training

@@ -98,7 +98,7 @@ def evaluation_page(run: Run, found: Evaluation, entries: list[Entry]) -> Page:
         gallery=shown,
         gallery_note=f"The {len(shown)} most telling of {len(entries)} pictures." if len(shown) < len(entries) else "",
         card=card,
-        card_text=tuple((printable(name), printable(text)) for name, text in card_rows(card)),
+        card_text=tuple((printable(name), printable(text)) for name, text in card_rows(card) if name != "proof"),
         test=True,
         kinds=tuple(
             Kind(printable(name), kind.images, kind.auroc, round(kind.miss_rate * kind.images))

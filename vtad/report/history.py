@@ -9,6 +9,7 @@ from vtad.run_folder import Run
 from vtad_runtime.contract.typed_json import WrongJson, parsed
 
 LOSSES = {"mse": "squared error", "ssim": "1 - SSIM", "nll": "NLL", "segmentation_loss": "segmentation loss"}
+TOKEN_NORMS = "token norms"
 NORMS = {
     "token_norm_patch_median": "patches, median",
     "token_norm_patch_max": "patches, largest",
@@ -16,13 +17,13 @@ NORMS = {
 }
 
 
-def training_plots(run: Run) -> tuple[Plot, ...]:
-    """The loss and its parts, and the norms of the tokens; none where nothing was kept."""
+def training_plots(run: Run) -> dict[str, Plot]:
+    """The loss and its parts, and the norms of the tokens, by title; none of what was not kept."""
     rows = _rows(run)
-    plots = [lines("loss", {"training": _line(rows, "loss"), "validation": _line(rows, "val_loss")})]
-    plots += [lines(title, {title: _line(rows, key)}) for key, title in LOSSES.items() if any(_line(rows, key)[1])]
-    plots.append(lines("token norms", {name: _line(rows, key) for key, name in NORMS.items()}))
-    return tuple(filter(None, plots))
+    shown = {"loss": {"training": _line(rows, "loss"), "validation": _line(rows, "val_loss")}}
+    shown |= {title: {title: _line(rows, key)} for key, title in LOSSES.items() if any(_line(rows, key)[1])}
+    shown[TOKEN_NORMS] = {name: _line(rows, key) for key, name in NORMS.items()}
+    return {title: plot for title, named in shown.items() if (plot := lines(title, named))}
 
 
 def _rows(run: Run) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,21 +109,20 @@ def curve(
     return _plot(draw, 320, 280, (-0.02 * x_end, 1.02 * x_end), (-0.02, 1.04))
 
 
-def lines(title: str, named: dict[str, tuple[Sequence[float], Sequence[float]]], width: int = 300) -> Plot | None:
-    """Lines over epochs, by name, up to three; None where there is nothing to draw."""
-    named = {name: (x, y) for name, (x, y) in named.items() if x}
+def lines(title: str, named: Mapping[str, tuple[Sequence[float], Sequence[float]]], width: int = 300) -> Plot | None:
+    """Lines over epochs, by name, up to three; None where there are not two epochs."""
+    named = {name: (x, y) for name, (x, y) in named.items() if len(x) > 1}
     if not named:
         return None
     every_x, every_y = (np.concatenate([np.asarray(line[i], np.float64) for line in named.values()]) for i in (0, 1))
     finite = every_y[np.isfinite(every_y)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-    room = 0.06 * (high - low) or max(abs(high), 1.0) * 0.06
-    first, last = float(every_x.min()), float(every_x.max())
+    room = 0.06 * (high - low) or 0.06 * abs(high) or 0.06
 
     def draw(axes: Any) -> None:
         for (name, (x, y)), colour in zip(named.items(), (DIM, GOOD, BAD), strict=False):
             shown = np.array(_thinned(list(zip(x, y, strict=True))))  # (N, 2)
-            axes.plot(shown[:, 0], shown[:, 1], color=colour, label=name, marker="o" if len(shown) == 1 else None)
+            axes.plot(shown[:, 0], shown[:, 1], color=colour, label=name)
         axes.set_title(title, loc="left", color=INK)
         axes.grid(axis="y", color=LINE, linewidth=0.6)
         axes.xaxis.set_major_locator(_whole_numbers(5))
@@ -132,7 +131,7 @@ def lines(title: str, named: dict[str, tuple[Sequence[float], Sequence[float]]],
         if len(named) > 1:
             axes.legend(frameon=False, labelcolor=DIM, fontsize=10, loc="best", handlelength=1.2)
 
-    return _plot(draw, width, 190, (first, max(last, first + 1)), (low - room, high + room), top=26)
+    return _plot(draw, width, 190, (float(every_x.min()), float(every_x.max())), (low - room, high + room), top=26)
 
 
 def _plot(

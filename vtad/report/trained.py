@@ -52,7 +52,7 @@ def training_page(run: Run, record: CalibrationRecord) -> Page:
         gallery=tuple(entry for entry in ordered if entry.view is not None),
         gallery_note="Often they are the mistake in the data: look at them. The maps are those of the finished model.",
         card=card,
-        card_text=tuple((printable(name), printable(text)) for name, text in card_rows(card)),
+        card_text=tuple((printable(name), printable(text)) for name, text in card_rows(card) if name != "proof"),
         test=False,
         training=training_plots(run),
         scorers=scorer_rows(record),
