@@ -90,7 +90,7 @@ def evaluation_page(run: Run, found: Evaluation, entries: list[Entry]) -> Page:
     shown = tuple(entry for entry in ordered if entry.view is not None)
     return Page(
         title=title(run, card),
-        subtitle=f"Judged on {found.scores.good} good and {found.scores.defective} defective test pictures; "
+        subtitle=f"Judged on {found.scores.good} good and {found.scores.defective} defective test pictures. "
         f"{trained_on(card)}.",
         headlines=_headlines(found, of_scores),
         notes=tuple(filter(None, (found.note, _without_mask(found)))),
@@ -149,8 +149,8 @@ def _headlines(found: Evaluation, scores: Explorer) -> tuple[Headline, ...]:
             Headline(
                 "Showing where",
                 f"{found.heatmap.aupro:.3f}",
-                "The share of a defect that the heatmap marks, averaged over all defects and over up to 30 % of good "
-                "pixels marked with it (AUPRO).",
+                "The share of a defect that the heatmap marks, averaged over all defects and over up to 30\N{NO-BREAK SPACE}% "
+                "of good pixels marked with it (AUPRO).",
             )
         )
     return tuple(headlines)
@@ -159,7 +159,9 @@ def _headlines(found: Evaluation, scores: Explorer) -> tuple[Headline, ...]:
 def _rate(count: Count) -> str:
     """Its share and the interval of the truth, in words."""
     low, high = (100 * end for end in count.interval)
-    return f": {100 * (count.share or 0):.1f} %. The true rate lies between {low:.1f} and {high:.1f} %, with 95 % confidence."
+    share = f": {100 * (count.share or 0):.1f} %."
+    truth = f" The true rate lies between {low:.1f} and {high:.1f} %, with 95 % confidence."
+    return f"{share}{truth}".replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _without_mask(found: Evaluation) -> str | None:

@@ -67,7 +67,7 @@ def trained_on(card: Card) -> str:
     except ValueError:
         day = card.identity.created
     preset = card.identity.config.get("preset", "unknown")
-    return f"trained {day}, preset {preset}, from {card.calibration.images} good pictures that set the threshold"
+    return f"Trained {day}, preset {preset}, threshold from {card.calibration.images} good pictures"
 
 
 def printable(text: str) -> str:

@@ -45,7 +45,7 @@ def training_page(run: Run, record: CalibrationRecord) -> Page:
     of_scores = explorer(run, card, ordered, words)
     return Page(
         title=title(run, card),
-        subtitle=f"{trained_on(card).capitalize()}. No test pictures yet: vtad-eval puts its report here.",
+        subtitle=f"{trained_on(card)}. No test pictures yet: vtad-eval puts its report here.",
         headlines=_headlines(record, of_scores),
         notes=tuple(filter(None, (advice(card),))),
         explorer=of_scores,
