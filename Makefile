@@ -45,7 +45,7 @@ types: $(VENV)/.installed
 
 check: lint types test services  ## what CI runs
 
-bench: $(VENV)/.installed  ## latency of the newest export beside torch
+bench: $(VENV)/.installed  ## latency of the newest export beside torch, and of the verdict alone
 	$(BIN)/python bench/latency.py
 
 web:  ## onnxruntime-web for examples/web and its test; needs npm

@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 
 from vtad.models.trained import load_detector
 from vtad.run_folder import open_run
+from vtad_runtime.engine.engines import CPU
 from vtad_runtime.engine.integrity import integrity
+from vtad_runtime.engine.model import ModelError
 from vtad_runtime.engine.opening import newest_model, open_model
 from vtad_runtime.verdict.detector import Detector, Result
+from vtad_runtime.verdict.engine_choice import others
 
 ROUNDS = 30
 
@@ -45,9 +48,9 @@ def cpu_milliseconds(f: Callable[[], object]) -> float:
     return 1e3 * (time.process_time() - start)
 
 
-def verdict_beside_everything(path: Path) -> str:
-    """What score and heatmap cost of all outputs, by the engine `cpu`."""
-    session = open_model(path, threads=1)
+def verdict_beside_everything(path: Path, engine: str) -> str:
+    """What score and heatmap cost of all outputs. Raises ModelError."""
+    session = open_model(path, threads=1, engine=engine)
     shape = (1, 3, session.card.input.height, session.card.input.width)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     opening = cpu_milliseconds(lambda: session.run(pixels))
@@ -58,7 +61,7 @@ def verdict_beside_everything(path: Path) -> str:
     ]
     share, (verdict, whole) = median(a / b for a, b in pairs), (median(of) for of in zip(*pairs, strict=True))
     return (
-        f"  verdict alone / everything   median {share:6.2f} ({verdict:.1f} of {whole:.1f} ms CPU time, one thread; "
+        f"  verdict alone / everything   median {share:6.2f} by {engine} ({verdict:.1f} of {whole:.1f} ms CPU time, one thread; "
         f"opening the whole graph at the first look {opening - whole:.0f} ms)"
     )
 
@@ -90,7 +93,11 @@ def main() -> None:
     print(f"  python start to first verdict  median {median(starts):6.0f} ms")
     compared = median(milliseconds(lambda: integrity(path)) for _ in range(5))
     print(f"    of it the digests            median {compared:6.0f} ms, {100 * compared / median(starts):.1f} %")
-    print(verdict_beside_everything(path))
+    for engine in (CPU, *others()):
+        try:
+            print(verdict_beside_everything(path, engine))
+        except ModelError as e:  # no such device here
+            print(f"  {e}")
 
 
 if __name__ == "__main__":
