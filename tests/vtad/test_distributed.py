@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -102,7 +103,7 @@ class Started:
     """The processes of a training on this machine, forked from one that has imported torch already."""
 
     def __init__(self, count: int, folder: Path, *arguments: object, stop: tuple[int, int] | None = None) -> None:
-        """`stop`: a rank and the signal that it gets in the third epoch."""
+        """`stop`: a rank and the signal that it gets in the third epoch. RANK in an argument is the process's."""
         server = multiprocessing.get_context("forkserver")
         server.set_forkserver_preload(["vtad.training", "vtad.commands.train"])
         self.folder = folder
@@ -149,7 +150,7 @@ def trains(rank: int, count: int, port: int, folder: Path, words: list[str], sto
             return drawn(sampler, step, *rest)
 
         vars(sampling)["BatchSampler"].draw = draw
-    sys.argv = ["vtad-train", *words]
+    sys.argv = ["vtad-train", *(word.replace("RANK", str(rank)) for word in words)]
     programs.train()
 
 
@@ -258,3 +259,24 @@ def test_mistakes_of_all_are_said_by_the_first_alone(pills: Path, tmp_path: Path
     assert len(first.splitlines()) == 1
     assert second == ""
     assert not (tmp_path / "pill").exists()
+
+
+@pytest.mark.service
+def test_processes_that_do_not_have_the_same_pictures_do_not_train(pills: Path, tmp_path: Path) -> None:
+    for rank in range(2):
+        shutil.copytree(pills, tmp_path / f"data{rank}")
+    min((tmp_path / "data1/pill/train/good").iterdir()).unlink()
+    codes, (first, second) = Started(2, tmp_path / "said", *arguments(tmp_path / "dataRANK", tmp_path)).ended()
+    assert codes == [2, 2]
+    assert first.endswith("good pictures: expected the same for every process, process 1 has others\n")
+    assert second == ""
+    assert not (tmp_path / "pill").exists()
+
+
+@pytest.mark.service
+def test_the_minutes_are_those_of_the_first_process(pills: Path, tmp_path: Path) -> None:
+    words = arguments(pills, tmp_path)
+    at = words.index("--epochs")
+    words[at : at + 2] = ["--minutes", "0.01"]
+    assert Started(2, tmp_path / "said", *words).ended() == ([0, 0], ["", ""])
+    assert run_in(tmp_path).complete

@@ -198,6 +198,13 @@ def test_a_training_may_be_stopped_again_and_again(
     assert_equal_runs(unbroken(config), train(config, resume=run))
 
 
+def test_a_stop_that_is_asked_for_during_the_last_validation_is_heeded(configured: Callable[..., Config]) -> None:
+    reports: list[Report] = []
+    with pytest.raises(Interrupted) as caught:
+        train(configured(), report=reports.append, stop=lambda: any(r.lasting for r in reports))
+    assert caught.value.run.checkpoint.exists()
+
+
 @pytest.mark.usefixtures("every_epoch")
 def test_a_killed_training_continues_from_its_last_checkpoint(
     configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, unbroken: Callable[[Config], Run]

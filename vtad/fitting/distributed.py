@@ -85,14 +85,21 @@ class Processes:
         for tensor, part in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
-    def agree(self, stop: bool, seconds: float) -> tuple[bool, float]:
-        """Whether any process is to stop, and the seconds on the clock of the first. Raises ProcessLost."""
+    def clock(self, seconds: float) -> float:
+        """The seconds on the clock of the first. Raises ProcessLost."""
+        return self._largest(seconds if self.first else 0.0)
+
+    def any(self, said: bool) -> bool:
+        """Whether it is so in any process. Raises ProcessLost."""
+        return bool(self._largest(float(said)))
+
+    def _largest(self, value: float) -> float:
         if self.count == 1:
-            return stop, seconds
-        said = torch.tensor([float(stop), seconds if self.first else 0.0], dtype=torch.float64)
+            return value
+        values = torch.tensor(value, dtype=torch.float64)
         with self._connected():
-            dist.all_reduce(said, dist.ReduceOp.MAX)
-        return bool(said[0]), float(said[1])
+            dist.all_reduce(values, dist.ReduceOp.MAX)
+        return values.item()
 
     def of_first(self, work: Callable[[], Made]) -> Made:
         """What the first process makes, for all. Raises what `work` does there, Ended elsewhere; ProcessLost."""

@@ -103,11 +103,11 @@ class Loop:
                 self._require_number(loss.total.item())
                 at.sums = tuple(total + part.item() for total, part in zip(at.sums, loss, strict=True))
                 at.step += 1
-                stopping, at.seconds = self.processes.agree(stop(), time.perf_counter() - started)
+                at.seconds = self.processes.clock(time.perf_counter() - started)
                 report(Report(self.schedule.fraction(at), f"epoch {at.epoch + 1}", lasting=False))
                 if at.step % self.sampler.steps_an_epoch == 0 and self._end_epoch(report):
                     self.processes.of_first(lambda: validated(self.learner.detector, self.schedule.fraction(at)))
-                if stopping:
+                if self.processes.any(stop()):
                     self._save()
                     raise Interrupted(self.run)
         if at.step % self.sampler.steps_an_epoch:  # the time ended within an epoch: its weights have not been validated
