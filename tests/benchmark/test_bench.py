@@ -288,7 +288,9 @@ def test_processes_share_the_jobs_and_do_none_twice(pills: Path, tmp_path: Path)
     said = [process.communicate(timeout=300)[1] for process in processes]
     assert {process.returncode for process in processes} <= {0, 3}, said
     assert [row.category for row in read_rows(out)] == ["a", "b", "c", "d"]
-    assert sum(text.count(": done in") for text in said) == 4
+    lines = [line for text in said for line in text.splitlines()]
+    assert sum(": done in" in line for line in lines) == 4
+    assert all(line.startswith("[") for line in lines if ": done in" in line)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-import time
 from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from vtad_benchmark.jobs.plan import Plan
@@ -29,19 +30,24 @@ def work_here(plan: Plan, began: float, processes: int) -> None:
         return
     threads = max(1, (os.cpu_count() or 1) // processes)
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    workers = [context.Process(target=_worker, args=(plan, began, threads)) for _ in range(processes)]
+    pipes = [context.Pipe(duplex=False) for _ in range(processes)]  # each its own: one that is killed blocks no other
+    workers = [context.Process(target=_worker, args=(plan, began, threads, say_to)) for _, say_to in pipes]
     jobs = plan.jobs()
     with stoppable() as stop, Bar("jobs", len(jobs)) as bar:
-        for worker in workers:
+        for worker, (_, say_to) in zip(workers, pipes, strict=True):
             worker.start()
+            say_to.close()  # the worker has its own
+        listening = [heard for heard, _ in pipes]
         asked = False
-        while any(worker.is_alive() for worker in workers):
-            time.sleep(LOOK_S)
+        while listening:
+            listening = [heard for heard in listening if heard not in _said(wait(listening, LOOK_S))]
             bar.to(sum(plan.row(job).is_file() for job in jobs))
             if stop() and not asked:
                 asked = True
                 for worker in workers:
                     worker.terminate()  # each ends as by itself: at its next step, with a checkpoint
+        for worker in workers:
+            worker.join()
         if stop.signal is not None:
             raise VtadError("stopped; the same command continues", 128 + stop.signal)
     _require_well(workers)
@@ -57,27 +63,43 @@ def _require_well(workers: Sequence[BaseProcess]) -> None:
             _say(f"a worker was ended by signal {-code}; its job is free for others")
 
 
-def _worker(plan: Plan, began: float, threads: int) -> None:
-    """What one process does."""
+def _said(ready: Sequence[object]) -> list[object]:
+    """Say what workers have to say; those that have ended are returned."""
+    ended: list[object] = []
+    for one in ready:
+        assert isinstance(one, Connection)
+        try:
+            _say(one.recv())
+        except (EOFError, OSError):
+            ended.append(one)
+    return ended
+
+
+def _worker(plan: Plan, began: float, threads: int, lines: Connection) -> None:
+    """What one process does; it says its lines to the one that started it, whose stderr they are for."""
     import cv2
     import torch
 
     from vtad.fitting.device import keep_memory
+
+    def report(text: str) -> None:
+        with suppress(OSError):  # that one is gone
+            lines.send(text)
 
     keep_memory()
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     parent = os.getppid()
     try:
-        work(plan, Surroundings(began, _say, orphaned=lambda: os.getppid() != parent))
+        work(plan, Surroundings(began, report, orphaned=lambda: os.getppid() != parent))
     except VtadError as e:
         if e.exit_code < 128:
-            _say(f"Error: {e}")
+            report(f"Error: {e}")
         sys.exit(e.exit_code)
     except KeyboardInterrupt:
         sys.exit(STOPPED)
     except Exception as e:
-        _say(f"Error: internal error: {why(e)}; please report it")
+        report(f"Error: internal error: {why(e)}; please report it")
         sys.exit(INTERNAL)
 
 
