@@ -312,3 +312,13 @@ def test_the_page_of_a_training_does_without_pictures_that_are_gone(run: Run, tm
     shown = read(report_training(run))
     assert shown.all("img") == []
     assert html.escape("train/good/") in shown.text
+
+
+def test_a_run_of_an_earlier_version_gets_a_page_of_what_it_kept(tmp_path: Path) -> None:
+    run = made_run(tmp_path)
+    for name in ("calibration.json", "metrics.jsonl"):
+        (run.path / name).unlink()
+    shown = read(write_page(run, made_page(run, made_pictures(3, 3))))
+    assert "What each scorer counts" not in shown.text
+    assert "The oddest good pictures" not in shown.text
+    assert "Missed" in shown.headings
