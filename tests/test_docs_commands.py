@@ -123,7 +123,7 @@ def _unfinished_run() -> None:
 
     reports: list[Any] = []
     with pytest.raises(Interrupted):
-        train(tiny(epochs=3), report=reports.append, stop=lambda: any(r.lasting for r in reports))
+        train(tiny(epochs=3), report=reports.append, stop=lambda: any(r.text == "epoch 2" for r in reports))
 
 
 class Camera:
