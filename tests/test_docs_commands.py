@@ -25,6 +25,7 @@ from tiny_run import TINY, flags, tiny
 from tiny_vit import write_vit
 
 from vtad.preset_file import preset_text
+from vtad_runtime.verdict import engine_choice
 
 if TYPE_CHECKING:
     from vtad.run_folder import Run
@@ -219,6 +220,7 @@ def test_a_command_of_the_readme_or_the_guide_runs(
 ) -> None:
     monkeypatch.chdir(shutil.copytree(project, tmp_path / "project"))
     monkeypatch.delenv("VTAD_DATA", raising=False)
+    monkeypatch.setattr(engine_choice, "others", lambda: ())  # each would be tried in a process of its own
     with ExitStack() as stack:
         if "camera.local" in line:
             picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)

@@ -24,6 +24,7 @@ from vtad_runtime.commands.calibrate import calibrate
 from vtad_runtime.commands.doctor import doctor
 from vtad_runtime.commands.replay import replay
 from vtad_runtime.commands.run import run
+from vtad_runtime.verdict import engine_choice
 
 STORED = Path(__file__).parent / "data" / "schema1"
 RECORDED = json.loads((STORED / "recorded.json").read_text())
@@ -75,7 +76,8 @@ def test_a_model_of_schema_1_is_calibrated_into_a_valid_file(line: Path) -> None
     assert new.file(STORED / "square.png").score == old.file(STORED / "square.png").score
 
 
-def test_vtad_doctor_runs_a_model_of_schema_1() -> None:
+def test_vtad_doctor_runs_a_model_of_schema_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_choice, "others", lambda: ())  # each would be tried in a process of its own
     result = CliRunner().invoke(doctor, ["--model", str(MODEL)])
     assert "self-test" in result.output
     (row,) = (text for text in result.output.splitlines() if "self-test" in text)
