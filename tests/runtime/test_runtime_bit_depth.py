@@ -23,6 +23,7 @@ from vtad_runtime.commands.replay import replay
 from vtad_runtime.commands.run import run
 from vtad_runtime.contract.image import ImageError, read_picture, read_rgb, sixteen_bit_peak
 from vtad_runtime.line.golden import Golden
+from vtad_runtime.verdict import engine_choice
 
 WHITE = 4095
 
@@ -128,7 +129,8 @@ def test_a_calibration_reads_so_too_and_leaves_out_what_is_too_bright() -> None:
 
 
 @pytest.mark.usefixtures("line")
-def test_the_doctor_names_the_bits() -> None:
+def test_the_doctor_names_the_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_choice, "others", lambda: ())  # each is tried in a process of its own
     assert "12 of 16 bits" in CliRunner().invoke(doctor, ["--model", "m.onnx"]).output
     assert "of 16 bits" not in CliRunner().invoke(doctor, ["--model", "sixteen.onnx"]).output
 

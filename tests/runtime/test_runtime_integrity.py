@@ -26,6 +26,7 @@ from vtad_runtime.engine.card_entry import replace_card
 from vtad_runtime.engine.integrity import contents, integrity
 from vtad_runtime.page.state import PageState
 from vtad_runtime.review import doctor as checked
+from vtad_runtime.verdict import engine_choice
 
 Edit = Callable[[dict[str, Any]], object]
 
@@ -33,6 +34,7 @@ Edit = Callable[[dict[str, Any]], object]
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine_choice, "others", lambda: ())  # each is tried in a process of its own
     for packages in ("NEEDED", "EXTRAS"):
         monkeypatch.setattr(checked, packages, {})  # the doctor looks at the model alone, which is quick
     Path("in").mkdir()

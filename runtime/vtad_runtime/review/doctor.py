@@ -13,10 +13,10 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
@@ -107,8 +107,14 @@ def _import(module: str) -> Found:
     """The versions of what brings a module that can be imported."""
     with _silent():
         import_module(module)
-    names = sorted(set(packages_distributions().get(module.partition(".")[0], ())))
+    names = sorted(set(_distributions().get(module.partition(".")[0], ())))
     return True, ", ".join(f"{version(name)} ({name})" for name in names) or "version unknown"
+
+
+@cache
+def _distributions() -> Mapping[str, Sequence[str]]:
+    """Whose module is whose, of all that is installed: reading it takes a while."""
+    return packages_distributions()
 
 
 def _silent() -> redirect_stdout[io.StringIO]:
