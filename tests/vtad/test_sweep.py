@@ -185,10 +185,11 @@ def test_what_pruning_goes_by_does_not_depend_on_the_weights_of_the_loss(
     assert losses[1] > 2 * losses[0]
 
 
-def test_a_trial_that_diverges_has_no_figure_and_says_why(trainer: Callable[..., Trainer]) -> None:
-    options = {"learning_rate": 1e-3, "registers": 2}
+def test_a_trial_that_diverges_has_no_figure_and_says_why(trainer: Callable[..., Trainer], space: Path) -> None:
+    space.write_text("learning_rate = { low = 1e29, high = 1e30 }\n")
+    trial = FixedTrial({"learning_rate": 1e30}, 3)
     with pytest.raises(NoFigure, match="the loss is not a number at step"):
-        trainer(optimizer="sgd", warmup=0, nll_weight=1e30).run(FixedTrial(options, 3), lambda _: None, lambda: False)  # type: ignore[arg-type]
+        trainer(optimizer="sgd", warmup=0).run(trial, lambda _: None, lambda: False)  # type: ignore[arg-type]
 
 
 def test_a_stopped_trial_leaves_nothing(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
