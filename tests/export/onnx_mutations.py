@@ -14,6 +14,9 @@ Change = Callable[[onnx.ModelProto], object]
 Array = NDArray[Any]
 
 
+LUMINANCE, CONTRAST = 1e-4, 9e-4  # the constants of SSIM for a range of 1
+
+
 # Parts of a graph
 
 
@@ -24,11 +27,14 @@ def node(model: onnx.ModelProto, kind: str, within: str = "", number: int = 0) -
 
 
 def constant(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
-    """A constant by its name; "=name": the second input of the operation that is named so."""
+    """A constant by its name; "=name": the second input of the product of that name; "Mul name": what that operation takes."""
     if name.startswith("="):
         name = next(
             n for n in model.graph.node if n.name.startswith(name[1:]) and n.op_type in ("MatMul", "Conv")
         ).input[1]
+    elif " " in name:
+        constants, (kind, within) = {t.name for t in model.graph.initializer}, name.split(" ")
+        name = next(i for i in node(model, kind, within).input if i in constants)
     found: onnx.TensorProto = next(t for t in model.graph.initializer if t.name == name)
     return found
 
@@ -52,6 +58,16 @@ def _constant(name: str, edit: Callable[[Array], Array]) -> Change:
         assert after.shape == before.shape
         assert after.tobytes() != before.tobytes()
         tensor.CopyFrom(numpy_helper.from_array(after, tensor.name))
+
+    return change
+
+
+def _ssim(value: float, edit: Callable[[Array], Array]) -> Change:
+    """A change of one of SSIM's two constants, which is found by its value."""
+
+    def change(model: onnx.ModelProto) -> None:
+        values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if not t.dims}
+        _constant(next(name for name, found in values.items() if np.isclose(found, value)), edit)(model)
 
     return change
 
@@ -109,7 +125,8 @@ def _exchange(first: str, second: str) -> Change:
     """Two values take each other's place as inputs."""
 
     def change(model: onnx.ModelProto) -> None:
-        pair = {first: second, second: first}
+        one, other = (constant(model, name).name if name.startswith("=") else name for name in (first, second))
+        pair = {one: other, other: one}
         for n in model.graph.node:
             n.input[:] = [pair.get(name, name) for name in n.input]
 
@@ -266,10 +283,10 @@ WEIGHTS: dict[str, Change] = {
     "weights transposed in place": _constant("=model.encoder.0.attention.project/", lambda w: w.T),
     "a layer without bias": _constant("model.decoder.0.mlp.0.bias", lambda b: 0 * b),
     "another standard deviation": _constant("density_std", _times(1.001)),
-    "another weight of the fusion": _constant("select_6", _times(1.01)),
-    "another mean of the fusion": _constant("select_5", _times(1.01)),
-    "another constant of SSIM": _constant("val_389", _times(2)),
-    "another constant of SSIM's luminance": _constant("val_388", _times(100)),
+    "another weight of the fusion": _constant("Mul model.score_fusion", _times(1.01)),
+    "another mean of the fusion": _constant("Sub model.score_fusion", _times(1.01)),
+    "another constant of SSIM": _ssim(CONTRAST, _times(2)),
+    "another constant of SSIM's luminance": _ssim(LUMINANCE, _times(100)),
     "1/254": _constant("scalar_tensor_default", lambda _: np.array(254.0)),
     "the other bias of the whitening": _constant("neg", _times(1.01)),
 }
@@ -277,7 +294,7 @@ GRAPH: dict[str, Change] = {
     "BGR under the same interface": _bgr,
     "grey under the same interface": _grey,
     "heatmap and SSIM map exchanged": _exchange_outputs("heatmap", "ssim_map"),
-    "weights of two layers exchanged": _exchange("val_63", "val_130"),
+    "weights of two layers exchanged": _exchange("=model.encoder.0.attention.qkv/", "=model.decoder.0.attention.qkv/"),
     "biases of two layers exchanged": _exchange("model.encoder.0.mlp.2.bias", "model.decoder.0.mlp.2.bias"),
     "rows for columns": _exchange("model.encoder.0.norm1.weight", "model.encoder.0.norm1.bias"),
     "the first score for the whole batch": _whole_batch,
@@ -295,14 +312,14 @@ GRAPH: dict[str, Change] = {
     "least for largest": _attribute("TopK", "largest", 0),
     "no relu": lambda model: setattr(node(model, "Relu"), "op_type", "Identity"),
     "sum for mean": lambda model: setattr(node(model, "ReduceMean", "/mean/"), "op_type", "ReduceSum"),
-    "minus for plus": lambda model: setattr(node(model, "Add", "/add_1113/"), "op_type", "Sub"),
+    "minus for plus": lambda model: setattr(node(model, "Add", number=-1), "op_type", "Sub"),
     "least for nearest": lambda model: setattr(node(model, "ReduceMax"), "op_type", "ReduceMin"),
     "cells of another size": _attribute("AveragePool", "kernel_shape", [4, 4]),
     "order of axes": lambda model: node(model, "Transpose", number=1).attribute[0].ints.reverse(),
 }
 # What lies below the tolerances of the proof: seen by the digests of a file that was sealed, and by nothing before.
 BELOW: dict[str, Change] = {
-    "the constant of SSIM's luminance in the last place": _constant("val_388", last_place),
+    "the constant of SSIM's luminance in the last place": _ssim(LUMINANCE, last_place),
     "last place of the whitening's bias": _constant("neg", last_place),
-    "last place of a weight of the fusion": _constant("select_4", last_place),
+    "last place of a weight of the fusion": _constant("Mul model.score_fusion", last_place),
 }

@@ -299,7 +299,7 @@ def test_the_page_of_a_training_shows_the_oddest_good_pictures_by_name(run: Run)
     assert [shown.data["name"][i] for i in tiles] == [g.file for g in record.good]
     assert shown.data["defective"].count(1) == len(record.synthetic)
     assert f"Oddest good picture {record.good[0].score:.3g} {record.good[0].file}: look at it" in shown.text
-    for words in ("Synthetic defects missed", "held out", "cross-fitted", "What each scorer counts", "token norms"):
+    for words in ("Synthetic defects missed", "held out", "cross-fitted", "What each scorer counts"):
         assert words in shown.text, words
     weights = record.weights
     assert weights is not None
