@@ -214,6 +214,8 @@ def test_the_default_architecture_at_full_size_is_likely_on_the_engine_and_compu
     torch.manual_seed(0)
     detector = Detector(preset("default", "pill")).eval()
     model: Any = detector.model
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (1, 3, *detector.size), dtype=torch.uint8, generator=generator)
     model.features.backbone.load_state_dict(backbone.state_dict())
     as_trained(model.segmentation_head)
     with torch.no_grad():
@@ -223,7 +225,8 @@ def test_the_default_architecture_at_full_size_is_likely_on_the_engine_and_compu
         model.position_gaussian.factor.normal_(0, 0.1)
         model.feature_gmm.centres.normal_()
         model.feature_gmm.curvature.uniform_(-0.5, 1)
-        model.score_fusion.weight.copy_(torch.tensor([0.1, 0.2, 0.3, 1.0, 0.5]))
+        _, maps = model.scorer_maps(pixels / 255)
+        model.score_fusion.weight.copy_(1 / torch.stack([x.abs().max() for x in maps]))  # each counts alike
     program = trace(prepared(detector, "ane"))
     full, half = tmp_path / "full.mlpackage", tmp_path / "half.mlpackage"
     write_package(convert(program, "fp32", "iOS16"), trained.card(), full)
@@ -244,9 +247,6 @@ def test_the_default_architecture_at_full_size_is_likely_on_the_engine_and_compu
     assert all(len(value.shape) <= 4 for value in declared.values())
     assert not [op for op in on_engine if op.kind in ("mul", "sub") and op.outputs[0].shape == (1, 3, *detector.size)]
 
-    pixels = torch.randint(
-        0, 256, (1, 3, *detector.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
     with torch.inference_mode():
         expected = detector(pixels)._asdict()
     got = Executor.load(full)(pixels.numpy())
