@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from vtad.run_folder import Run
     from vtad_export.proof.exporter import Export
 
+pytestmark = pytest.mark.service  # a minute of every command that the docs name
+
 TINY_DEMO = ("--size", "64", "--train", "6", "--good", "1", "--defects", "1")
 ENDLESS = ("--camera", "--stream", "--watch")
 # Each converts for many seconds; the test that runs it.

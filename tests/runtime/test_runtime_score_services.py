@@ -30,6 +30,8 @@ from vtad_runtime.batch.source import open_source
 from vtad_runtime.commands.score import score
 from vtad_runtime.contract.errors import VtadError
 
+MANY = 500  # pictures: an idle machine is done with few before a cluster ends
+
 pytestmark = pytest.mark.service
 
 
@@ -255,7 +257,7 @@ def test_a_node_that_is_killed_costs_no_row_and_none_comes_twice(
 @pytest.mark.usefixtures("here")
 def test_a_cluster_that_is_gone_is_one_line_and_the_rest_is_judged_without_it(cluster: Any) -> None:
     Path("in").mkdir()
-    for i in range(60):
+    for i in range(MANY):
         Path(f"in/{i}.png").write_bytes(png(good()))
 
     def end_after_the_first() -> bool:
@@ -269,9 +271,9 @@ def test_a_cluster_that_is_gone_is_one_line_and_the_rest_is_judged_without_it(cl
     with pytest.raises(VtadError, match="the Ray cluster: expected a result, got that its process ended") as caught:
         score_pictures(options, end_after_the_first)
     assert caught.value.exit_code == 3
-    assert 0 < len(rows()) < 60
+    assert 0 < len(rows()) < MANY
     result = CliRunner().invoke(score, ["in", "--out", "out", "--on", "ray"])
     assert result.exit_code == 2
     assert "expected a Ray cluster that answers, got Connection refused" in result.output.splitlines()[-1]
     assert CliRunner().invoke(score, ["in", "--out", "out", "--workers", "1"]).exit_code == 0
-    assert [row["frame"] for row in rows()] == list(range(1, 61))
+    assert [row["frame"] for row in rows()] == list(range(1, MANY + 1))
