@@ -59,24 +59,21 @@ def open_proven(
 
 def _fastest(model: Path, threads: int | None, known: _Known, allow_changed: bool) -> str:
     """The fastest engine that is proven; `cpu` where there is nothing to prove one by. Says which and why."""
-    if any(name not in known.trials for name in others()):
+    if first := any(name not in known.trials for name in others()):
         if open_model(model, threads, allow_changed=allow_changed).references() is None:
             return CPU
         event("engines", "trying engines once on this machine: " + ", ".join(others()))
         known.learn(tried(model, threads, name, allow_changed=allow_changed) for name in others())
     found = [known.trials[name] for name in others()]
     for trial in found:
-        if not trial.ok:
+        if first and not trial.ok:
             event("engine_refused", f"engine {trial.engine} is not taken: {trial.said}", engine=trial.engine)
     faster = {t.engine: t for t in found if t.ok and t.times_faster is not None and t.times_faster > 1}
     best = max(faster.values(), key=lambda t: t.times_faster or 0.0, default=None)
     if best is None:
         return CPU
-    event(
-        "engine",
-        f"engine {best.engine}: {best.times_faster:.1f} times as fast as {CPU} here; {best.said}",
-        engine=best.engine,
-    )
+    faster_by = f"engine {best.engine}: {best.times_faster:.1f} times as fast as {CPU} here"
+    event("engine", f"{faster_by}; {best.said}" if first else faster_by, engine=best.engine)
     return best.engine
 
 
