@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
@@ -11,8 +10,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
-import click
 
 from vtad_runtime.batch import workers
 from vtad_runtime.batch.job import Job, JobError, check_same, listed, model_digest, part_file, stored
@@ -23,6 +20,7 @@ from vtad_runtime.contract.command_line.stopping import LAST_S, stoppable
 from vtad_runtime.contract.errors import FAILED, NOT_JUDGED, NOT_WRITTEN, VtadError, one_line
 from vtad_runtime.contract.files import write_whole
 from vtad_runtime.contract.log import event, logging_to, note, warning
+from vtad_runtime.contract.progress import Bar
 from vtad_runtime.contract.threshold.conformal import REVIEW, review_level
 from vtad_runtime.engine.engines import CPU
 from vtad_runtime.engine.opening import newest_model
@@ -67,7 +65,7 @@ def command(options: ScoreOptions) -> int:
     """What vtad-score does; its exit code."""
     with logging_to(json_lines=options.log_json):
         with stoppable(_end_at_once) as stop:
-            tally = score(options, stop, bar=not options.log_json)
+            tally = score(options, stop)
         _say_end(options, tally, stop())
     if stop.signal is not None and tally.written < tally.partitions:
         return 128 + stop.signal
@@ -76,8 +74,8 @@ def command(options: ScoreOptions) -> int:
     return ALL_OK if tally.verdicts[Verdict.OK] == tally.verdicts.total() else FAILED
 
 
-def score(options: ScoreOptions, stop: Callable[[], bool] = lambda: False, *, bar: bool = False) -> Tally:
-    """Judge until every partition of the shard has its rows, or `stop()`. `bar`: on a terminal. Raises VtadError."""
+def score(options: ScoreOptions, stop: Callable[[], bool] = lambda: False) -> Tally:
+    """Judge until every partition of the shard has its rows, or `stop()`. Raises VtadError."""
     source = open_source(options.source)
     setup = _setup(options, source)
     job, start = setup.job, time.monotonic()
@@ -94,10 +92,8 @@ def score(options: ScoreOptions, stop: Callable[[], bool] = lambda: False, *, ba
         results=str(options.out),
     )
     verdicts, errors, judged = sum(done.values(), Counter[str]()), list[str](), 0
-    hidden = not (bar and sys.stderr.isatty())
-    length = sum(map(job.size, left))
     with (
-        click.progressbar(length=length, label="judging", file=sys.stderr, hidden=hidden) as progress,
+        Bar("judging", sum(map(job.size, left))) as bar,
         closing(_results(options, setup, left, stop)) as results,  # ends the workers, whatever goes wrong here
     ):
         for scored in results:
@@ -106,7 +102,7 @@ def score(options: ScoreOptions, stop: Callable[[], bool] = lambda: False, *, ba
             verdicts += done[scored.number]
             judged += job.size(scored.number)
             errors += scored.errors[: SHOWN - len(errors)]
-            progress.update(job.size(scored.number))
+            bar.advance(job.size(scored.number))
     for error in errors:
         warning("error", f"ERROR {error}")
     return Tally(job, len(mine), len(done), verdicts, judged, time.monotonic() - start)
