@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from vtad_runtime.contract.card import Card, card_digest
-from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.errors import VtadError, one_line
 from vtad_runtime.contract.files import replacing
 from vtad_runtime.contract.log import event, warning
 from vtad_runtime.contract.typed_json import WrongJson, parsed, typed
@@ -88,10 +88,13 @@ def tried(model: Path, threads: int | None, engine: str, *, allow_changed: bool 
     command = [sys.executable, "-m", "vtad_runtime.verdict.engine_trial", asked]
     try:
         done = subprocess.run(command, capture_output=True, timeout=LONGEST_S, check=False)
-        return typed(Trial, parsed(done.stdout.splitlines()[-1] if done.stdout else b""), "trial")
     except subprocess.TimeoutExpired:
         return Trial(engine, False, f"it took longer than {LONGEST_S:g} s", None, None)
-    except (OSError, WrongJson):
+    except OSError as e:
+        return Trial(engine, False, f"its process did not start: {one_line(e)}", None, None)
+    try:
+        return typed(Trial, parsed(done.stdout.splitlines()[-1] if done.stdout else b""), "trial")
+    except WrongJson:
         return Trial(engine, False, f"its process ended by {_end(done.returncode)}", None, None)
 
 
