@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from vtad_benchmark.results.row import Row
 from vtad_runtime.contract.typed_json import typed
@@ -13,6 +14,12 @@ from vtad_runtime.contract.typed_json import typed
 FILE = Path(__file__).with_name("published.toml")
 MEAN = "mean"  # of the fifteen, by the paper, among the values
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
+SEEN = {  # what the tables say of it
+    "text": "",
+    "picture": "; read from the authors' picture of the table",
+    "notebook": "; read from the authors' notebook that makes the paper's tables",
+    "reproduction": "; a reproduction, not the authors' figures",
+}
 
 
 @dataclass(frozen=True)
@@ -34,14 +41,19 @@ class Figures:
     table: str  # of the paper
     metric: str  # one of METRICS
     used: str  # the metric that the paper used, in its own terms
-    checked: str  # against which text of the paper; "unchecked": against none
+    seen: Literal["text", "picture", "notebook", "reproduction"]  # the paper's text, the authors' own, others' code
+    where: str  # the copy that was read: repository, commit and file
     values: dict[str, float]  # by category or MEAN, 0..1
+
+    @property
+    def name(self) -> str:
+        """The method, and whether these are its authors' figures."""
+        return f"{self.method}, {'reproduced' if self.seen == 'reproduction' else 'published'}"
 
     @property
     def source(self) -> str:
         """In a few words."""
-        doubt = ", unchecked" if self.checked == "unchecked" else ""
-        return f"arXiv {self.arxiv}, {self.table}: {self.used}{doubt}"
+        return f"arXiv {self.arxiv}, {self.table}: {self.used}{SEEN[self.seen]}"
 
 
 @dataclass(frozen=True)

@@ -204,13 +204,13 @@ def _published(rows: Sequence[Row], published: Sequence[Figures], metric: str) -
     papers = [one for one in published if one.metric == metric]
     for one in papers:
         cells_of = [f"{one.values[c]:.3f}" if c in one.values else NONE for c in (*of, MEAN)]
-        lines.append((f"{one.method}, published", *cells_of, one.source))
+        lines.append((one.name, *cells_of, one.source))
     return Table(
         f"MVTec AD beside published figures: {METRICS[metric]}",
         ("method", *of, "mean of all fifteen", "source"),
         tuple(lines) if of and papers else (),
         "Papers differ in input size, pictures of training and metric: the source says which metric the paper used. "
-        "Unchecked: seen in texts about the paper, not in the paper's own.",
+        "Each figure was read in its authors' own text, unless the source names another place. A dash: they gave none.",
     )
 
 
