@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from tiny_run import tiny
 from torch import Tensor
 
-from vtad.backbones import pretrained
+from vtad.backbones import efficientnet, pretrained
 from vtad.backbones.backbone import CHANNELS, BackboneError
 from vtad.backbones.efficientnet import EfficientNetLite0, InvertedResidual, read_weights
 from vtad.fitting.loop import Interrupted
@@ -130,3 +130,22 @@ def test_training_reads_the_weights_once_and_a_resumed_one_not_at_all(
     assert len(reads) == 1
     assert train(config, resume=stopped.value.run).complete
     assert len(reads) == 1
+
+
+@torch.no_grad()
+def test_one_kernel_for_a_convolution_and_what_follows_is_as_exact_as_each_by_itself(
+    backbone: EfficientNetLite0, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = torch.rand(2, 3, 64, 96)
+
+    def maps(bfloat16: bool) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            joined, each = backbone(picture)
+        return [x.float() for x in (joined, *each)]
+
+    at_once = maps(bfloat16=False), maps(bfloat16=True)
+    monkeypatch.setattr(efficientnet, "fuses", lambda *_: False)
+    one_by_one = maps(bfloat16=False), maps(bfloat16=True)
+    for x, y, rounded, also_rounded in zip(*at_once[:1], *one_by_one[:1], at_once[1], one_by_one[1], strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
+        assert (rounded - y).norm() < 1.1 * (also_rounded - y).norm()

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtad.backbones.backbone import MAP_CHANNELS, BackboneError
+from vtad.backbones.fused_convolution import fused, fuses
 
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 BATCH_NORM_EPS = 1e-3
@@ -79,10 +80,13 @@ class SameConv(nn.Module):
         total = kernel - stride  # for sides that the stride divides
         self.pad = (total // 2, total - total // 2) * 2 if stride > 1 else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
+    def forward(self, x: Tensor, added: Tensor | None = None, clamped: bool = False) -> Tensor:
+        """(B, C, H, W) -> (B, C', H / stride, W / stride), with `added` of that shape, and by ReLU6 where it is `clamped`."""
+        if fuses(self.conv, x):
+            return fused(self.conv, x, 0 if self.pad is None else self.pad[0], added, clamped)
         x = self.conv(x if self.pad is None else F.pad(x, self.pad))
-        return x
+        x = x if added is None else added + x
+        return _relu6(x) if clamped else x
 
 
 class InvertedResidual(nn.Module):
@@ -98,11 +102,9 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
-        y: Tensor = x if self.expand is None else _relu6(self.expand(x))
-        y = _relu6(self.depthwise(y))
-        y = self.project(y)
-        if self.residual:
-            y = x + y
+        y: Tensor = x if self.expand is None else self.expand(x, clamped=True)
+        y = self.depthwise(y, clamped=True)
+        y = self.project(y, added=x if self.residual else None)
         return y
 
 
@@ -120,7 +122,7 @@ class EfficientNetLite0(nn.Module):
 
         Returns the joined map (B, CHANNELS, H / 8, W / 8), and those of `TAPS` at strides 2, 4, 8 and, enlarged, 8.
         """
-        x = _relu6(self.stem(image * 2 - 1))
+        x = self.stem(image * 2 - 1, clamped=True)
         maps = []
         for i, block in enumerate(self.blocks):
             x = block(x)
