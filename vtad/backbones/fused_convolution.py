@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-_KERNEL = getattr(torch.ops.mkldnn, "_convolution_pointwise", None) if torch.backends.mkldnn.is_available() else None
+_KERNEL = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)  # only in a torch that is built with oneDNN
 
 
 def fuses(conv: nn.Conv2d, x: Tensor) -> bool:
@@ -35,6 +35,7 @@ def fused(conv: nn.Conv2d, x: Tensor, before: int, added: Tensor | None, clamped
     # Padding alike on both sides is what the kernel knows: a whole stride more of it gives a first row and column to drop.
     padding = conv.padding if stride == 1 else [before + stride] * 2
     how = padding, conv.stride, conv.dilation, conv.groups
+    y: Tensor
     if added is None:
         y = _KERNEL(x, weight, bias, *how, *(("hardtanh", [0.0, 6.0], "") if clamped else ("none", [], "")))
     else:
