@@ -21,6 +21,7 @@ from shared import Shared
 # Before torch and OpenCV are imported: threads that wait for each other make tiny models slow on busy machines.
 for name in ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
     os.environ.setdefault(name, "1")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # where a test imports onnxruntime before vtad_runtime
 
 pytest_plugins = ["shared_exports"]
 

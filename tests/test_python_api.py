@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,6 +14,9 @@ import pytest
 from vtad import Config, evaluate, train
 from vtad_export import to_onnx
 from vtad_runtime import Detector, Verdict, read_rgb
+
+if TYPE_CHECKING:
+    from vtad_export.proof.exporter import Export
 
 
 @pytest.mark.slow
@@ -75,3 +80,29 @@ def test_a_package_offers_what_it_lists_and_nothing_else(package: str) -> None:
     assert all(getattr(module, name) is not None for name in module.__all__)
     with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'predict'"):
         module.predict  # noqa: B018
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "first",
+    ["vtad_runtime.engine.onnxruntime_engine", "vtad_export.onnx_format.int8", "vtad_benchmark.methods.latency"],
+)
+def test_onnxruntime_is_loaded_without_its_telemetry(first: str, exported: Export, tmp_path: Path) -> None:
+    """It would look up a server of Microsoft's and keep an id of this machine in the cache folder."""
+    program = f"""
+import {first}
+from vtad_runtime import Detector
+Detector({str(exported.path)!r})
+"""
+    plain = {k: v for k, v in os.environ.items() if k not in ("CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS")}
+    environment = {
+        **plain,
+        "HOME": str(tmp_path),
+        "XDG_CACHE_HOME": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    found = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+    assert not list(tmp_path.rglob("*Microsoft*"))

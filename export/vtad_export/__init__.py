@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import vtad_runtime  # noqa: F401  # before onnxruntime, whose telemetry it turns off
+
 TYPE_CHECKING = False  # for type checkers it is true; `typing` takes 20 ms, and the command begins with this file
 if TYPE_CHECKING:
     from typing import Any

@@ -8,6 +8,12 @@ here, not even `typing` (20 ms): every command begins with this file.
 
 from __future__ import annotations
 
+import os
+
+# From 1.29 on onnxruntime for Linux tells Microsoft of every session, unless this is there when it is loaded:
+# https://github.com/microsoft/onnxruntime/pull/27379. No command of ours may use the network unasked.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 TYPE_CHECKING = False  # for type checkers it is true
 if TYPE_CHECKING:
     from typing import Any

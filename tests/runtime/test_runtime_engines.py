@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,13 @@ OPENVINO = pytest.param("openvino", marks=needs_openvino)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME"):
         monkeypatch.setenv(name, str(tmp_path / "cache"))
+
+
+def kept(name: str) -> list[Path]:
+    """What is in a folder of the cache."""
+    folder = cache_folder(name)
+    assert folder is not None
+    return list(folder.iterdir())
 
 
 def proven(path: Path, **graph: Any) -> Path:
@@ -87,7 +95,7 @@ def test_what_openvino_compiled_is_kept_by_precision(tmp_path: Path) -> None:
             open_model(path, 1, engine=engine)
         except ModelError as e:
             pytest.skip(str(e))  # no bfloat16 here
-        assert list((cache_folder() / engine).glob("*.blob"))
+        assert [file for file in kept(engine) if file.suffix == ".blob"]
 
 
 @needs_openvino
@@ -113,7 +121,7 @@ def test_auto_without_reference_pictures_or_another_engine_is_the_first(
     assert Detector(write_model(tmp_path / "m.onnx"), engine="auto").engine == "cpu"
     monkeypatch.setattr(engine_choice, "others", lambda: ())
     assert Detector(proven(tmp_path / "n.onnx"), engine="auto").engine == "cpu"
-    assert not cache_folder().exists()
+    assert not list(kept("engines"))
 
 
 @needs_openvino
@@ -136,11 +144,39 @@ def test_auto_takes_the_fastest_that_is_proven_and_remembers_it(
     assert made.count("openvino") == 1  # the second time it was known
     assert caplog.text.count("engine openvino: 3.0 times as fast as cpu here") == 2
     assert caplog.text.count("2 reference pictures judged as by torch") == 1  # why is said once
-    (kept,) = (cache_folder() / "engines").iterdir()
-    assert {row["engine"] for row in json.loads(kept.read_text())} == {"openvino"}
-    kept.write_text("[{")  # a damaged cache is none
-    assert Detector(path, engine="auto", threads=1).engine == "openvino"
-    assert made.count("openvino") == 2
+    (file,) = kept("engines")
+    assert {row["engine"] for row in json.loads(file.read_text())} == {"openvino"}
+    for times, damaged in enumerate((b"[{", b"null", b"[1]", b'{"openvino": true}', b"\xff", b""), 2):  # is none
+        file.write_bytes(damaged)
+        assert Detector(path, engine="auto", threads=1).engine == "openvino"
+        assert made.count("openvino") == times
+
+
+@needs_openvino
+@pytest.mark.parametrize("where", ["a file", "no home"])
+def test_without_a_folder_for_the_cache_engines_run_all_the_same(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if where == "a file":
+        (tmp_path / "cache").touch()
+    else:
+
+        def no_home() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.delenv("LOCALAPPDATA")
+        monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr(engine_choice, "tried", trial)
+    assert Detector(proven(tmp_path / "m.onnx"), engine="openvino", threads=1)(bad()).verdict == "NG"
+
+
+def test_a_trial_whose_process_cannot_start_is_a_refusal_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
+    found = engine_choice.tried(proven(tmp_path / "m.onnx"), 1, "openvino")
+    assert found == Trial("openvino", False, "its process did not start: No such file or directory", None, None)
 
 
 @needs_openvino
@@ -152,7 +188,7 @@ def test_a_changed_model_is_proven_each_time(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="changed since"):
         Detector(path, engine="openvino")
     Detector(path, engine="openvino", allow_changed=True)
-    assert not (cache_folder() / "engines").exists()
+    assert not kept("engines")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +198,9 @@ def test_a_provider_of_onnxruntime_gets_its_options_and_may_not_fall_back_in_sil
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, asked, taken = proven(tmp_path / "m.onnx"), list[Any](), ["CPUExecutionProvider"]
-    with pytest.raises(ModelError, match=f"expected an onnxruntime with {ENGINES[engine].provider}"):
+    with pytest.raises(
+        ModelError, match=rf"expected an onnxruntime with {ENGINES[engine].provider}, got .*; it comes with "
+    ):
         open_model(path, engine=engine)
     real = ort.InferenceSession
 

@@ -26,7 +26,7 @@ class Engine:
     provider: str | None = None  # of onnxruntime; None: another library
     options: dict[str, str] = field(default_factory=dict)  # of that provider
     reduced: bool = False  # rounds to less than float32, so its scores may be as far off as those of a float16 export
-    caches: bool = False  # takes the folder where it keeps what it compiled as `trt_engine_cache_path`
+    caches: bool = False  # takes a folder where it keeps what it compiled, as `trt_engine_cache_path`
 
     def installed(self) -> bool:
         """Whether this machine has what it needs; a device that is missing shows when it is opened."""
@@ -44,9 +44,7 @@ ENGINES = {
         Engine("openvino", "vtad[openvino]"),
         Engine("openvino-bf16", "vtad[openvino]", reduced=True),
         Engine("cuda", "vtad[gpu]", "CUDAExecutionProvider", {"use_tf32": "0"}),
-        Engine(
-            "tensorrt", "vtad[gpu]", "TensorrtExecutionProvider", {"trt_engine_cache_enable": "1"}, True, caches=True
-        ),
+        Engine("tensorrt", "vtad[gpu]", "TensorrtExecutionProvider", reduced=True, caches=True),
         Engine("directml", "vtad[directml]", "DmlExecutionProvider"),
         Engine("coreml", "onnxruntime on a Mac", "CoreMLExecutionProvider", {"ModelFormat": "MLProgram"}, True),
         Engine("xnnpack", "an onnxruntime built with XNNPACK", "XnnpackExecutionProvider"),
@@ -54,15 +52,20 @@ ENGINES = {
 }
 
 
-def cache_folder() -> Path:
-    """Where the system keeps what can be made again, of this user."""
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "vtad"
+def cache_folder(name: str) -> Path | None:
+    """A folder of ours where the system keeps what can be made again, of this user; None where none can be made."""
+    try:
+        if sys.platform == "win32":
+            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        elif sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        else:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = base / "vtad" / name
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # a service that may write nowhere; a user without a home
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def processor() -> str:

@@ -97,7 +97,7 @@ def refuse_changed(where: Path, found: Integrity) -> None:
     if found.changed:
         raise ModelError(
             f"{where}: expected the model as it was exported, got one {found}; copy it again or export the run again, "
-            "or open it as it is by --allow-changed"
+            "or open it as it is by --allow-changed (in Python allow_changed=True)"
         )
 
 

@@ -93,7 +93,10 @@ def _read(path: Path) -> bytes:
 
 def _open(path: Path, data: bytes, threads: int | None, engine: Engine) -> ort.InferenceSession:
     if engine.provider not in (found := ort.get_available_providers()):
-        raise ModelError(f"expected an onnxruntime with {engine.provider}, got {', '.join(found) or 'none'}")
+        raise ModelError(
+            f"engine {engine.name}: expected an onnxruntime with {engine.provider}, got {', '.join(found) or 'none'}; it comes "
+            f"with {engine.extra}"
+        )
     options = ort.SessionOptions()
     options.log_severity_level = 4  # errors come as exceptions; its log would repeat them on stderr
     options.intra_op_num_threads = min(threads or 0, os.cpu_count() or 1)  # more gain nothing
@@ -112,8 +115,8 @@ def _open(path: Path, data: bytes, threads: int | None, engine: Engine) -> ort.I
 
 def _providers(engine: Engine) -> list[Any]:
     options = dict(engine.options)
-    if engine.caches:
-        options["trt_engine_cache_path"] = str(cache_folder() / engine.name)
+    if engine.caches and (folder := cache_folder(engine.name)):
+        options |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
     own = [(engine.provider, options)] if options else [engine.provider]
     return own if engine.provider == CPU_PROVIDER else [*own, CPU_PROVIDER]
 

@@ -148,11 +148,12 @@ def _core(engine: str) -> Any:
 
 
 def _options(engine: str, threads: int | None) -> dict[str, Any]:
+    folder = cache_folder(engine)  # its own: taken for bfloat16, a graph in float32 ends the process
     return {
         "INFERENCE_PRECISION_HINT": PRECISION[engine],
         "INFERENCE_NUM_THREADS": min(threads or os.cpu_count() or 1, os.cpu_count() or 1),
         "NUM_STREAMS": 1,  # one picture as fast as can be
-        "CACHE_DIR": str(cache_folder() / engine),  # its own: taken for bfloat16, a graph in float32 ends the process
+        **({"CACHE_DIR": str(folder)} if folder else {}),
     }
 
 

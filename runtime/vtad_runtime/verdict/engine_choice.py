@@ -39,7 +39,7 @@ def open_proven(
     Raises ModelError: the engine is not there, or judges reference pictures otherwise.
     """
     if engine not in (*ENGINES, AUTO):
-        raise ModelError(f"--engine: expected one of {', '.join((AUTO, *ENGINES))}, got {engine}")
+        raise ModelError(f"engine: expected one of {', '.join((AUTO, *ENGINES))}, got {engine}")
     if engine == CPU or isinstance(model, bytes) or (engine == AUTO and (is_package(model) or not others())):
         return open_model(model, threads, engine=CPU if engine == AUTO else engine, allow_changed=allow_changed)
     path, known = Path(model), _Known.of(Path(model), threads)
@@ -107,9 +107,9 @@ class _Known:
 
     def __init__(self, file: Path | None) -> None:
         self.file, self.trials = file, dict[str, Trial]()
-        with suppress(OSError, ValueError, WrongJson):
-            found = json.loads(file.read_bytes()) if file is not None else []
-            self.trials = {t.engine: t for t in (typed(Trial, row, "trial") for row in found)}
+        with suppress(OSError, WrongJson):  # one that cannot be read, or is damaged, is none
+            found = () if file is None else typed(tuple[Trial, ...], parsed(file.read_bytes()), "trials")
+            self.trials = {trial.engine: trial for trial in found}
 
     @staticmethod
     def of(model: Path, threads: int | None) -> _Known:
@@ -122,7 +122,8 @@ class _Known:
         if digests is None or digests.files != found.files or digests.card != card_digest(found.card):
             return _Known(None)
         about = [found.card, processor(), os.cpu_count(), threads, *map(_version, LIBRARIES)]
-        return _Known(cache_folder() / "engines" / f"{hash_of(json.dumps(about))}.json")
+        folder = cache_folder("engines")
+        return _Known(folder and folder / f"{hash_of(json.dumps(about))}.json")
 
     def learn(self, found: Iterable[Trial]) -> None:
         """Add trials."""
