@@ -10,6 +10,7 @@ import pytest
 from tiny_model import GREY, UNIT, bad, good, write_model
 
 from vtad_runtime import Detector
+from vtad_runtime.contract.tint import tint
 from vtad_runtime.drawing import heatmap
 from vtad_runtime.drawing.annotated import annotated
 from vtad_runtime.drawing.encoding import PictureError, encode
@@ -55,6 +56,28 @@ def test_a_defect_is_tinted_and_boxed(detector: Detector) -> None:
     assert changed[150, 150]
     assert (picture[:400] == (255, 255, 255)).all(axis=2)[80:100].any()  # the box, outside the defect
     assert not changed[:80].any()
+
+
+def test_pictures_do_not_show_each_others_words(detector: Detector) -> None:
+    first = overlay(good(400, 300), detector(good(400, 300)))
+    overlay(bad(400, 300), detector(bad(400, 300)))
+    np.testing.assert_array_equal(overlay(good(400, 300), detector(good(400, 300))), first)
+
+
+@pytest.mark.parametrize("rows", [3, 2000])  # blended at once, and in bands
+def test_each_pixel_is_tinted_by_its_own_value(rows: int) -> None:
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 256, (rows, 900, 3), dtype=np.uint8)
+    values = rng.normal(0, 4, (rows, 900)).astype(np.float32)
+    values[0, :2] = np.nan, np.inf
+    picture = tint(rgb, values, 3.0)
+    low, top = values <= 1.5, ~(values < 6)  # NaN is as bad as can be
+    np.testing.assert_array_equal(picture[low], rgb[low])
+    for y, x in [(0, 0), (0, 1), (rows - 1, 899), *np.argwhere(top)[-3:], *np.argwhere(~low & ~top)[:3]]:
+        np.testing.assert_array_equal(
+            picture[y, x], tint(rgb[y : y + 1, x : x + 1], values[y : y + 1, x : x + 1], 3.0)[0, 0]
+        )
+    assert (picture[~low] != rgb[~low]).any(axis=1).mean() > 0.99
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (30, 90), (100, 80), (359, 10), (2000, 40)])

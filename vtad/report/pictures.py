@@ -101,7 +101,7 @@ def _fitting(width: int, height: int, longest: int) -> tuple[int, int]:
 
 
 def _webp(rgb: RGB, quality: int) -> bytes:
-    done, data = cv2.imencode(".webp", np.ascontiguousarray(rgb[:, :, ::-1]), [cv2.IMWRITE_WEBP_QUALITY, quality])
+    done, data = cv2.imencode(".webp", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, quality])
     assert done
     return data.tobytes()
 

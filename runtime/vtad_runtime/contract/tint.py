@@ -22,17 +22,18 @@ def tint(rgb: RGB, values: NDArray[np.float32], pixel_threshold: float) -> RGB:
     tinted = rgb.copy()
     rows = max(1, BAND // rgb.shape[1])
     for top in range(0, rgb.shape[0], rows):
-        _blend(tinted[top : top + rows], _ramp(values[top : top + rows], pixel_threshold))
+        _blend(tinted[top : top + rows], values[top : top + rows], pixel_threshold)
     return tinted
 
 
-def _blend(rgb: RGB, ramp: NDArray[np.float32]) -> None:
-    """Blend the colours of a ramp (h, W) over `rgb` (h, W, 3), in place."""
-    high = ramp > 0
-    if high.any():
+def _blend(rgb: RGB, values: NDArray[np.float32], pixel_threshold: float) -> None:
+    """Blend over `rgb` (h, W, 3), in place; only what is high costs more than a look."""
+    high = np.flatnonzero(~(values <= np.float32(pixel_threshold / 2)))  # (N,); NaN is high
+    if high.size:
+        pixels, ramp = rgb.reshape(-1, 3), _ramp(values.reshape(-1)[high], pixel_threshold)  # (h * W, 3), (N,)
         # From 0.25 at once, so that the first tint is seen, and the scale's order reads from the colour alone.
-        alpha = (0.25 + (MAX_ALPHA - 0.25) * np.minimum(ramp[high] * 2, 1))[:, None]  # (N, 1)
-        rgb[high] = np.rint(rgb[high] * (1 - alpha) + _inferno(ramp[high]) * alpha).astype(np.uint8)
+        alpha = (0.25 + (MAX_ALPHA - 0.25) * np.minimum(ramp * 2, 1))[:, None]  # (N, 1)
+        pixels[high] = np.rint(pixels[high] * (1 - alpha) + _inferno(ramp) * alpha).astype(np.uint8)
 
 
 def colour_bar(width: int, height: int, pixel_threshold: float) -> RGB:

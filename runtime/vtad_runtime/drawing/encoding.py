@@ -43,7 +43,7 @@ def encode(rgb: RGB, suffix: Suffix, quality: int = QUALITY) -> bytes:
         raise PictureError(f"expected at most {JPEG_SIDE} pixels a side, which is all that JPEG holds, got {size}")
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix == ".jpg" else []
     try:
-        done, data = cv2.imencode(suffix, np.ascontiguousarray(rgb[:, :, ::-1]), options)
+        done, data = cv2.imencode(suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), options)
     except Exception as e:  # cv2.error and MemoryError as a rule
         raise PictureError(f"a picture of {size} cannot be saved as {suffix}: {why(e)}") from e
     if not done:

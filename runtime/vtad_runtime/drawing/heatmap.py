@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -67,17 +68,26 @@ def legend(result: Result, width: int) -> RGB:
     text_x = margin + verdict + line
     room = max(width - text_x - margin, 1)
     text_scale = min(scale, scale * room / max(text_width("   ".join(words), scale), 1))
-    strip: RGB = np.full((legend_height(width), width, 3), PAPER, np.uint8)
+    strip = _scale(width, result.pixel_threshold).copy()
 
     corner = margin + verdict + line // 2, line // 4 + line
     cv2.rectangle(strip, (margin, line // 4), corner, VERDICT_COLOURS[result.verdict], -1)
     draw_text(strip, result.verdict, margin + line // 4, line, scale=scale * 1.1, colour=WHITE)
     draw_text(strip, "   ".join(words), text_x, line, scale=text_scale)
+    return strip
 
+
+@lru_cache(maxsize=2)
+def _scale(width: int, pixel_threshold: float) -> RGB:
+    """The colour scale of a legend, alike below all pictures of this width; not to be written to."""
+    scale = font_scale(width)
+    line = round(34 * scale)
+    margin = line // 2
+    strip: RGB = np.full((legend_height(width), width, 3), PAPER, np.uint8)
     bar = slice(round(line * 1.6), round(line * 2.1)), slice(margin, max(width - margin, margin + 2))
     bar_width, bar_height = bar[1].stop - bar[1].start, bar[0].stop - bar[0].start
-    strip[bar] = colour_bar(bar_width, bar_height, result.pixel_threshold)
-    top = 2 * result.pixel_threshold
+    strip[bar] = colour_bar(bar_width, bar_height, pixel_threshold)
+    top = 2 * pixel_threshold
     tick_scale = scale * 0.8
     unit = " standard deviations" if width >= 1.4 * MIN_WIDTH else ""
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
@@ -97,6 +107,7 @@ def legend(result: Result, width: int) -> RGB:
         tick_width = text_width(text, tick_scale)
         left = min(max(x - tick_width // 2, margin), width - margin - tick_width)
         draw_text(strip, text, left, round(line * 3.1), scale=tick_scale, colour=INK if marked else FAINT)
+    strip.setflags(write=False)
     return strip
 
 

@@ -67,7 +67,7 @@ class VideoOutput:
             height, width = picture.shape[:2]
             self._size = width + width % 2, height + height % 2  # the codec needs even numbers
             self._writer = self._open(*self._size)
-        self._writer.write(_letterboxed(picture, *self._size)[:, :, ::-1])
+        self._writer.write(cv2.cvtColor(_letterboxed(picture, *self._size), cv2.COLOR_RGB2BGR))
         self._frames += 1
 
     def close(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 
 import cv2
-import numpy as np
 
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.drawing.annotated import annotated
@@ -44,7 +43,7 @@ class Window(Output):
         newest, self._newest = self._newest, None
         if newest is not None:
             with suppress(PictureError):  # the next one comes soon
-                cv2.imshow(TITLE, np.ascontiguousarray(annotated(newest)[:, :, ::-1]))
+                cv2.imshow(TITLE, cv2.cvtColor(annotated(newest), cv2.COLOR_RGB2BGR))
         self.closed = (
             self.closed
             or (cv2.waitKey(1) & 0xFF) in CLOSING_KEYS
