@@ -169,7 +169,7 @@ def test_it_says_how_many_more_pictures_a_budget_needs(model: Path) -> None:
 
 def test_bad_parts_among_the_good_are_named_largest_first_with_what_they_do_to_the_threshold(model: Path) -> None:
     line([*range(10, 30), 150, 140])
-    result = calibrate("--good", "line", "--false-alarms", "0.05")
+    result = calibrate("--good", "line", "--false-alarms", "0.05", "--threshold-rule", "guaranteed")
     assert result.exit_code == 0
     odd = [text for text in result.stderr.splitlines() if text.startswith("odd among the good")]
     assert [text.split()[-3:] for text in odd] == [["line/020.png", "score", "6"], ["line/021.png", "score", "5.6"]]
@@ -301,7 +301,7 @@ def _spotted(i: int, level: int) -> np.ndarray[Any, Any]:
 def test_known_bad_parts_show_the_trade_off_and_may_set_the_threshold(model: Path) -> None:
     line(list(range(20, 60)))
     spots(list(range(50, 100)), "bad")
-    shown = calibrate("--good", "line", "--bad", "bad", "--out", "a.onnx")
+    shown = calibrate("--good", "line", "--bad", "bad", "--threshold-rule", "guaranteed", "--out", "a.onnx")
     assert shown.exit_code == 0, shown.output
     (chosen,) = [text for text in shown.stdout.splitlines() if text.startswith("* ")]
     assert "0 of 40, 0.0 % (0.0 to 8.8 %)" in chosen

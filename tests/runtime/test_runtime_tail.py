@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from vtad_runtime.contract.card import BudgetRule
-from vtad_runtime.contract.threshold.conformal import CalibrationError, calibration
+from vtad_runtime.contract.threshold.conformal import calibration, clear_of, spread
 from vtad_runtime.contract.threshold.tail import estimated_threshold, fit_tail
 
 RULES: tuple[BudgetRule, ...] = ("guaranteed", "estimated")
 
 
 def test_an_exponential_tail_is_found_again() -> None:
-    scores = np.random.default_rng(0).exponential(2.0, 20_000)
+    scores = np.random.default_rng(0).exponential(2.0, 20_000).tolist()
     tail = fit_tail(scores)
     assert tail.share == pytest.approx(0.2)
     assert tail.scale == pytest.approx(2.0, rel=0.05)
@@ -30,9 +30,9 @@ def test_one_odd_picture_does_not_decide_alone() -> None:
     before, after = calibration(scores, scores, 0.01), calibration(odd, odd, 0.01)
     assert after.guaranteed is not None
     assert after.guaranteed > 60
-    assert before.estimated is not None
-    assert after.estimated is not None
-    assert after.estimated.threshold < 45
+    assert before.threshold < after.threshold < 1.5 * before.threshold
+    farther = [*scores, 600.0]
+    assert calibration(farther, farther, 0.01).threshold == after.threshold
 
 
 def test_the_interval_holds_the_true_share_most_of_the_time() -> None:
@@ -59,12 +59,31 @@ def test_a_handful_of_scores_is_too_few_for_a_tail() -> None:
     few = [float(i) for i in range(19)]
     assert estimated_threshold(few, 0.01) is None
     assert calibration(few, few, 0.01).estimated is None
-    with pytest.raises(CalibrationError, match="at least 20 good images to estimate a threshold, got 19"):
-        calibration(few, few, 0.01, "estimated")
+    found = calibration(few, few, 0.01, "estimated")
+    assert found.rule == "guaranteed"
+    assert found.threshold == found.guaranteed
     assert estimated_threshold([*few, 19.0], 0.01) is not None
+
+
+def test_a_budget_beyond_the_tail_is_guaranteed() -> None:
+    scores = np.random.default_rng(4).gamma(2.0, size=99).tolist()
+    found = calibration(scores, scores, 0.3)
+    assert (found.rule, found.threshold) == ("guaranteed", found.guaranteed)
+
+
+def test_no_rounding_flips_a_picture_beside_the_estimated_threshold() -> None:
+    scores = [0.0, 1.0, 2.0, 2.001, 3.0]
+    unit = spread(scores[:-1])
+    assert clear_of(2.5, scores) == 2.5
+    assert clear_of(2.0, scores) == pytest.approx(clear_of(2.0011, scores), rel=1e-3)  # no room before 2.001
+    assert clear_of(2.0, scores) == pytest.approx(2.001 + 0.05 * unit, rel=1e-3)
+    assert clear_of(2.9999, scores) == pytest.approx(3.0 - 0.05 * unit)
+    assert clear_of(3.0, scores) == pytest.approx(3.0 + 0.05 * spread(scores))
+    assert clear_of(9.0, scores) == 9.0
 
 
 def test_equal_scores_have_a_tail() -> None:
     found = estimated_threshold([2.0] * 30, 0.01)
     assert found is not None
     assert found.threshold == pytest.approx(2.0)
+    assert calibration([2.0] * 30, [2.0] * 30, 0.01).threshold > 2.0

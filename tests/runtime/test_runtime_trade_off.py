@@ -96,7 +96,7 @@ def test_there_is_no_review_band_where_none_fits_below_the_threshold(
     count: int, false_alarms: float, review: float
 ) -> None:
     scores = [float(i) for i in range(count)]
-    assert review_level(calibration(scores, scores, false_alarms), review) is None
+    assert review_level(calibration(scores, scores, false_alarms, "guaranteed"), review) is None
 
 
 def test_the_fence_names_what_is_odd_among_the_good() -> None:

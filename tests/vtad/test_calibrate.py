@@ -67,7 +67,7 @@ def test_the_share_of_false_alarms_stays_within_the_budget() -> None:
 
 def test_the_card_says_what_share_can_be_vouched_for_and_p_values_agree_with_the_threshold() -> None:
     scores = np.random.default_rng(1).gamma(2.0, size=49).tolist()
-    found = calibration(scores, [s + 1 for s in scores], false_alarms=0.1)
+    found = calibration(scores, [s + 1 for s in scores], 0.1, "guaranteed")
     assert found.scores == tuple(sorted(scores))
     assert (found.images, found.false_alarms, found.achievable) == (49, 0.1, 0.1)
     assert found.pixel_threshold == pytest.approx(found.threshold + 1)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vtad.run_folder import Run, RunError, write_text
-from vtad_runtime.contract.card import Calibration
-from vtad_runtime.contract.threshold.conformal import CalibrationError, conformal_threshold, fence
+from vtad_runtime.contract.card import BudgetRule, Calibration
+from vtad_runtime.contract.threshold.conformal import CalibrationError, budget_threshold, fence
 from vtad_runtime.contract.threshold.trade_off import table, trade_off
 from vtad_runtime.contract.typed_json import WrongJson, parsed, typed
 
@@ -68,7 +68,8 @@ class CalibrationRecord:
         lines += filter(None, [calibration.both_rules])
         lines += ["the oddest good pictures: " + ", ".join(f"{g.file} {g.score:.3g}" for g in named) + "; look at them"]
         try:
-            without = conformal_threshold([g.score for g in self.good[1:]], calibration.false_alarms)
+            rule: BudgetRule = "estimated" if calibration.rule == "estimated" else "guaranteed"
+            without = budget_threshold([g.score for g in self.good[1:]], calibration.false_alarms, rule)
         except CalibrationError:
             without = calibration.threshold
         if odd and without < calibration.threshold:

@@ -38,7 +38,7 @@ Exit codes:
 @click.option(
     "--threshold-rule",
     type=click.Choice(["guaranteed", "estimated"]),
-    help="How the threshold follows from the budget: by the oddest scores, or by how they tail off.  [default: guaranteed]",
+    help="How the threshold follows from the budget: by the oddest scores, or by how they tail off.  [default: estimated]",
 )
 @click.option("--max-misses", type=SHARE, help="In its place: the share of bad parts that may be missed (--bad).")
 @click.option("--threshold", type=float, metavar="SCORE", help="In its place: this threshold, chosen by hand.")
@@ -82,5 +82,5 @@ def calibrate(
         from vtad_runtime.review.recalibration import FALSE_ALARMS, Asked
 
         budget = FALSE_ALARMS if false_alarms is None else false_alarms
-        asked = Asked(threshold, max_misses, budget, threshold_rule or "guaranteed")
+        asked = Asked(threshold, max_misses, budget, threshold_rule or "estimated")
         calibrate_run(model, good, asked, out, bad=bad, allow_changed=allow_changed)

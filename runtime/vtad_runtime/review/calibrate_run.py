@@ -79,7 +79,7 @@ def calibrate_run(
         for line in table(trade_off(*scores, also=after.threshold), after.threshold):
             say(line)
     if of_good:
-        _tell_odd(of_good, asked.false_alarms, after.threshold)
+        _tell_odd(of_good, asked, after.threshold)
     if detector.card.results is not None:
         say("results on the card dropped: they were measured at the old threshold")
     newest = " (vtad-run without --model takes it from now on)" if model is None and out is None else ""
@@ -114,10 +114,10 @@ def _open(path: Path, which: str, allow_changed: bool) -> Detector:
     return detector
 
 
-def _tell_odd(judged: tuple[Judged, ...], false_alarms: float, threshold: float) -> None:
+def _tell_odd(judged: tuple[Judged, ...], asked: Asked, threshold: float) -> None:
     odd = odd_pictures(judged)
     _list("odd among the good, is it a bad part?", [f"{j.file} score {j.score:.4g}" for j in odd])
-    without = threshold_without(judged, odd, false_alarms) if odd else None
+    without = threshold_without(judged, odd, asked) if odd else None
     if without is not None and without < threshold:
         say(
             f"without the odd ones the threshold would be {without:.4g}; take bad parts out and calibrate again",

@@ -24,8 +24,8 @@ from vtad_runtime.contract.files import replacing
 from vtad_runtime.contract.image import ImageError
 from vtad_runtime.contract.threshold.conformal import (
     CalibrationError,
+    budget_threshold,
     calibration,
-    conformal_threshold,
     fence,
     images_needed,
 )
@@ -90,7 +90,7 @@ class Asked:
     threshold: float | None = None  # by hand
     max_misses: float | None = None  # the share of bad parts that may be missed
     false_alarms: float = FALSE_ALARMS  # the budget; the pixel threshold keeps to it in any case
-    rule: BudgetRule = "guaranteed"  # how the threshold follows from the budget
+    rule: BudgetRule = "estimated"  # how the threshold follows from the budget
 
 
 def new_card(card: Card, good: Sequence[Judged], bad: Sequence[Judged], asked: Asked) -> Card:
@@ -181,11 +181,11 @@ def odd_pictures(judged: Sequence[Judged]) -> list[Judged]:
     return odd if len(odd) <= max(1, MOST_ODD * len(judged)) else []
 
 
-def threshold_without(judged: Sequence[Judged], odd: Sequence[Judged], false_alarms: float) -> float | None:
+def threshold_without(judged: Sequence[Judged], odd: Sequence[Judged], asked: Asked) -> float | None:
     """The threshold if `odd` were not among the pictures; None with too few left."""
     files = {j.file for j in odd}
     try:
-        return conformal_threshold([j.score for j in judged if j.file not in files], false_alarms)
+        return budget_threshold([j.score for j in judged if j.file not in files], asked.false_alarms, asked.rule)
     except CalibrationError:
         return None
 

@@ -1,19 +1,22 @@
 """The threshold rule: scores of good pictures and a false-alarm budget in, a decision out. Numpy only.
 
-The threshold is conformal (Vovk et al., Algorithmic Learning in a Random World): with n good pictures and a budget a,
+The guaranteed threshold is conformal (Vovk et al., Algorithmic Learning in a Random World): with n good pictures and a budget a,
 at most k = floor(a (n + 1)) of n + 1 exchangeable good pictures score above the k-th largest calibration score.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
-from vtad_runtime.contract.card import BudgetRule, Calibration
+from vtad_runtime.contract.card import BudgetRule, Calibration, Estimate
 from vtad_runtime.contract.errors import FAILED, VtadError
-from vtad_runtime.contract.threshold.tail import FEWEST, estimated_threshold
+from vtad_runtime.contract.threshold.tail import estimated_threshold
 
 MARGIN = 0.05  # of the calibration spread, at most: more than float16 drifts on good pictures
 LEAST_MARGIN = 1e-3  # of the calibration spread; twice what float32 exports may drift
@@ -57,6 +60,20 @@ def margin(gap: float, unit: float) -> float:
     return max(LEAST_MARGIN * unit, min(MARGIN * unit, gap / 2))
 
 
+def clear_of(threshold: float, scores: Sequence[float]) -> float:
+    """The threshold, moved so that no rounding of an export flips a picture: within its gap between two scores, or up to a wider.
+
+    As far as `margin` says, in the spread of the scores below it, which odd ones do not widen.
+    """
+    ordered = sorted(scores)
+    above = bisect_right(ordered, threshold)
+    unit = spread(ordered[:above])
+    ends = [-math.inf, *ordered, math.inf]
+    lower, upper = next(gap for gap in pairwise(ends[above:]) if gap[1] - gap[0] > 2 * LEAST_MARGIN * unit)
+    away = margin(upper - lower, unit)
+    return min(max(threshold, lower + away), upper - away)
+
+
 def fence(scores: Sequence[float]) -> float:
     """Tukey's outer fence: above it a good picture is odd among the others, and possibly none."""
     lower, upper = np.quantile(np.asarray(scores, dtype=np.float64), (0.25, 0.75))
@@ -80,24 +97,36 @@ def spread(scores: Sequence[float]) -> float:
     return max(float(np.std(np.asarray(scores, dtype=np.float64))) if len(scores) else 0.0, 1e-6)
 
 
+def estimate(scores: Sequence[float], false_alarms: float) -> Estimate | None:
+    """The threshold by how the scores tail off, between two of them; None where they cannot say it."""
+    found = estimated_threshold(scores, false_alarms)
+    return found and dataclasses.replace(found, threshold=clear_of(found.threshold, scores))
+
+
+def budget_threshold(scores: Sequence[float], false_alarms: float, rule: BudgetRule) -> float:
+    """The threshold of a budget by this rule; the guaranteed one where nothing can be estimated. Raises CalibrationError."""
+    guaranteed = conformal_threshold(scores, false_alarms)
+    estimated = estimate(scores, false_alarms) if rule == "estimated" else None
+    return estimated.threshold if estimated else guaranteed
+
+
 def calibration(
-    scores: Sequence[float], peaks: Sequence[float], false_alarms: float, rule: BudgetRule = "guaranteed"
+    scores: Sequence[float], peaks: Sequence[float], false_alarms: float, rule: BudgetRule = "estimated"
 ) -> Calibration:
-    """The card's entry from good pictures' scores and heatmap maxima (at model resolution). Raises CalibrationError."""
+    """The card's entry from good pictures' scores and heatmap maxima (at model resolution). Raises CalibrationError.
+
+    Where nothing can be estimated the rule is the guaranteed one.
+    """
     n, guaranteed = len(scores), conformal_threshold(scores, false_alarms)
-    estimated = estimated_threshold(scores, false_alarms)
-    if rule == "estimated" and estimated is None:
-        raise CalibrationError(
-            f"expected at least {FEWEST} good images to estimate a threshold, got {n}: add good images"
-        )
+    estimated = estimate(scores, false_alarms)
     return Calibration(
         scores=tuple(sorted(scores)),
         false_alarms=false_alarms,
         achievable=max(false_alarms, 1 / (n + 1)),
-        threshold=estimated.threshold if rule == "estimated" and estimated else guaranteed,
+        threshold=estimated.threshold if estimated and rule == "estimated" else guaranteed,
         pixel_threshold=conformal_threshold(peaks, false_alarms),
         images=n,
-        rule=rule,
+        rule=rule if estimated else "guaranteed",
         guaranteed=guaranteed,
         estimated=estimated,
     )

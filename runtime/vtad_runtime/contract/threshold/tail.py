@@ -1,7 +1,9 @@
 """The estimated threshold: how scores of good pictures tail off, so that the oddest one does not decide alone.
 
 The fifth of the scores that is highest is taken to fall off exponentially, as a generalised Pareto tail of shape 0 (Pickands,
-Annals of Statistics 1975). Nothing is guaranteed: a bootstrap (Efron, Annals of Statistics 1979) says how far off it may be.
+Annals of Statistics 1975). The oddest tenth of that fifth, at least one picture, counts as beyond the others and no more: how
+far is not asked (censoring; Epstein & Sobel, Journal of the American Statistical Association 1953). Nothing is guaranteed: a
+bootstrap (Efron, Annals of Statistics 1979) says how far off it may be.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from vtad_runtime.contract.card import Estimate
 
 TAIL = 0.2  # of the scores
+CENSORED = 0.1  # of the tail; at least one
 FEWEST = 20  # scores that a tail is fitted to: five of them are in it
 RESAMPLES = 400
 CONFIDENCE = 0.95
@@ -39,16 +42,22 @@ class Tail:
 
 
 def fit_tail(scores: Sequence[float] | NDArray[np.float64]) -> Tail:
-    """Of finite scores: the tail begins halfway between two of them, its scale is the mean beyond (most likely)."""
+    """Of finite scores: the tail begins halfway between two of them, its scale is the most likely one."""
     ordered = np.sort(np.asarray(scores, np.float64))
     count = max(2, round(TAIL * len(ordered)))
     start = (ordered[-count - 1] + ordered[-count]) / 2
-    return Tail(float(start), count / len(ordered), max(float(np.mean(ordered[-count:] - start)), 1e-9))
+    beyond = ordered[-count:] - start
+    known = count - max(1, round(CENSORED * count))
+    scale = (beyond[:known].sum() + (count - known) * beyond[known - 1]) / known
+    return Tail(float(start), count / len(ordered), max(float(scale), 1e-9))
 
 
 def estimated_threshold(scores: Sequence[float], false_alarms: float) -> Estimate | None:
-    """The level that the budget's share of good pictures exceeds by the tail; None with fewer than twenty scores."""
-    if len(scores) < FEWEST:
+    """The level that the budget's share of good pictures exceeds by the tail.
+
+    None with fewer than twenty scores, and for a budget beyond the tail.
+    """
+    if len(scores) < FEWEST or false_alarms >= TAIL:
         return None
     threshold = fit_tail(scores).level(false_alarms)
     rng, sample = np.random.default_rng(0), np.asarray(scores, np.float64)
