@@ -19,6 +19,8 @@ from torch import Tensor
 from vtad.backbones.pretrained import Pretrained
 from vtad.config import Config
 from vtad.data.images import ImageCache
+from vtad.data.parts import Parts
+from vtad.fitting.aligned_parts import aligned_parts
 from vtad.fitting.checkpoint import Progress, load, save
 from vtad.fitting.device import bfloat16_gains
 from vtad.fitting.distributed import ALONE, Ended, Processes
@@ -83,7 +85,7 @@ class Loop:
     ) -> None:
         self.run, self.learner, self.sampler, self.processes = run, learner, sampler, learner.processes
         self.schedule = Schedule(learner.config, sampler.steps_an_epoch)
-        self.validation = Validation(learner, held_out[:VALIDATION_IMAGES], sampler.batch_size)
+        self.validation = Validation(learner, held_out[:VALIDATION_IMAGES], sampler.batch_size, sampler.parts)
         self.at, self.best = at, best  # the progress, and the weights with the least validation loss so far
 
     def learn(
@@ -95,6 +97,8 @@ class Loop:
         Raises TrainingError, WriteError, and Interrupted with a checkpoint written.
         """
         at, started, mine = self.at, time.perf_counter() - self.at.seconds, self.processes.share
+        if self.sampler.parts.note:
+            report(Report(self.schedule.fraction(at), self.sampler.parts.note, lasting=True))
         with ThreadPoolExecutor(1) as pool:  # the next batch is drawn while this one is learnt from
             following = pool.submit(self.sampler.draw, at.step, mine)
             while not self.schedule.done(at):
@@ -200,6 +204,7 @@ def begun(
 
     processes.of_first(fit)
     processes.take_over(detector)
+    sampler.parts = _parts(learner, sampler)
     learner.observed = _observed(learner, sampler)
     first = sampler.draw(0)
     learner.autocast = processes.of_first(
@@ -237,10 +242,16 @@ def resumed(
     best, at = processes.of_first(read)
     processes.take_over(detector, learner.optimizer)
     learner.autocast = at.autocast
+    sampler.parts = _parts(learner, sampler)
     for step in range(max(0, at.step - learner.replay.length), at.step):
         learner.remember(sampler.draw(step, processes.share))
     learner.observed = _observed(learner, sampler)
     return Loop(run, learner, sampler, held_out, at, best)
+
+
+def _parts(learner: Learner, sampler: BatchSampler) -> Parts:
+    """Of all images, which the first process looks for."""
+    return learner.processes.of_first(lambda: aligned_parts(learner.model, sampler.images, learner.device))
 
 
 def _observed(learner: Learner, sampler: BatchSampler) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +11,13 @@ from numpy.typing import NDArray
 from vtad.config import Config, symmetry_names
 from vtad.data.augmentation import shifted_and_zoomed
 from vtad.data.images import ImageCache
-from vtad.data.synthetic_defects import corrupt_batch
+from vtad.data.parts import NONE, Parts
+from vtad.data.relation_defects import break_relation
+from vtad.data.synthetic_defects import corrupt_batch, difference
 from vtad.fitting.symmetries import vary
 
 WHOLE = 4  # one image in so many stays whole: most pictures that are judged are good ones
+RELATION = 0.3  # share of the others that get a defect of relation, where good pictures have aligned parts
 
 
 class Batch(NamedTuple):
@@ -29,10 +33,13 @@ class Batch(NamedTuple):
 
 
 class BatchSampler:
-    """The training images, shuffled anew in each epoch, under symmetries, shifted and with synthetic defects."""
+    """The training images, shuffled anew in each epoch, under symmetries, shifted and with synthetic defects.
 
-    def __init__(self, config: Config, images: ImageCache) -> None:
-        self.config, self.images = config, images
+    `parts` are those of the images, once they are found: without them there are no defects of relation.
+    """
+
+    def __init__(self, config: Config, images: ImageCache, parts: Parts = NONE) -> None:
+        self.config, self.images, self.parts = config, images, parts
         self.symmetries = symmetry_names(config.symmetries)
         self.batch_size = min(config.batch_size, len(images))
         self.steps_an_epoch = len(images) // self.batch_size
@@ -53,10 +60,23 @@ class BatchSampler:
     def _shown(self, index: int, step: int, row: int) -> tuple[NDArray[Any], ...]:
         """Of one picture, each (1, ...): whether it is shifted; clean, corrupted, damaged."""
         rng = np.random.default_rng((self.config.seed, 2, step, row))
-        clean = vary(self.images[[index]], self.symmetries, rng)
-        shifted = rng.random(1) < self.config.shift_and_zoom
-        if shifted:
-            clean = shifted_and_zoomed(clean, rng)
-        if not self.config.synthetic_defects or row % WHOLE == WHOLE - 1:
+        as_it_is = self.images[[index]]
+        whole = not self.config.synthetic_defects or row % WHOLE == WHOLE - 1
+        broken = None
+        if len(self.parts) and not whole and rng.random() < RELATION:
+            donor = self.images[int(rng.integers(len(self.images)))]
+            broken = break_relation(as_it_is[0], donor, self.parts, rng)
+        same = deepcopy(rng)
+        shifted, clean = self._seen(as_it_is, rng)
+        if whole:
             return shifted, clean, clean, np.zeros(clean.shape[:3], np.bool_)
+        if broken is not None:  # parts are where they are before a picture is turned and shifted
+            corrupted = self._seen(broken[0][None], same)[1]
+            return shifted, clean, corrupted, difference(clean[0], corrupted[0])[None]
         return shifted, clean, *corrupt_batch(clean, self.images, rng)
+
+    def _seen(self, images: NDArray[np.uint8], rng: np.random.Generator) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
+        """A picture (1, H, W, 3) under a random symmetry, and shifted at random: whether it is, and how it looks."""
+        varied = vary(images, self.symmetries, rng)
+        shifted = rng.random(1) < self.config.shift_and_zoom
+        return shifted, shifted_and_zoomed(varied, rng) if shifted else varied

@@ -9,17 +9,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vtad.data.synthetic_defects import corrupt_batch
+from vtad.data.parts import Parts
+from vtad.data.relation_defects import synthetic_relation
+from vtad.data.synthetic_defects import corrupt_batch, difference
 from vtad.fitting.learner import Learner
+from vtad.fitting.sampling import RELATION
 from vtad.models.autoencoder import Autoencoder
 
 
 class Validation:
     """Held-out images, corrupted once. Of several processes each sees some of the batches."""
 
-    def __init__(self, learner: Learner, held_out: NDArray[np.uint8], batch_size: int) -> None:
+    def __init__(self, learner: Learner, held_out: NDArray[np.uint8], batch_size: int, parts: Parts) -> None:
         self.learner = learner
-        self.batches = list(_batches(learner, held_out, batch_size))
+        self.batches = list(_batches(learner, held_out, batch_size, parts))
 
     @torch.no_grad()
     def loss(self) -> float:
@@ -36,17 +39,21 @@ class Validation:
 
 
 def _batches(
-    learner: Learner, clean: NDArray[np.uint8], size: int
+    learner: Learner, clean: NDArray[np.uint8], size: int, parts: Parts
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor]]:
     """What `Learner.loss` takes."""
     rng = np.random.default_rng((learner.config.seed, 3))
     model = learner.model
     mine = set(range(0, len(clean), size)[learner.processes.share])
+    broken, of = synthetic_relation(clean, parts, round(RELATION * len(clean)), learner.config.seed)
     for i in range(0, len(clean), size):
         part = clean[i : i + size]
         corrupted, damaged = part, np.zeros(part.shape[:3], np.bool_)
         if learner.config.synthetic_defects:
             corrupted, damaged = corrupt_batch(part, clean, rng)
+            for picture, number in zip(broken, of - i, strict=True):
+                if 0 <= number < len(part):
+                    corrupted[number], damaged[number] = picture, difference(part[number], picture)
         if i not in mine:
             continue
         pixels = learner.pixels(part)

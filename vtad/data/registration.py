@@ -1,0 +1,61 @@
+"""How far good parts lie from one another: pairs of good pictures, registered by phase correlation.
+
+After Kuglin and Hines (1975). The correlation of two pictures of parts that lie alike is one peak, at their shift. Its response
+is the share of the correlation that lies there: near 1 for the same picture twice, near 0 for textures and for parts that
+are turned against one another, which no shift brings together.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+RGB = NDArray[np.uint8]
+
+SIDE = 192  # pixels of the longer side, at which pictures are compared
+MOST = 48  # pictures at most
+ALIGNED = 0.4  # median response from which pictures are of parts that lie alike
+QUANTILE = 0.95  # of the shifts: further away lies one picture of twenty
+
+
+class Registration(NamedTuple):
+    """What pairs of good pictures say."""
+
+    response: float  # the median, 0..1
+    shift: float  # `QUANTILE` of the larger of both directions, a share of the picture's side
+
+    @property
+    def aligned(self) -> bool:
+        """Whether the pictures show parts that lie alike."""
+        return self.response >= ALIGNED
+
+
+def registered(images: RGB) -> Registration:
+    """Of good pictures (N, H, W, 3): each against another one. Fewer than two are of no use, and not aligned."""
+    chosen = images[:: -(-len(images) // MOST)] if len(images) else images
+    if len(chosen) < 2:
+        return Registration(0.0, 0.0)
+    seen = [_seen(image) for image in chosen]
+    rows, columns = seen[0].shape
+    window = cv2.createHanningWindow((columns, rows), cv2.CV_32F)
+    apart = max(1, len(seen) // 3)  # neighbours in time may lie more alike than others
+    shifts, responses = list[float](), list[float]()
+    for i, one in enumerate(seen):
+        (x, y), response = cv2.phaseCorrelate(one, seen[(i + apart) % len(seen)], window)
+        shifts.append(max(abs(x) / columns, abs(y) / rows))
+        responses.append(response)
+    return Registration(float(np.median(responses)), float(np.quantile(shifts, QUANTILE)))
+
+
+def _seen(image: RGB) -> NDArray[np.float32]:
+    """A picture (H, W, 3) as it is compared: small, grey, with mean 0."""
+    height, width = image.shape[:2]
+    scale = min(1.0, SIDE / max(height, width))
+    size = (max(8, round(width * scale)), max(8, round(height * scale)))
+    small = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA)
+    grey: NDArray[np.float32] = np.asarray(small, np.float32)
+    grey -= grey.mean()
+    return grey

@@ -1,0 +1,343 @@
+"""Synthetic defects of relation: good pictures whose parts are all good, and do not belong together as they are.
+
+A part is missing, doubled, moved, mirrored, exchanged with another place's or replaced by another picture's; its border lies
+elsewhere, or it has another part's colour. Nothing is damaged: what is wrong is only seen by who knows the rest of the picture.
+After the logical anomalies of MVTec LOCO (Bergmann et al., IJCV 2022). Parts come from `vtad.data.parts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vtad.data.parts import Part, Parts
+from vtad.data.synthetic_defects import VISIBLE, Images, difference
+
+RGB = NDArray[np.uint8]  # (H, W, 3)
+Float = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+TRIES = 8  # kinds of defect that are tried on a picture
+VISIBLE_SHARE = 0.2  # of a part's pixels at least, that a defect changes
+CHANGED = 2 * VISIBLE[1]  # levels of 255 by which a part must stand out from what fills its position
+FURTHER = 3.0  # times as far as good parts lie apart, is a part moved at least
+LEAST_MOVED = 0.015  # of the picture's longer side, at least
+UNLIKE = 3.0  # times as far from each other as good parts are in colour, is a part recoloured or replaced at least
+LEAST_UNLIKE = 12.0  # levels of 255, at least
+INPAINTED = 40  # pixels a side, to which what is inpainted is shrunk: what fills a hole is smooth
+SOURCES = 16  # positions whose surroundings are compared with those of a hole
+ALIKE = 14.0  # levels of 255 by which the surroundings of such a position may differ
+MARGIN = 12  # pixels around a part that are seen when it is filled
+
+
+class Box(NamedTuple):
+    """A part of a picture."""
+
+    rows: slice
+    columns: slice
+
+
+class Lifted(NamedTuple):
+    """A part that was taken out of a picture."""
+
+    without: RGB  # (H, W, 3), the picture with a filled hole in its stead
+    content: Float  # (h, w, 3), of its box
+    opacity: Float  # (h, w), 0..1
+    x: int
+    y: int
+
+
+Kind = Callable[[RGB, RGB, Parts, np.random.Generator], RGB | None]
+
+
+def break_relation(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) -> tuple[RGB, Mask] | None:
+    """One defect of relation on a good picture (H, W, 3): (defective picture, mask (H, W) of what differs).
+
+    `donor` is another good picture as it came, for what only pictures of another variant have. None where nothing that was
+    tried could be seen. Neither input is changed.
+    """
+    if not parts.parts:
+        return None
+    for _ in range(TRIES):
+        kind = KINDS[int(rng.integers(len(KINDS)))]
+        changed = kind(rgb, donor, parts, rng)
+        if changed is not None:
+            mask = difference(rgb, changed)
+            if mask.sum() >= VISIBLE_SHARE * min(part.mask.sum() for part in parts.parts):
+                return changed, mask
+    return None
+
+
+def synthetic_relation(
+    good: Images, parts: Parts, count: int, seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Up to `count` pictures (N, H, W, 3) with defects of relation, by seed, and of which good picture each is made."""
+    rng = np.random.default_rng((seed, 8))
+    made, of = list[RGB](), list[int]()
+    for i in range(count if len(parts) else 0):
+        one = i % len(good)
+        pair = good[np.array([one, rng.integers(len(good))])]
+        found = break_relation(pair[0], pair[1], parts, rng)
+        if found is not None:
+            made.append(found[0])
+            of.append(one)
+    return np.stack(made) if made else good[np.empty(0, np.int64)], np.array(of, np.int64)
+
+
+def _missing(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) -> RGB | None:
+    """A part is not there; its place looks like what is around it."""
+    del donor
+    lifted = _lift(rgb, _any(parts, rng), parts.reach, rng)
+    return None if lifted is None else lifted.without
+
+
+def _doubled(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) -> RGB | None:
+    """A part is there twice, beside its place or anywhere."""
+    del donor
+    lifted = _lift(rgb, _any(parts, rng), parts.reach, rng)
+    if lifted is None:
+        return None
+    h, w = lifted.opacity.shape
+    if rng.random() < 0.5:
+        angle, far = rng.uniform(0, 2 * np.pi), rng.uniform(1.0, 2.0)
+        x, y = lifted.x + far * w * np.cos(angle), lifted.y + far * h * np.sin(angle)
+    else:
+        x, y = rng.random(2) * (rgb.shape[1] - w, rgb.shape[0] - h)
+    return _laid(rgb, lifted, round(x), round(y))
+
+
+def _moved(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) -> RGB | None:
+    """A part lies further from its place than good ones do."""
+    del donor
+    lifted = _lift(rgb, _any(parts, rng), parts.reach, rng)
+    if lifted is None:
+        return None
+    far = _step(rgb, parts, max(lifted.opacity.shape), rng)
+    angle = rng.uniform(0, 2 * np.pi)
+    return _laid(lifted.without, lifted, round(lifted.x + far * np.cos(angle)), round(lifted.y + far * np.sin(angle)))
+
+
+def _mirrored(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) -> RGB | None:
+    """A part is mirrored, upside down, or turned by half."""
+    del donor
+    lifted = _lift(rgb, _any(parts, rng), parts.reach, rng)
+    if lifted is None:
+        return None
+    down, across = ((1, -1), (-1, 1), (-1, -1))[int(rng.integers(3))]
+    turned = lifted._replace(content=lifted.content[::down, ::across], opacity=lifted.opacity[::down, ::across])
+    return _laid(lifted.without, turned, lifted.x, lifted.y)
+
+
+def _exchanged(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) -> RGB | None:
+    """Two parts of similar size have changed places."""
+    del donor
+    one = _any(parts, rng)
+    area = one.mask.sum()
+    others = [p for p in parts.parts if p is not one and area / 3 <= p.mask.sum() <= 3 * area and _apart(p, one)]
+    if not others:
+        return None
+    other = others[int(rng.integers(len(others)))]
+    first = _lift(rgb, one, parts.reach, rng)
+    second = _lift(rgb, other, parts.reach, rng)
+    if first is None or second is None:
+        return None
+    empty = _lift(first.without, other, parts.reach, rng)
+    if empty is None:
+        return None
+    out = _laid(empty.without, second, *_centred(second, first))
+    return None if out is None else _laid(out, first, *_centred(first, second))
+
+
+def _replaced(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) -> RGB | None:
+    """A part is that of another variant, where its colour otherwise goes with the rest of the picture."""
+    with_others = [part for part in parts.parts if np.isfinite(part.left_open)]
+    if not with_others:
+        return None
+    part = with_others[int(rng.integers(len(with_others)))]
+    box = _box(part)
+    apart = _mean(donor[box], part.mask) - _mean(rgb[box], part.mask)
+    if np.linalg.norm(apart) < max(LEAST_UNLIKE, UNLIKE * part.left_open):
+        return None
+    out = rgb.copy()
+    out[box] = _mixed(rgb[box], donor[box], _soft(part.mask))
+    return out
+
+
+def _recoloured(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) -> RGB | None:
+    """A part is lighter, darker or of another hue, towards another part's colour; no good picture shows it so."""
+    del donor
+    part, other = _any(parts, rng), _any(parts, rng)
+    under = rgb[_box(part)]
+    mean = _mean(under, part.mask)
+    by = (_mean(rgb[_box(other)], other.mask) - mean) * rng.uniform(0.3, 1.0)
+    if rng.random() < 0.4:
+        by = np.full(3, by.mean())
+    between = np.linalg.norm(part.colours[:, None] - part.colours[None], axis=-1)
+    np.fill_diagonal(between, np.inf)
+    usual = float(np.quantile(between.min(1), 0.9))
+    if np.linalg.norm(part.colours - (mean + by), axis=1).min() < max(LEAST_UNLIKE, UNLIKE * usual):
+        return None
+    out = rgb.copy()
+    out[_box(part)] = _mixed(under, under + by.astype(np.float32), _soft(part.mask))
+    return out
+
+
+def _border_moved(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) -> RGB | None:
+    """One border of a part lies further up, down, left or right than in good pictures: a level, a length."""
+    del donor
+    part = _any(parts, rng)
+    side = int(rng.integers(4))
+    turned, mask, x, y = rgb, part.mask, part.x, part.y
+    if side % 2:  # left or right: the same in the picture with rows for columns
+        turned, mask, x, y = turned.swapaxes(0, 1), mask.T, y, x
+    if side > 1:  # the lower border: upside down
+        turned, mask, y = turned[::-1], mask[::-1], turned.shape[0] - y - mask.shape[0]
+    out = _upper_border_moved(turned, mask, x, y, _step(rgb, parts, 0.5 * mask.shape[0], rng) * rng.choice([-1, 1]))
+    if out is None:
+        return None
+    out = out[::-1] if side > 1 else out
+    return np.ascontiguousarray(out.swapaxes(0, 1) if side % 2 else out)
+
+
+KINDS: tuple[Kind, ...] = (
+    *(_missing, _doubled, _moved, _mirrored, _exchanged, _replaced, _recoloured, _border_moved),
+)  # fmt: skip
+
+
+def _upper_border_moved(rgb: RGB, mask: Mask, x: int, y: int, by: float) -> RGB | None:
+    """The picture with the upper border of a part `by` pixels lower, what lies near above and below it stretched."""
+    h, w = mask.shape
+    there = mask.any(0)
+    tops = np.where(there, y + mask.argmax(0), np.nan)
+    level = float(np.nanmedian(tops))
+    reach = 1.7 * abs(by) + 3
+    upper, lower = int(np.floor(level - reach)), int(np.ceil(level + reach))
+    flat = there & (np.abs(np.nan_to_num(tops, nan=-1e6) - level) <= max(2.0, 0.1 * h))
+    if upper < 0 or lower >= rgb.shape[0] or flat.sum() < max(4, 0.4 * w):
+        return None
+    rows = np.arange(upper, lower + 1, dtype=np.float32)
+    source = np.interp(rows, [upper, level + by, lower], [0, level - upper, lower - upper]).astype(np.float32)
+    band = np.asarray(rgb[upper : lower + 1, x : x + w])
+    columns = np.broadcast_to(np.arange(w, dtype=np.float32), band.shape[:2])
+    stretched = cv2.remap(
+        np.ascontiguousarray(band), columns.copy(), np.repeat(source[:, None], w, 1), cv2.INTER_LINEAR
+    )
+    out = rgb.copy()
+    out[upper : lower + 1, x : x + w] = np.where(flat[None, :, None], stretched, band)
+    return out
+
+
+def _any(parts: Parts, rng: np.random.Generator) -> Part:
+    return parts.parts[int(rng.integers(len(parts)))]
+
+
+def _step(rgb: RGB, parts: Parts, size: float, rng: np.random.Generator) -> float:
+    """How far something of this size moves, pixels: beyond where good parts lie, and up to its size."""
+    least = max(FURTHER * parts.reach, LEAST_MOVED * max(rgb.shape[:2]))
+    return float(rng.uniform(least, max(size, 2 * least)))
+
+
+def _lift(rgb: RGB, part: Part, reach: float, rng: np.random.Generator) -> Lifted | None:
+    """Take a part out. None where it looks like what is around it, or fills most of what could fill its place."""
+    height, width = rgb.shape[:2]
+    grown = round(min(reach, 8)) + 3  # it does not lie quite where the others do
+    margin = MARGIN + grown
+    x, y = max(0, part.x - margin), max(0, part.y - margin)
+    right, below = min(width, part.x + part.size[0] + margin), min(height, part.y + part.size[1] + margin)
+    hole = np.zeros((below - y, right - x), np.uint8)
+    hole[part.y - y : part.y - y + part.size[1], part.x - x : part.x - x + part.size[0]] = part.mask
+    round_ink = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * grown + 1, 2 * grown + 1))
+    hole = np.asarray(cv2.dilate(hole, round_ink), np.uint8)
+    under = rgb[y:below, x:right]
+    filled = _filled(rgb, under, hole, x, y, rng)
+    stands_out = (difference(under, filled, CHANGED) & (hole > 0)).astype(np.uint8)
+    matte = cv2.morphologyEx(stands_out, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
+    matte = cv2.morphologyEx(matte, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    if matte.sum() < 0.5 * part.mask.sum():
+        return None
+    without = rgb.copy()
+    without[y:below, x:right] = filled
+    return Lifted(without, np.asarray(under, np.float32), _soft(matte > 0), x, y)
+
+
+def _filled(rgb: RGB, under: RGB, hole: NDArray[np.uint8], x: int, y: int, rng: np.random.Generator) -> RGB:
+    """A box of a picture at (x, y), its hole filled by what lies elsewhere in surroundings alike, else inpainted (Telea 2004)."""
+    h, w = hole.shape
+    ring = (cv2.dilate(hole, np.ones((9, 9), np.uint8)) > 0) & (hole == 0)
+    soft = _soft(hole > 0)
+    if rng.random() < 0.6 and ring.any():
+        best, content = ALIKE, None
+        for _ in range(SOURCES):
+            left, top = int(rng.integers(rgb.shape[1] - w + 1)), int(rng.integers(rgb.shape[0] - h + 1))
+            if abs(left - x) < 0.7 * w and abs(top - y) < 0.7 * h:
+                continue  # it would bring the part itself
+            there = rgb[top : top + h, left : left + w]
+            apart = under[ring].astype(np.float32) - there[ring]
+            cost = float(np.abs(apart).mean())
+            if cost < best:
+                best, content = cost, there + apart.mean(0)
+        if content is not None:
+            return _mixed(under, content, soft)
+    scale = min(1.0, INPAINTED / max(h, w))
+    size = (max(4, round(w * scale)), max(4, round(h * scale)))
+    small_hole = np.asarray((cv2.resize(hole.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0), np.uint8)
+    small = cv2.inpaint(cv2.resize(under, size, interpolation=cv2.INTER_AREA), small_hole, 3, cv2.INPAINT_TELEA)
+    smooth = cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR).astype(np.float32)
+    grain = under.astype(np.float32) - cv2.GaussianBlur(under, (0, 0), 2.0)
+    grain = rng.permutation(grain[ring]) if ring.any() else np.zeros((1, 3), np.float32)
+    at = rng.integers(len(grain), size=(h, w))
+    return _mixed(under, smooth + np.clip(grain, -CHANGED, CHANGED)[at], soft)
+
+
+def _laid(rgb: RGB, part: Lifted, x: int, y: int) -> RGB | None:
+    """The picture with a lifted part laid at (x, y) of its box; None where less than half of it would be seen."""
+    h, w = part.opacity.shape
+    left, top = max(0, x), max(0, y)
+    right, below = min(rgb.shape[1], x + w), min(rgb.shape[0], y + h)
+    if right <= left or below <= top:
+        return None
+    seen = (slice(top - y, below - y), slice(left - x, right - x))
+    if part.opacity[seen].sum() < 0.5 * part.opacity.sum():
+        return None
+    out = rgb.copy()
+    out[top:below, left:right] = _mixed(rgb[top:below, left:right], part.content[seen], part.opacity[seen])
+    return out
+
+
+def _centred(part: Lifted, on: Lifted) -> tuple[int, int]:
+    """Where a lifted part lies when its middle is that of another one."""
+    (h, w), (oh, ow) = part.opacity.shape, on.opacity.shape
+    return round(on.x + (ow - w) / 2), round(on.y + (oh - h) / 2)
+
+
+def _apart(a: Part, b: Part) -> bool:
+    """Whether the boxes of two parts do not overlap."""
+    (aw, ah), (bw, bh) = a.size, b.size
+    return a.x >= b.x + bw or b.x >= a.x + aw or a.y >= b.y + bh or b.y >= a.y + ah
+
+
+def _box(part: Part) -> Box:
+    return Box(slice(part.y, part.y + part.size[1]), slice(part.x, part.x + part.size[0]))
+
+
+def _mean(under: RGB, mask: Mask) -> Float:
+    """Colour (3,) of the pixels (h, w, 3) of a mask."""
+    mean: Float = np.asarray(cv2.mean(under, mask.astype(np.uint8))[:3], np.float32)
+    return mean
+
+
+def _soft(mask: Mask) -> Float:
+    """A mask with an edge of a pixel or two, 0..1."""
+    soft: Float = np.asarray(cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.8), np.float32)
+    return soft
+
+
+def _mixed(under: RGB, over: RGB | Float, opacity: Float) -> RGB:
+    """`over` laid upon `under`, (h, w, 3) each, as far as it is opaque."""
+    mixed = under + (over.astype(np.float32) - under) * opacity[..., None]
+    result: RGB = np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)
+    return result

@@ -1,0 +1,29 @@
+"""The parts of a category's good pictures, as the fixed features show them, see `vtad.data.parts`."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from vtad.data.batches import batches
+from vtad.data.images import ImageCache
+from vtad.data.parts import NONE, PICTURES, Parts, found_parts
+from vtad.data.registration import registered
+from vtad.models.autoencoder import Autoencoder
+
+
+@torch.no_grad()
+def aligned_parts(model: torch.nn.Module, images: ImageCache, device: torch.device) -> Parts:
+    """Of training images; none for a model without fixed features. The same images always give the same parts."""
+    if not isinstance(model, Autoencoder) or model.segmentation_head is None:
+        return NONE
+    few = min(PICTURES, len(images))
+    chosen = images[np.arange(few) * len(images) // few]
+    registration = registered(chosen)
+    if not registration.aligned:
+        return found_parts(chosen, np.empty((few, 0, 0, 0), np.float32), registration)
+    model.features.eval()
+    seen = [
+        model.features(batch.float() / 255)[0].cpu() for batch in batches(chosen, device, label="looking for parts")
+    ]
+    return found_parts(chosen, torch.cat(seen).float().numpy(), registration)
