@@ -115,6 +115,23 @@ def test_shards_share_the_work_and_the_list(here: Path) -> None:
     assert "expected I/N such as 3/64" in line(scored("--shard", "4/3"))
 
 
+def test_partitions_of_few_pictures_are_so_small_that_each_worker_has_some(here: Path) -> None:
+    first = next((here / "in").rglob("*.png"))
+    for i in range(500):
+        (here / "many").mkdir(exist_ok=True)
+        (here / "many" / f"{i}.png").hardlink_to(first)
+
+    def made(out: str, **options: Any) -> tuple[int, int]:
+        asked = ScoreOptions("many", Path(out), Path("m.onnx"), **options)
+        job = score_pictures(asked, lambda: True).job
+        return job.partition, job.partitions
+
+    assert made("two", workers=2) == (63, 8)
+    assert made("one", workers=1) == (125, 4)
+    assert made("shards", workers=2, shard=(3, 64)) == (50, 10)  # no smaller ones
+    assert made("named", workers=2, partition=7) == (7, 72)
+
+
 def test_a_stopped_run_drops_what_is_in_hand_and_goes_on(here: Path) -> None:
     def partial(options: ScoreOptions, parts: int) -> Tally:
         return score_pictures(options, lambda: len(list(Path("out").glob("rows/*"))) >= parts)

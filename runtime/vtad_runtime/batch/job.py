@@ -119,6 +119,7 @@ class Listing:
         return Partition(number, (number - 1) * self._job.partition + 1, tuple(os.fsdecode(name) for name in names))
 
 
+Describe = Callable[[int, int, str, str], Job]  # of pictures, pictures in a partition, the moment, the list's digest
 ANOTHER = "choose another folder by --out"
 
 
@@ -156,10 +157,10 @@ def check_same(folder: Path, job: Job, **asked: object) -> None:
             raise JobError(f"{option}: expected what {folder / JOB_FILE} says, {has}, got {got}; {ANOTHER}")
 
 
-def listed(folder: Path, source: PictureSource, describe: Callable[[int, str, str], Job], partition: int) -> Job:
+def listed(folder: Path, source: PictureSource, describe: Describe, partition: Callable[[int], int]) -> Job:
     """The stored job; or list the pictures and store it, while other processes wait. Raises VtadError.
 
-    `describe` makes the job of the number of pictures, the moment and the list's digest.
+    `partition`: how many pictures each has, of so many.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -173,18 +174,19 @@ def listed(folder: Path, source: PictureSource, describe: Callable[[int, str, st
         ) from e
 
 
-def _listed(folder: Path, source: PictureSource, describe: Callable[[int, str, str], Job], partition: int) -> Job:
+def _listed(folder: Path, source: PictureSource, describe: Describe, partition: Callable[[int], int]) -> Job:
     moment = iso_utc(time.time())
     names = source.listed()
     if not names:
         raise JobError(f"{source.name}: expected pictures ({' '.join(sorted(SUFFIXES))}), got none")
+    size = partition(len(names))
     with replacing(folder / LISTING_FILE) as beside:
         with pq.ParquetWriter(beside, pa.schema([("name", pa.binary())]), compression="zstd") as file:
-            for start in range(0, len(names), partition):
-                part = [os.fsencode(name) for name in names[start : start + partition]]
+            for start in range(0, len(names), size):
+                part = [os.fsencode(name) for name in names[start : start + size]]
                 file.write_table(pa.table({"name": pa.array(part, pa.binary())}))
         digest = hashlib.sha256(beside.read_bytes()).hexdigest()
-    job = describe(len(names), moment, digest)
+    job = describe(len(names), size, moment, digest)
     write_whole(folder / JOB_FILE, job.to_json().encode())
     return job
 

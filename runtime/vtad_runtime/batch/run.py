@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,9 @@ from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.verdict.detector import Detector
 from vtad_runtime.verdict.verdict import Verdict
 
-PARTITION = 1000  # pictures
+PARTITION = 50, 1000  # pictures in one, at least and at most
+PARTS = 4  # for each worker, if that is possible: then all of them end at about the same time
+MACHINES = 64  # processors that a cluster is taken to have
 ALL_OK = 0
 
 
@@ -138,9 +141,9 @@ def _setup(options: ScoreOptions, source: PictureSource) -> Setup:
     card, digest = detector.card, model_digest(model)
     if detector.integrity.changed:
         warning("model_changed", f"{model}: {detector.integrity} (--allow-changed); its proof says nothing of it")
-    partition, review = options.partition or PARTITION, REVIEW if options.review is None else options.review
+    review = REVIEW if options.review is None else options.review
 
-    def describe(pictures: int, moment: str, listing: str) -> Job:
+    def describe(pictures: int, partition: int, moment: str, listing: str) -> Job:
         return Job(
             source=source.name,
             pictures=pictures,
@@ -160,7 +163,7 @@ def _setup(options: ScoreOptions, source: PictureSource) -> Setup:
         )
 
     if job is None:
-        job = listed(options.out, source, describe, partition)
+        job = listed(options.out, source, describe, partial(_partition, options))
     check_same(
         options.out,
         job,
@@ -173,6 +176,15 @@ def _setup(options: ScoreOptions, source: PictureSource) -> Setup:
     )
     source.check()
     return Setup(source.address, model, options.allow_changed, job)
+
+
+def _partition(options: ScoreOptions, pictures: int) -> int:
+    """How many pictures a partition gets: of few so many that every worker has some."""
+    if options.partition is not None:
+        return options.partition
+    at_work = MACHINES if options.on == "ray" else options.workers or workers.cores()
+    least, most = PARTITION
+    return min(most, max(least, -(-pictures // (PARTS * at_work * options.shard[1]))))
 
 
 def _written(out: Path, job: Job, number: int) -> Counter[str] | None:

@@ -54,7 +54,9 @@ def shard(text: str) -> tuple[int, int]:
 @click.argument("source")
 @_option(RESULTS, "--out", type=FILE, required=True, help="Folder of the results; a later run goes on in it.")
 @_option(RESULTS, "--thumbnails", is_flag=True, help="A small heatmap of each NG and UNSURE picture, in the rows.")
-@_option(RESULTS, "--partition", type=click.IntRange(1, 100_000), help="Pictures in one file of rows.  [default: 1000]")
+@_option(
+    RESULTS, "--partition", type=click.IntRange(1, 100_000), help="Pictures in one file of rows.  [default: 50 to 1000]"
+)
 @_option(
     VERDICT, "--model", type=FILE, help="Exported .onnx.  [default: that of the folder, else the newest below ./runs]"
 )
