@@ -248,6 +248,9 @@ def test_without_a_model_the_newest_export_is_taken_and_the_new_file_is_the_newe
     assert f"model: {model}, the newest export" in result.stdout
     assert "vtad-run without --model takes it from now on" in result.stdout
     assert newest_model().name == "tiny-calibrated.onnx"
+    for name in ("tiny-calibrated-2.onnx", "tiny-calibrated-3.onnx"):
+        assert calibrate("--good", "line").exit_code == 0
+        assert newest_model().name == name
 
 
 def test_a_score_that_is_no_number_is_refused_by_name() -> None:

@@ -50,6 +50,11 @@ def test_the_trade_off_of_few_pictures(good: list[float], bad: list[float], cost
     assert [(c.false_alarms.count, c.misses.count) for c in trade_off(good, bad)] == costs
 
 
+def test_the_chosen_threshold_stands_in_place_of_one_that_costs_the_same() -> None:
+    shown = trade_off([0.0, 1.0, 2.0, 5.0], [3.0, 4.0, 6.0], also=5.9)
+    assert [(c.threshold, c.false_alarms.count, c.misses.count) for c in shown] == [(2.5, 1, 0), (5.9, 0, 2)]
+
+
 def test_a_long_trade_off_is_thinned_and_marks_the_chosen_threshold() -> None:
     rng = np.random.default_rng(0)
     good, bad = rng.normal(0, 1, 300).tolist(), rng.normal(1, 1, 300).tolist()

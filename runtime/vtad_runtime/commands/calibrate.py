@@ -43,7 +43,9 @@ Exit codes:
 @click.option("--max-misses", type=SHARE, help="In its place: the share of bad parts that may be missed (--bad).")
 @click.option("--threshold", type=float, metavar="SCORE", help="In its place: this threshold, chosen by hand.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="File to write.  [default: MODEL-calibrated.onnx beside it]"
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File to write.  [default: MODEL-calibrated.onnx beside it, then -calibrated-2]",
 )
 @click.option(
     "--allow-changed", is_flag=True, help="Take a model that was changed since its export; it stays so marked."

@@ -133,7 +133,7 @@ class Calibration:
         found = self.estimated
         return (
             f"guaranteed {self.guaranteed:.4g}; estimated {found.threshold:.4g}, with false alarms of "
-            f"{100 * found.lowest:.2g} to {100 * found.highest:.2g} %"
+            f"{round(100 * found.lowest, 2):.2g} to {100 * found.highest:.2g} %"
         )
 
     @property

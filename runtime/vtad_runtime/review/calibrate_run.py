@@ -18,6 +18,7 @@ from vtad_runtime.review.recalibration import (
     budget_lines,
     judge_pictures,
     new_card,
+    next_name,
     odd_pictures,
     refuse_existing,
     threshold_without,
@@ -43,7 +44,7 @@ def calibrate_run(
     Without `good` the threshold must be chosen by hand. Raises VtadError.
     """
     path = model or newest_model()
-    target = out or path.with_name(f"{path.stem}-calibrated.onnx")
+    target = out or next_name(path)
     try:
         detector = _open(path, "" if model else ", the newest export", allow_changed)
         if target.suffix.lower() != ".onnx":

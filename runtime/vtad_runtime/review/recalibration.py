@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -163,6 +164,12 @@ def _signed(detector: Detector, card: Card) -> Card:
         changed=tuple(name for name in detector.integrity.now if name not in files),
     )
     return dataclasses.replace(card, history=(*card.history, change)).sealed(files)
+
+
+def next_name(model: Path) -> Path:
+    """Where the calibrated file is written by default: pill-calibrated.onnx of pill.onnx, pill-calibrated-2.onnx of that."""
+    again = re.fullmatch(r"(.+-calibrated)(?:-(\d+))?", model.stem, re.ASCII | re.DOTALL)
+    return model.with_name(f"{again[1]}-{int(again[2] or 1) + 1}.onnx" if again else f"{model.stem}-calibrated.onnx")
 
 
 def refuse_existing(out: Path) -> None:

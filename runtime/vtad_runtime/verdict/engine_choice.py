@@ -27,6 +27,7 @@ from vtad_runtime.engine.model import ModelError, OpenModel
 from vtad_runtime.engine.opening import is_package, open_model
 from vtad_runtime.verdict.engine_trial import Trial
 
+WORTH = 1.1  # times as fast as the first engine, from which another one is taken
 LONGEST_S = 300.0  # that an engine may take to compile a model and to judge eight pictures
 LIBRARIES = ("vtad", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "openvino")
 
@@ -68,9 +69,11 @@ def _fastest(model: Path, threads: int | None, known: _Known, allow_changed: boo
     for trial in found:
         if first and not trial.ok:
             event("engine_refused", f"engine {trial.engine} is not taken: {trial.said}", engine=trial.engine)
-    faster = {t.engine: t for t in found if t.ok and t.times_faster is not None and t.times_faster > 1}
+    faster = {t.engine: t for t in found if t.ok and t.times_faster is not None and t.times_faster >= WORTH}
     best = max(faster.values(), key=lambda t: t.times_faster or 0.0, default=None)
     if best is None:
+        if first:
+            event("engine", f"engine {CPU}: no other one that is proven is faster here", engine=CPU)
         return CPU
     faster_by = f"engine {best.engine}: {best.times_faster:.1f} times as fast as {CPU} here"
     event("engine", f"{faster_by}; {best.said}" if first else faster_by, engine=best.engine)

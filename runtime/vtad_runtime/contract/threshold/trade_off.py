@@ -62,7 +62,7 @@ def trade_off(good: Sequence[float], defective: Sequence[float], also: float | N
     """The thresholds worth a look, ascending; of many, about a dozen. No other threshold costs less of one kind and no more of
     the other.
 
-    `also` is a threshold that is shown in any case. Raises CalibrationError: no scores, or some that are not finite.
+    `also` is a threshold that is shown in any case, in place of one that costs the same. Raises CalibrationError: no scores, or some that are not finite.
     """
     scores = sorted({*good, *defective})
     if not scores or not all(map(math.isfinite, scores)):
@@ -75,7 +75,12 @@ def trade_off(good: Sequence[float], defective: Sequence[float], also: float | N
     if scores[0] in is_bad:  # below all: no misses
         levels.insert(0, scores[0] - LEAST_MARGIN * unit)
     shown = {levels[round(i * (len(levels) - 1) / (ROWS - 1))] for i in range(ROWS)}
-    return [choice(level, good, defective) for level in sorted(shown if also is None else {*shown, also})]
+    found = [choice(level, good, defective) for level in sorted(shown)]
+    if also is not None:
+        own = choice(also, good, defective)
+        found = [one for one in found if (one.false_alarms, one.misses) != (own.false_alarms, own.misses)]
+        found = sorted([*found, own], key=lambda one: one.threshold)
+    return found
 
 
 def miss_threshold(good: Sequence[float], defective: Sequence[float], max_misses: float) -> float:
