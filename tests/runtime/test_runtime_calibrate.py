@@ -197,10 +197,12 @@ def test_copies_count_once_and_unreadable_pictures_are_named(model: Path) -> Non
     line(list(range(5)))
     Path("line/again.png").write_bytes(Path("line/003.png").read_bytes())
     Path("line/torn.png").write_bytes(Path("line/003.png").read_bytes()[:60])
+    os.mkfifo("line/pipe.png")  # nobody ever writes to it
     result = calibrate("--good", "line")
     assert result.exit_code == 0
     assert "left out, a copy of another picture: line/again.png" in result.stderr
     assert "left out: line/torn.png" in result.stderr
+    assert "left out: line/pipe.png: expected a readable picture file, got no plain file" in result.stderr
     assert Detector("runs/tiny/1/export/tiny-calibrated.onnx").card.calibration.images == 5
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from vtad.data.images import ImageCache, fingerprint, split_good
 from vtad.data.layout import MVTEC_CATEGORIES, DataError, find_categories, find_category
 from vtad_runtime.contract.card import Input
-from vtad_runtime.contract.image import fit_image, read_rgb
+from vtad_runtime.contract.image import ImageError, fit_image, read_rgb
 
 MakeCategory = Callable[..., Path]
 WriteImage = Callable[..., Path]
@@ -134,6 +135,15 @@ def test_too_few_pictures_and_impossible_shares_are_errors(tmp_path: Path) -> No
     for share in (0.0, 1.0, float("nan")):
         with pytest.raises(DataError, match="val_split"):
             split_good([tmp_path / f"{i}.png" for i in range(9)], share)
+
+
+def test_a_pipe_among_the_pictures_is_an_error_and_no_wait_without_end(make_category: MakeCategory) -> None:
+    pipe = make_category() / "part" / "train" / "good" / "pipe.png"
+    os.mkfifo(pipe)
+    with pytest.raises(DataError, match=r"pipe\.png: expected a readable file, got no plain file"):
+        fingerprint([pipe])
+    with pytest.raises(ImageError, match=r"pipe\.png: expected a picture file, got no plain file"):
+        read_rgb(pipe)
 
 
 def test_the_fingerprint_follows_the_content_only(make_category: MakeCategory, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vtad.data.layout import DataError
 from vtad_runtime.contract.card import Input
+from vtad_runtime.contract.files import sha256_of
 from vtad_runtime.contract.image import ImageError, read_fitted
 from vtad_runtime.contract.progress import watched
 from vtad_runtime.contract.threshold.conformal import MIN_IMAGES
@@ -63,8 +64,7 @@ def fingerprint(files: Sequence[Path]) -> str:
     total = hashlib.sha256()
     for file in sorted(files, key=names.__getitem__):
         try:
-            with file.open("rb") as stream:
-                total.update(hashlib.file_digest(stream, "sha256").digest())
+            total.update(sha256_of(file))
         except OSError as e:
             raise DataError(f"{file}: expected a readable file, got {e.strerror or e}") from e
     return total.hexdigest()

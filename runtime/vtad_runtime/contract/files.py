@@ -5,6 +5,7 @@ What a process that was killed left beside is swept when the next one first writ
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
@@ -21,6 +22,14 @@ LONGEST_NAME = 255  # bytes that file systems take
 PART = re.compile(r"\.[0-9a-f]{12}(?:\.([0-9a-f]{6}))?\.(\d+)\.part")  # a name to write to: machine and process
 OLD_S = 86400.0  # nobody writes to one file for so long
 STARTED = time.time()  # what carries the number of this process and is older was left by another of that number
+
+
+def sha256_of(path: Path) -> bytes:
+    """The digest of a file. Raises OSError: it cannot be read, or is a pipe or a device, whose end might never come."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "no plain file", str(path))
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 @contextmanager

@@ -255,7 +255,7 @@ def _open(path: Path) -> Iterator[ImageFile]:
     """The opened picture file; whatever goes wrong with it inside the block becomes an ImageError."""
     path = Path(path)
     if not path.is_file():
-        raise ImageError(f"{path}: expected a picture file, got {'a folder' if path.is_dir() else 'nothing there'}")
+        raise ImageError(f"{path}: expected a picture file, got {_kind(path)}")
     try:
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: expected a picture file, got an empty file; copy it again")
@@ -265,6 +265,10 @@ def _open(path: Path) -> Iterator[ImageFile]:
     # Given a path, Pillow maps uncompressed TIFF files into memory and then scrambles those with orientation 5..8.
     with file, _opened(file, path, FORMATS) as image:
         yield image
+
+
+def _kind(path: Path) -> str:
+    return "a folder" if path.is_dir() else "no plain file" if path.exists() else "nothing there"
 
 
 @contextmanager

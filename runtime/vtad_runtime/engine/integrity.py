@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vtad_runtime.contract.card import ONNX_KEY, WITHOUT_DIGESTS, Card, card_digest
 from vtad_runtime.contract.errors import VtadError, one_line
-from vtad_runtime.contract.files import replacing
+from vtad_runtime.contract.files import replacing, sha256_of
 from vtad_runtime.contract.typed_json import WrongJson, parsed
 from vtad_runtime.engine.card_entry import IN_COREML, IN_ONNX, CardEntryError, read_entry, replace_card
 from vtad_runtime.engine.model import Integrity, ModelError
@@ -127,8 +127,7 @@ def _package(model: Path) -> Contents:
 
 
 def _plain(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path).hex()
 
 
 def _json(path: Path) -> str:

@@ -8,7 +8,6 @@ bad parts the threshold may follow from them, or be a person's choice.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -20,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from vtad_runtime.contract.card import BudgetRule, Calibration, Card, CardError, Change, card_digest, percent
-from vtad_runtime.contract.errors import VtadError
-from vtad_runtime.contract.files import replacing
+from vtad_runtime.contract.errors import VtadError, one_line
+from vtad_runtime.contract.files import replacing, sha256_of
 from vtad_runtime.contract.image import ImageError
 from vtad_runtime.contract.threshold.conformal import (
     CalibrationError,
@@ -68,13 +67,16 @@ def judge_pictures(detector: Detector, files: Iterable[Path]) -> Pictures:
     seen: set[bytes] = set()
     for file in files:
         try:
-            digest = hashlib.sha256(file.read_bytes()).digest()
+            digest = sha256_of(file)
             if digest in seen:
                 copies.append(file)
                 continue
             result = detector.file(file)
-        except (ImageError, OSError) as e:
+        except ImageError as e:
             unusable.append(str(e))
+            continue
+        except OSError as e:
+            unusable.append(f"{file}: expected a readable picture file, got {one_line(e)}")
             continue
         if result.doubt is not None:
             unusable.append(f"{file}: {result.doubt}")
