@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +59,20 @@ def test_ctrl_c_in_the_first_half_second_is_one_line(program: str, tmp_path: Pat
     assert later.endswith("Error: stopped by Ctrl-C\n")
     assert "Traceback" not in later
     assert "Aborted" not in later
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", PROJECT["scripts"])
+def test_a_wrong_option_is_one_line(program: str, tmp_path: Path) -> None:
+    said = started(program, "--zzz", "http://ann:secret@host/", folder=tmp_path)
+    assert re.fullmatch(r"2: Error: No such option '--zzz'; see \S+ --help\n", said)
+
+
+def test_a_wrong_option_is_an_event_of_the_log(tmp_path: Path) -> None:
+    code, _, said = started("vtad-run", "--log-json", "--threads", "many", folder=tmp_path).partition(": ")
+    event = json.loads(said)
+    assert (code, event["event"], event["exit_code"]) == ("2", "failed", 2)
+    assert "'--threads': 'many' is not a valid integer" in event["message"]
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from vtad.config import Config, ConfigError, from_dict
 from vtad.older_runs import config_of_today
 from vtad_runtime.contract import files
 from vtad_runtime.contract.card import Card, read_card
-from vtad_runtime.contract.errors import NOT_WRITTEN, VtadError
+from vtad_runtime.contract.errors import NOT_WRITTEN, VtadError, one_line
 from vtad_runtime.contract.typed_json import WrongJson, parsed
 
 
@@ -79,7 +78,10 @@ class Run:
             values = parsed(where.read_bytes())
             return from_dict(config_of_today(values) if isinstance(values, dict) else values)
         except (OSError, WrongJson, ConfigError) as e:
-            raise RunError(f"{where}: expected the configuration of a run, got {type(e).__name__}: {e}") from e
+            raise RunError(
+                f"{where}: expected the configuration of a run, got another file ({one_line(e)}); was it made by another "
+                "version of vtad?"
+            ) from e
 
     def moved_to(self, config: Config) -> None:
         """Replace the configuration by one that says where its images are now. Raises WriteError."""
@@ -202,5 +204,4 @@ def not_written(path: Path, error: OSError) -> WriteError:
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return files.sha256_of(path).hex()

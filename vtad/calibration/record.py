@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vtad.run_folder import Run, RunError, write_text
 from vtad_runtime.contract.card import BudgetRule, Calibration
+from vtad_runtime.contract.errors import one_line
 from vtad_runtime.contract.threshold.conformal import CalibrationError, budget_threshold, fence
 from vtad_runtime.contract.threshold.trade_off import table, trade_off
 from vtad_runtime.contract.typed_json import WrongJson, parsed, typed
@@ -55,7 +56,9 @@ class CalibrationRecord:
         except FileNotFoundError:
             return None
         except (OSError, WrongJson) as e:
-            raise RunError(f"{_file(run)}: expected the scores of a calibration, got {e}") from e
+            raise RunError(
+                f"{_file(run)}: expected the scores of a calibration, got a file that is damaged ({one_line(e)})"
+            ) from e
 
     def lines(self, calibration: Calibration) -> list[str]:
         """For people: who spoke for the threshold, the oddest good pictures, what the first of them does, and the trade-off."""
@@ -64,7 +67,11 @@ class CalibrationRecord:
         odd = sum(g.score > limit for g in self.good)
         named = self.good[: min(max(NAMED, odd), MOST_NAMED)]
         others = len(self.good) - held_out
-        lines = [f"of these {held_out} were held out, and {others} judged by scorers fitted without them"]
+        lines = [
+            f"of these {held_out} were held out, and {others} judged by scorers fitted without them"
+            if others
+            else "all of these were held out; the pictures of the training do not speak for the threshold here"
+        ]
         lines += filter(None, [calibration.both_rules])
         lines += ["the oddest good pictures: " + ", ".join(f"{g.file} {g.score:.3g}" for g in named) + "; look at them"]
         try:

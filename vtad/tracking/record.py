@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vtad.run_folder import Run, RunError, write_text
+from vtad_runtime.contract.errors import one_line
 from vtad_runtime.contract.typed_json import WrongJson, parsed, typed
 
 
@@ -37,7 +38,10 @@ class Tracked:
         except FileNotFoundError:
             return None
         except (OSError, WrongJson) as e:
-            raise RunError(f"{_file(run)}: expected where the run is in MLflow, got {e}") from e
+            raise RunError(
+                f"{_file(run)}: expected where the run is in MLflow, got a file that is damaged ({one_line(e)}); without the "
+                "file the run is not tracked"
+            ) from e
 
 
 def _file(run: Run) -> Path:

@@ -41,7 +41,10 @@ class Program:
             if getattr(sys, name) is None:  # closed by whoever started us: what is said goes nowhere
                 setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         try:
-            self.command()()
+            command = self.command()
+            from vtad_runtime.contract.command_line.usage import run  # click comes with the command
+
+            sys.exit(run(command))
         except OSError as e:  # of --help: everything else is handled inside
             with suppress(OSError):  # stderr may be as full
                 os.write(2, f"Error: stdout: cannot write: {one_line(e)}\n".encode())

@@ -62,7 +62,8 @@ def trade_off(good: Sequence[float], defective: Sequence[float], also: float | N
     """The thresholds worth a look, ascending; of many, about a dozen. No other threshold costs less of one kind and no more of
     the other.
 
-    `also` is a threshold that is shown in any case, in place of one that costs the same. Raises CalibrationError: no scores, or some that are not finite.
+    `also` is a threshold that is shown in any case, in place of any that costs the same. Raises CalibrationError: no scores, or
+    some that are not finite.
     """
     scores = sorted({*good, *defective})
     if not scores or not all(map(math.isfinite, scores)):
