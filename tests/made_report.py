@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tiny_run import tiny
 
-from vtad.calibration.record import CalibrationRecord, GoodScore, Weights
+from vtad.calibration.record import CalibrationRecord, GoodScore
 from vtad.data.layout import TestImage
 from vtad.evaluation.evaluate import Evaluation
 from vtad.evaluation.judging import Judged
@@ -20,6 +20,7 @@ from vtad.models.detector import SCORE_RULE
 from vtad.report.content import Page
 from vtad.report.evaluated import Seen, evaluation_page
 from vtad.run_folder import Run, append_line, create_run
+from vtad_runtime.contract.card import Weighing
 from vtad_runtime.contract.image import place
 from vtad_runtime.contract.threshold.conformal import calibration
 
@@ -32,7 +33,9 @@ def made_run(folder: Path, category: str = "pill", good: int = 60) -> Run:
     scores = np.random.default_rng(1).normal(0, 1, good).tolist()
     chosen = calibration(scores, scores, 0.01)
     judged = [GoodScore(f"train/good/{i:03d}.png", s, s, i % 5 == 0) for i, s in enumerate(scores)]
-    weights = Weights({"patch_memory": 1.0, "feature_gmm": 0.0, "context_density": 0.5, "segmentation_head": 0.5}, 0.25)
+    weights = Weighing(
+        {"patch_memory": 1.0, "feature_gmm": 0.0, "context_density": 0.5, "segmentation_head": 0.5}, 0.25, 0.95, 0.9
+    )
     synthetic = tuple(np.random.default_rng(2).normal(6, 3, 40).tolist())
     CalibrationRecord(tuple(sorted(judged, key=lambda g: -g.score)), synthetic, weights).write(run)
     for epoch in range(1, 13):

@@ -93,10 +93,11 @@ def train(
         report(Report(1.0, "calibrating on good images", lasting=False))
 
         def finish() -> None:
-            chosen, seen = calibrate(detector, images, held_out, root, config, device)
+            chosen, seen = calibrate(detector, images, held_out, loop.sampler.parts, root, config, device)
             save_tensors(run.weights, detector.state_dict())
             seen.write(run)
-            run.write_card(make_card(config, SCORE_RULE, chosen, images_seen, sha256(run.weights)))
+            card = make_card(config, SCORE_RULE, chosen, images_seen, sha256(run.weights))
+            run.write_card(dataclasses.replace(card, weighing=seen.weights))
             run.checkpoint.unlink(missing_ok=True)
 
         processes.of_first(finish)

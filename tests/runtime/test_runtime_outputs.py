@@ -29,6 +29,7 @@ from vtad_runtime import Detector, Verdict
 from vtad_runtime.batch.job import Job
 from vtad_runtime.batch.rows import COLUMNS
 from vtad_runtime.commands.run import run
+from vtad_runtime.contract.card import Weighing
 from vtad_runtime.contract.log import event, logging_to, note, warning
 from vtad_runtime.drawing.annotated import annotated
 from vtad_runtime.drawing.text import VERDICT_COLOURS
@@ -459,6 +460,7 @@ def test_a_spreadsheet_of_each_country_opens_results_csv_by_double_click(tmp_pat
 def test_the_documented_columns_and_fields_of_vtad_score_are_those_that_are_written() -> None:
     assert COLUMNS.names == documented("field") + documented("column of vtad-score")
     assert [f.name for f in dataclasses.fields(Job)] == documented("field of score.json")
+    assert [f.name for f in dataclasses.fields(Weighing)] == documented("field of weighing")
 
 
 def test_every_event_of_a_receiver_is_documented() -> None:

@@ -13,7 +13,7 @@ from tiny_run import tiny
 from torch import Tensor
 
 from vtad.calibration.map_fusion import fit_map_fusion, fit_z_scores, raw_maps, scores_and_peaks
-from vtad.calibration.score_fusion import fit_score_fusion
+from vtad.calibration.score_fusion import Defective, Pictures, Quality, fit_score_fusion
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import SCORE_RULE, Detector
 from vtad.models.score_fusion import ScorerMaps
@@ -182,7 +182,7 @@ def test_a_scorer_is_active_when_it_helps_on_shifted_images(
         defective[..., channel][masks] += 20
     detector = Detector(tiny())
     model = detector.model = ScriptedScorers()
-    found = fit_score_fusion(detector, good, good, defective, masks, CPU).qualities
+    found = fit_score_fusion(detector, Pictures(good, good, Defective(defective, masks)), CPU).qualities
     weight = model.score_fusion.weight
     assert position is None or bool(weight[2] > 0) == position
     assert bool(weight[3] > 0) == context
@@ -204,7 +204,7 @@ def test_the_feature_gmm_stands_for_the_patch_memory_where_it_sees_more(sees: fl
     defective[..., 0][masks] += 20
     detector = Detector(tiny())
     model = detector.model = ScriptedScorers(sees)
-    fit_score_fusion(detector, good, shifted, defective, masks, CPU)
+    fit_score_fusion(detector, Pictures(good, shifted, Defective(defective, masks)), CPU)
     assert (model.score_fusion.weight[:2] > 0).tolist() == [not chosen, chosen]
 
 
@@ -220,7 +220,7 @@ def test_a_position_gaussian_that_cannot_bear_a_shift_is_not_active() -> None:
         images[:, 24:, :, 1] += 90
     detector = Detector(tiny())
     model = detector.model = ScriptedScorers()
-    fit_score_fusion(detector, good, shifted, defective, masks, CPU)
+    fit_score_fusion(detector, Pictures(good, shifted, Defective(defective, masks)), CPU)
     assert model.score_fusion.weight[2] == 0
 
 
@@ -234,9 +234,9 @@ def test_the_context_density_is_active_while_it_costs_nothing() -> None:
         defective[..., channel][masks] += 90
     detector = Detector(tiny())
     model = detector.model = ScriptedScorers()
-    found = fit_score_fusion(detector, good, shifted, defective, masks, CPU)
+    found = fit_score_fusion(detector, Pictures(good, shifted, Defective(defective, masks)), CPU)
     assert model.score_fusion.weight[3] > 0
-    assert max(found.qualities.values()) > 0.99
+    assert max(found.qualities.values()).damage > 0.99
     assert [name for name, weight in found.weights.items() if weight] == list(
         np.array(ScorerMaps._fields)[(model.score_fusion.weight != 0).numpy()]
     )
@@ -254,8 +254,8 @@ def test_a_context_density_that_surely_costs_is_not_active_however_little_that_i
         pictures_[:, :8, :8, 2] = 250
     detector = Detector(tiny(image_height=side, image_width=side))
     model = detector.model = ScriptedScorers(image_height=side, image_width=side)
-    found = fit_score_fusion(detector, good, shifted, defective, masks, CPU).qualities
-    assert 0 < found["1 0 1 0"] - found["1 0 1 0.25"] < 0.005
+    found = fit_score_fusion(detector, Pictures(good, shifted, Defective(defective, masks)), CPU).qualities
+    assert 0 < found["1 0 1 0"].damage - found["1 0 1 0.25"].damage < 0.005
     assert model.score_fusion.weight[3] == 0
 
 
@@ -288,3 +288,33 @@ def test_the_score_of_an_image_does_not_depend_on_its_batch(trained: Run) -> Non
     assert scores == pytest.approx([s[0] for s, _ in alone], rel=1e-5)
     assert peaks == pytest.approx([p[0] for _, p in alone], rel=1e-5)
     assert all(peak >= score for peak, score in zip(peaks, scores, strict=True))
+
+
+@pytest.mark.parametrize("shakes", [False, True], ids=["free", "harms on damage"])
+def test_with_defects_of_relation_the_weights_are_best_for_those_among_all_that_cost_little_on_damage(
+    shakes: bool,
+) -> None:
+    """Damage is seen by the patch memory; what is elsewhere by the position Gaussian alone, which may cry out at each shift."""
+    rng = np.random.default_rng(12)
+    good, shifted, damaged, related = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(4))
+    masks = np.zeros((24, 32, 32), np.bool_)
+    masks[:, 8:16, 16:24] = True
+    damaged[..., 0][masks] += 130
+    related[..., 1][masks] += 40
+    for pictures_ in (shifted, damaged, related) if shakes else ():
+        pictures_[:, 24:, :, 1] += 90
+    detector = Detector(tiny())
+    model = detector.model = ScriptedScorers()
+    sorts = Defective(damaged, masks), Defective(related, masks)
+    found = fit_score_fusion(detector, Pictures(good, shifted, *sorts), CPU)
+    assert found.chosen is not None
+    assert found.chosen.relation is not None
+    weight = model.score_fusion.weight
+    assert bool(weight[2] > 0) != shakes
+    best = max(found.qualities.values())
+    assert best.damage - found.chosen.damage <= 0.005
+    if not shakes:
+        assert found.chosen.relation > 0.95
+        alone = fit_score_fusion(detector, Pictures(good, shifted, sorts[0]), CPU)
+        assert isinstance(alone.chosen, Quality)
+        assert alone.chosen.relation is None

@@ -17,6 +17,7 @@ from tiny_run import disk_fills_up, done, error
 from vtad.calibration.record import CalibrationRecord
 from vtad.commands.evaluate import evaluate as command
 from vtad.report import library, page, pictures
+from vtad.report.card_words import card_rows
 from vtad.report.page import show_certificates, write_page
 from vtad.report.trained import report_training
 from vtad.run_folder import Run
@@ -305,6 +306,13 @@ def test_the_page_of_a_training_shows_the_oddest_good_pictures_by_name(run: Run)
     assert weights is not None
     assert sum(weight > 0 for weight in weights.scorers.values()) >= 1
     assert 0 <= weights.ssim_share <= 1
+    card = run.card()
+    assert card.weighing == weights
+    assert dict(card_rows(card))["scorers"] == ", ".join(weights.counts)
+    assert weights.damage is not None
+    assert weights.qualities in shown.text
+    assert weights.parts
+    assert weights.parts in shown.text
 
 
 def test_the_page_of_a_training_does_without_pictures_that_are_gone(run: Run, tmp_path: Path) -> None:

@@ -10,30 +10,36 @@ from numpy.typing import NDArray
 
 from vtad.calibration.cross_fitting import Scores, cross_fitted, shifted_to
 from vtad.calibration.map_fusion import Maps, fit_map_fusion, fit_z_scores, raw_maps, scores_and_peaks
-from vtad.calibration.record import CalibrationRecord, GoodScore, Weights
+from vtad.calibration.pictures import drawn_pictures
+from vtad.calibration.record import CalibrationRecord, GoodScore
 from vtad.calibration.score_fusion import fit_score_fusion
 from vtad.config import Config
-from vtad.data.augmentation import shifted_and_zoomed
 from vtad.data.images import ImageCache
-from vtad.data.synthetic_defects import synthetic
+from vtad.data.parts import Parts
 from vtad.models.detector import Detector
-from vtad_runtime.contract.card import Calibration
+from vtad_runtime.contract.card import Calibration, Weighing
 from vtad_runtime.contract.threshold.conformal import calibration
 
-SCORER_IMAGES = 128  # synthetic defects that the weights of the scorers are chosen on
-FUSION_IMAGES = 64  # of them, those that the weights of the two maps are chosen on
+SCORER_IMAGES = 128  # synthetic defects of each sort that the weights of the scorers are chosen on
+FUSION_IMAGES = 64  # of each, those that the weights of the two maps are chosen on
 
 
 @torch.no_grad()
 def calibrate(
-    detector: Detector, images: ImageCache, held_out: ImageCache, root: Path, config: Config, device: torch.device
+    detector: Detector,
+    images: ImageCache,
+    held_out: ImageCache,
+    parts: Parts,
+    root: Path,
+    config: Config,
+    device: torch.device,
 ) -> tuple[Calibration, CalibrationRecord]:
     """Set the detector's weights and z-scores; the card's entry, and what it was found from. Raises CalibrationError.
 
-    `images` are those of the training, files below `root`.
+    `images` are those of the training, files below `root`, and `parts` what they have in common.
     """
     detector.eval()
-    good, synthetic_scores, weights = _fit(detector, held_out[:], config, device)
+    good, synthetic_scores, weights = _fit(detector, held_out[:], parts, config, device)
     learnt = cross_fitted(detector, images, config, device)
     others = shifted_to(good, learnt) if learnt is not None else None
     of_all = good if others is None else Scores(*map(np.concatenate, zip(good, others, strict=True)))
@@ -48,17 +54,20 @@ def calibrate(
 
 
 def _fit(
-    detector: Detector, good: NDArray[np.uint8], config: Config, device: torch.device
-) -> tuple[Scores, tuple[float, ...], Weights]:
+    detector: Detector, good: NDArray[np.uint8], parts: Parts, config: Config, device: torch.device
+) -> tuple[Scores, tuple[float, ...], Weighing]:
     """The scores of held-out good images (N, H, W, 3), which set weights and z-scores; of synthetic defects; the weights."""
-    shifted = shifted_and_zoomed(good, np.random.default_rng((config.seed, 5)))
-    defective, masks = synthetic(shifted, min(SCORER_IMAGES, 4 * len(good)), config.seed)
-    fusion = fit_score_fusion(detector, good, shifted, defective, masks, device)
+    pictures = drawn_pictures(good, parts, min(SCORER_IMAGES, 4 * len(good)), config.seed)
+    fusion = fit_score_fusion(detector, pictures, device)
     maps = raw_maps(detector, good, device)
     fit_z_scores(detector, maps)
     few = slice(FUSION_IMAGES)
-    shaken, damaged = (raw_maps(detector, images[few], device) for images in (shifted, defective))
-    fit_map_fusion(detector, Maps(maps.density[few], maps.unlike[few]), shaken, damaged, masks[few])
+    sorts = [sort for sort in (pictures.damage, pictures.relation) if sort is not None]
+    defective, masks = (np.concatenate([part[few] for part in each]) for each in zip(*sorts, strict=True))
+    shaken, damaged = (raw_maps(detector, images, device) for images in (pictures.shifted[few], defective))
+    fit_map_fusion(detector, Maps(maps.density[few], maps.unlike[few]), shaken, damaged, masks)
     scores = Scores(*(np.array(part) for part in scores_and_peaks(detector, maps)))
     ssim, density = detector.ssim_weight.item(), detector.density_weight.item()
-    return scores, tuple(scores_and_peaks(detector, damaged)[0]), Weights(fusion.weights, ssim / (ssim + density))
+    damage, relation = fusion.chosen or (None, None)
+    weighing = Weighing(fusion.weights, ssim / (ssim + density), damage, relation, parts.note)
+    return scores, tuple(scores_and_peaks(detector, damaged)[0]), weighing

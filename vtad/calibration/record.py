@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vtad.run_folder import Run, RunError, write_text
-from vtad_runtime.contract.card import BudgetRule, Calibration
+from vtad_runtime.contract.card import BudgetRule, Calibration, Weighing
 from vtad_runtime.contract.errors import one_line
 from vtad_runtime.contract.threshold.conformal import CalibrationError, budget_threshold, fence
 from vtad_runtime.contract.threshold.trade_off import table, trade_off
@@ -29,20 +29,12 @@ class GoodScore:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """How much each scorer counts in the fused score, and the SSIM map in the heatmap."""
-
-    scorers: dict[str, float]  # of their z-scores over good pictures; one of 0 is pruned; empty in the preset `paper`
-    ssim_share: float  # of the heatmap; the rest is the density map's
-
-
-@dataclass(frozen=True)
 class CalibrationRecord:
     """What the threshold was found from, and what it does to synthetic defects, which no choice of it looked at."""
 
     good: tuple[GoodScore, ...]  # oddest first
     synthetic: tuple[float, ...]  # scores of good pictures with a synthetic defect
-    weights: Weights | None = None  # None: not kept, by an earlier version
+    weights: Weighing | None = None  # None: not kept, by an earlier version
 
     def write(self, run: Run) -> None:
         """Into the run's folder. Raises WriteError."""
@@ -73,6 +65,9 @@ class CalibrationRecord:
             else "all of these were held out; the pictures of the training do not speak for the threshold here"
         ]
         lines += filter(None, [calibration.both_rules])
+        if self.weights is not None and self.weights.scorers:
+            lines.append(f"what each scorer counts: {', '.join(self.weights.counts)}")
+            lines += filter(None, [self.weights.qualities])
         lines += ["the oddest good pictures: " + ", ".join(f"{g.file} {g.score:.3g}" for g in named) + "; look at them"]
         try:
             rule: BudgetRule = "estimated" if calibration.rule == "estimated" else "guaranteed"

@@ -1,4 +1,9 @@
-"""How much each scorer counts, from held-out good images and synthetic defects alone."""
+"""How much each scorer counts, from held-out good images and synthetic defects alone.
+
+Quality is two figures: on damage, and on defects of relation where good pictures have aligned parts. Whatever knows positions and
+relations helps the second and may harm the first. The weights are the best for relation among those that cost nothing of the
+first but what chance may.
+"""
 
 from __future__ import annotations
 
@@ -23,54 +28,78 @@ Weights = tuple[float, ...]  # of patch memory, feature GMM, position Gaussian a
 # position Gaussian is active unless it harms, the feature GMM when it helps.
 FITTED_WEIGHTS = tuple((1.0 - gmm, gmm, position, 0.0) for gmm in (0.0, 1.0) for position in (1.0, 0.0))
 EARNED = 2e-3  # mean of image AUROC and AUPRO that weights tried later must add: less is noise
-CONTEXT_WEIGHTS = (1.0, 0.5, 0.25)  # the first that costs little enough is taken, or none
-MAY_COST = 5e-3  # of that mean,
+CONTEXT_WEIGHTS = (1.0, 0.5, 0.25)  # without parts: the first that costs little enough is taken, or none
+POSITIONS, CONTEXTS = (1.0, 0.5, 0.0), (2.0, 1.0, 0.5, 0.25, 0.0)  # weights of both with parts
+MAY_COST = 5e-3  # of the quality on damage,
 CHANCE = 2.0  # and so many of its standard errors
 RESAMPLES = 60  # of the pictures, with replacement, that the standard error is found by (bootstrap, Efron 1979)
 SEGMENTATION_WEIGHT = 0.5
 SEGMENTATION_WEIGHT_ALONE = 2.0  # without a backbone, where the fitted scorers know no more than pixels
 
 
+class Defective(NamedTuple):
+    """Pictures with synthetic defects of one sort."""
+
+    images: NDArray[np.uint8]  # (N, H, W, 3)
+    masks: NDArray[np.bool_]  # (N, H, W)
+
+
+class Pictures(NamedTuple):
+    """What a quality is measured on, (N, H, W, 3) uint8.
+
+    All but the first are shifted and zoomed: on a line no part lies quite where the one before it lay, and a scorer that cannot
+    bear that must not decide.
+    """
+
+    good: NDArray[np.uint8]  # as they are: they say what is normal
+    shifted: NDArray[np.uint8]  # good ones, to be told apart from the defective
+    damage: Defective
+    relation: Defective | None = None  # None where good pictures have no aligned parts
+
+
+class Quality(NamedTuple):
+    """Mean of image AUROC and AUPRO on either sort of defects."""
+
+    damage: float
+    relation: float | None
+
+    @property
+    def mean(self) -> float:
+        """Of both, where there are both."""
+        return self.damage if self.relation is None else (self.damage + self.relation) / 2
+
+
 class Fusion(NamedTuple):
     """What the score fusion is made of, and what else was tried."""
 
     weights: dict[str, float]  # of the scorers' z-scores over good images, by scorer; one of 0 is pruned
-    qualities: dict[str, float]  # on shifted synthetic defects, by weights
+    qualities: dict[str, Quality]  # by weights
+    chosen: Quality | None  # of these weights; None for `paper`
 
 
-def fit_score_fusion(
-    detector: Detector,
-    good: NDArray[np.uint8],
-    shifted: NDArray[np.uint8],
-    defective: NDArray[np.uint8],
-    masks: NDArray[np.bool_],
-    device: torch.device,
-) -> Fusion:
-    """Set how much each scorer counts, as z-scores over held-out good images (N, H, W, 3).
+def fit_score_fusion(detector: Detector, pictures: Pictures, device: torch.device) -> Fusion:
+    """Set how much each scorer counts, as z-scores over held-out good images. Nothing to do for `paper`.
 
-    Patch memory, feature GMM and position Gaussian get those of `FITTED_WEIGHTS` with the largest quality: mean of image AUROC
-    and AUPRO on synthetic defects, (N, H, W, 3) and (N, H, W). The context density gets the largest weight that costs little
-    of it, and no more than chance may cost: it alone knows what belongs together, which synthetic defects do not show. The
-    weight of the segmentation head is fixed, since it has learnt from defects drawn by the same hand.
-
-    `shifted` are good images after `shifted_and_zoomed`, and the defective ones were shifted too: on a line no part lies quite
-    where the one before it lay, and a scorer that cannot bear that must not decide. Nothing to do for `paper`.
+    With defects of relation: the weights of patch memory or feature GMM, position Gaussian and context density that are best on
+    these, among all that cost little on damage, and no more than chance may cost. Without: those of `FITTED_WEIGHTS` that are
+    best on damage, and the largest weight of the context density that costs little, since it alone knows what belongs together.
+    The weight of the segmentation head is fixed, since it has learnt from defects drawn by the same hand.
     """
     model = detector.model
     if not isinstance(model, Autoencoder):
-        return Fusion({}, {})
-    trial, mean, std = _tried(
-        detector, model, Pictures(good, shifted, defective, masks), device, "calibrating: scorers"
-    )
-    found: dict[Weights, float] = {}
+        return Fusion({}, {}, None)
+    trial, mean, std = _tried(detector, model, pictures, device, "calibrating: scorers")
+    found: dict[Weights, Quality] = {}
     with Bar("calibrating: weights of the scorers"):
-        chosen = _choose_context_density(trial, _choose_fitted(trial, found), found)
+        chosen = _choose_fitted(trial, found)
+        chosen = _choose_for_both(trial, found) if trial.related else _choose_context_density(trial, chosen, found)
     model.score_fusion.mean.copy_(mean)
     weights = (*chosen, trial.head)
     model.score_fusion.weight.copy_(torch.tensor(weights) / std)
     return Fusion(
         dict(zip(ScorerMaps._fields, weights, strict=True)),
         {" ".join(f"{w:g}" for w in tried): quality for tried, quality in found.items()},
+        found[chosen],
     )
 
 
@@ -84,16 +113,7 @@ def quality_so_far(detector: Detector, pictures: Pictures, device: torch.device)
         return None
     trial, _, _ = _tried(detector, model, pictures, device, None)
     weights = [(*fitted[:3], context) for fitted in FITTED_WEIGHTS for context in (0.0, *CONTEXT_WEIGHTS)]
-    return max(trial.quality(w)(trial.every()) for w in weights)
-
-
-class Pictures(NamedTuple):
-    """What a quality is measured on, (N, H, W, 3) uint8; see `fit_score_fusion`."""
-
-    good: NDArray[np.uint8]  # they say what is normal
-    shifted: NDArray[np.uint8]  # good ones, to be told apart from the defective
-    defective: NDArray[np.uint8]
-    masks: NDArray[np.bool_]  # (N, H, W), of the defective ones
+    return max(trial.quality(w)(trial.every()).mean for w in weights)
 
 
 def _tried(
@@ -102,34 +122,39 @@ def _tried(
     """The pictures as the scorers see them, and the mean and standard deviation (5,) of each over good ones."""
     steady = _scorer_maps(model, pictures.good, device, label)
     mean, std = steady.mean((0, 2, 3)), steady.transpose(0, 1).flatten(1).std(1).clamp_min(1e-6)
-    both = np.concatenate([pictures.defective, pictures.shifted])
-    seen = (_scorer_maps(model, both, device, label) - mean[:, None, None]) / std[:, None, None]
+    sorts = [pictures.damage, *([pictures.relation] if pictures.relation is not None else [])]
+    shown = np.concatenate([*(sort.images for sort in sorts), pictures.shifted])
+    seen = (_scorer_maps(model, shown, device, label) - mean[:, None, None]) / std[:, None, None]
     head = SEGMENTATION_WEIGHT_ALONE if model.learns_features else SEGMENTATION_WEIGHT
-    masks = _cells(pictures.masks, len(pictures.shifted))
-    return (
-        Trial(seen, masks, len(pictures.defective), head if model.segmentation_head else 0.0, detector.top),
-        mean,
-        std,
-    )
+    masks = _cells(np.concatenate([sort.masks for sort in sorts]), len(pictures.shifted))
+    damaged, *related = (len(sort.images) for sort in sorts)
+    weight = head if model.segmentation_head else 0.0
+    return Trial(seen, masks, damaged, sum(related), weight, detector.top), mean, std
 
 
 class Trial(NamedTuple):
-    """Defective pictures, then good ones, all shifted and zoomed, as the scorers see them."""
+    """Damaged pictures, then those with defects of relation, then good ones, all shifted and zoomed, as the scorers see them."""
 
     seen: Tensor  # (N, 5, rows, columns), z-scores over good images
     masks: NDArray[np.bool_]  # (N, rows, columns)
-    defective: int  # of the N
+    damaged: int  # of the N
+    related: int  # of the N
     head: float  # weight of the segmentation head
     top: int  # cells whose mean is a picture's score
 
-    def quality(self, weights: Weights) -> Callable[[NDArray[np.int64]], float]:
-        """Mean of image AUROC and AUPRO with these weights, as a function of the pictures' indices."""
+    def quality(self, weights: Weights) -> Callable[[NDArray[np.int64]], Quality]:
+        """With these weights, as a function of the pictures' indices."""
         maps = (self.seen * torch.tensor([*weights, self.head])[:, None, None]).sum(1)
         scores = torch.topk(maps.flatten(1), self.top, dim=1).values.mean(1).numpy()
+        good = self.damaged + self.related
 
-        def of(drawn: NDArray[np.int64]) -> float:
+        def of_sort(drawn: NDArray[np.int64]) -> float:
             pixels = aupro(list(self.masks[drawn]), list(maps.numpy()[drawn])) or 0.0
-            return (pixels + (image_auroc(drawn < self.defective, scores[drawn]) or 0.0)) / 2
+            return (pixels + (image_auroc(drawn < good, scores[drawn]) or 0.0)) / 2
+
+        def of(drawn: NDArray[np.int64]) -> Quality:
+            damage = of_sort(drawn[(drawn < self.damaged) | (drawn >= good)])
+            return Quality(damage, of_sort(drawn[drawn >= self.damaged]) if self.related else None)
 
         return of
 
@@ -138,34 +163,57 @@ class Trial(NamedTuple):
         return np.arange(len(self.seen))
 
     def resampled(self) -> list[NDArray[np.int64]]:
-        """Indices drawn with replacement, as many of defective and of good pictures as there are."""
+        """Indices drawn with replacement, as many of each sort as there are."""
         rng = np.random.default_rng(0)
-        parts = np.split(self.every(), [self.defective])
+        parts = np.split(self.every(), [self.damaged, self.damaged + self.related])
         return [np.concatenate([rng.choice(part, len(part)) for part in parts]) for _ in range(RESAMPLES)]
 
+    def of_damage(self) -> Trial:
+        """The same without defects of relation."""
+        kept = np.r_[: self.damaged, self.damaged + self.related : len(self.seen)]
+        return self._replace(seen=self.seen[torch.from_numpy(kept)], masks=self.masks[kept], related=0)
 
-def _choose_fitted(trial: Trial, found: dict[Weights, float]) -> Weights:
-    """The best of `FITTED_WEIGHTS`; the quality of each goes into `found`."""
+
+def _choose_fitted(trial: Trial, found: dict[Weights, Quality]) -> Weights:
+    """The best of `FITTED_WEIGHTS` on damage; the quality of each goes into `found`."""
     best = FITTED_WEIGHTS[0]
     for weights in FITTED_WEIGHTS:
         found[weights] = trial.quality(weights)(trial.every())
-        if found[weights] > found[best] + EARNED:
+        if found[weights].damage > found[best].damage + EARNED:
             best = weights
     return best
 
 
-def _choose_context_density(trial: Trial, fitted: Weights, found: dict[Weights, float]) -> Weights:
-    """These weights with the context density's; the quality of each goes into `found`."""
-    resampled = trial.resampled()
-    without = [trial.quality(fitted)(drawn) for drawn in resampled]
+def _choose_context_density(trial: Trial, fitted: Weights, found: dict[Weights, Quality]) -> Weights:
+    """These weights with the largest of the context density's that costs little; the quality of each goes into `found`."""
     for weight in CONTEXT_WEIGHTS:
         weights = (*fitted[:3], weight)
-        quality = trial.quality(weights)
-        found[weights] = quality(trial.every())
-        costs = [before - quality(drawn) for before, drawn in zip(without, resampled, strict=True)]
-        if found[fitted] - found[weights] <= min(MAY_COST, CHANCE * float(np.std(costs))):
+        found[weights] = trial.quality(weights)(trial.every())
+        if _costs_little(trial, fitted, weights, found):
             return weights
     return fitted
+
+
+def _choose_for_both(trial: Trial, found: dict[Weights, Quality]) -> Weights:
+    """The best for relation among those that cost little on damage; the quality of each goes into `found`."""
+    for first in FITTED_WEIGHTS:
+        for weights in ((*first[:2], position, context) for position in POSITIONS for context in CONTEXTS):
+            if weights not in found:
+                found[weights] = trial.quality(weights)(trial.every())
+    best = max(found, key=lambda weights: found[weights].damage)
+    alone = trial.of_damage()
+    ranked = sorted(found, key=lambda weights: -(found[weights].relation or 0.0))
+    return next(weights for weights in ranked if weights == best or _costs_little(alone, best, weights, found))
+
+
+def _costs_little(trial: Trial, before: Weights, after: Weights, found: dict[Weights, Quality]) -> bool:
+    """Whether the quality on damage falls by no more than `MAY_COST`, nor by more than chance lets it."""
+    cost = found[before].damage - found[after].damage
+    if cost <= 0 or cost > MAY_COST:
+        return cost <= 0
+    one, other = trial.quality(before), trial.quality(after)
+    costs = [one(drawn).damage - other(drawn).damage for drawn in trial.resampled()]
+    return cost <= CHANCE * float(np.std(costs))
 
 
 def _scorer_maps(model: Autoencoder, images: NDArray[np.uint8], device: torch.device, label: str | None) -> Tensor:

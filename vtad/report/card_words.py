@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from vtad_runtime.contract.card import Card, Near, Parity
+from vtad_runtime.contract.card import Card, Near, Parity, Weighing
 
 UNITS = {"reconstruction": "of full intensity", "score": "of the calibration spread"}  # of errors; the rest are maps
 MAPS = "standard deviations"  # of good pictures
@@ -40,6 +40,7 @@ def card_rows(card: Card, found: object = None) -> list[tuple[str, str]]:
             else "none",
         ),
         ("", f"false alarms: budget {c.false_alarms:.2%}, these images can vouch for {c.achievable:.2%}"),
+        *_weighing(card.weighing),
         ("evaluated", _results(card.results)),
         *(("proof" if i == 0 else "", line) for i, line in enumerate(_proof(card.parity))),
         *([("bytes", str(found))] if found else []),
@@ -88,6 +89,14 @@ def _proof(parity: Parity | None) -> list[str]:
 def _changes(card: Card) -> list[str]:
     """Who wrote the artefact after its export, the oldest first."""
     return [f"{c.when} {c.by}: {c.what}; made of sha256 {c.parent[:16]}…" for c in card.history]
+
+
+def _weighing(found: Weighing | None) -> list[tuple[str, str]]:
+    """What each scorer counts, how well the sum does, and which parts good pictures have; none on older cards."""
+    if found is None:
+        return []
+    shown = [("scorers", ", ".join(found.counts) or "one density"), ("", found.qualities)]
+    return [(name, text) for name, text in (*shown, ("parts", found.parts)) if text]
 
 
 def _results(results: dict[str, Any] | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from vtad.report.certificates import Certificate
 from vtad.report.pictures import View
 from vtad.report.plots import Plot
-from vtad_runtime.contract.card import Calibration, Card
+from vtad_runtime.contract.card import Calibration, Card, Weighing
 from vtad_runtime.contract.threshold.conformal import REVIEW, review_level
 from vtad_runtime.contract.threshold.trade_off import Choice, choice
 
@@ -143,6 +143,6 @@ class Page:
     curves: dict[str, tuple[Plot, str]] = field(default_factory=dict)  # by "roc", "pr", "pro": the plot and its caption
     training: dict[str, Plot] = field(default_factory=dict)  # by title
     scorers: tuple[ScorerRow, ...] = ()
-    ssim_share: float | None = None
+    weighing: Weighing | None = None  # with `scorers`
     oddest: tuple[tuple[str, str, bool], ...] = ()  # name, score, whether held out: good pictures of the training
     certificates: tuple[Certificate, ...] = ()

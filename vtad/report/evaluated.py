@@ -18,7 +18,7 @@ from vtad.report.certificates import certificates
 from vtad.report.content import Entry, Explorer, Headline, Kind, Page, Words, wrong_first
 from vtad.report.history import training_plots
 from vtad.report.library import missing
-from vtad.report.of_run import explorer, oddest, printable, scorer_rows, ssim_share, title, trained_on
+from vtad.report.of_run import explorer, oddest, printable, scorer_rows, title, trained_on
 from vtad.report.page import write_page
 from vtad.report.pictures import Studio, View
 from vtad.report.plots import Plot, curve
@@ -107,7 +107,7 @@ def evaluation_page(run: Run, found: Evaluation, entries: list[Entry]) -> Page:
         curves=_curves(found, entries),
         training=training_plots(run),
         scorers=scorer_rows(record),
-        ssim_share=ssim_share(record),
+        weighing=record.weights if record is not None else None,
         oddest=oddest(record),
         certificates=tuple(certificates(run)),
     )

@@ -49,11 +49,6 @@ def oddest(record: CalibrationRecord | None) -> tuple[tuple[str, str, bool], ...
     return tuple((printable(g.file), f"{g.score:.3g}", g.held_out) for g in found)
 
 
-def ssim_share(record: CalibrationRecord | None) -> float | None:
-    """Of the heatmap; None where it was not kept."""
-    return record.weights.ssim_share if record is not None and record.weights is not None else None
-
-
 def title(run: Run, card: Card) -> str:
     """Category and number of the run."""
     return printable(f"{card.identity.category} {run.path.absolute().name}")

@@ -14,7 +14,7 @@ from vtad.report.card_words import card_rows
 from vtad.report.certificates import certificates
 from vtad.report.content import Entry, Explorer, Headline, Page, Words, wrong_first
 from vtad.report.history import training_plots
-from vtad.report.of_run import explorer, oddest, printable, scorer_rows, ssim_share, title, trained_on
+from vtad.report.of_run import explorer, oddest, printable, scorer_rows, title, trained_on
 from vtad.report.page import write_page
 from vtad.report.pictures import Studio, View
 from vtad.run_folder import Run, RunError
@@ -56,7 +56,7 @@ def training_page(run: Run, record: CalibrationRecord) -> Page:
         test=False,
         training=training_plots(run),
         scorers=scorer_rows(record),
-        ssim_share=ssim_share(record),
+        weighing=record.weights,
         oddest=oddest(record),
         certificates=tuple(certificates(run)),
     )

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vtad.calibration.score_fusion import Pictures, quality_so_far
+from vtad.calibration.pictures import drawn_pictures
+from vtad.calibration.score_fusion import Defective, Pictures, quality_so_far
 from vtad.config import Config
-from vtad.data.augmentation import shifted_and_zoomed
 from vtad.data.batches import batches
 from vtad.data.images import ImageCache, split_good
 from vtad.data.layout import CategoryFiles
-from vtad.data.synthetic_defects import synthetic
+from vtad.data.parts import NONE
 from vtad.inspection import input_spec
 from vtad.metrics import aupro, image_auroc
 from vtad.models.detector import Detector
@@ -43,12 +43,11 @@ class Judge:
         self.trial_files = dataclasses.replace(files, train_good=learnt, test=())  # what a trial may see
         with ImageCache(kept[:MOST], input_spec(config)) as images:
             good = images[:]
-        shifted = shifted_and_zoomed(good, np.random.default_rng((SEED, 5)))
-        self._pictures = Pictures(good, shifted, *synthetic(shifted, DEFECTIVE * len(shifted), SEED))
+        self._pictures = drawn_pictures(good, NONE, DEFECTIVE * len(good), SEED)
 
     def quality(self, detector: Detector) -> float:
         """Of a calibrated detector: the mean of image AUROC and AUPRO, by its own scores and heatmaps."""
-        _, shifted, defective, masks = self._pictures
+        shifted, (defective, masks) = self._pictures.shifted, self._pictures.damage
         scores: list[float] = []
         heatmaps: list[NDArray[np.float32]] = []
         height, width = masks.shape[1:]
@@ -66,11 +65,12 @@ class Judge:
 
         It does not depend on the scale of a loss, whose weights a search changes: trials can be compared by it.
         """
-        good, shifted, defective = (_at_size(part[:FEW], detector.size) for part in self._pictures[:3])
-        masks = _masks_at_size(self._pictures.masks[:FEW], detector.size)
+        known, shown, damage, _ = self._pictures
+        good, shifted, defective = (_at_size(part[:FEW], detector.size) for part in (known, shown, damage.images))
+        masks = _masks_at_size(damage.masks[:FEW], detector.size)
         device = detector.density_mean.device
         detector.eval()
-        found = quality_so_far(detector, Pictures(good, shifted, defective, masks), device)
+        found = quality_so_far(detector, Pictures(good, shifted, Defective(defective, masks)), device)
         if found is not None:
             return found
         with torch.inference_mode():  # the preset `paper` has one density and no scorers beside it

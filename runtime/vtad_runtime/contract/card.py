@@ -150,6 +150,35 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Weighing:
+    """What each scorer counts in the fused score, by its name, and how well the sum tells synthetic defects from good pictures.
+
+    A quality is the mean of image AUROC and AUPRO on held-out good pictures and synthetic defects, all of them shifted.
+    """
+
+    scorers: dict[
+        str, float
+    ]  # weights of their z-scores over good pictures; one of 0 is pruned; none in the preset `paper`
+    ssim_share: float  # of the heatmap; the rest is the density map's
+    damage: float | None = None  # quality on damage; None: not kept by an earlier version
+    relation: float | None = None  # quality on defects of relation; None: good pictures have no aligned parts
+    parts: str = ""  # one line: of which parts such defects are drawn, or why of none
+
+    @property
+    def counts(self) -> list[str]:
+        """Each scorer that counts, in words, the largest weight first."""
+        ranked = sorted(self.scorers.items(), key=lambda pair: -pair[1])
+        return [f"{name.replace('_', ' ').replace('gmm', 'GMM')} {weight:.3g}" for name, weight in ranked if weight]
+
+    @property
+    def qualities(self) -> str:
+        """Both qualities, in words; empty where none was kept."""
+        both = (("damage", self.damage), ("relation", self.relation))
+        shown = [f"{name} {value:.3f}" for name, value in both if value is not None]
+        return f"quality on shifted synthetic defects: {', '.join(shown)}" if shown else ""
+
+
+@dataclass(frozen=True)
 class Near:
     """What the export showed on images graded in strength until torch's score is within a tenth of the threshold."""
 
@@ -213,6 +242,7 @@ class Card:
     compute_units: ComputeUnits | None = None
     digests: Digests | None = None
     history: tuple[Change, ...] = ()
+    weighing: Weighing | None = None  # None on cards of earlier versions
 
     def to_json(self) -> str:
         """The card as indented JSON text; `from_json` gives an equal card back."""
