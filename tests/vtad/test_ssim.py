@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
+from torch import Tensor
 
 from vtad.models.ssim import SSIM, Blur, gaussian_matrix
 
@@ -102,3 +103,23 @@ def test_the_blur_mirrors_the_image_at_its_border(size: int) -> None:
     kernel = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
     expected = correlate1d(signal, kernel / kernel.sum(), mode="mirror")
     np.testing.assert_allclose(gaussian_matrix(size, 1.5, 11).double().numpy() @ signal, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(24, 37), (16, 16), (5, 33)])
+def test_the_gradient_of_both_images_is_that_of_the_textbook_formula(size: tuple[int, int]) -> None:
+    down, across = (gaussian_matrix(n, 1.5, 11).double() for n in size)
+    x, y, weight = (torch.rand(2, 3, *size, dtype=torch.float64) for _ in range(3))
+    images = [x.requires_grad_(), y.requires_grad_()]
+
+    def blur(a: Tensor) -> Tensor:
+        return down @ a @ across.T
+
+    mean_x, mean_y = blur(x), blur(y)
+    covariance = blur(x * y) - mean_x * mean_y
+    variances = blur(x * x) - mean_x**2 + blur(y * y) - mean_y**2
+    similarity = (2 * mean_x * mean_y + 1e-4) * (2 * covariance + 9e-4)
+    similarity = similarity / ((mean_x**2 + mean_y**2 + 1e-4) * (variances + 9e-4))
+    expected = torch.autograd.grad((weight * similarity).sum(), images)
+    found = torch.autograd.grad((weight * SSIM(*size)(x, y)).sum(), images)
+    for gradient, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-4)

@@ -146,12 +146,13 @@ class Learner:
 
 def make_optimizer(parameters: list[torch.nn.Parameter], config: Config) -> torch.optim.Optimizer:
     """The optimizer that the configuration names."""
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)  # one kernel for all tensors
     rate, decay = config.learning_rate, config.weight_decay
     match config.optimizer:
         case "adam":
-            return torch.optim.Adam(parameters, rate, weight_decay=decay)
+            return torch.optim.Adam(parameters, rate, weight_decay=decay, fused=fused)
         case "adamw":
-            return torch.optim.AdamW(parameters, rate, weight_decay=decay)
+            return torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=fused)
         case "adadelta":
             return torch.optim.Adadelta(parameters, rate, weight_decay=decay)
         case "adagrad":
