@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -254,3 +256,19 @@ def test_one_odd_score_does_not_widen_the_spread() -> None:
     assert robust_spread(scores) == pytest.approx(1.0, abs=0.06)
     assert robust_spread([*scores, 1e6]) == pytest.approx(robust_spread(scores), rel=0.01)
     assert robust_spread([2.0, 2.0, 2.0]) > 0
+
+
+def test_a_start_with_drift_needs_no_masked_arrays() -> None:
+    """They take as long to import as a picture takes to be judged."""
+    code = (
+        "import sys, numpy, vtad_runtime.line.run\n"
+        "from vtad_runtime.verdict.drift import psi_edges, robust_spread\n"
+        "scores = numpy.sort(numpy.random.default_rng(0).normal(size=77))\n"
+        "print(robust_spread(scores), *psi_edges(scores))\n"
+        "assert not {'numpy.ma', 'importlib.metadata'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    spread, *edges = map(float, done.stdout.split())
+    scores = np.sort(np.random.default_rng(0).normal(size=77))
+    assert spread == pytest.approx(np.subtract(*np.quantile(scores, (0.75, 0.25))) / 1.349)
+    assert edges == pytest.approx(list(np.quantile(scores, np.arange(1, 10) / 10)))

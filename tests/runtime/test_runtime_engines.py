@@ -60,6 +60,23 @@ def test_every_engine_judges_alike_alone_and_in_batches(engine: str, tmp_path: P
         assert np.array_equal(one.reconstruction, two.reconstruction)
 
 
+@pytest.mark.parametrize("engine", ["cpu", OPENVINO])
+def test_a_model_file_is_read_once(engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, opens, read = write_model(tmp_path / "m.onnx"), Path.open, list[str]()
+
+    def counting(self: Path, *args: Any, **options: Any) -> Any:
+        read.append(self.name)
+        return opens(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", counting)
+    monkeypatch.setattr(Path, "read_bytes", lambda self: counting(self, "rb").read())
+    model = open_model(path, 1, engine=engine)
+    path.unlink()  # all that follows is of the file that was read
+    assert model.integrity.sealed
+    assert model.run(good(32, 32).transpose(2, 0, 1)[None]).reconstruction.shape == (1, 3, 32, 32)
+    assert read == ["m.onnx"]
+
+
 @needs_openvino
 def test_openvino_takes_bytes_and_a_fixed_batch(tmp_path: Path) -> None:
     data = write_model(tmp_path / "m.onnx").read_bytes()

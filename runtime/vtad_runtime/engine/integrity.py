@@ -18,7 +18,7 @@ from vtad_runtime.contract.errors import VtadError, one_line
 from vtad_runtime.contract.files import replacing, sha256_of
 from vtad_runtime.contract.typed_json import WrongJson, parsed
 from vtad_runtime.engine.card_entry import IN_COREML, IN_ONNX, CardEntryError, read_entry, replace_card
-from vtad_runtime.engine.model import Integrity, ModelError
+from vtad_runtime.engine.model import IN_MEMORY, Integrity, ModelError
 
 ONE_FILE = "model"  # the name of an ONNX file among the digests, whatever it is called on disk
 SPECIFICATION = "Data/com.apple.CoreML/model.mlmodel"  # of a Core ML package, with the card inside
@@ -34,12 +34,12 @@ class Contents:
     files: dict[str, str]  # sha256 in hex, without the card
 
 
-def contents(model: Path | bytes) -> Contents:
-    """The card and the digests of all else, of a file, a package, or the bytes of an ONNX file.
+def contents(model: Path | bytes, name: Path | None = None) -> Contents:
+    """The card and the digests of all else, of a file, a package, or the bytes of an ONNX file; `name` is what errors call it.
 
     Raises VtadError: there is no such artefact, or it has no card.
     """
-    where = Path("<bytes>") if isinstance(model, bytes) else model
+    where = name or _name(model)
     try:
         if isinstance(model, bytes):
             entry = read_entry(io.BytesIO(model), IN_ONNX, where)
@@ -49,11 +49,13 @@ def contents(model: Path | bytes) -> Contents:
         raise CardEntryError(f"{where}: expected an exported model, got {one_line(e)}") from e
 
 
-def integrity(model: Path | bytes) -> Integrity:
-    """Compare an artefact with the digests on its card. Raises VtadError where it has no card that can be read."""
-    where = "<bytes>" if isinstance(model, bytes) else str(model)
-    found = contents(model)
-    card = Card.from_json(found.card, where)
+def integrity(model: Path | bytes, name: Path | None = None) -> Integrity:
+    """Compare an artefact with the digests on its card; `name` is what errors call it.
+
+    Raises VtadError where it has no card that can be read.
+    """
+    found = contents(model, name)
+    card = Card.from_json(found.card, str(name or _name(model)))
     before = tuple(f"{name} before {change.by}" for change in card.history for name in change.changed)
     if card.digests is None:
         old = parsed(found.card).get("schema") in WITHOUT_DIGESTS
@@ -84,7 +86,7 @@ def opened(model: Path | bytes, where: Path, allow_changed: bool) -> Integrity |
     Raises ModelError where it is not as it was exported, unless `allow_changed`.
     """
     try:
-        found = integrity(model)
+        found = integrity(model, where)
     except VtadError:
         return None  # the engine says what it is instead
     if not allow_changed:
@@ -99,6 +101,21 @@ def refuse_changed(where: Path, found: Integrity) -> None:
             f"{where}: expected the model as it was exported, got one {found}; copy it again or export the run again, "
             "or open it as it is by --allow-changed (in Python allow_changed=True)"
         )
+
+
+def whole_file(path: Path) -> bytes:
+    """An ONNX file, read once for all that is done with it. Raises ModelError."""
+    if not path.is_file():
+        got = "a folder" if path.is_dir() else "nothing there"
+        raise ModelError(f"{path}: expected an .onnx model file, got {got}; vtad-export makes one")
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise ModelError(f"{path}: expected an .onnx model file, got one that cannot be read ({one_line(e)})") from e
+
+
+def _name(model: Path | bytes) -> Path:
+    return Path(IN_MEMORY) if isinstance(model, bytes) else model
 
 
 def _file(model: Path) -> Contents:

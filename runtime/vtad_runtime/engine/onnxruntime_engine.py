@@ -19,7 +19,7 @@ from vtad_runtime.contract.errors import NOT_JUDGED, one_line
 from vtad_runtime.contract.references import REFERENCES_KEY, References
 from vtad_runtime.engine.declared import Port, batch_of, card_of, in_batches, names_of
 from vtad_runtime.engine.engines import CPU, CPU_PROVIDER, ENGINES, Engine, cache_folder
-from vtad_runtime.engine.integrity import integrity, opened
+from vtad_runtime.engine.integrity import integrity, opened, whole_file
 from vtad_runtime.engine.model import IN_MEMORY, Found, ModelError, Outputs, Scored, checked, names_in
 from vtad_runtime.engine.subgraph import verdict_part
 
@@ -38,9 +38,8 @@ class OnnxSession:
         self.engine, self._threads = engine, threads
         self.path = Path(IN_MEMORY if isinstance(model, bytes) else model)
         # The bytes are kept until the whole is opened, for a file may be exchanged by then.
-        self._data = model if isinstance(model, bytes) else _read(self.path)
-        given = model if isinstance(model, bytes) else self.path
-        found = opened(given, self.path, allow_changed)
+        self._data = model if isinstance(model, bytes) else whole_file(self.path)
+        found = opened(self._data, self.path, allow_changed)
         part = verdict_part(self._data)
         self._verdict = _open(self.path, part.model if part else self._data, threads, ENGINES[engine])
         self._whole = None if part else self._verdict
@@ -48,7 +47,7 @@ class OnnxSession:
         self.card = card_of(text, inputs, producer, self.path)
         outputs = [Port(o.name, o.type, tuple(o.shape)) for o in self._verdict.get_outputs()]
         self._names = names_of(inputs, part.outputs if part else outputs, self.card, self.path)
-        self.integrity = found or integrity(given)
+        self.integrity = found or integrity(self._data, self.path)
         self._batch = batch_of(self.card)
         self._opening = threading.Lock()
 
@@ -79,16 +78,6 @@ class OnnxSession:
                 f"{self.path}: expected a run on a batch of {len(batch)}, got {one_line(e)}", NOT_JUDGED
             ) from e
         return checked(kind, dict(zip(names, values, strict=True)), len(batch), self.card, self.path)
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        got = "a folder" if path.is_dir() else "nothing there"
-        raise ModelError(f"{path}: expected an .onnx model file, got {got}; vtad-export makes one")
-    try:
-        return path.read_bytes()
-    except OSError as e:
-        raise ModelError(f"{path}: expected an .onnx model file, got one that cannot be read ({one_line(e)})") from e
 
 
 def _open(path: Path, data: bytes, threads: int | None, engine: Engine) -> ort.InferenceSession:

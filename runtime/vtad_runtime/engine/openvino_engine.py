@@ -21,7 +21,7 @@ from vtad_runtime.contract.errors import NOT_JUDGED, one_line
 from vtad_runtime.contract.references import REFERENCES_KEY, References
 from vtad_runtime.engine.declared import FLOAT, UINT8, Port, batch_of, card_of, in_batches, names_of
 from vtad_runtime.engine.engines import cache_folder
-from vtad_runtime.engine.integrity import integrity, opened
+from vtad_runtime.engine.integrity import integrity, opened, whole_file
 from vtad_runtime.engine.model import IN_MEMORY, SCORED, Found, ModelError, Outputs, Scored, checked, names_in
 
 PRECISION = {"openvino": "f32", "openvino-bf16": "bf16"}  # of computing, by the engine's name
@@ -45,15 +45,13 @@ class OpenVinoSession:
         Raises ModelError: OpenVINO is not installed or refuses the model; the processor has no bfloat16; it is no model of
         vtad-export, or was changed since, unless `allow_changed`.
         """
-        data = model if isinstance(model, bytes) else None
         self.engine = engine
         self.path = Path(IN_MEMORY if isinstance(model, bytes) else model)
-        if data is None and not self.path.is_file():
-            raise ModelError(f"{self.path}: expected an .onnx model file, got none; vtad-export makes one")
-        found = opened(data or self.path, self.path, allow_changed)
+        data = model if isinstance(model, bytes) else whole_file(self.path)
+        found = opened(data, self.path, allow_changed)
         core = _core(engine)
         try:
-            graph = core.read_model(str(self.path)) if data is None else core.read_model(data, b"")
+            graph = core.read_model(data, b"")
         except Exception as e:  # OpenVINO's errors are RuntimeErrors of several lines
             raise ModelError(
                 f"{self.path}: expected an ONNX model, got a file that OpenVINO refuses ({one_line(e)})"
@@ -62,7 +60,7 @@ class OpenVinoSession:
         self.card = card_of(_text(graph, ONNX_KEY), inputs, "", self.path)
         self._names = names_of(inputs, [_port(o) for o in graph.outputs], self.card, self.path)
         self._references = _text(graph, REFERENCES_KEY)
-        self.integrity = found or integrity(data or self.path)
+        self.integrity = found or integrity(data, self.path)
         self._batch = batch_of(self.card) or 1
         spec = self.card.input
         try:

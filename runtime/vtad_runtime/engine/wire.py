@@ -46,18 +46,16 @@ def fields(file: BinaryIO, start: int, end: int, where: Path) -> Iterator[Field]
     at = start
     while at < end:
         file.seek(at)
-        tag = varint(file, where)
-        number, kind = tag >> 3, tag & 7
+        begins = file.read(2 * MAX_VARINT)  # tag, and length or value
+        tag, size = _decoded(begins, 0, where, at)
+        number, kind, value = tag >> 3, tag & 7, at + size
         if kind == VARINT:
-            value = file.tell()
-            varint(file, where)
-            stop = file.tell()
+            stop = at + _decoded(begins, size, where, at)[1]
         elif kind == BYTES:
-            length = varint(file, where)
-            value = file.tell()
+            length, size = _decoded(begins, size, where, at)
+            value = at + size
             stop = value + length
         elif kind in (FIXED32, FIXED64):
-            value = file.tell()
             stop = value + (4 if kind == FIXED32 else 8)
         else:
             raise _damaged(where, at)
@@ -74,16 +72,24 @@ def value_of(file: BinaryIO, field: Field) -> bytes:
 
 
 def varint(file: BinaryIO, where: Path) -> int:
-    """Seven bits a byte, least significant first, the eighth bit says that more follow. Raises DamagedError."""
-    value = 0
-    for i in range(MAX_VARINT):
-        byte = file.read(1)
-        if not byte:
-            break
-        value |= (byte[0] & 0x7F) << (7 * i)
-        if byte[0] < 0x80:
-            return value
-    raise _damaged(where, file.tell())
+    """The one that begins where the file stands. Raises DamagedError."""
+    at = file.tell()
+    return _decoded(file.read(MAX_VARINT), 0, where, at)[0]
+
+
+def _decoded(data: bytes, at: int, where: Path, place: int) -> tuple[int, int]:
+    """The varint at `at`, and where it ends: seven bits a byte, least significant first, the eighth says that more follow.
+
+    `place`: of the data in the file, for the error. Raises DamagedError.
+    """
+    value = shift = 0
+    for end in range(at, min(at + MAX_VARINT, len(data))):
+        byte = data[end]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, end + 1
+        shift += 7
+    raise _damaged(where, place)
 
 
 def contents_of(file: BinaryIO, pieces: Iterable[Piece]) -> Iterator[bytes]:

@@ -123,7 +123,8 @@ def psi_edges(reference: Scores) -> Scores:
     below it has a bin of its own, since a fall from there would go unseen.
     """
     bins = min(max(len(reference) // BIN_IMAGES, 2), MAX_BINS)
-    edges = np.unique(np.quantile(reference, np.arange(1, bins) / bins))
+    edges = _quantiles(reference, np.arange(1, bins) / bins)
+    edges = edges[np.diff(edges, prepend=-np.inf) > 0]
     if edges[0] > reference.min():
         return edges
     return np.concatenate([[np.nextafter(edges[0], -np.inf)], edges])
@@ -159,5 +160,11 @@ def independent(scores: Scores, spread: float) -> float:
 
 def robust_spread(scores: Sequence[float] | Scores) -> float:
     """Standard deviation of a normal distribution with this interquartile range: one odd score does not widen it."""
-    lower, upper = np.quantile(scores, (0.25, 0.75))
+    lower, upper = _quantiles(scores, np.array([0.25, 0.75]))
     return max(float(upper - lower) / 1.349, 1e-6)
+
+
+def _quantiles(scores: Sequence[float] | Scores, shares: Scores) -> Scores:
+    """By linear interpolation. As np.quantile, which imports numpy.ma: 35 ms that the first verdict would wait for."""
+    ordered = np.sort(np.asarray(scores, np.float64))
+    return np.interp(shares * (len(ordered) - 1), np.arange(len(ordered)), ordered)

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from vtad_runtime.contract.card import Card, card_digest
@@ -137,6 +136,8 @@ class _Known:
 
 
 def _version(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # it takes 15 ms, and the first engine asks for none
+
     try:
         return version(name)
     except PackageNotFoundError:
