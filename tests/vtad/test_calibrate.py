@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from tiny_run import tiny
 from torch import Tensor
 
-from vtad.calibration.map_fusion import fit_map_fusion, fit_z_scores, raw_maps, scores_and_peaks
+from vtad.calibration.map_fusion import (
+    fit_map_fusion,
+    fit_z_scores,
+    fused_maps,
+    raw_maps,
+    scores_and_peaks,
+    weighted_maps,
+)
 from vtad.calibration.score_fusion import Defective, Pictures, Quality, fit_score_fusion
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import SCORE_RULE, Detector
@@ -288,6 +295,38 @@ def test_the_score_of_an_image_does_not_depend_on_its_batch(trained: Run) -> Non
     assert scores == pytest.approx([s[0] for s, _ in alone], rel=1e-5)
     assert peaks == pytest.approx([p[0] for _, p in alone], rel=1e-5)
     assert all(peak >= score for peak, score in zip(peaks, scores, strict=True))
+
+
+def test_what_was_seen_once_gives_the_maps_of_whatever_weights_are_chosen_from_it(trained: Run) -> None:
+    detector = load_detector(trained, prune=False)
+    good, shifted, damaged = (np.random.default_rng(i).integers(0, 256, (11, 32, 32, 3), np.uint8) for i in range(3))
+    defective = Defective(damaged, np.random.default_rng(4).random((11, 32, 32)) < 0.1)
+    found = fit_score_fusion(detector, Pictures(good, shifted, defective), CPU, compared=9)
+    assert isinstance(detector.model, Autoencoder)
+    assert found.seen is not None
+    for seen, images in ((found.seen.good, good), (found.seen.shifted, shifted[:9]), (found.seen.damage, damaged[:9])):
+        for once, again in zip(
+            fused_maps(detector, detector.model, seen), raw_maps(detector, images, CPU), strict=True
+        ):
+            torch.testing.assert_close(once, again, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "weighs", [(1.0, 0.0, 0.0, 0.0, 0.5), (0.0, 1.0, 0.0, 1.0, 0.0)], ids=["no transformer", "with it"]
+)
+@pytest.mark.parametrize("ssim", [0.0, 0.3])
+def test_scores_are_the_same_where_what_weighs_nothing_is_not_computed(
+    trained: Run, weighs: tuple[float, ...], ssim: float
+) -> None:
+    detector = load_detector(trained, prune=False)
+    assert isinstance(detector.model, Autoencoder)
+    detector.model.score_fusion.weight.copy_(torch.tensor(weighs))
+    detector.ssim_weight.fill_(ssim)
+    images = np.random.default_rng(5).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    whole = scores_and_peaks(detector, raw_maps(detector, images, CPU))
+    detector.model.prune()
+    for some, all_ in zip(scores_and_peaks(detector, weighted_maps(detector, images, CPU)), whole, strict=True):
+        assert some == pytest.approx(all_, rel=1e-5)
 
 
 @pytest.mark.parametrize("shakes", [False, True], ids=["free", "harms on damage"])

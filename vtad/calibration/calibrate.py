@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from vtad.calibration.cross_fitting import Scores, cross_fitted, shifted_to
-from vtad.calibration.map_fusion import Maps, fit_map_fusion, fit_z_scores, raw_maps, scores_and_peaks
+from vtad.calibration.map_fusion import Maps, fit_map_fusion, fit_z_scores, fused_maps, raw_maps, scores_and_peaks
 from vtad.calibration.pictures import drawn_pictures
 from vtad.calibration.record import CalibrationRecord, GoodScore
 from vtad.calibration.score_fusion import fit_score_fusion
 from vtad.config import Config
 from vtad.data.images import ImageCache
 from vtad.data.parts import Parts
+from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
 from vtad_runtime.contract.card import Calibration, Weighing
 from vtad_runtime.contract.threshold.conformal import calibration
@@ -58,13 +59,20 @@ def _fit(
 ) -> tuple[Scores, tuple[float, ...], Weighing]:
     """The scores of held-out good images (N, H, W, 3), which set weights and z-scores; of synthetic defects; the weights."""
     pictures = drawn_pictures(good, parts, min(SCORER_IMAGES, 4 * len(good)), config.seed)
-    fusion = fit_score_fusion(detector, pictures, device)
-    maps = raw_maps(detector, good, device)
-    fit_z_scores(detector, maps)
-    few = slice(FUSION_IMAGES)
+    fusion = fit_score_fusion(detector, pictures, device, FUSION_IMAGES)
     sorts = [sort for sort in (pictures.damage, pictures.relation) if sort is not None]
-    defective, masks = (np.concatenate([part[few] for part in each]) for each in zip(*sorts, strict=True))
-    shaken, damaged = (raw_maps(detector, images, device) for images in (pictures.shifted[few], defective))
+    few = slice(FUSION_IMAGES)
+    if isinstance(detector.model, Autoencoder) and fusion.seen is not None:
+        looked = [seen for seen in (fusion.seen.damage, fusion.seen.relation) if seen is not None]
+        maps, shaken, *broken = (
+            fused_maps(detector, detector.model, seen) for seen in (fusion.seen.good, fusion.seen.shifted, *looked)
+        )
+    else:
+        shown = [pictures.shifted[few], *(sort.images[few] for sort in sorts)]
+        maps, shaken, *broken = (raw_maps(detector, images, device) for images in (good, *shown))
+    fit_z_scores(detector, maps)
+    damaged = Maps(*map(torch.cat, zip(*broken, strict=True)))
+    masks = np.concatenate([sort.masks[few] for sort in sorts])
     fit_map_fusion(detector, Maps(maps.density[few], maps.unlike[few]), shaken, damaged, masks)
     scores = Scores(*(np.array(part) for part in scores_and_peaks(detector, maps)))
     ssim, density = detector.ssim_weight.item(), detector.density_weight.item()

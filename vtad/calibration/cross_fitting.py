@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 from torch import Tensor
 
-from vtad.calibration.map_fusion import ENOUGH, raw_maps, scores_and_peaks
+from vtad.calibration.map_fusion import ENOUGH, scores_and_peaks, weighted_maps
 from vtad.config import Config, symmetry_names
 from vtad.data.batches import BATCH, batches
 from vtad.data.images import ImageCache
@@ -67,8 +67,8 @@ def cross_fitted(detector: Detector, images: ImageCache, config: Config, device:
     found = Scores(np.empty(len(images)), np.empty(len(images)))
     for k in watched(range(folds), "cross-fitting"):
         mine = np.flatnonzero(fold == k)
-        with _fitted_without(model, counted, known, fold != k):
-            maps = raw_maps(detector, images[mine], device)
+        with _pruned(model), _fitted_without(model, counted, known, fold != k):
+            maps = weighted_maps(detector, images[mine], device)
         found.scores[mine], found.peaks[mine] = scores_and_peaks(detector, maps)
     return found
 
@@ -123,6 +123,18 @@ def _fitted_without(model: Autoencoder, names: list[str], known: _Known, kept: N
                 other.fit(smoothed_positions(y.mean(0, keepdim=True, dtype=torch.float32)), y)
             else:
                 other.fit(cells)
+        yield
+    finally:
+        for name, module in before.items():
+            setattr(model, name, module)
+
+
+@contextmanager
+def _pruned(model: Autoencoder) -> Iterator[None]:
+    """The model without the scorers that weigh nothing."""
+    before = {name: getattr(model, name) for name in model.active}
+    model.prune()
+    try:
         yield
     finally:
         for name, module in before.items():

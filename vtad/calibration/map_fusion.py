@@ -13,9 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vtad.calibration.score_fusion import Seen
 from vtad.data.batches import BATCH, batches
 from vtad.metrics import aupro
+from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
+from vtad.models.score_fusion import ScorerMaps
 
 EARNED = 5e-3  # AUPRO that the SSIM map must add before it counts: less is noise of the synthetic defects
 ENOUGH = 20  # held-out good images, that a choice is made on; fewer leave the heatmap to the density
@@ -34,6 +37,27 @@ def raw_maps(detector: Detector, images: NDArray[np.uint8], device: torch.device
     with torch.inference_mode():
         maps = [detector.raw_maps(batch)[:2] for batch in batches(images, device, label="calibrating: maps")]
     return Maps(torch.cat([m[0].cpu() for m in maps]), torch.cat([m[1].cpu() for m in maps]))
+
+
+def fused_maps(detector: Detector, model: Autoencoder, seen: Seen) -> Maps:
+    """As `raw_maps` by the weights of the scorers as they are now, from what was seen before; of images that were compared."""
+    compared = len(seen.unlike)
+    with torch.inference_mode():
+        density = [
+            detector.upsampled(model.score_fusion(ScorerMaps(*part.to(detector.up_rows.device).unbind(1)))).cpu()
+            for part in torch.split(seen.scorers[:compared], BATCH)
+        ]
+    return Maps(torch.cat(density), seen.unlike)
+
+
+def weighted_maps(detector: Detector, images: NDArray[np.uint8], device: torch.device) -> Maps:
+    """As `raw_maps`, of a calibrated detector: where SSIM weighs nothing in the heatmap, its map is zeros and costs nothing."""
+    if detector.ssim_weight != 0:
+        return raw_maps(detector, images, device)
+    with torch.inference_mode():
+        each = [detector.density(batch).cpu() for batch in batches(images, device, label="calibrating: maps")]
+    density = torch.cat(each)
+    return Maps(density, torch.zeros_like(density))
 
 
 def fit_z_scores(detector: Detector, good: Maps) -> None:

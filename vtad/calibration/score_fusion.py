@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vtad.data.batches import batches
+from vtad.data.batches import BATCH, batches
 from vtad.metrics import aupro, image_auroc
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
@@ -69,16 +69,35 @@ class Quality(NamedTuple):
         return self.damage if self.relation is None else (self.damage + self.relation) / 2
 
 
+class Seen(NamedTuple):
+    """What a detector sees of N images, whatever its scorers will weigh; on the CPU."""
+
+    scorers: Tensor  # (N, 5, rows, columns); zeros of one that is not there
+    unlike: Tensor  # (M, H, W), 1 - SSIM of the first M images
+
+
+class SeenPictures(NamedTuple):
+    """Likewise of `Pictures`."""
+
+    good: Seen
+    damage: Seen
+    relation: Seen | None
+    shifted: Seen
+
+
 class Fusion(NamedTuple):
     """What the score fusion is made of, and what else was tried."""
 
     weights: dict[str, float]  # of the scorers' z-scores over good images, by scorer; one of 0 is pruned
     qualities: dict[str, Quality]  # by weights
     chosen: Quality | None  # of these weights; None for `paper`
+    seen: SeenPictures | None  # None for `paper`
 
 
-def fit_score_fusion(detector: Detector, pictures: Pictures, device: torch.device) -> Fusion:
+def fit_score_fusion(detector: Detector, pictures: Pictures, device: torch.device, compared: int = 0) -> Fusion:
     """Set how much each scorer counts, as z-scores over held-out good images. Nothing to do for `paper`.
+
+    SSIM is computed too, as the images are looked at anyway: of `compared` of each sort, and of all good ones as they are.
 
     With defects of relation: the weights of patch memory or feature GMM, position Gaussian and context density that are best on
     these, among all that cost little on damage, and no more than chance may cost. Without: those of `FITTED_WEIGHTS` that are
@@ -87,12 +106,13 @@ def fit_score_fusion(detector: Detector, pictures: Pictures, device: torch.devic
     """
     model = detector.model
     if not isinstance(model, Autoencoder):
-        return Fusion({}, {}, None)
-    trial, mean, std = _tried(detector, model, pictures, device, "calibrating: scorers")
+        return Fusion({}, {}, None, None)
+    trial, seen = _tried(detector, model, pictures, device, "calibrating: scorers", compared)
     found: dict[Weights, Quality] = {}
     with Bar("calibrating: weights of the scorers"):
         chosen = _choose_fitted(trial, found)
         chosen = _choose_for_both(trial, found) if trial.related else _choose_context_density(trial, chosen, found)
+    mean, std = _mean_and_std(seen.good)
     model.score_fusion.mean.copy_(mean)
     weights = (*chosen, trial.head)
     model.score_fusion.weight.copy_(torch.tensor(weights) / std)
@@ -100,6 +120,7 @@ def fit_score_fusion(detector: Detector, pictures: Pictures, device: torch.devic
         dict(zip(ScorerMaps._fields, weights, strict=True)),
         {" ".join(f"{w:g}" for w in tried): quality for tried, quality in found.items()},
         found[chosen],
+        seen,
     )
 
 
@@ -111,25 +132,39 @@ def quality_so_far(detector: Detector, pictures: Pictures, device: torch.device)
     model = detector.model
     if not isinstance(model, Autoencoder):
         return None
-    trial, _, _ = _tried(detector, model, pictures, device, None)
+    trial, _ = _tried(detector, model, pictures, device, None, 0)
     weights = [(*fitted[:3], context) for fitted in FITTED_WEIGHTS for context in (0.0, *CONTEXT_WEIGHTS)]
     return max(trial.quality(w)(trial.every()).mean for w in weights)
 
 
 def _tried(
-    detector: Detector, model: Autoencoder, pictures: Pictures, device: torch.device, label: str | None
-) -> tuple[Trial, Tensor, Tensor]:
-    """The pictures as the scorers see them, and the mean and standard deviation (5,) of each over good ones."""
-    steady = _scorer_maps(model, pictures.good, device, label)
-    mean, std = steady.mean((0, 2, 3)), steady.transpose(0, 1).flatten(1).std(1).clamp_min(1e-6)
+    detector: Detector, model: Autoencoder, pictures: Pictures, device: torch.device, label: str | None, compared: int
+) -> tuple[Trial, SeenPictures]:
+    """What is seen of the pictures, and of all but the good ones as they are, how well weights tell them apart."""
+
+    def look(images: NDArray[np.uint8], compared: int) -> Seen:
+        return _look(detector, model, images, device, label, compared)
+
+    seen = SeenPictures(
+        look(pictures.good, len(pictures.good) if compared else 0),
+        look(pictures.damage.images, compared),
+        None if pictures.relation is None else look(pictures.relation.images, compared),
+        look(pictures.shifted, compared),
+    )
+    mean, std = _mean_and_std(seen.good)
+    shown = torch.cat([sort.scorers for sort in (seen.damage, seen.relation, seen.shifted) if sort is not None])
     sorts = [pictures.damage, *([pictures.relation] if pictures.relation is not None else [])]
-    shown = np.concatenate([*(sort.images for sort in sorts), pictures.shifted])
-    seen = (_scorer_maps(model, shown, device, label) - mean[:, None, None]) / std[:, None, None]
-    head = SEGMENTATION_WEIGHT_ALONE if model.learns_features else SEGMENTATION_WEIGHT
     masks = _cells(np.concatenate([sort.masks for sort in sorts]), len(pictures.shifted))
     damaged, *related = (len(sort.images) for sort in sorts)
+    head = SEGMENTATION_WEIGHT_ALONE if model.learns_features else SEGMENTATION_WEIGHT
     weight = head if model.segmentation_head else 0.0
-    return Trial(seen, masks, damaged, sum(related), weight, detector.top), mean, std
+    z_scores = (shown - mean[:, None, None]) / std[:, None, None]
+    return Trial(z_scores, masks, damaged, sum(related), weight, detector.top), seen
+
+
+def _mean_and_std(good: Seen) -> tuple[Tensor, Tensor]:
+    """Of each scorer over good pictures, (5,)."""
+    return good.scorers.mean((0, 2, 3)), good.scorers.transpose(0, 1).flatten(1).std(1).clamp_min(1e-6)
 
 
 class Trial(NamedTuple):
@@ -216,15 +251,25 @@ def _costs_little(trial: Trial, before: Weights, after: Weights, found: dict[Wei
     return cost <= CHANCE * float(np.std(costs))
 
 
-def _scorer_maps(model: Autoencoder, images: NDArray[np.uint8], device: torch.device, label: str | None) -> Tensor:
-    """The scorers' maps (N, 5, rows, columns); zeros of one that is not there."""
-    out = []
+def _look(
+    detector: Detector,
+    model: Autoencoder,
+    images: NDArray[np.uint8],
+    device: torch.device,
+    label: str | None,
+    compared: int,
+) -> Seen:
+    scorers, unlike = [], [torch.empty(0, *images.shape[1:3])]
     with torch.inference_mode():
-        for batch in batches(images, device, label=label):
-            _, seen = model.scorer_maps(batch.float() / 255)
-            there = [x for x in seen if x is not None]
-            out.append(torch.stack([torch.zeros_like(there[0]) if x is None else x for x in seen], dim=1).cpu())
-    return torch.cat(out)
+        for i, batch in enumerate(batches(images, device, label=label)):
+            x = batch.float() / 255
+            reconstruction, seen = model.scorer_maps(x)
+            there = [maps for maps in seen if maps is not None]
+            each = [torch.zeros_like(there[0]) if maps is None else maps for maps in seen]
+            scorers.append(torch.stack(each, dim=1).cpu())
+            if (few := compared - i * BATCH) > 0:
+                unlike.append(detector.unlike(x[:few], reconstruction[:few]).cpu())
+    return Seen(torch.cat(scorers), torch.cat(unlike))
 
 
 def _cells(masks: NDArray[np.bool_], good: int) -> NDArray[np.bool_]:

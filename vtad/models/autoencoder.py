@@ -152,17 +152,29 @@ class Autoencoder(nn.Module):
 
     def scorer_maps(self, image: Tensor) -> tuple[Tensor, ScorerMaps]:
         """(B, 3, H, W) in 0..1, its own context -> reconstruction (B, 3, H, W), and how odd each cell is."""
-        active = self.active
         features, maps = self.known(image)
         y = self.whitening(features)
-        prediction = self.predict(self.context(image, y), y if "context_density" in active else None)
-        if isinstance(self.features, PixelFeatures) and "segmentation_head" in active:
+        prediction = self.predict(self.context(image, y), y if "context_density" in self.active else None)
+        if isinstance(self.features, PixelFeatures) and "segmentation_head" in self.active:
             maps = self.features.maps(image, prediction.reconstruction)
-        return prediction.reconstruction, ScorerMaps(
+        return prediction.reconstruction, self._scored(features, y, maps, prediction.density)
+
+    def fused_score(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in 0..1 -> the fused score (B, rows, columns), without the transformer where no scorer needs it."""
+        if "context_density" in self.active or self.learns_features:
+            return self.forward(image).density
+        features, maps = self.known(image)
+        fused: Tensor = self.score_fusion(self._scored(features, self.whitening(features), maps, None))
+        return fused
+
+    def _scored(self, features: Tensor, y: Tensor, maps: tuple[Tensor, ...], nll: Tensor | None) -> ScorerMaps:
+        """Of fixed features, whitened ones, the segmentation head's maps, and the context density's NLL."""
+        active = self.active
+        return ScorerMaps(
             patch_memory=self.patch_memory(features) if "patch_memory" in active else None,
             feature_gmm=self.feature_gmm(features) if "feature_gmm" in active else None,
             position_gaussian=self.position_gaussian(y) if "position_gaussian" in active else None,
-            context_density=prediction.density if "context_density" in active else None,
+            context_density=nll if "context_density" in active else None,
             segmentation_head=self.segmentation_head(maps) if self.segmentation_head is not None else None,
         )
 

@@ -94,8 +94,17 @@ class Detector(nn.Module):
         """uint8 (B, 3, H, W) -> density (B, H, W), the scorers' fused score; 1 - SSIM (B, H, W); reconstruction (B, 3, H, W)."""
         x = image.float() / 255
         prediction = cast(Model, self.model)(x)
-        density = self.up_rows @ prediction.density @ self.up_columns
-        return density, self.unlike(x, prediction.reconstruction), prediction.reconstruction
+        return self.upsampled(prediction.density), self.unlike(x, prediction.reconstruction), prediction.reconstruction
+
+    def density(self, image: Tensor) -> Tensor:
+        """The first of `raw_maps` alone, where what it does not need is not computed."""
+        if not isinstance(self.model, Autoencoder):
+            return self.raw_maps(image)[0]
+        return self.upsampled(self.model.fused_score(image.float() / 255))
+
+    def upsampled(self, fused_score: Tensor) -> Tensor:
+        """(B, rows, columns) -> (B, H, W), smoothed."""
+        return self.up_rows @ fused_score @ self.up_columns
 
     def unlike(self, x: Tensor, reconstruction: Tensor) -> Tensor:
         """Picture and reconstruction (B, 3, H, W) in 0..1 -> 1 - SSIM (B, H, W), mean of the colours, smoothed."""
