@@ -23,7 +23,7 @@ for name in ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # where a test imports onnxruntime before vtad_runtime
 
-pytest_plugins = ["shared_exports"]
+pytest_plugins = ["chromium", "shared_exports"]
 
 if TYPE_CHECKING:
     from vtad.run_folder import Run

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import WAIT_MS, in_chromium, launched
 from numpy.typing import NDArray
 from PIL import Image
 from tiny_model import make_card, write_model
 
-from bench.browser import CHROMIUM, WEB, judged, served
+from bench.browser import WEB, judged, served
 from vtad_export.proof.exporter import Export
 from vtad_runtime import Detector
 from vtad_runtime.contract.card import Input
 from vtad_runtime.contract.image import fit_image
 
 NODE = shutil.which("node")
-WAIT_MS = 60_000
 Pixels = NDArray[np.uint8]
 
 MARKED = """(() => {
@@ -30,9 +30,8 @@ MARKED = """(() => {
 })()"""
 
 in_node = pytest.mark.skipif(NODE is None, reason="needs Node.js")
-in_chromium = pytest.mark.skipif(
-    CHROMIUM is None or not (WEB / "node_modules" / "onnxruntime-web").is_dir(),
-    reason="needs Chromium, and onnxruntime-web: make web",
+needs_web = pytest.mark.skipif(
+    not (WEB / "node_modules" / "onnxruntime-web").is_dir(), reason="needs onnxruntime-web: make web"
 )
 
 
@@ -115,11 +114,11 @@ def write_camera(path: Path, rgb: Pixels) -> Path:
 
 @pytest.mark.service
 @in_chromium
+@needs_web
 @pytest.mark.slow
 def test_a_browser_judges_files_and_its_camera_as_the_runtime_does(
     exported: Export, pills: Path, tmp_path: Path
 ) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra dev")
     detector = Detector(exported.path, review=0)
     files = [*sorted((pills / "pill" / "test").glob("*/*.png"))[:3], tmp_path / "odd.png"]
     Image.fromarray(noise(97, 20)).save(files[-1])
@@ -129,8 +128,7 @@ def test_a_browser_judges_files_and_its_camera_as_the_runtime_does(
         "--use-fake-ui-for-media-stream",
         f"--use-file-for-fake-video-capture={camera}",
     ]
-    with served() as site, sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", *fake])
+    with served() as site, launched(*fake) as browser:
         page = browser.new_page()
         page.set_default_timeout(WAIT_MS)
         complaints: list[str] = []
@@ -162,5 +160,4 @@ def test_a_browser_judges_files_and_its_camera_as_the_runtime_does(
         rgb = np.array(seen["data"], np.uint8).reshape(48, 64, 4)[:, :, :3]
         assert rgb.std() > 10  # the film, no black frame
         assert seen["score"] == pytest.approx(detector(rgb).score, abs=1e-3)
-        browser.close()
     assert complaints == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from chromium import WAIT_MS, in_chromium
 from fake_camera import mjpeg_camera
 from page_line import Line, serving
 from tiny_model import bad, good, make_card, write_model
@@ -22,28 +22,12 @@ from tiny_model import bad, good, make_card, write_model
 from vtad_runtime import Verdict
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra dev")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
-pytestmark = [
-    pytest.mark.service,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium or google-chrome on PATH"),
-]
+pytestmark = [pytest.mark.service, in_chromium]
 
-WAIT_MS = 60_000  # a busy machine starts a tab in seconds
 RIGHT_OF_TEXT = (
     "e => { const r = document.createRange(); r.selectNodeContents(e); return r.getBoundingClientRect().right }"
 )
 HARMLESS = ("Failed to load", "willReadFrequently")  # a server that is gone on purpose; this test reads pixels
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api.expect.set_options(timeout=WAIT_MS)
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], timeout=WAIT_MS
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

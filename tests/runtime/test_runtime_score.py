@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import active_children
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -28,6 +28,8 @@ from tiny_model import bad, good, make_card, write_model
 
 from vtad_runtime.batch.run import ScoreOptions, Tally
 from vtad_runtime.batch.run import score as score_pictures
+from vtad_runtime.batch.scoring import Setup
+from vtad_runtime.batch.workers import judge_here
 from vtad_runtime.commands.run import run
 from vtad_runtime.commands.score import score
 from vtad_runtime.contract.errors import VtadError
@@ -352,6 +354,30 @@ def test_a_signal_ends_all_workers_and_the_same_command_goes_on(number: int, her
     assert scored().exit_code == 3
     assert [row["frame"] for row in rows()] == list(range(1, 218))
     assert not list(Path("out").rglob(".*.part"))
+
+
+def test_a_worker_whose_starter_is_gone_stops_in_the_middle_of_a_partition(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pipe:
+        def __init__(self) -> None:
+            self.numbers, self.sent = [1], list[object]()
+
+        def recv(self) -> int:
+            if not self.numbers:
+                raise EOFError
+            return self.numbers.pop()
+
+        def send(self, message: object) -> None:
+            self.sent.append(message)
+
+    job = score_pictures(ScoreOptions("in", Path("out"), Path("m.onnx")), lambda: True).job
+    pipe, parents = Pipe(), iter([100, 1, 1, 1])
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    with pytest.raises(EOFError):
+        judge_here(cast(Any, pipe), Setup("in", Path("m.onnx"), False, job), Path("out"))
+    assert pipe.sent == [1, None]
 
 
 @pytest.mark.slow

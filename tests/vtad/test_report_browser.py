@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import WAIT_MS, in_chromium
 from made_report import made_page, made_pictures, made_run
 
 from vtad.report.content import Page
@@ -18,24 +18,8 @@ from vtad_runtime.commands.calibrate import calibrate
 from vtad_runtime.contract.threshold.trade_off import Count, choice
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra dev")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
-pytestmark = [
-    pytest.mark.service,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium or google-chrome on PATH"),
-]
-WAIT_MS = 60_000  # a busy machine starts a tab in seconds
+pytestmark = [pytest.mark.service, in_chromium]
 ODD = "<b onclick=alert(1)>&amp; \"'.png"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api.expect.set_options(timeout=WAIT_MS)
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], timeout=WAIT_MS
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

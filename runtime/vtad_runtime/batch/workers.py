@@ -139,11 +139,12 @@ def judge_here(pipe: Connection, setup: Setup, folder: Path) -> None:
     """Judge one partition after the other. Raises VtadError, EOFError at the end."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a scheduler sends it to all; the one that writes decides
     cv2.setNumThreads(1)  # every core has a worker
+    parent = os.getppid()
     listing = Listing(folder, setup.job)
     with Scorer(setup) as scorer:
         pipe.send(1)
         while True:
-            pipe.send(scorer(listing[pipe.recv()]))
+            pipe.send(scorer(listing[pipe.recv()], lambda: os.getppid() != parent))  # nobody waits for the rest then
 
 
 def _message(worker: Worker, stop: Callable[[], bool]) -> int | Scored | None:
