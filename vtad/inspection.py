@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from vtad.config import FULL_SCALES, Config
-from vtad.version import VERSION
-from vtad_runtime.contract.card import FULL_SCALE, SCHEMA, UNIT, Calibration, Card, Identity, Input, Output, ScoreRule
+from vtad.version import VERSION, git
+from vtad_runtime.contract.card import (
+    FULL_SCALE,
+    SCHEMA,
+    UNIT,
+    Calibration,
+    Card,
+    Identity,
+    Input,
+    Output,
+    ScoreRule,
+    percent,
+)
 from vtad_runtime.contract.threshold.conformal import images_needed
 
 PLACES = ("data", "out", "backbone_file", "preset_file")  # options that are paths
@@ -39,7 +49,7 @@ def make_card(config: Config, rule: ScoreRule, chosen: Calibration, data_fingerp
             category=config.category,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             vtad_version=VERSION,
-            git_commit=git_commit(),
+            git_commit=git("rev-parse", "HEAD"),
             config=without_places(dataclasses.asdict(config)),
             data_fingerprint=data_fingerprint,
         ),
@@ -71,20 +81,6 @@ def advice(card: Card) -> str | None:
     if c.images >= needed:
         return None
     return (
-        f"{c.images} good images can vouch for a false-alarm rate of {c.achievable:.1%} at best; for "
-        f"{c.false_alarms:.1%} it takes {needed}, {needed - c.images} more"
+        f"{c.images} good images can vouch for {percent(c.achievable)} false alarms at best; for {percent(c.false_alarms)} "
+        f"it takes {needed}, {needed - c.images} more"
     )
-
-
-def git_commit() -> str | None:
-    """The commit of the checkout that this code runs from, if it is one."""
-    folder = Path(__file__).parent.parent
-    if not (folder / ".git").exists():
-        return None
-    try:
-        out = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return out.stdout.strip() or None

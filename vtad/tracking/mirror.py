@@ -162,13 +162,13 @@ class Mirror:
             self.client.log_batch(there.info.run_id, params=[Param(name, str(values[name])) for name in missing])
 
     def _tags(self) -> dict[str, str]:
-        from vtad.inspection import git_commit
+        from vtad.version import git
 
         uname = platform.uname()
         tags = {
             "mlflow.source.name": "vtad-train",
             "mlflow.source.type": "LOCAL",
-            "mlflow.source.git.commit": git_commit(),
+            "mlflow.source.git.commit": git("rev-parse", "HEAD"),
             "mlflow.parentRunId": self._tracked.parent,
             "vtad.version": VERSION,
             "vtad.machine": f"{uname.node}, {uname.system} {uname.machine}",

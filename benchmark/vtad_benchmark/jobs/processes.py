@@ -11,9 +11,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from vtad_benchmark.jobs.plan import Plan
-from vtad_benchmark.jobs.working import Surroundings, work
+from vtad_benchmark.jobs.working import GOES_ON, Surroundings, work
 from vtad_runtime.contract.command_line.command import say
-from vtad_runtime.contract.command_line.stopping import stoppable
+from vtad_runtime.contract.command_line.stopping import stoppable, stopped
 from vtad_runtime.contract.errors import INTERNAL, STOPPED, VtadError, why
 from vtad_runtime.contract.progress import Bar
 
@@ -49,7 +49,7 @@ def work_here(plan: Plan, began: float, processes: int) -> None:
         for worker in workers:
             worker.join()
         if stop.signal is not None:
-            raise VtadError("stopped; the same command continues", 128 + stop.signal)
+            raise stopped(stop, GOES_ON)
     _require_well(workers)
 
 

@@ -20,7 +20,7 @@ from vtad_benchmark.jobs.provenance import made
 from vtad_benchmark.methods.options import short_name
 from vtad_benchmark.results.row import BASELINES, Row
 from vtad_benchmark.results.rows import write_row
-from vtad_runtime.contract.command_line.stopping import Stop, interruptible, stoppable
+from vtad_runtime.contract.command_line.stopping import stoppable, stopped, stopped_as_line
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.progress import Bar
 from vtad_runtime.storage.lock import Lock, Locked
@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # torch is imported when a job needs it
     from vtad.fitting.loop import Report
     from vtad_benchmark.methods.found import Found
 
+GOES_ON = "the same command continues"  # after a signal
 REPORT_S = 30.0  # between two lines about one training
 
 
@@ -129,7 +130,7 @@ def _baseline(plan: Plan, job: Job, say: Callable[[str], None]) -> Found:
     from vtad_benchmark.methods.baselines import fit_and_judge
 
     say("fitting and judging")
-    with _stopped():
+    with stopped_as_line(GOES_ON, GOES_ON):
         return fit_and_judge(job.method, plan.options, job.category, job.seed, plan.data)
 
 
@@ -159,29 +160,11 @@ def _preset(plan: Plan, job: Job, say: Callable[[str], None], orphaned: Callable
                 stop=lambda: stop() or orphaned(),
             )
         except Interrupted as e:
-            raise _stop(stop) from e
+            raise stopped(stop, GOES_ON) from e
     if stop():  # it came during calibration
-        raise _stop(stop)
-    with _stopped():
+        raise stopped(stop, GOES_ON)
+    with stopped_as_line(GOES_ON, GOES_ON):
         return judged(run, plan.data, plan.out, say)
-
-
-@contextmanager
-def _stopped() -> Iterator[None]:
-    """A signal as a VtadError, when what was half written is gone."""
-    with interruptible() as stop:
-        try:
-            yield
-        except BaseException as e:  # also what a library made of the interruption
-            if stop.signal is None:
-                raise
-            raise _stop(stop) from e
-        if stop():
-            raise _stop(stop)
-
-
-def _stop(stop: Stop) -> VtadError:
-    return VtadError("stopped; the same command continues", 128 + (stop.signal or 0))
 
 
 def _share(value: float | None) -> str:

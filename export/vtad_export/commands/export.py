@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -20,7 +19,7 @@ from vtad_export.coreml_format.choices import Layout, Target
 from vtad_export.proof.errors import RoundingError
 from vtad_export.proof.exporter import ON_REQUEST, Export, Exporter, Precision, Request
 from vtad_runtime.contract.command_line.command import no_traceback, say
-from vtad_runtime.contract.command_line.stopping import interruptible
+from vtad_runtime.contract.command_line.stopping import stopped_as_line
 from vtad_runtime.contract.errors import FAILED, USAGE, VtadError
 from vtad_runtime.engine.model import MAX_BATCH
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from vtad_export.proof.material import Material
 
 NOT_MADE = 3
+CUT_SHORT, COMPLETE = "nothing half written is left", "what was asked for is complete"  # when a signal came
 
 _CODES = """\b
 Exit codes:
@@ -146,7 +146,7 @@ def export(
     if list_formats:
         say(listing())
         return
-    with no_traceback(), library_errors_as_lines(), _stopped():
+    with no_traceback(), library_errors_as_lines(), stopped_as_line(CUT_SHORT, COMPLETE):
         if show is not None:
             _show(show, as_json)
             return
@@ -264,17 +264,3 @@ def _check_device(model: Path) -> None:
     say("\n".join([*report.lines(), f"  to send: {file}"]))
     if not report.ok:
         sys.exit(FAILED)
-
-
-@contextmanager
-def _stopped() -> Iterator[None]:
-    """A signal as one line and its exit code. What was half written went on the way here, as at any failure."""
-    with interruptible() as stop:
-        try:
-            yield
-        except BaseException as e:  # also what a library made of the interruption
-            if stop.signal is None:
-                raise
-            raise VtadError("stopped; nothing half written is left", 128 + stop.signal) from e
-        if stop.signal is not None:  # it was lost in a library
-            raise VtadError("stopped; what was asked for is complete", 128 + stop.signal)

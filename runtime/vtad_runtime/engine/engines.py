@@ -70,13 +70,22 @@ def cache_folder(name: str) -> Path | None:
 
 def processor() -> str:
     """What this machine computes on, in words."""
+    named = _of_processor("model name", "Model")
+    return " ".join(named.split()) or platform.processor() or platform.machine()
+
+
+def features() -> str:
+    """Digits that tell processors apart which compute otherwise; those of a virtual machine may share a name."""
+    return hash_of(_of_processor("flags", "Features"))
+
+
+def _of_processor(*fields: str) -> str:
+    """What Linux says of it in one of these fields; nothing elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
-    flags = [line for line in lines if line.startswith(("flags", "Features"))]
-    return f"{named[0] if named else platform.machine()} {hash_of(flags[0]) if flags else ''}".strip()
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(fields)), "")
 
 
 def hash_of(text: str) -> str:

@@ -20,7 +20,7 @@ from vtad_runtime.contract.errors import VtadError, one_line
 from vtad_runtime.contract.files import replacing
 from vtad_runtime.contract.log import event, warning
 from vtad_runtime.contract.typed_json import WrongJson, parsed, typed
-from vtad_runtime.engine.engines import AUTO, CPU, ENGINES, cache_folder, hash_of, processor
+from vtad_runtime.engine.engines import AUTO, CPU, ENGINES, cache_folder, features, hash_of, processor
 from vtad_runtime.engine.integrity import contents
 from vtad_runtime.engine.model import ModelError, OpenModel
 from vtad_runtime.engine.opening import is_package, open_model
@@ -123,7 +123,7 @@ class _Known:
             return _Known(None)  # opening it says what it is
         if digests is None or digests.files != found.files or digests.card != card_digest(found.card):
             return _Known(None)
-        about = [found.card, processor(), os.cpu_count(), threads, *map(_version, LIBRARIES)]
+        about = [found.card, processor(), features(), os.cpu_count(), threads, *map(_version, LIBRARIES)]
         folder = cache_folder("engines")
         return _Known(folder and folder / f"{hash_of(json.dumps(about))}.json")
 

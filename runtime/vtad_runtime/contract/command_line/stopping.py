@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from vtad_runtime.contract.errors import VtadError
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LAST_S = 9.0  # nobody waits longer for the end of a run, whatever hangs; service managers send SIGKILL after ten
 REPEAT_S = 1.0  # `timeout` and terminals may send one request twice; the second must not cut the cleaning up short
@@ -80,6 +82,28 @@ def interruptible() -> Iterator[Stop]:
 
     with _handled_by(interrupt):
         yield stop
+
+
+@contextmanager
+def stopped_as_line(said: str, complete: str) -> Iterator[None]:
+    """A signal inside the block as a VtadError with its exit code, when what was half written is gone.
+
+    `complete`: what is said where the work ended all the same, as it does when a library swallows the signal.
+    """
+    with interruptible() as stop:
+        try:
+            yield
+        except BaseException as e:  # also what a library made of the interruption
+            if stop.signal is None:
+                raise
+            raise stopped(stop, said) from e
+        if stop():
+            raise stopped(stop, complete)
+
+
+def stopped(stop: Stop, said: str) -> VtadError:
+    """The error of a command that a signal ended."""
+    return VtadError(f"stopped; {said}", 128 + (stop.signal or 0))
 
 
 @contextmanager
