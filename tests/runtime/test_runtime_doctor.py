@@ -29,7 +29,8 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(doctor.__file__).parents[2])
 NAMES = [
     *("python", "vtad", "numpy", "pillow", "simplejpeg", "opencv", "onnxruntime", "providers"),
     *("ffmpeg", "gstreamer", "windows"),
-    *("cameras", "extra live", "extra mqtt", "extra score", "extra ray", "extra track", "extra train", "extra export"),
+    *("cameras", "extra live", "extra mqtt", "extra score", "extra ray", "extra track", "extra train", "extra report"),
+    *("extra export", "extra sweep", "extra openvino"),
     *("processors", "results", "disk", "model", "model bytes", "self-test"),
 ]
 ENGINES = ["other engines"]  # of a model that opens

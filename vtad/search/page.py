@@ -20,6 +20,7 @@ from vtad.search.worker import REASON, WORKER
 
 TEMPLATE = Path(__file__).with_name("page.html")
 WIDE, HIGH = 10.0, 4.5  # inches
+PIXELS = 70  # of the page, for an inch of a plot
 MOST_NAMES = 12  # in a legend
 
 
@@ -28,6 +29,7 @@ class Plot(NamedTuple):
 
     title: str
     caption: str
+    width: int  # in which it can be read, CSS pixels
     svg: str  # base64
 
 
@@ -99,16 +101,25 @@ def _plots(study: optuna.Study) -> Iterator[Plot]:
                 warnings.simplefilter("ignore", UserWarning)  # of axes that have one value only
                 draw(study)
                 figure = plt.gcf()
-                _without_long_legends(figure)
-                figure.set_size_inches(max(WIDE, 2.2 * len(figure.axes)), HIGH)
+                _tidied(figure)
+                wide = max(WIDE, 2.2 * len(figure.axes))
+                figure.set_size_inches(wide, HIGH)
                 picture = io.BytesIO()
                 figure.savefig(picture, format="svg", bbox_inches="tight", metadata={"Date": None})
                 plt.close(figure)
-            yield Plot(title, caption, base64.b64encode(picture.getvalue()).decode())
+            yield Plot(title, caption, round(PIXELS * wide), base64.b64encode(picture.getvalue()).decode())
 
 
-def _without_long_legends(figure: Any) -> None:
+def _tidied(figure: Any) -> None:
+    """No titles, which the page has; no legends that are longer than the plot; whole numbers of trials."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure.suptitle("")
     for axes in figure.axes:
+        axes.set_title("")
+        axes.set_title("", loc="left")
+        if axes.get_xlabel() == "Trial":
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend = axes.get_legend()
         if legend is not None and len(legend.get_texts()) > MOST_NAMES:
             legend.remove()

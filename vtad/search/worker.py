@@ -68,7 +68,8 @@ class Worker:
                 self._attempt(next_trial(self.study))
             elif now.running:
                 if not waited:
-                    self.say(f"waiting for {len(now.running)} trials of other workers")
+                    others = len(now.running)
+                    self.say(f"waiting for {others} trial{'s' if others > 1 else ''} of other workers")
                     waited = True
                 self._give_up_unclaimed(now.running)
                 self._wait()

@@ -52,7 +52,10 @@ EXTRAS = {  # by the modules that each brings
     "ray": ("ray",),
     "track": ("mlflow", "psutil"),
     "train": ("torch", "sklearn", "safetensors"),
+    "report": ("jinja2", "matplotlib"),
     "export": ("onnx", "onnxscript", "coremltools"),
+    "sweep": ("optuna",),
+    "openvino": ("openvino",),
 }
 
 T = TypeVar("T")
