@@ -82,6 +82,8 @@ def test_a_texture_that_may_be_turned_trains(name: str, count: int, tmp_path: Pa
 def test_turned_pictures_may_be_shifted_whatever_their_layout_in_memory(symmetry: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
     turned = np.stack([TRANSFORMS[symmetry](image) for image in images])
-    shifted = shifted_and_zoomed(turned, np.random.default_rng(1))
-    np.testing.assert_array_equal(shifted, shifted_and_zoomed(np.ascontiguousarray(turned), np.random.default_rng(1)))
+    shifted = shifted_and_zoomed(turned, 0.06, np.random.default_rng(1))
+    np.testing.assert_array_equal(
+        shifted, shifted_and_zoomed(np.ascontiguousarray(turned), 0.06, np.random.default_rng(1))
+    )
     assert vary(images, (symmetry,), np.random.default_rng(2)).flags.c_contiguous

@@ -66,6 +66,7 @@ class Config:
     published_mixture: bool = False  # paper only: its weighted sum of NLLs in place of the likelihood
     synthetic_defects: bool = True  # corrupt the input, aim at the clean image
     shift_and_zoom: float = 0.25  # share of the training pictures that are shown a little nearer and off centre
+    shift: float | None = None  # how far, a share of the picture's sides; none: found, see vtad.data.registration
 
     minutes: float | None = 10.0  # of training, unless `epochs` is given
     epochs: int | None = None  # passes over the training images; given, it decides and not `minutes`
@@ -138,6 +139,8 @@ class Config:
             raise ConfigError(f"val_split: expected a share between 0 and 1, got {self.val_split}")
         if not 0 <= self.shift_and_zoom <= 1:
             raise ConfigError(f"shift_and_zoom: expected a share from 0 to 1, got {self.shift_and_zoom}")
+        if self.shift is not None and not 0 <= self.shift <= 0.5:
+            raise ConfigError(f"shift: expected a share from 0 to 0.5, got {self.shift}")
         if not 0 < self.false_alarms < 1:
             raise ConfigError(f"false_alarms: expected a share between 0 and 1, got {self.false_alarms}")
         if not 0 <= self.noise < 1:

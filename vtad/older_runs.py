@@ -39,6 +39,7 @@ def config_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
         "bits": 16,
         "threshold_rule": "guaranteed",
         "preset_file": "",
+        "shift": 0.06,
         **{_FIELDS.get(name, name): value for name, value in values.items()},
     }
 

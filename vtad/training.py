@@ -15,6 +15,7 @@ from vtad.config import Config, ConfigError
 from vtad.data.bit_depth import bit_depth
 from vtad.data.images import ImageCache, fingerprint, of_one_colour, split_good
 from vtad.data.layout import CategoryFiles, DataError, find_category
+from vtad.data.registration import with_shift
 from vtad.data.sizing import with_size
 from vtad.fitting.checkpoint import save_tensors
 from vtad.fitting.device import pick_device
@@ -62,10 +63,7 @@ def train(
         train_files, val_files = split_good(files.train_good, config.val_split, config.seed)
         config = with_size(config, files.train_good)
         if resume is None:
-            depth = bit_depth(files.train_good, config.bits)
-            config = dataclasses.replace(config, bits=depth.bits)
-            if depth.note is not None:
-                report(Report(0.0, depth.note, lasting=True))
+            config = _with_bits(config, files, report)
         pretrained = None if resume else read_pretrained(config)  # a resumed run has its backbone in its checkpoint
         config = with_backbone(config, pretrained)
         spec = input_spec(config)
@@ -79,6 +77,8 @@ def train(
             torch.manual_seed(config.seed)
             report(Report(0.0, "looking for symmetries of good images", lasting=False))
             config = processes.of_first(partial(with_symmetries, config, images, held_out, device, pretrained))
+            config, shift = processes.of_first(partial(with_shift, config, images))
+            report(Report(0.0, shift, lasting=True))
         run = resume or processes.of_first(lambda: create_run(config, folder))
         torch.manual_seed(config.seed)
         detector = Detector(config).to(device)
@@ -102,6 +102,14 @@ def train(
 
         processes.of_first(finish)
     return run
+
+
+def _with_bits(config: Config, files: CategoryFiles, report: Reporter) -> Config:
+    """The configuration with the bit depth of the good pictures filled in."""
+    depth = bit_depth(files.train_good, config.bits)
+    if depth.note is not None:
+        report(Report(0.0, depth.note, lasting=True))
+    return dataclasses.replace(config, bits=depth.bits)
 
 
 def _ignore(_: Report) -> None:

@@ -109,7 +109,9 @@ def test_a_run_folder_holds_json_and_safetensors_and_nothing_that_is_pickled(
         "metrics.jsonl",
         "model.safetensors",
     ]
-    assert run.config() == dataclasses.replace(config, bits=16)
+    found = run.config()
+    assert found.shift is not None
+    assert found == dataclasses.replace(config, bits=16, shift=found.shift)
     card = run.card()
     assert (card.identity.category, card.calibration.images, card.results, card.parity) == ("pill", 16, None, None)
     assert (card.input.width, card.input.height) == (32, 32)

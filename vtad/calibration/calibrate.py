@@ -16,6 +16,7 @@ from vtad.calibration.score_fusion import fit_score_fusion
 from vtad.config import Config
 from vtad.data.images import ImageCache
 from vtad.data.parts import Parts
+from vtad.data.registration import shift_of
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
 from vtad_runtime.contract.card import Calibration, Weighing
@@ -58,7 +59,7 @@ def _fit(
     detector: Detector, good: NDArray[np.uint8], parts: Parts, config: Config, device: torch.device
 ) -> tuple[Scores, tuple[float, ...], Weighing]:
     """The scores of held-out good images (N, H, W, 3), which set weights and z-scores; of synthetic defects; the weights."""
-    pictures = drawn_pictures(good, parts, min(SCORER_IMAGES, 4 * len(good)), config.seed)
+    pictures = drawn_pictures(good, parts, shift_of(config), min(SCORER_IMAGES, 4 * len(good)), config.seed)
     fusion = fit_score_fusion(detector, pictures, device, FUSION_IMAGES)
     sorts = [sort for sort in (pictures.damage, pictures.relation) if sort is not None]
     few = slice(FUSION_IMAGES)

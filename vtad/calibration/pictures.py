@@ -14,14 +14,19 @@ from vtad.data.synthetic_defects import difference, synthetic
 FEWEST_RELATED = 8  # pictures; on fewer no choice is made
 
 
-def drawn_pictures(good: NDArray[np.uint8], parts: Parts, count: int, seed: int) -> Pictures:
-    """From good pictures (N, H, W, 3): so many of either sort of defects, by seed. No defects of relation without parts."""
-    shifted = shifted_and_zoomed(good, np.random.default_rng((seed, 5)))
+def drawn_pictures(good: NDArray[np.uint8], parts: Parts, shift: float, count: int, seed: int) -> Pictures:
+    """From good pictures (N, H, W, 3), shifted by up to a share of their sides: so many of either sort of defects, by seed.
+
+    Without parts there are no defects of relation.
+    """
+    shifted = shifted_and_zoomed(good, shift, np.random.default_rng((seed, 5)))
     damage = Defective(*synthetic(shifted, count, seed))
     broken, of = synthetic_relation(good, parts, count, seed)
     if len(broken) < FEWEST_RELATED:
         return Pictures(good, shifted, damage)
     # A part is where it is before the picture is shifted; both are then seen from the same place.
-    before, after = (shifted_and_zoomed(images, np.random.default_rng((seed, 9))) for images in (good[of], broken))
+    before, after = (
+        shifted_and_zoomed(images, shift, np.random.default_rng((seed, 9))) for images in (good[of], broken)
+    )
     masks = np.stack([difference(a, b) for a, b in zip(before, after, strict=True)])
     return Pictures(good, shifted, damage, Defective(after, masks))

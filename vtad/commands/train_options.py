@@ -48,6 +48,12 @@ _FIELDS: tuple[tuple[str, str, Any, str], ...] = (
     (NETWORK, "--components", _COUNT, "Gaussians of the feature GMM."),
     (NETWORK, "--noise", click.FloatRange(0, 1, max_open=True), "Bottleneck: dropout rate; paper: standard deviation."),
     (NETWORK, "--published-mixture", _FLAG, "paper: its weighted sum of NLLs."),
+    (
+        TRAINING,
+        "--shift",
+        click.FloatRange(0, 0.5),
+        "How far parts shift, of the sides. Not given: found from good pictures.",
+    ),
     (TRAINING, "--fit", click.Choice(get_args(Fit)), "How pictures of another shape are brought to the input's size."),
     (TRAINING, "--bits", click.Choice(get_args(Bits)), "What a camera uses of 16; auto: 12 if nothing is above 4095."),
     (TRAINING, "--synthetic-defects/--no-synthetic-defects", _FLAG, "Corrupt the input."),

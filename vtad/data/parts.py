@@ -23,7 +23,6 @@ Float = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 STEP = 4  # pixels a side of the squares that are clustered
-PICTURES = 48  # at most; every second one is clustered, the others confirm the borders
 FEWEST = 8  # pictures: fewer say nothing of what recurs
 CLUSTERS = (4, 8, 16, 32)  # parts come in several sizes
 DIRECTIONS = 8  # of the features that describe a square, in each picture

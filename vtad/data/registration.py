@@ -7,11 +7,15 @@ are turned against one another, which no shift brings together.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from vtad.config import Config
+from vtad.data.images import ImageCache
 
 RGB = NDArray[np.uint8]
 
@@ -19,6 +23,8 @@ SIDE = 192  # pixels of the longer side, at which pictures are compared
 MOST = 48  # pictures at most
 ALIGNED = 0.4  # median response from which pictures are of parts that lie alike
 QUANTILE = 0.95  # of the shifts: further away lies one picture of twenty
+SHIFT = (0.005, 0.12)  # least and most of it that pictures are shown shifted by; a share of the side
+LOOSE = 0.06  # for pictures that no shift brings together: it is not known from them
 
 
 class Registration(NamedTuple):
@@ -33,12 +39,37 @@ class Registration(NamedTuple):
         return self.response >= ALIGNED
 
 
+def with_shift(config: Config, images: ImageCache) -> tuple[Config, str]:
+    """The configuration with the range of shifts filled in, from training images; itself where it is given. And one line."""
+    if config.shift is not None:
+        return config, f"shift: pictures are shown shifted by up to {config.shift:.1%} of their sides, as given"
+    found = registered(some(images))
+    if not found.aligned:
+        why = f"good parts are turned or loose ({found.response:.2f} of their correlation in one peak)"
+        return dataclasses.replace(
+            config, shift=LOOSE
+        ), f"shift: {why}: shown shifted by up to {LOOSE:.1%} of their sides"
+    shift = round(min(max(found.shift, SHIFT[0]), SHIFT[1]), 4)
+    text = f"shift: good parts lie within {found.shift:.1%} of the picture's sides: shown shifted by up to {shift:.1%}"
+    return dataclasses.replace(config, shift=shift), text
+
+
+def shift_of(config: Config) -> float:
+    """By how much of their sides pictures are shown shifted; `LOOSE` where nothing was looked for."""
+    return LOOSE if config.shift is None else config.shift
+
+
+def some(images: ImageCache) -> RGB:
+    """At most `MOST` of the images, evenly spread: (N, H, W, 3)."""
+    few = min(MOST, len(images))
+    return images[np.arange(few) * len(images) // few]
+
+
 def registered(images: RGB) -> Registration:
     """Of good pictures (N, H, W, 3): each against another one. Fewer than two are of no use, and not aligned."""
-    chosen = images[:: -(-len(images) // MOST)] if len(images) else images
-    if len(chosen) < 2:
+    if len(images) < 2:
         return Registration(0.0, 0.0)
-    seen = [_seen(image) for image in chosen]
+    seen = [_seen(image) for image in images]
     rows, columns = seen[0].shape
     window = cv2.createHanningWindow((columns, rows), cv2.CV_32F)
     apart = max(1, len(seen) // 3)  # neighbours in time may lie more alike than others

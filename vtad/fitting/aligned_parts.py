@@ -7,8 +7,8 @@ import torch
 
 from vtad.data.batches import batches
 from vtad.data.images import ImageCache
-from vtad.data.parts import NONE, PICTURES, Parts, found_parts
-from vtad.data.registration import registered
+from vtad.data.parts import NONE, Parts, found_parts
+from vtad.data.registration import registered, some
 from vtad.models.autoencoder import Autoencoder
 
 
@@ -17,11 +17,10 @@ def aligned_parts(model: torch.nn.Module, images: ImageCache, device: torch.devi
     """Of training images; none for a model without fixed features. The same images always give the same parts."""
     if not isinstance(model, Autoencoder) or model.segmentation_head is None:
         return NONE
-    few = min(PICTURES, len(images))
-    chosen = images[np.arange(few) * len(images) // few]
+    chosen = some(images)
     registration = registered(chosen)
     if not registration.aligned:
-        return found_parts(chosen, np.empty((few, 0, 0, 0), np.float32), registration)
+        return found_parts(chosen, np.empty((len(chosen), 0, 0, 0), np.float32), registration)
     model.features.eval()
     seen = [
         model.features(batch.float() / 255)[0].cpu() for batch in batches(chosen, device, label="looking for parts")

@@ -12,6 +12,7 @@ from vtad.config import Config, symmetry_names
 from vtad.data.augmentation import shifted_and_zoomed
 from vtad.data.images import ImageCache
 from vtad.data.parts import NONE, Parts
+from vtad.data.registration import shift_of
 from vtad.data.relation_defects import break_relation
 from vtad.data.synthetic_defects import corrupt_batch, difference
 from vtad.fitting.symmetries import vary
@@ -41,6 +42,7 @@ class BatchSampler:
     def __init__(self, config: Config, images: ImageCache, parts: Parts = NONE) -> None:
         self.config, self.images, self.parts = config, images, parts
         self.symmetries = symmetry_names(config.symmetries)
+        self.shift = shift_of(config)
         self.batch_size = min(config.batch_size, len(images))
         self.steps_an_epoch = len(images) // self.batch_size
 
@@ -79,4 +81,4 @@ class BatchSampler:
         """A picture (1, H, W, 3) under a random symmetry, and shifted at random: whether it is, and how it looks."""
         varied = vary(images, self.symmetries, rng)
         shifted = rng.random(1) < self.config.shift_and_zoom
-        return shifted, shifted_and_zoomed(varied, rng) if shifted else varied
+        return shifted, shifted_and_zoomed(varied, self.shift, rng) if shifted else varied

@@ -40,6 +40,7 @@ def card_rows(card: Card, found: object = None) -> list[tuple[str, str]]:
             else "none",
         ),
         ("", f"false alarms: budget {c.false_alarms:.2%}, these images can vouch for {c.achievable:.2%}"),
+        *_shift(who.config),
         *_weighing(card.weighing),
         ("evaluated", _results(card.results)),
         *(("proof" if i == 0 else "", line) for i, line in enumerate(_proof(card.parity))),
@@ -89,6 +90,14 @@ def _proof(parity: Parity | None) -> list[str]:
 def _changes(card: Card) -> list[str]:
     """Who wrote the artefact after its export, the oldest first."""
     return [f"{c.when} {c.by}: {c.what}; made of sha256 {c.parent[:16]}…" for c in card.history]
+
+
+def _shift(config: dict[str, Any]) -> list[tuple[str, str]]:
+    """How far good parts shift; nothing on older cards."""
+    shift = config.get("shift")
+    return (
+        [("shift", f"pictures shown shifted by up to {shift:.1%} of their sides")] if isinstance(shift, float) else []
+    )
 
 
 def _weighing(found: Weighing | None) -> list[tuple[str, str]]:

@@ -20,6 +20,7 @@ from vtad.data.batches import batches
 from vtad.data.images import ImageCache, split_good
 from vtad.data.layout import CategoryFiles
 from vtad.data.parts import NONE
+from vtad.data.registration import shift_of, with_shift
 from vtad.inspection import input_spec
 from vtad.metrics import aupro, image_auroc
 from vtad.models.detector import Detector
@@ -42,8 +43,8 @@ class Judge:
         learnt, kept = split_good(files.train_good, SHARE, SEED)
         self.trial_files = dataclasses.replace(files, train_good=learnt, test=())  # what a trial may see
         with ImageCache(kept[:MOST], input_spec(config)) as images:
-            good = images[:]
-        self._pictures = drawn_pictures(good, NONE, DEFECTIVE * len(good), SEED)
+            good, shift = images[:], shift_of(with_shift(config, images)[0])
+        self._pictures = drawn_pictures(good, NONE, shift, DEFECTIVE * len(good), SEED)
 
     def quality(self, detector: Detector) -> float:
         """Of a calibrated detector: the mean of image AUROC and AUPRO, by its own scores and heatmaps."""

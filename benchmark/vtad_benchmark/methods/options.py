@@ -99,6 +99,8 @@ def adopts(found: Config, wanted: Config) -> bool:
     if wanted.size == "auto":
         free |= {"size", "image_height", "image_width"}
     free |= {name for name in ("bits", "symmetries") if getattr(wanted, name) == "auto"}
+    if wanted.shift is None:
+        free |= {"shift"}
     if not wanted.backbone_shape:
         free |= {"backbone_shape", "backbone_sha256"}
     values, expected = dataclasses.asdict(found), dataclasses.asdict(wanted)
