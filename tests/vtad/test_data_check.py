@@ -187,7 +187,7 @@ def test_the_bits_of_16_are_a_rule_over_the_good_pictures(make_category: MakeCat
     report = check(data)
     assert said in report.to_text()
     assert report.ok
-    assert ("1 test pictures have values above that" in report.to_text()) is (top <= 4095)
+    assert ("test pictures with values above that, which vtad-run calls UNSURE: 1" in report.to_text()) is (top <= 4095)
 
 
 def test_pictures_that_nothing_looks_at_are_counted(make_category: MakeCategory, write_image: WriteImage) -> None:
@@ -225,7 +225,7 @@ def test_files_of_several_pages_are_said_to_give_their_first(make_category: Make
         pages[0].rotate(len(name)).save(data / "part/train/good" / name, save_all=True, append_images=pages[1:])
     report = check(data)
     assert report.several_pages == 3
-    assert "3 files have several pages or frames" in report.to_text()
+    assert "files of several pages or frames, of which the first is used: 3" in report.to_text()
 
 
 def test_pictures_of_8_bits_say_nothing_of_bits(make_category: MakeCategory) -> None:
@@ -292,3 +292,10 @@ def test_a_good_picture_much_darker_or_brighter_than_the_others_is_said(
     assert [found.files for found in report.odd_exposures] == [("train/good/odd.png",)] * said
     assert ("much darker or brighter" in report.to_text()) is said
     assert report.ok
+
+
+def test_a_name_with_the_end_of_a_line_breaks_no_line(make_category: MakeCategory) -> None:
+    data = make_category()
+    good = data / "part" / "train" / "good"
+    shutil.copyfile(good / "000.png", good / "a\nb.png")
+    assert "    train/good/000.png = train/good/a?b.png" in check(data).to_text().splitlines()

@@ -130,10 +130,10 @@ class CheckReport:
         if self.depth is not None:
             lines.append(f"  note: {self.depth}")
         if self.brighter:
-            lines.append(f"  note: {self.brighter} test pictures have values above that; vtad-run calls them UNSURE")
+            lines.append(f"  note: test pictures with values above that, which vtad-run calls UNSURE: {self.brighter}")
         if self.lossy_masks:
             lines.append(
-                f"  note: {self.lossy_masks} masks are JPEG: what is above half of the maximum counts; save PNG"
+                f"  note: masks in JPEG, of which what is above half of the maximum counts: {self.lossy_masks}; save PNG"
             )
         if self.left_out:
             found = ", ".join(f"{count} {suffix}" for suffix, count in self.left_out.items())
@@ -142,7 +142,7 @@ class CheckReport:
             found = ", ".join(f"{count} in {folder}" for folder, count in self.elsewhere.items())
             lines.append(f"  note: not used, for they lie in no folder of good or of defective pictures: {found}")
         if self.several_pages:
-            lines.append(f"  note: {self.several_pages} files have several pages or frames: the first of each is used")
+            lines.append(f"  note: files of several pages or frames, of which the first is used: {self.several_pages}")
         for what, files in self._odd():
             lines += _listed(f"note: {what}", files)
         if self.train_good < FEWEST:
@@ -150,7 +150,8 @@ class CheckReport:
             lines.append(few)
         for what, files in self._problems():
             lines += _listed(f"problem: {what}", files)
-        return "\n".join([*lines, f"  {'ok' if self.ok else 'not ok'}"])
+        lines.append(f"  {'ok' if self.ok else 'not ok'}")
+        return "\n".join(line.replace("\n", "?") for line in lines)  # a name may hold the end of a line
 
 
 @dataclass(frozen=True)
