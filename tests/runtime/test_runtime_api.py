@@ -70,6 +70,9 @@ def test_a_detector_opens_a_path_the_bytes_of_a_model_or_one_that_is_open() -> N
             self.ran = len(batch)
             return detector_of_file.verdict(batch)
 
+        def open_whole(self) -> None:
+            pass
+
         def references(self) -> None:
             return None
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from tiny_model import bad, good, references, with_references, write_model
+from numpy.typing import NDArray
+from tiny_model import bad, good, make_card, references, with_references, write_model
 
 from vtad_runtime import Detector, watch
 from vtad_runtime.commands.run import run
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.engine.engines import ENGINES, cache_folder
-from vtad_runtime.engine.model import ModelError
+from vtad_runtime.engine.model import ModelError, Scored
 from vtad_runtime.engine.opening import open_model
+from vtad_runtime.engine.side_by_side import side_by_side
 from vtad_runtime.verdict import engine_choice
 from vtad_runtime.verdict.engine_trial import Trial, trial
 
@@ -75,6 +78,38 @@ def test_a_model_file_is_read_once(engine: str, tmp_path: Path, monkeypatch: pyt
     assert model.integrity.sealed
     assert model.run(good(32, 32).transpose(2, 0, 1)[None]).reconstruction.shape == (1, 3, 32, 32)
     assert read == ["m.onnx"]
+
+
+@pytest.mark.parametrize("engine", ["cpu", OPENVINO])
+@pytest.mark.parametrize("fixed", [None, 2])
+def test_a_batch_in_parts_at_once_is_judged_as_one(engine: str, fixed: int | None, tmp_path: Path) -> None:
+    card, batch = make_card(), fixed or "batch"
+    outputs = tuple(dataclasses.replace(output, shape=(batch, *output.shape[1:])) for output in card.outputs)
+    path = write_model(tmp_path / "m.onnx", dataclasses.replace(card, outputs=outputs), batch=batch)
+    pictures = [bad(size=4 * i) for i in range(1, 8)]
+    alone = Detector(path, 1)
+    for threads, parts in [(1, 1), (2, 2), (None, 3)]:
+        detector = Detector(path, threads, engine=engine, parts=parts)
+        for n in (1, 2, 5, 7):
+            for one, other in zip(alone.batch(pictures[:n]), detector.batch(pictures[:n]), strict=True):
+                assert one.score == pytest.approx(other.score, abs=1e-5)
+                np.testing.assert_allclose(one.model_heatmap, other.model_heatmap, atol=1e-5)
+                np.testing.assert_array_equal(one.reconstruction, other.reconstruction)
+
+
+def test_what_fails_in_a_part_is_raised_once_no_part_runs() -> None:
+    running, ended = threading.Barrier(3), list[int]()
+
+    def run(part: NDArray[np.uint8]) -> Scored:
+        running.wait(20)  # all at once
+        if part[0] == 1:
+            raise ModelError("the second")
+        ended.append(int(part[0]))
+        return Scored(part.astype(np.float32), part.astype(np.float32))
+
+    with pytest.raises(ModelError, match="the second"):
+        side_by_side(np.arange(3, dtype=np.uint8), 3, 1, run)
+    assert sorted(ended) == [0, 2]
 
 
 @needs_openvino

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from fake_camera import FakeSource, eventually
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
@@ -28,11 +29,12 @@ from vtad_runtime.engine.model import OpenModel, Outputs, Scored
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 from vtad_runtime.engine.opening import open_model
 from vtad_runtime.engine.subgraph import verdict_part
+from vtad_runtime.line import wiring
 from vtad_runtime.verdict.detector import Result
 from vtad_runtime.verdict.explanation import MapsError
 from vtad_runtime.verdict.geometry import Geometry
 from vtad_runtime.verdict.judge import Judge, Rules
-from vtad_runtime.verdict.judgement import Frame
+from vtad_runtime.verdict.judgement import Frame, Judgement
 from vtad_runtime.verdict.mask import Mask
 
 Pixels = NDArray[np.uint8]
@@ -66,6 +68,10 @@ class Counted:
         """Score and heatmap."""
         self.verdicts.append(len(batch))
         return self._model.verdict(batch)
+
+    def open_whole(self) -> None:
+        """Of the model."""
+        self._model.open_whole()
 
     def references(self) -> Any:
         """Those of the model."""
@@ -195,6 +201,19 @@ def test_a_start_that_only_judges_opens_the_part_for_a_verdict(monkeypatch: pyte
     write_model(Path("r.onnx"), make_card(16, 16))  # another model takes its place: nothing of it is seen
     assert result.reconstruction.shape == (32, 32, 3)
     assert found == [2, 5]
+
+
+def test_on_a_line_the_whole_graph_is_open_before_the_first_odd_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, source, seen = opened(monkeypatch), FakeSource(good()), list[str]()
+    monkeypatch.setattr(wiring, "open_device", lambda options: source)
+
+    def take(judgement: Judgement) -> None:
+        seen.append(str(judgement.verdict))
+        eventually(lambda: found == [2, 5])  # while every part was OK
+        source.put(bad())
+
+    watch(0, Detector(write_model(Path("line.onnx"))), take, max_frames=2)
+    assert (seen, found) == (["OK", "NG"], [2, 5])
 
 
 def test_maps_that_are_not_finite_cost_their_picture(monkeypatch: pytest.MonkeyPatch) -> None:

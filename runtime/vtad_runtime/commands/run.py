@@ -233,7 +233,12 @@ SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
     type=click.IntRange(1),
     help="CPU threads of the model, at most one a core.  [default: onnxruntime decides]",
 )
-@_option(OTHER, "--batch", type=click.IntRange(1, 64), help="Pictures per run of the model (--folder).  [default: 4]")
+@_option(
+    OTHER,
+    "--batch",
+    type=click.IntRange(1, 64),
+    help="Pictures per run of the model (--folder).  [default: 4 to 8, by the cores]",
+)
 @click.version_option(package_name="vtad", prog_name="vtad-run")
 def run(source: str | None, **given: Any) -> None:
     """Judge pictures by an exported detector: verdicts, scores and heatmaps.

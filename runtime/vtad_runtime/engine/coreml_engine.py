@@ -120,6 +120,9 @@ class CoreMLSession:
         """As `run`: the function `verdict` of a package is for apps. Raises ModelError."""
         return self.run(batch)
 
+    def open_whole(self) -> None:
+        """Nothing: it is one function."""
+
     def references(self) -> References | None:
         """The reference pictures in the package; None where there are none. Raises ReferencesError."""
         text = self._metadata.get(REFERENCES_KEY)

@@ -71,10 +71,13 @@ def in_batches(batch: NDArray[np.uint8], size: int, run: Callable[[NDArray[np.ui
         return run(batch)
     missing = -len(batch) % size
     filled = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
-    parts = [run(filled[i : i + size]) for i in range(0, len(filled), size)]
+    return joined([run(filled[i : i + size]) for i in range(0, len(filled), size)], len(batch))
+
+
+def joined(parts: Sequence[Found], pictures: int) -> Found:
+    """The outputs of so many pictures, from those of the parts of their batch."""
     kind = type(parts[0])
-    joined = {n: np.concatenate([getattr(part, n) for part in parts])[: len(batch)] for n in names_in(kind)}
-    return kind(**joined)
+    return kind(**{n: np.concatenate([getattr(part, n) for part in parts])[:pictures] for n in names_in(kind)})
 
 
 def _fixed(batch: int | str | None) -> int | None:

@@ -86,6 +86,10 @@ class OpenModel(Protocol):
         """The same for score and heatmap alone, which may cost less. Raises ModelError."""
         ...
 
+    def open_whole(self) -> None:
+        """Open now what `run` needs, so that its first call takes no longer than others. Raises ModelError."""
+        ...
+
     def references(self) -> References | None:
         """The reference pictures inside; None where there are none. Raises ReferencesError."""
         ...

@@ -21,6 +21,7 @@ from vtad_runtime.engine.declared import Port, batch_of, card_of, in_batches, na
 from vtad_runtime.engine.engines import CPU, CPU_PROVIDER, ENGINES, Engine, cache_folder
 from vtad_runtime.engine.integrity import integrity, opened, whole_file
 from vtad_runtime.engine.model import IN_MEMORY, Found, ModelError, Outputs, Scored, checked, names_in
+from vtad_runtime.engine.side_by_side import cores, side_by_side
 from vtad_runtime.engine.subgraph import verdict_part
 
 
@@ -28,20 +29,27 @@ class OnnxSession:
     """One opened ONNX model. `card` is the card it carries; `integrity` whether it is as it was exported."""
 
     def __init__(
-        self, model: Path | str | bytes, threads: int | None = None, *, engine: str = CPU, allow_changed: bool = False
+        self,
+        model: Path | str | bytes,
+        threads: int | None = None,
+        *,
+        engine: str = CPU,
+        parts: int = 1,
+        allow_changed: bool = False,
     ) -> None:
         """Open a file, or the bytes of one, with `threads` CPU threads, at most one a core (None: onnxruntime decides).
 
-        `engine` is one of onnxruntime's among `ENGINES`. Raises ModelError: it is no model of vtad-export, or was changed since,
-        unless `allow_changed`; or the engine is not there.
+        `engine` is one of onnxruntime's among `ENGINES`; the CPU runs a batch in `parts` at once. Raises ModelError:
+        it is no model of vtad-export, or was changed since, unless `allow_changed`; or the engine is not there.
         """
-        self.engine, self._threads = engine, threads
+        self.engine, self._parts = engine, parts if engine == CPU else 1
+        self._options = _options(threads, self._parts)
         self.path = Path(IN_MEMORY if isinstance(model, bytes) else model)
         # The bytes are kept until the whole is opened, for a file may be exchanged by then.
         self._data = model if isinstance(model, bytes) else whole_file(self.path)
         found = opened(self._data, self.path, allow_changed)
         part = verdict_part(self._data)
-        self._verdict = _open(self.path, part.model if part else self._data, threads, ENGINES[engine])
+        self._verdict = _open(self.path, part.model if part else self._data, self._options, ENGINES[engine])
         self._whole = None if part else self._verdict
         inputs, self._references, text, producer = _declared(self._verdict, self.path)
         self.card = card_of(text, inputs, producer, self.path)
@@ -53,21 +61,33 @@ class OnnxSession:
 
     def run(self, batch: NDArray[np.uint8]) -> Outputs:
         """Run (n, 3, height, width) uint8 RGB, n = 1..64. Raises ModelError: the run fails or breaks the contract."""
-        with self._opening:
-            if self._whole is None:
-                self._whole = _open(self.path, self._data, self._threads, ENGINES[self.engine])
-                self._data = b""
-        session = self._whole
-        return in_batches(batch, self._batch or len(batch), lambda part: self._run(session, Outputs, part))
+        return self._in_parts(self._everything(), Outputs, batch)
 
     def verdict(self, batch: NDArray[np.uint8]) -> Scored:
         """The same for score and heatmap alone. Raises ModelError."""
-        return in_batches(batch, self._batch or len(batch), lambda part: self._run(self._verdict, Scored, part))
+        return self._in_parts(self._verdict, Scored, batch)
+
+    def open_whole(self) -> None:
+        """Open the whole graph now. Raises ModelError."""
+        self._everything()
 
     def references(self) -> References | None:
         """The reference pictures in the file; None where there are none. Raises ReferencesError."""
         text = self._references
         return None if text is None else References.from_text(text, self.card, str(self.path))
+
+    def _everything(self) -> ort.InferenceSession:
+        with self._opening:
+            if self._whole is None:
+                self._whole = _open(self.path, self._data, self._options, ENGINES[self.engine])
+                self._data = b""
+            return self._whole
+
+    def _in_parts(self, session: ort.InferenceSession, kind: type[Found], batch: NDArray[np.uint8]) -> Found:
+        def in_turn(part: NDArray[np.uint8]) -> Found:
+            return in_batches(part, self._batch or len(part), lambda taken: self._run(session, kind, taken))
+
+        return side_by_side(batch, self._parts, self._batch or 1, in_turn)
 
     def _run(self, session: ort.InferenceSession, kind: type[Found], batch: NDArray[np.uint8]) -> Found:
         names = names_in(kind)
@@ -80,17 +100,24 @@ class OnnxSession:
         return checked(kind, dict(zip(names, values, strict=True)), len(batch), self.card, self.path)
 
 
-def _open(path: Path, data: bytes, threads: int | None, engine: Engine) -> ort.InferenceSession:
+def _options(threads: int | None, parts: int) -> ort.SessionOptions:
+    """For `parts` callers at once, who are threads of the `threads` themselves."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # errors come as exceptions; its log would repeat them on stderr
+    if parts > 1:
+        threads = max(min(threads or cores(), cores()) - parts + 1, 1)
+    options.intra_op_num_threads = min(threads or 0, os.cpu_count() or 1)  # more gain nothing
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads starve the decoders
+    return options
+
+
+def _open(path: Path, data: bytes, options: ort.SessionOptions, engine: Engine) -> ort.InferenceSession:
     if engine.provider not in (found := ort.get_available_providers()):
         raise ModelError(
             f"engine {engine.name}: expected an onnxruntime with {engine.provider}, got {', '.join(found) or 'none'}; it comes "
             f"with {engine.extra}"
         )
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # errors come as exceptions; its log would repeat them on stderr
-    options.intra_op_num_threads = min(threads or 0, os.cpu_count() or 1)  # more gain nothing
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads starve the decoders
     try:
         session = ort.InferenceSession(data, options, providers=_providers(engine))
     except Exception as e:  # onnxruntime's errors share no base class

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from vtad_runtime.engine.declared import FLOAT, UINT8, Port, batch_of, card_of, 
 from vtad_runtime.engine.engines import cache_folder
 from vtad_runtime.engine.integrity import integrity, opened, whole_file
 from vtad_runtime.engine.model import IN_MEMORY, SCORED, Found, ModelError, Outputs, Scored, checked, names_in
+from vtad_runtime.engine.side_by_side import side_by_side
 
 PRECISION = {"openvino": "f32", "openvino-bf16": "bf16"}  # of computing, by the engine's name
 TYPES = {"u8": UINT8, "f32": FLOAT}
@@ -38,10 +42,12 @@ class OpenVinoSession:
         threads: int | None = None,
         *,
         engine: str = "openvino",
+        parts: int = 1,
         allow_changed: bool = False,
     ) -> None:
         """Open a file, or the bytes of one, with `threads` CPU threads, at most one a core (None: all cores).
 
+        A batch runs in `parts` at once.
         Raises ModelError: OpenVINO is not installed or refuses the model; the processor has no bfloat16; it is no model of
         vtad-export, or was changed since, unless `allow_changed`.
         """
@@ -62,39 +68,53 @@ class OpenVinoSession:
         self._references = _text(graph, REFERENCES_KEY)
         self.integrity = found or integrity(data, self.path)
         self._batch = batch_of(self.card) or 1
+        self._parts = parts
         spec = self.card.input
         try:
             graph.reshape([self._batch, 3, spec.height, spec.width])
             part = _part(graph, [self._names[name] for name in SCORED])
         except Exception as e:
             raise ModelError(f"{self.path}: expected a graph that OpenVINO compiles, got {one_line(e)}") from e
-        self._compile = partial(_compiled, core, options=_options(engine, threads), path=self.path)
+        self._compile = partial(_compiled, core, options=_options(engine, threads, parts), path=self.path)
         self._verdict = _Requests(self._compile(part))
         self._graph, self._opening = graph, threading.Lock()
         self._whole: _Requests | None = None
 
     def run(self, batch: NDArray[np.uint8]) -> Outputs:
         """Run (n, 3, height, width) uint8 RGB, n = 1..64. Raises ModelError: the run fails or breaks the contract."""
-        with self._opening:
-            if self._whole is None:
-                self._whole, self._graph = _Requests(self._compile(self._graph)), None
-        requests = self._whole
-        return in_batches(batch, self._batch, lambda part: self._run(requests, Outputs, part))
+        return self._in_parts(self._everything(), Outputs, batch)
 
     def verdict(self, batch: NDArray[np.uint8]) -> Scored:
         """The same for score and heatmap alone. Raises ModelError."""
-        return in_batches(batch, self._batch, lambda part: self._run(self._verdict, Scored, part))
+        return self._in_parts(self._verdict, Scored, batch)
+
+    def open_whole(self) -> None:
+        """Compile the whole graph now. Raises ModelError."""
+        self._everything()
 
     def references(self) -> References | None:
         """The reference pictures in the file; None where there are none. Raises ReferencesError."""
         text = self._references
         return None if text is None else References.from_text(text, self.card, str(self.path))
 
+    def _everything(self) -> _Requests:
+        with self._opening:
+            if self._whole is None:
+                self._whole, self._graph = _Requests(self._compile(self._graph)), None
+            return self._whole
+
+    def _in_parts(self, requests: _Requests, kind: type[Found], batch: NDArray[np.uint8]) -> Found:
+        def in_turn(part: NDArray[np.uint8]) -> Found:
+            return in_batches(part, self._batch, lambda taken: self._run(requests, kind, taken))
+
+        return side_by_side(batch, self._parts, self._batch, in_turn)
+
     def _run(self, requests: _Requests, kind: type[Found], batch: NDArray[np.uint8]) -> Found:
         try:
-            request = requests.mine()
-            request.infer([np.ascontiguousarray(batch)])
-            values = {name: np.array(request.get_tensor(self._names[name]).data, np.float32) for name in names_in(kind)}
+            with requests.one() as request:
+                request.infer([np.ascontiguousarray(batch)])
+                tensors = {name: request.get_tensor(self._names[name]).data for name in names_in(kind)}
+                values = {name: np.array(data, np.float32) for name, data in tensors.items()}
         except Exception as e:
             raise ModelError(
                 f"{self.path}: expected a run on a batch of {len(batch)}, got {one_line(e)}", NOT_JUDGED
@@ -103,16 +123,20 @@ class OpenVinoSession:
 
 
 class _Requests:
-    """A compiled graph. A request is of one thread."""
+    """A compiled graph. A request is used by one thread at a time."""
 
     def __init__(self, compiled: Any) -> None:
-        self._compiled, self._of_thread = compiled, threading.local()
+        self._compiled, self._idle = compiled, deque[Any]()
 
-    def mine(self) -> Any:
-        """This thread's request."""
-        if (request := getattr(self._of_thread, "request", None)) is None:
-            request = self._of_thread.request = self._compiled.create_infer_request()
-        return request
+    @contextmanager
+    def one(self) -> Iterator[Any]:
+        """A request that nobody uses; it comes back when the block ends well."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        yield request
+        self._idle.append(request)
 
 
 def _part(graph: Any, names: list[str]) -> Any:
@@ -145,12 +169,12 @@ def _core(engine: str) -> Any:
     return core
 
 
-def _options(engine: str, threads: int | None) -> dict[str, Any]:
+def _options(engine: str, threads: int | None, parts: int) -> dict[str, Any]:
     folder = cache_folder(engine)  # its own: taken for bfloat16, a graph in float32 ends the process
     return {
         "INFERENCE_PRECISION_HINT": PRECISION[engine],
         "INFERENCE_NUM_THREADS": min(threads or os.cpu_count() or 1, os.cpu_count() or 1),
-        "NUM_STREAMS": 1,  # one picture as fast as can be
+        "NUM_STREAMS": parts,  # 1: one picture as fast as can be
         **({"CACHE_DIR": str(folder)} if folder else {}),
     }
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from vtad_runtime.contract.command_line.command import say
 from vtad_runtime.contract.log import event, note
 from vtad_runtime.line import wiring
+from vtad_runtime.line.ahead import OpenedAhead
 from vtad_runtime.line.loop import Frames
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.line.summary import Summary
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from vtad_runtime.sources.hot_folder import HotFolder
 
 VIDEO_FPS, FOLDER_FPS = 10.0, 2.0  # of --write-video where the source does not say
-BATCH = 4  # pictures per run of the model, for a folder
 QUIET_S, QUIET_FILES_S = 3.0, 1e9  # after which the page shows no verdict as current; files may rest for days
 
 
@@ -68,7 +68,7 @@ def build(
     batch, files, device, room, full_scale = 1, None, None, Room(), detector.card.input.full_scale
     frames: Capture | FolderFrames | None = None
     if source.kind == "folder":
-        files, batch = wiring.find_files(options), options.batch or BATCH
+        files, batch = wiring.find_files(options), wiring.batch_of(options)
         frames = FolderFrames(files.files, full_scale, wiring.geometry_of(options), judge.prepare, batch, room)
     elif source.kind == "watch":
         if not Path(source.where).is_dir():
@@ -95,10 +95,8 @@ def build(
     for receiver in wiring.receivers(options, detector.card, _fps(options, device)):
         receivers.append(receiver)
         outputs_of_run.append(receiver)
-    drift, summary = (
-        Drift(detector.card.calibration),
-        Summary(files.root if files else None, results.folder if results else None),
-    )
+    drift = Drift(detector.card.calibration)
+    summary = Summary(files.root if files else None, results.folder if results else None)
     quiet = files is not None  # of a folder the drift is counted and not said: it need not be of one line
     if not (drift.watched or quiet):
         note("drift is not watched: the card holds no calibration scores; vtad-calibrate makes a model that does")
@@ -109,7 +107,11 @@ def build(
         outputs_of_run.append(FileProgress(len(files.files)))
     elif console and not (options.json == "-" or options.log_json):
         outputs_of_run.append(Calls(lambda judgement: note(frame_line(judgement))))
-    outputs_of_run += [output for output in (page, window, *outputs) if output is not None]
+    outputs_of_run += [
+        output
+        for output in (OpenedAhead(detector) if source.endless else None, page, window, *outputs)
+        if output is not None
+    ]
     if page is not None:
         page.outputs = lambda: wiring.states(receivers)
     outputs_of_run.append(Calls(lambda judgement: room.leave(judgement.file or judgement.number)))

@@ -12,6 +12,7 @@ from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.line.run import run
 from vtad_runtime.line.summary import Summary
+from vtad_runtime.line.wiring import parts_of
 from vtad_runtime.sources.address import parse
 from vtad_runtime.verdict.detector import Detector
 from vtad_runtime.verdict.judgement import Calls, Judgement
@@ -55,6 +56,12 @@ def watch(
         options["frame_check"] = frozenset(options["frame_check"])
     asked = RunOptions(parse(str(source)), **options)
     if not isinstance(model, Detector):
-        model = Detector(model or newest_model(), asked.threads, engine=asked.engine, allow_changed=asked.allow_changed)
+        model = Detector(
+            model or newest_model(),
+            asked.threads,
+            engine=asked.engine,
+            parts=parts_of(asked),
+            allow_changed=asked.allow_changed,
+        )
     stopped: Callable[[], bool] = stop.is_set if isinstance(stop, Event) else stop or (lambda: False)
     return run(asked, stopped, detector=model, outputs=[] if on_result is None else [Calls(on_result)])

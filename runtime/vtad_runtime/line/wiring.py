@@ -22,6 +22,7 @@ from vtad_runtime.contract.json_values import finite, iso_utc
 from vtad_runtime.contract.log import note, warning
 from vtad_runtime.contract.threshold.conformal import REVIEW, review_level
 from vtad_runtime.engine.opening import newest_model
+from vtad_runtime.engine.side_by_side import parts_for
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.outputs.json_lines import JsonLines
 from vtad_runtime.outputs.pictures import PictureOptions
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 MAX_AGE_S = 2.0  # a later verdict says nothing about the part in front of the camera
 # Frame checks that are not made: a recording may stand still, and files need not come from one camera.
 UNSUITED: dict[str, Set[str]] = {"folder": set(CHECKS), "watch": {"frozen", "focus"}, "video": {"frozen"}}
+BATCH = 4  # pictures per run of the model, for a folder, at least
 AHEAD = 4  # frames decoded ahead where none may be dropped
 
 
@@ -69,7 +71,7 @@ def with_logins(options: RunOptions) -> RunOptions:
 def open_detector(options: RunOptions) -> Detector:
     """The named model or the newest export, and a line about it. Raises ModelError."""
     path, changed = options.model or newest_model(), options.allow_changed
-    detector = Detector(path, options.threads, engine=options.engine, allow_changed=changed)
+    detector = Detector(path, options.threads, engine=options.engine, parts=parts_of(options), allow_changed=changed)
     card = detector.card
     which = "" if options.model else ", the newest export"
     note(
@@ -81,6 +83,19 @@ def open_detector(options: RunOptions) -> Detector:
             "model_changed", f"{detector.path}: {detector.integrity} (--allow-changed); its proof says nothing of it"
         )
     return detector
+
+
+def parts_of(options: RunOptions) -> int:
+    """In how many parts the model runs a batch at once: one where a verdict is waited for."""
+    address = options.address
+    return (
+        parts_for(options.threads) if address and address.kind == "folder" and not Path(address.where).is_file() else 1
+    )
+
+
+def batch_of(options: RunOptions) -> int:
+    """Pictures per run of the model, of a folder."""
+    return options.batch or max(BATCH, 2 * parts_of(options))
 
 
 def geometry_of(options: RunOptions) -> Geometry:

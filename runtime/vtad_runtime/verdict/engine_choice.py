@@ -32,20 +32,22 @@ LIBRARIES = ("vtad", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "
 
 
 def open_proven(
-    model: Path | str | bytes, threads: int | None, engine: str, *, allow_changed: bool = False
+    model: Path | str | bytes, threads: int | None, engine: str, *, parts: int = 1, allow_changed: bool = False
 ) -> OpenModel:
     """Open a model by an engine that is proven here; `auto` takes the fastest of those that are installed.
 
-    Raises ModelError: the engine is not there, or judges reference pictures otherwise.
+    `parts`: see `open_model`. Raises ModelError: the engine is not there, or judges reference pictures otherwise.
     """
     if engine not in (*ENGINES, AUTO):
         raise ModelError(f"engine: expected one of {', '.join((AUTO, *ENGINES))}, got {engine}")
     if engine == CPU or isinstance(model, bytes) or (engine == AUTO and (is_package(model) or not others())):
-        return open_model(model, threads, engine=CPU if engine == AUTO else engine, allow_changed=allow_changed)
+        return open_model(
+            model, threads, engine=CPU if engine == AUTO else engine, parts=parts, allow_changed=allow_changed
+        )
     path, known = Path(model), _Known.of(Path(model), threads)
     if engine == AUTO:
         engine = _fastest(path, threads, known, allow_changed)
-        return open_model(path, threads, engine=engine, allow_changed=allow_changed)
+        return open_model(path, threads, engine=engine, parts=parts, allow_changed=allow_changed)
     if engine not in known.trials:
         open_model(path, threads, engine=engine, allow_changed=allow_changed)  # an error of it is said as it is
         known.learn([tried(path, threads, engine, allow_changed=allow_changed)])
@@ -54,7 +56,7 @@ def open_proven(
         raise ModelError(f"{path}: engine {engine} is refused: {trial.said}; take --engine {CPU}")
     if trial.ok is None:
         warning("engine_unproven", f"{path}: engine {engine} is not proven: {trial.said}")
-    return open_model(path, threads, engine=engine, allow_changed=allow_changed)
+    return open_model(path, threads, engine=engine, parts=parts, allow_changed=allow_changed)
 
 
 def _fastest(model: Path, threads: int | None, known: _Known, allow_changed: bool) -> str:
