@@ -1,0 +1,1 @@
+"""How fast other detectors are beside ours: their graphs by anomalib, timed in turns with an export of vtad."""
