@@ -38,6 +38,7 @@ TEXTS = {
     "tests/runtime/test_runtime_card.py": "a card of an earlier version",
     "tests/test_schema_1.py": "files of an earlier version",
     "tests/vtad/test_older_runs.py": "a run of an earlier version",
+    "bench/peers/export.py": "names in other people's code",
     "vtad/backbones/vit_checkpoint.py": "keys in other people's files",
     "tests/vtad/test_vit_backbone.py": "keys in other people's files",
     "runtime/vtad_runtime/page/page.js": "a word of CSS",
