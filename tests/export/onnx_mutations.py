@@ -62,8 +62,8 @@ def _constant(name: str, edit: Callable[[Array], Array]) -> Change:
     return change
 
 
-def _ssim(value: float, edit: Callable[[Array], Array]) -> Change:
-    """A change of one of SSIM's two constants, which is found by its value."""
+def _scalar(value: float, edit: Callable[[Array], Array]) -> Change:
+    """A change of a number that is found by its value."""
 
     def change(model: onnx.ModelProto) -> None:
         values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if not t.dims}
@@ -170,12 +170,12 @@ def _bgr(model: onnx.ModelProto) -> None:
 
 def _grey(model: onnx.ModelProto) -> None:
     """The mean of the colours in the place of each; the interface stays."""
-    div = node(model, "Div", "/div/")
+    taker = next(n for n in model.graph.node if "_to_copy" in n.input)
     model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "colours"))
     model.graph.node.insert(3, helper.make_node("ReduceMean", ["_to_copy", "colours"], ["mean_of"], name="mean_of"))
     model.graph.node.insert(4, helper.make_node("Expand", ["mean_of", "whole"], ["grey"], name="grey"))
     model.graph.node.insert(3, helper.make_node("Shape", ["_to_copy"], ["whole"], name="whole"))
-    div.input[0] = "grey"
+    taker.input[0] = "grey"
 
 
 def _extra_function(model: onnx.ModelProto) -> None:
@@ -260,11 +260,18 @@ WEIGHTS: dict[str, Change] = {
             "model.registers.tokens",
         ),
         *("model.position", "model.encoder.0.norm1.weight", "model.encoder.0.attention.qkv.bias", "model.base_image"),
-        *("=model.encoder.0.attention.qkv/", "=model.decoder.0.mlp.2/", "=model.pixels/", "=model.whitening/"),
         *(
-            "model.patch_memory.nearest.patches.weight",
-            "model.position_gaussian.factor",
-            "model.position_gaussian.scale",
+            "=model.encoder.0.attention.qkv/",
+            "=model.decoder.0.mlp.2/",
+            "=model.pixels/",
+            "model.whitening.layer.weight",
+        ),
+        *(
+            "model.whitening.layer.bias",
+            "model.embed.weight",
+            "model.patch_memory.patches.0",
+            "model.position_gaussian.factor.weight",
+            "model.position_gaussian.gain",
         ),
         *(
             "model.segmentation_head.logits.weight",
@@ -283,12 +290,12 @@ WEIGHTS: dict[str, Change] = {
     "weights transposed in place": _constant("=model.encoder.0.attention.project/", lambda w: w.T),
     "a layer without bias": _constant("model.decoder.0.mlp.0.bias", lambda b: 0 * b),
     "another standard deviation": _constant("density_std", _times(1.001)),
-    "another weight of the fusion": _constant("Mul model.score_fusion", _times(1.01)),
-    "another mean of the fusion": _constant("Sub model.score_fusion", _times(1.01)),
-    "another constant of SSIM": _ssim(CONTRAST, _times(2)),
-    "another constant of SSIM's luminance": _ssim(LUMINANCE, _times(100)),
-    "1/254": _constant("scalar_tensor_default", lambda _: np.array(254.0)),
-    "the other bias of the whitening": _constant("neg", _times(1.01)),
+    "another weight of the fusion": _constant("Mul model.context_density/", _times(1.01)),
+    "another mean of the fusion": _constant("Sub model.context_density/", _times(1.01)),
+    "another constant of SSIM": _scalar(CONTRAST, _times(2)),
+    "another constant of SSIM's luminance": _scalar(LUMINANCE, _times(100)),
+    "1/254": _scalar(1 / 255, lambda _: np.array(1 / 254)),
+    "another centre of the levels": _scalar(127.5, lambda _: np.array(127.0)),
 }
 GRAPH: dict[str, Change] = {
     "BGR under the same interface": _bgr,
@@ -319,7 +326,6 @@ GRAPH: dict[str, Change] = {
 }
 # What lies below the tolerances of the proof: seen by the digests of a file that was sealed, and by nothing before.
 BELOW: dict[str, Change] = {
-    "the constant of SSIM's luminance in the last place": _ssim(LUMINANCE, last_place),
-    "last place of the whitening's bias": _constant("neg", last_place),
-    "last place of a weight of the fusion": _constant("Mul model.score_fusion", last_place),
+    "the constant of SSIM's luminance in the last place": _scalar(LUMINANCE, last_place),
+    "last place of a weight of the fusion": _constant("Mul model.context_density/", last_place),
 }

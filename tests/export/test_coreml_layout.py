@@ -28,7 +28,6 @@ from vtad_export.coreml_format.conversion import convert, write_package
 from vtad_export.coreml_format.exporter import CoreMLExport
 from vtad_export.coreml_format.graph import layout_of, prepared, trace
 from vtad_export.coreml_format.likelihoods import (
-    WHOLE,
     EngineFeatureGmm,
     EnginePatchMemory,
     EnginePositionGaussian,
@@ -37,8 +36,9 @@ from vtad_export.coreml_format.lint.generations import REFERENCE
 from vtad_export.coreml_format.lint.report import lint
 from vtad_export.coreml_format.mil import Executor
 from vtad_export.coreml_format.mlpackage import read_program
-from vtad_export.coreml_format.neural_engine import ChannelAutoencoder, EngineBackbone, FoldedSegmentationHead, Project
+from vtad_export.coreml_format.neural_engine import ChannelAutoencoder, EngineBackbone, Project
 from vtad_export.coreml_format.same_program import difference
+from vtad_export.folding.scorers import WHOLE, FoldedSegmentationHead
 
 
 def unruly(**changes: Any) -> Autoencoder:

@@ -98,7 +98,11 @@ class SegmentationHead(nn.Module):
         x = torch.cat(
             [self.from_half(half), self.from_fine(fine), self.from_middle(middle), self.from_coarse(coarse)], dim=1
         )
-        x = F.relu(self.join(F.relu(x)))
+        return self.joined(F.relu(x))
+
+    def joined(self, x: Tensor) -> Tensor:
+        """What the first convolutions give, side by side and rectified, (B, 224, H / 8, W / 8) -> logits (B, H / 8, W / 8)."""
+        x = F.relu(self.join(x))
         x = x + F.relu(self.first(x))
         x = x + F.relu(self.second(x))
         logits: Tensor = self.logits(x)

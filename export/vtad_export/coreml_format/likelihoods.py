@@ -13,8 +13,6 @@ log sum exp                     with its largest term taken out by hand: float16
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,21 +22,12 @@ from vtad.models.feature_gmm import FeatureGmm
 from vtad.models.patch_memory import NEAREST, PatchMemory
 from vtad.models.position_gaussian import PositionGaussian
 from vtad.models.score_fusion import ScoreFusion, ScorerMaps
+from vtad_export.folding.scorers import Share
 
 SCALE = 1 / 8  # of distances
 REACH = 144.0  # standard deviations: 176 squares of REACH / 8 sum up to 57000
 FARTHEST = 1800.0  # a squared distance, at SCALE squared: 115200, whose half float16 holds
 HIGHEST = 3e4  # z-score of a cell: upsampling and weights keep it finite
-
-
-class Share(NamedTuple):
-    """What the score fusion makes of a scorer: weight * (x - mean)."""
-
-    weight: float
-    mean: float
-
-
-WHOLE = Share(1.0, 0.0)
 
 
 def _bounded(z: Tensor) -> Tensor:

@@ -23,7 +23,6 @@ digits on the M1 (sbryngelson/ane-guide, chapter 35). The backbone's other layer
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from typing import cast
 
 import torch
@@ -36,16 +35,15 @@ from vtad.models.autoencoder import Autoencoder, Prediction
 from vtad.models.context_density import ContextDensity
 from vtad.models.features import BackboneFeatures, PixelFeatures
 from vtad.models.score_fusion import ScorerMaps
-from vtad.models.segmentation_head import SegmentationHead
 from vtad_export.coreml_format.likelihoods import (
-    WHOLE,
     EngineContextDensity,
     EngineFeatureGmm,
     EngineFusion,
     EnginePatchMemory,
     EnginePositionGaussian,
-    Share,
 )
+from vtad_export.folding.detector import adopt
+from vtad_export.folding.scorers import WHOLE, FoldedSegmentationHead, Share
 
 LEVELS = 255.0  # the highest level of a pixel
 
@@ -213,28 +211,6 @@ class EngineBackbone(nn.Module):
         return torch.cat([F.avg_pool2d(fine, 2), middle, coarse], dim=1), (half, fine, middle, coarse)
 
 
-class FoldedSegmentationHead(SegmentationHead):
-    """`SegmentationHead`, weighted; its first convolutions, none of which pads, take the maps as they are."""
-
-    def __init__(self, head: SegmentationHead, share: Share = WHOLE) -> None:
-        super().__init__()
-        self.load_state_dict(head.state_dict())
-        with torch.no_grad():
-            for i, conv in enumerate((self.from_half, self.from_fine, self.from_middle, self.from_coarse)):
-                mean, scale = (getattr(self, f"{name}{i}").double()[None, :, None, None] for name in ("mean", "scale"))
-                assert conv.bias is not None
-                weight = conv.weight.double() * scale
-                conv.weight.copy_(weight)
-                conv.bias.copy_(conv.bias.double() - (weight * mean).sum((1, 2, 3)))
-            assert self.logits.bias is not None
-            self.logits.bias.copy_(share.weight * (self.logits.bias.double() - share.mean))
-            self.logits.weight.mul_(share.weight)
-
-    def standard(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Nothing to do."""
-        return maps
-
-
 class ChannelTransformer(nn.Module):
     """What `Autoencoder.predict` does, in (B, C, 1, S). Tokens first, registers after them."""
 
@@ -335,15 +311,3 @@ _IN_FLOAT16 = {
     "feature_gmm": EngineFeatureGmm,
     "position_gaussian": EnginePositionGaussian,
 }
-
-
-def adopt(made: nn.Module, module: nn.Module, without: Collection[str] = ()) -> None:
-    """Make `made` a module of what another has: its attributes, buffers and parts, but for those named."""
-    nn.Module.__init__(made)
-    own = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
-    for name, value in (*own.items(), *module.named_children()):
-        if name not in without:
-            setattr(made, name, value)
-    for name, buffer in module.named_buffers(recurse=False):
-        if name not in without:
-            made.register_buffer(name, buffer)

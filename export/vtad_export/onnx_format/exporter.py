@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad.run_folder import Run, RunError, make_folder, replacing, write_text
+from vtad_export.folding.detector import folded
 from vtad_export.onnx_format.graph import executor, fix_batch, onnx_graph, write_graph
 from vtad_export.onnx_format.int8 import int8_matmuls
 from vtad_export.onnx_format.reading_back import BATCHES, Constants, read_back
@@ -44,14 +45,14 @@ class OnnxExport(Export):
     @property
     def certificate(self) -> str:
         """What was proven and how, on one screen."""
-        held, all_of_them = self.constants.equal, self.constants.equal + len(self.constants.folded)
+        held, of_them = self.constants.equal, self.constants.equal + len(self.constants.folded)
         how = "bit for bit" + (", then rounded" if self.parity.precision == "int8" else "")
         lines = [
             *head_lines(self),
             f"  proven against torch on {images(self.parity)},",
             "  each from its file by vtad_runtime itself; its pixels are those of the training, bit for bit:",
             *measured_lines(self),
-            f"    constants       {held} of {all_of_them} tensors equal the checkpoint's {how}, the rest are folded",
+            f"    constants       {held} of {of_them} tensors equal the checkpoint's {how}, the rest are folded",
             "    verdict alone   score and heatmap are those of the whole graph, bit for bit, on the same images",
             f"    read back       card, interface{f', batches of {SIZES}' if self.card.outputs[0].shape == ('batch',) else ''}",
             *quality_lines(self.quality, "torch", "this artefact"),
@@ -91,7 +92,8 @@ def to_onnx(
     tests = sample.tests if precision == "int8" else ()
     judged = min(TESTS, len(tests))
     allowed = limits(precision, detector, card.calibration, sample.ungraded + judged, tolerance, max_flips)
-    whole = model = onnx_graph(detector)
+    arranged = folded(detector)
+    whole = model = onnx_graph(arranged)
     if batch and precision != "int8":
         fix_batch(whole, batch)
     if batch := 1 if precision == "int8" else batch:
@@ -118,7 +120,7 @@ def to_onnx(
             )
             card = write_graph(model, dataclasses.replace(card, parity=parity), beside, material.references)
             pixels = np.concatenate([sample.good, sample.defective]).transpose(0, 3, 1, 2)  # (N, 3, H, W)
-            constants = read_back(beside, card, whole, detector, pixels, allowed, material.references)
+            constants = read_back(beside, card, whole, arranged, detector, pixels, allowed, material.references)
             check_from_file(beside, card, sample, found.scores, allowed, flipped)
         except ModelError as e:
             raise ParityError(f"the onnx artefact does not run: {e}; nothing was kept") from e

@@ -26,11 +26,8 @@ from vtad_runtime.engine.model import OUTPUTS
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 
 BATCHES = (1, 2, 7, 64)  # of the runtime's 1 to 64
-# Tensors of the checkpoint that torch.onnx folds into others. They are compared by execution only.
-FOLDED = (
-    *("whitening.mean", "score_fusion.mean", "score_fusion.weight"),
-    *(f"context_density.{name}" for name in ("base_log_sigma", "log_sigma", "log_spread", "offset")),
-)
+# Tensors of the arranged detector that torch.onnx folds into others. They are compared by execution only.
+FOLDED = tuple(f"context_density.density.{name}" for name in ("base_log_sigma", "log_sigma", "log_spread", "offset"))
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of a batch norm
 QUANTIZED, SCALE = "_quantized", "_scale"  # names of onnxruntime's quantization
 
@@ -40,13 +37,14 @@ class Constants:
     """How a file holds the tensors of the checkpoint."""
 
     equal: int  # bit for bit, under its own name or as a part of the graph
-    folded: tuple[str, ...]  # into others
+    folded: tuple[str, ...]  # into others, by `vtad_export.folding` or by torch.onnx
 
 
 def read_back(
     path: Path,
     meant: Card,
     whole: onnx.ModelProto,
+    arranged: Detector,
     detector: Detector,
     pixels: Pixels,
     drift: Mapping[str, float],
@@ -54,14 +52,15 @@ def read_back(
 ) -> Constants:
     """Open a written file with the runtime's eyes. Raises ParityError where anything is not as it was meant; ModelError.
 
-    `whole`: the float32 graph, which a file in int8 must be, rounded. `pixels` (N, 3, H, W): judged in batches of every size,
-    each picture as it is alone, within `drift`, the largest errors by output. `references`: the reference pictures it carries.
+    `whole`: the float32 graph, which a file in int8 must be, rounded. `arranged`: the detector that it was traced from;
+    `detector`: as it was trained. `pixels` (N, 3, H, W): judged in batches of every size, each picture as it is alone, within
+    `drift`, the largest errors by output. `references`: the reference pictures it carries.
     """
     model = onnx.load(path)
     check_interface(declared_interface(meant), interface_of(model), "onnx")
-    held = compare_constants(whole, detector)
+    held = compare_constants(whole, arranged, detector)
     check_rounded(model, whole)
-    check_attributes(model, detector)
+    check_attributes(model, arranged)
     session = OnnxSession(path)
     check_card(meant, session.card, "onnx")
     metadata = {p.key: p.value for p in model.metadata_props if p.key != ONNX_KEY}
@@ -97,30 +96,33 @@ def _port(value: onnx.ValueInfoProto) -> Port:
     return Port(value.name, f"tensor {kind}", tuple(d.dim_param or d.dim_value for d in tensor.shape.dim))
 
 
-def compare_constants(model: onnx.ModelProto, detector: Detector) -> Constants:
-    """Look up every tensor of the checkpoint in a float32 graph. Raises ParityError where one is not there bit for bit.
+def compare_constants(model: onnx.ModelProto, arranged: Detector, detector: Detector) -> Constants:
+    """Look up every tensor of the arranged detector in a float32 graph. Raises ParityError where one is not there bit for bit.
 
     It is there under its own name, or without one: as it is, or transposed, as the weights of linear layers are. All zeros and
-    all ones need not be there, for the exporter takes out what does nothing: a product with 0.9999999, too.
+    all ones need not be there, for the exporter takes out what does nothing: a product with 0.9999999, too. Counted are the
+    tensors of the checkpoint, `detector`'s.
     """
     constants = _constants(model)
     contents = {_content(value) for value in constants.values()}
-    tensors = dict(detector.named_parameters()) | dict(detector.named_buffers())
-    foldable = (*FOLDED, *_normalised(detector))
-    equal, folded = 0, []
-    for name, tensor in tensors.items():
-        value = tensor.detach().cpu().numpy()
-        if name in constants:
-            there = _content(constants[name]) == _content(value)
-        else:
-            there = _content(value) in contents or _content(value.T) in contents
-        if there:
-            equal += 1
-        elif name.endswith(foldable) or np.allclose(value, 0) or np.allclose(value, 1):
-            folded.append(name)
-        else:
+    foldable = (*FOLDED, *_normalised(arranged))
+    for name, value in _tensors(arranged).items():
+        there = _held(value, contents) if name not in constants else _content(constants[name]) == _content(value)
+        if not (there or name.endswith(foldable) or np.allclose(value, 0) or np.allclose(value, 1)):
             raise ParityError(f"the onnx artefact: the constant {name} is not the checkpoint's; nothing was kept")
-    return Constants(equal, tuple(folded))
+    trained = _tensors(detector)
+    folded = tuple(name for name, value in trained.items() if not _held(value, contents))
+    return Constants(len(trained) - len(folded), folded)
+
+
+def _tensors(detector: nn.Module) -> dict[str, NDArray[Any]]:
+    tensors = dict(detector.named_parameters()) | dict(detector.named_buffers())
+    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+
+
+def _held(value: NDArray[Any], contents: set[tuple[str, bytes]]) -> bool:
+    """Whether a tensor is among those of a graph, as it is or transposed."""
+    return _content(value) in contents or _content(value.T) in contents
 
 
 def _normalised(detector: Detector) -> list[str]:
