@@ -55,6 +55,7 @@ NAMES = {
     "ask": "Optuna",
     "PatchMemory patch_memory ContextDensity context_density _choose_context_density": "the glossary's own",
     "EnginePatchMemory ChannelContextDensity EngineContextDensity": "the same, for the Neural Engine",
+    "FoldedPatchMemory FoldedContextDensity WeightedContextDensity": "the same, arranged for inference",
     "context context_scale": "of the context density: what it is given",
     "memory memory_mb keep_memory": "bytes",
     "memory_bank teacher_out_channels": "anomalib",

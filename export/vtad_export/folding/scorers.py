@@ -26,8 +26,8 @@ from vtad.models.position_gaussian import BLOCK, PositionGaussian
 from vtad.models.segmentation_head import SegmentationHead
 from vtad_export.folding.features import Features, Maps, convolution, matrix_of, twice
 
-PATCHES = 512  # of the memory, at a time
-COMPONENTS = 16  # of the GMM, at a time
+PATCHES = 512  # in one product
+COMPONENTS = 16  # of a GMM, in one convolution
 
 
 class Share(NamedTuple):
@@ -47,11 +47,11 @@ WHOLE = Share(1.0, 0.0)
 class FoldedPatchMemory(nn.Module):
     """`PatchMemory`."""
 
-    def __init__(self, memory: PatchMemory, features: Features, share: Share) -> None:
+    def __init__(self, stored: PatchMemory, features: Features, share: Share) -> None:
         super().__init__()
         self.share = share
-        self.principal = features.projection(*matrix_of(memory.principal))
-        weight, bias = matrix_of(memory.nearest.patches)
+        self.principal = features.projection(*matrix_of(stored.principal))
+        weight, bias = matrix_of(stored.nearest.patches)
         rows = torch.cat([weight.T, bias[None] + 0.5])  # the channel of ones is in |z|^2, too
         self.patches = nn.ParameterList(some.float().contiguous() for some in torch.split(rows, PATCHES, dim=1))
 
@@ -122,7 +122,7 @@ class FoldedContextDensity(nn.Module):
         return self.weight * (z * z).sum(1) + self.constant
 
 
-class SharedContextDensity(nn.Module):
+class WeightedContextDensity(nn.Module):
     """`ContextDensity` with any number of components, as it is."""
 
     def __init__(self, density: ContextDensity, share: Share) -> None:
@@ -196,6 +196,6 @@ class EarlySegmentationHead(FoldedSegmentationHead):
         return self.joined(torch.cat([half, fine, middle, twice(coarse)], dim=1))
 
 
-def folded_density(density: ContextDensity, share: Share) -> FoldedContextDensity | SharedContextDensity:
+def folded_density(density: ContextDensity, share: Share) -> FoldedContextDensity | WeightedContextDensity:
     """A context density, arranged where it has one component."""
-    return FoldedContextDensity(density, share) if density.components == 1 else SharedContextDensity(density, share)
+    return FoldedContextDensity(density, share) if density.components == 1 else WeightedContextDensity(density, share)
