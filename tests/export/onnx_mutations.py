@@ -27,14 +27,15 @@ def node(model: onnx.ModelProto, kind: str, within: str = "", number: int = 0) -
 
 
 def constant(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
-    """A constant by its name; "=name": the second input of the product of that name; "Mul name": what that operation takes."""
+    """A constant by its name; "=name": the second input of the product of that name; "Mul name": what the last such takes."""
     if name.startswith("="):
         name = next(
             n for n in model.graph.node if n.name.startswith(name[1:]) and n.op_type in ("MatMul", "Conv")
         ).input[1]
     elif " " in name:
         constants, (kind, within) = {t.name for t in model.graph.initializer}, name.split(" ")
-        name = next(i for i in node(model, kind, within).input if i in constants)
+        takers = [n for n in model.graph.node if n.op_type == kind and within in n.name]
+        name = [i for n in takers for i in n.input if i in constants][-1]
     found: onnx.TensorProto = next(t for t in model.graph.initializer if t.name == name)
     return found
 
@@ -290,8 +291,8 @@ WEIGHTS: dict[str, Change] = {
     "weights transposed in place": _constant("=model.encoder.0.attention.project/", lambda w: w.T),
     "a layer without bias": _constant("model.decoder.0.mlp.0.bias", lambda b: 0 * b),
     "another standard deviation": _constant("density_std", _times(1.001)),
-    "another weight of the fusion": _constant("Mul model.context_density/", _times(1.01)),
-    "another mean of the fusion": _constant("Sub model.context_density/", _times(1.01)),
+    "another weight of the fusion": _constant("Mul model.patch_memory/", _times(1.01)),
+    "another mean of the fusion": _constant("Sub model.patch_memory/", _times(1.01)),
     "another constant of SSIM": _scalar(CONTRAST, _times(2)),
     "another constant of SSIM's luminance": _scalar(LUMINANCE, _times(100)),
     "1/254": _scalar(1 / 255, lambda _: np.array(1 / 254)),
@@ -327,5 +328,5 @@ GRAPH: dict[str, Change] = {
 # What lies below the tolerances of the proof: seen by the digests of a file that was sealed, and by nothing before.
 BELOW: dict[str, Change] = {
     "the constant of SSIM's luminance in the last place": _scalar(LUMINANCE, last_place),
-    "last place of a weight of the fusion": _constant("Mul model.context_density/", last_place),
+    "last place of a weight of the fusion": _constant("Mul model.patch_memory/", last_place),
 }
