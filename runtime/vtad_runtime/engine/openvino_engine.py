@@ -8,13 +8,14 @@ that a second start does not compile anew. https://docs.openvino.ai
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ from vtad_runtime.engine.side_by_side import side_by_side
 PRECISION = {"openvino": "f32", "openvino-bf16": "bf16"}  # of computing, by the engine's name
 TYPES = {"u8": UINT8, "f32": FLOAT}
 DEVICE = "CPU"
+TELEMETRY = "openvino_telemetry"  # a package by which importing OpenVINO tells Google Analytics of it
 
 
 class OpenVinoSession:
@@ -155,6 +157,7 @@ def _compiled(core: Any, graph: Any, options: dict[str, Any], path: Path) -> Any
 
 
 def _core(engine: str) -> Any:
+    cast(dict[str, Any], sys.modules).setdefault(TELEMETRY, None)  # so it is not found, and OpenVINO takes its own stub
     try:
         import openvino
     except ImportError as e:
