@@ -27,6 +27,7 @@ from vtad.older_runs import config_of_today
 from vtad_runtime.contract import files
 from vtad_runtime.contract.card import Card, read_card
 from vtad_runtime.contract.errors import NOT_WRITTEN, VtadError, one_line
+from vtad_runtime.contract.lock import Lock, Locked
 from vtad_runtime.contract.typed_json import WrongJson, parsed
 
 
@@ -98,6 +99,30 @@ class Run:
     def write_card(self, card: Card) -> None:
         """Replace the card."""
         write_text(self.path / "card.json", card.to_json() + "\n")
+
+
+def require_unfinished(run: Run) -> None:
+    """Raise RunError where a run needs no training."""
+    if run.complete:
+        raise RunError(f"{run.path}: this run is complete: train a new one without --resume")
+
+
+@contextlib.contextmanager
+def held(run: Run) -> Iterator[None]:
+    """No other process trains this run inside the block. Raises RunError: one does, or has done it meanwhile."""
+    lock = None
+    try:
+        lock = Lock(run.path)
+    except Locked as e:
+        raise RunError(f"{run.path}: expected a run that nobody trains, got one that another process trains now") from e
+    except OSError:  # a file system without locks
+        pass
+    try:
+        require_unfinished(run)
+        yield
+    finally:
+        if lock is not None:
+            lock.close()
 
 
 def create_run(config: Config, folder: Path | None = None) -> Run:

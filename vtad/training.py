@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from vtad.fitting.loop import Report, Reporter, Validated, begun, resumed
 from vtad.fitting.symmetries import with_symmetries
 from vtad.inspection import input_spec, make_card
 from vtad.models.detector import SCORE_RULE, Detector
-from vtad.run_folder import Run, RunError, create_run, newest_run, open_run, sha256
+from vtad.run_folder import Run, RunError, create_run, held, newest_run, open_run, require_unfinished, sha256
 
 
 def train(
@@ -71,7 +72,7 @@ def train(
         images, held_out = ImageCache(train_files, spec), ImageCache(val_files, spec)
         _require_something_to_see(images, root)
         _require_shares(config, len(images), processes)
-    with images, held_out:
+    with images, held_out, ExitStack() as while_it_trains:
         processes.require_same(images_seen, f"{root}: good pictures")
         if resume is None:
             torch.manual_seed(config.seed)
@@ -80,6 +81,7 @@ def train(
             config, shift = processes.of_first(partial(with_shift, config, images))
             report(Report(0.0, shift, lasting=True))
         run = resume or processes.of_first(lambda: create_run(config, folder))
+        processes.of_first(lambda: while_it_trains.enter_context(held(run)))
         torch.manual_seed(config.seed)
         detector = Detector(config).to(device)
         if resume is None:
@@ -140,8 +142,7 @@ def _require_something_to_see(images: ImageCache, root: Path) -> None:
 def unfinished_run(out: Path, path: Path | None, category: str | None) -> Run:
     """The run that --resume means. Raises RunError: none, already complete, or without a checkpoint."""
     run = open_run(path) if path is not None else newest_run(out, category, complete=False)
-    if run.complete:
-        raise RunError(f"{run.path}: this run is complete: train a new one without --resume")
+    require_unfinished(run)
     if not run.checkpoint.is_file():
         raise RunError(f"{run.path}: this run stopped before its first checkpoint: train a new one without --resume")
     return run

@@ -23,6 +23,7 @@ from vtad.commands.train import train as vtad_train
 from vtad.fitting import sampling
 from vtad.run_folder import Run
 from vtad_export.commands.export import export as vtad_export
+from vtad_runtime.contract.lock import Lock
 
 MakeCategory = Callable[..., Path]
 WriteImage = Callable[..., Path]
@@ -235,6 +236,9 @@ def test_resume_says_what_is_wrong_with_the_run(run: Run) -> None:
     assert "this run is complete" in error(2, vtad_train, "--resume", "--run", run.path)
     (run.path / "card.json").unlink()
     run.checkpoint.write_bytes(b"torn")
+    lock = Lock(run.path)  # a training that still goes on
+    assert "got one that another process trains now" in _last(invoke(vtad_train, "--resume").stderr)
+    lock.close()
     assert "expected a checkpoint of this run" in _last(invoke(vtad_train, "--resume").stderr)
 
 

@@ -28,10 +28,10 @@ from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_ful
 from vtad_runtime.contract.files import replacing, write_whole
 from vtad_runtime.contract.image import SUFFIXES
 from vtad_runtime.contract.json_values import iso_utc
+from vtad_runtime.contract.lock import Lock, Locked
 from vtad_runtime.contract.log import note, warning
 from vtad_runtime.contract.typed_json import WrongJson, parsed, typed
 from vtad_runtime.engine.integrity import contents
-from vtad_runtime.storage.lock import Lock, Locked
 
 JOB_FILE, LISTING_FILE, ROWS_FOLDER, LOCK_FILE = "score.json", "listing.parquet", "rows", ".vtad-score.lock"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems of clusters may say

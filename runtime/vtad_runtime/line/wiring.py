@@ -19,6 +19,7 @@ from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.command_line.program import stdout_is_open
 from vtad_runtime.contract.errors import USAGE, VtadError
 from vtad_runtime.contract.json_values import finite, iso_utc
+from vtad_runtime.contract.lock import Locked, hold_folder
 from vtad_runtime.contract.log import note, warning
 from vtad_runtime.contract.threshold.conformal import REVIEW, review_level
 from vtad_runtime.engine.opening import newest_model
@@ -33,7 +34,6 @@ from vtad_runtime.sources.capture import CaptureOptions, FrameSource
 from vtad_runtime.sources.folder import RESULTS_FILE, Source, SourceError, find
 from vtad_runtime.sources.opencv_sources import Camera, Video, open_stream
 from vtad_runtime.sources.room import Room
-from vtad_runtime.storage.lock import Locked, hold_folder
 from vtad_runtime.verdict.alarm import AlarmRule
 from vtad_runtime.verdict.detector import Detector
 from vtad_runtime.verdict.geometry import Geometry

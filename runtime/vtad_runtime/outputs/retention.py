@@ -13,8 +13,8 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
+from vtad_runtime.contract.lock import LOCKS, Lock
 from vtad_runtime.contract.log import warning
-from vtad_runtime.storage.lock import LOCKS, Lock
 
 PICTURES = ("heatmaps", "originals")
 LOCK_FILE = ".pictures.lock"  # in a results folder: a Retention looks after it; held as long as the run goes on

@@ -32,10 +32,10 @@ from typing import Any, NamedTuple
 
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full, one_line
 from vtad_runtime.contract.files import replacing, sync
+from vtad_runtime.contract.lock import Lock, Locked
 from vtad_runtime.contract.log import warning
 from vtad_runtime.sources.old_journal import old_entries
 from vtad_runtime.storage.database import is_damaged, open_database, readable, set_aside, well_typed
-from vtad_runtime.storage.lock import Lock, Locked
 from vtad_runtime.verdict.verdict import Verdict
 
 LONG = 10_000  # files; a shorter journal forgets nothing

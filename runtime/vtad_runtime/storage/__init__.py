@@ -1,4 +1,4 @@
-"""What survives a crash and belongs to one process at a time: lock files and SQLite databases.
+"""What survives a crash and belongs to one process at a time: SQLite databases.
 
 It may import the contract.
 """
