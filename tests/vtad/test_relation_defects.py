@@ -200,3 +200,17 @@ def test_a_share_of_the_corruptions_is_of_relation_and_the_target_stays_the_clea
             np.testing.assert_array_equal(batch.clean[3], batch.corrupted[3])  # the whole one
             np.testing.assert_array_equal(sampler.draw(step, slice(1, None, 2)).corrupted, batch.corrupted[1::2])
         assert 0.1 * 36 < black < 0.7 * 36
+
+
+def test_what_adjoins_a_part_in_its_colour_is_replaced_with_it(good: Pictures) -> None:
+    """Of a liquid any square may be the part; half of it in another colour would be damage."""
+    red = [picture[100, 60].astype(int)[0] > 120 for picture in good]
+    first, other = red.index(True), red.index(False)
+    strip = Part(np.ones((12, 20), np.bool_), 54, 94, np.zeros((2, 3), np.float32), 2.0)
+    replaced = relation_defects._replaced(good[first], good[other], Parts((strip,), ""), np.random.default_rng(0))
+    assert replaced is not None
+    left, top, right, below = BODY
+    body = replaced[top + 4 : below - 4, left + 4 : right - 4].astype(int)
+    assert (body[..., 0] < body[..., 1] + 40)[:12].all()  # green now, up to the label
+    spot = (SPOT[1] + SPOT[3]) // 2, (SPOT[0] + SPOT[2]) // 2
+    np.testing.assert_array_equal(replaced[spot], good[first][spot])

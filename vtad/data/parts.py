@@ -137,9 +137,9 @@ def _areas(described: Float) -> Iterator[Mask]:
         for label in range(count):
             number, areas = cv2.connectedComponents((smooth == label).astype(np.uint8), connectivity=4)
             for i in range(1, number):
-                area = _without_holes(areas == i)
-                if AREA[0] <= area.mean() <= AREA[1] and _rim(area) <= RIM:
-                    yield area
+                for area in (areas == i, _without_holes(areas == i)):  # a bottle's contents, with the label and without
+                    if AREA[0] <= area.mean() <= AREA[1] and _rim(area) <= RIM:
+                        yield area
 
 
 def _distinct(areas: Iterator[Mask], described: Float) -> list[Mask]:

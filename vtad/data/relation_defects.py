@@ -28,6 +28,8 @@ FURTHER = 3.0  # times as far as good parts lie apart, is a part moved at least
 LEAST_MOVED = 0.015  # of the picture's longer side, at least
 UNLIKE = 3.0  # times as far from each other as good parts are in colour, is a part recoloured or replaced at least
 LEAST_UNLIKE = 12.0  # levels of 255, at least
+LIKE = 40.0  # levels of 255 from a part's colour, within which what adjoins it is recoloured with it
+LARGEST = 0.4  # share of the picture that is recoloured, at most
 INPAINTED = 40  # pixels a side, to which what is inpainted is shrunk: what fills a hole is smooth
 SOURCES = 16  # positions whose surroundings are compared with those of a hole
 ALIKE = 14.0  # levels of 255 by which the surroundings of such a position may differ
@@ -162,6 +164,9 @@ def _replaced(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) -> R
     apart = _mean(donor[box], part.mask) - _mean(rgb[box], part.mask)
     if np.linalg.norm(apart) < max(LEAST_UNLIKE, UNLIKE * part.left_open):
         return None
+    whole = _of_one_colour(part, rgb, donor)
+    if whole is not None:  # its own edges and light, in the other colour
+        return _mixed(rgb, rgb + (_mean(donor, whole) - _mean(rgb, whole)), _soft(whole))
     out = rgb.copy()
     out[box] = _mixed(rgb[box], donor[box], _soft(part.mask))
     return out
@@ -171,8 +176,7 @@ def _recoloured(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) ->
     """A part is lighter, darker or of another hue, towards another part's colour; no good picture shows it so."""
     del donor
     part, other = _any(parts, rng), _any(parts, rng)
-    under = rgb[_box(part)]
-    mean = _mean(under, part.mask)
+    mean = _mean(rgb[_box(part)], part.mask)
     by = (_mean(rgb[_box(other)], other.mask) - mean) * rng.uniform(0.3, 1.0)
     if rng.random() < 0.4:
         by = np.full(3, by.mean())
@@ -181,8 +185,11 @@ def _recoloured(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) ->
     usual = float(np.quantile(between.min(1), 0.9))
     if np.linalg.norm(part.colours - (mean + by), axis=1).min() < max(LEAST_UNLIKE, UNLIKE * usual):
         return None
-    out = rgb.copy()
-    out[_box(part)] = _mixed(under, under + by.astype(np.float32), _soft(part.mask))
+    whole, colour = _of_one_colour(part, rgb), by.astype(np.float32)
+    if whole is not None:
+        return _mixed(rgb, rgb + colour, _soft(whole))
+    out, box = rgb.copy(), _box(part)
+    out[box] = _mixed(rgb[box], rgb[box] + colour, _soft(part.mask))
     return out
 
 
@@ -229,6 +236,30 @@ def _upper_border_moved(rgb: RGB, mask: Mask, x: int, y: int, by: float) -> RGB 
     out = rgb.copy()
     out[upper : lower + 1, x : x + w] = np.where(flat[None, :, None], stretched, band)
     return out
+
+
+def _of_one_colour(part: Part, *pictures: RGB) -> Mask | None:
+    """A part and what adjoins it in the part's colour, in each picture (H, W, 3): (H, W). None for a part of many colours.
+
+    No edge of its own gives it away then: a liquid has one colour, whatever squares of it were found to be a part.
+    """
+    alone = np.zeros(pictures[0].shape[:2], np.bool_)
+    alone[_box(part)] = part.mask
+    like = np.ones_like(alone)
+    for picture in pictures:
+        usual = np.median(picture[_box(part)][part.mask][::5], axis=0)
+        lowest, highest = (np.clip(usual + by, 0, 255).astype(np.uint8) for by in (-LIKE, LIKE))
+        like &= cv2.inRange(picture, lowest, highest) > 0
+    closed = cv2.morphologyEx(like.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+    _, areas = cv2.connectedComponents(closed, connectivity=4)
+    share = np.bincount(areas[alone & (closed > 0)], minlength=int(areas.max()) + 1) / max(1, int(alone.sum()))
+    share[0] = 0
+    if share.max() < 0.5:
+        return None
+    whole = (areas == int(share.argmax())).astype(np.uint8)
+    if whole.mean() > LARGEST:
+        return None
+    return np.asarray(cv2.dilate(whole, np.ones((3, 3), np.uint8)) > 0)  # half of a soft edge has its colour
 
 
 def _any(parts: Parts, rng: np.random.Generator) -> Part:
