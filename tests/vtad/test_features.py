@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from tiny_run import tiny
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from vtad.backbones import efficientnet, pretrained
 from vtad.backbones.backbone import CHANNELS, BackboneError
-from vtad.backbones.efficientnet import EfficientNetLite0, InvertedResidual, read_weights
+from vtad.backbones.efficientnet import EfficientNetLite0, InvertedResidual, SameConv, read_weights
+from vtad.backbones.fused_convolution import fuses
 from vtad.fitting.loop import Interrupted
 from vtad.training import train
 
@@ -149,3 +152,16 @@ def test_one_kernel_for_a_convolution_and_what_follows_is_as_exact_as_each_by_it
     for x, y, rounded, also_rounded in zip(*at_once[:1], *one_by_one[:1], at_once[1], one_by_one[1], strict=True):
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
         assert (rounded - y).norm() < 1.1 * (also_rounded - y).norm()
+
+
+@torch.no_grad()
+def test_on_a_cpu_each_convolution_is_one_kernel_with_what_follows(backbone: EfficientNetLite0) -> None:
+    convolutions = [module for module in backbone.modules() if isinstance(module, SameConv)]
+    picture = torch.rand(1, 3, 32, 32)
+    if not fuses(convolutions[0].conv, picture):
+        pytest.skip("this torch has no such kernel")
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        backbone(picture)
+    calls = Counter(event.name for event in profiler.events() or ())
+    assert sum(n for name, n in calls.items() if name.startswith("mkldnn::_convolution_pointwise")) == len(convolutions)
+    assert not [name for name in calls if "relu" in name or "hardtanh" in name or "pad" in name]

@@ -112,7 +112,7 @@ class FeatureGmm(nn.Module):
         out = self.log_weight - 0.5 * square * self.precision
         curvature = self.curvature.reshape(self.components, self.rank)
         for k, directions in enumerate(self._directions()):
-            along = (z - self.centres[k]) @ directions.T
+            along = torch.addmm(-(directions @ self.centres[k]), z, directions.T)
             out[:, k] -= 0.5 * along.square() @ curvature[k]
         return out
 
