@@ -45,8 +45,11 @@ types: $(VENV)/.installed
 
 check: lint types test services  ## what CI runs
 
-bench: $(VENV)/.installed  ## latency of the newest export beside torch, and of the verdict alone
+bench: $(VENV)/.installed  ## the newest export beside torch, and vtad-run beside the bare onnxruntime session: latency, start, memory, folder
 	$(BIN)/python bench/latency.py
+	$(BIN)/python -m bench.start
+	$(BIN)/python -m bench.memory
+	$(BIN)/python -m bench.folder --pictures 300
 
 web:  ## onnxruntime-web for examples/web and its test; needs npm
 	npm install --prefix examples/web --ignore-scripts --no-package-lock --no-audit --no-fund

@@ -6,7 +6,6 @@ verdict alone costs of everything that the model can show, in CPU time of one th
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -67,7 +66,7 @@ def verdict_beside_everything(path: Path, engine: str) -> str:
 
 
 def main() -> None:
-    """Print latency of the export and of torch, their ratio, the time from start to first verdict, and what a verdict costs."""
+    """Print latency of the export and of torch, their ratio, the time that the digests take, and what a verdict costs."""
     path = newest_model()
     edge = Detector(path)
     model = load_detector(open_run(path.parent.parent))
@@ -85,14 +84,8 @@ def main() -> None:
     print(f"  vtad_runtime (with all maps) median {median(a for a, _ in pairs):6.1f} ms")
     print(f"  torch (graph alone)          median {median(b for _, b in pairs):6.1f} ms")
     print(f"  ratio runtime / torch        median {median(a / b for a, b in pairs):6.2f}")
-    code = (
-        f"import numpy; from vtad_runtime import Detector; d = Detector({str(path)!r}); "
-        f"d(numpy.zeros(({spec.height}, {spec.width}, 3), numpy.uint8))"
-    )
-    starts = [milliseconds(lambda: subprocess.run([sys.executable, "-c", code], check=True)) for _ in range(5)]
-    print(f"  python start to first verdict  median {median(starts):6.0f} ms")
     compared = median(milliseconds(lambda: integrity(path)) for _ in range(5))
-    print(f"    of it the digests            median {compared:6.0f} ms, {100 * compared / median(starts):.1f} %")
+    print(f"  comparing the digests        median {compared:6.1f} ms")
     for engine in (CPU, *others()):
         try:
             print(verdict_beside_everything(path, engine))

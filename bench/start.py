@@ -19,8 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median, quantiles
 
-import numpy as np
-
 from bench import bare
 from vtad_runtime.verdict.detector import Detector
 from vtad_runtime.verdict.judge import Judge, Rules
@@ -49,13 +47,9 @@ def frames(asked: argparse.Namespace, model: Path) -> tuple[list[tuple[float, fl
     """Milliseconds of a frame's judgement and of the bare session, in pairs, and what was measured with."""
     detector, session = Detector(model, asked.threads), bare.session(bare.entry(model), asked.threads)
     judge = Judge("camera 0", detector, Rules(checks=frozenset(CHECKS)))
-    rng, pairs = np.random.default_rng(0), list[tuple[float, float]]()
-    pictures = bare.good_pictures(asked, detector.card, 8)
-    said = list[Judgement]()
+    pictures, pairs, said = bare.good_pictures(asked, detector.card, 8), list[tuple[float, float]](), list[Judgement]()
     for number in range(asked.frames + 3):
-        rgb = pictures[number % len(pictures)] ^ rng.integers(
-            0, 2, (asked.side, asked.side, 1), np.uint8
-        )  # a sensor's noise
+        rgb = pictures[number % len(pictures)]
         frame = Frame(number, time.time(), time.monotonic(), 0.0, 0, rgb)
         pixels = detector.prepare(rgb).pixels[None]
         judged = milliseconds(lambda frame=frame: said.extend(judge.judge([frame])))
