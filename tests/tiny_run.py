@@ -27,6 +27,7 @@ TINY: dict[str, Any] = {
     "mixture_size": 2,
     "patches": 32,
     "components": 2,
+    "picture_directions": 2,
     "feature_dim": 16,
     "batch_size": 4,
     "warmup": 2,

@@ -62,6 +62,7 @@ class Config:
     mixture_size: int = 1  # components of the context density, K
     patches: int = 4096  # of good images that the patch memory stores
     components: int = 64  # Gaussians of the feature GMM, shared by all positions
+    picture_directions: int = 12  # of whole pictures, that the mean of the position Gaussian follows; 0: a mean for all
     noise: float = 0.2  # bottleneck: dropout rate (default, scratch) or standard deviation (paper)
     published_mixture: bool = False  # paper only: its weighted sum of NLLs in place of the likelihood
     synthetic_defects: bool = True  # corrupt the input, aim at the clean image
@@ -120,8 +121,8 @@ class Config:
             raise ConfigError(
                 f"backbone_file: the preset {self.preset} has no backbone: leave --backbone out, or take the preset default"
             )
-        if min(self.registers, self.decoder_depth, self.warmup, self.seed) < 0:
-            raise ConfigError("registers, decoder_depth, warmup and seed: expected 0 or more")
+        if min(self.registers, self.decoder_depth, self.picture_directions, self.warmup, self.seed) < 0:
+            raise ConfigError("registers, decoder_depth, picture_directions, warmup and seed: expected 0 or more")
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"{name}: expected a finite number, got {value}")

@@ -40,6 +40,7 @@ def config_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
         "threshold_rule": "guaranteed",
         "preset_file": "",
         "shift": 0.06,
+        "picture_directions": 0,
         **{_FIELDS.get(name, name): value for name, value in values.items()},
     }
 

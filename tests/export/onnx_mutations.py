@@ -273,6 +273,8 @@ WEIGHTS: dict[str, Change] = {
             "model.patch_memory.patches.0",
             "model.position_gaussian.factor.weight",
             "model.position_gaussian.gain",
+            "model.position_gaussian.directions.weight",
+            "model.position_gaussian.slopes",
         ),
         *(
             "model.segmentation_head.logits.weight",

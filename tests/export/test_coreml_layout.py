@@ -116,17 +116,22 @@ def scorers() -> list[tuple[nn.Module, nn.Module]]:
     """Each scorer over 8 channels as it was trained, and for the Neural Engine with weight 1 and mean 0."""
     torch.manual_seed(0)
     gmm, memory, gaussian = FeatureGmm(8, 2, 3), PatchMemory(8, 16), PositionGaussian(8, 4, 4)
+    following = PositionGaussian(8, 4, 4, directions=3)
     with torch.no_grad():
         gmm.centres.normal_()
         gmm.curvature.uniform_(-0.5, 4)
         gmm.log_weight.uniform_(-3, 3)
-        gaussian.mean.normal_()
-        gaussian.factor.normal_()
-        gaussian.scale.uniform_(0.5, 2)
+        for one in (gaussian, following):
+            one.mean.normal_()
+            one.factor.normal_()
+            one.scale.uniform_(0.5, 2)
+        following.directions.normal_(0, 0.1)
+        following.slopes.normal_()
     made = [
         (gmm, EngineFeatureGmm(gmm, WHOLE)),
         (memory, EnginePatchMemory(memory, WHOLE)),
         (gaussian, EnginePositionGaussian(gaussian, WHOLE)),
+        (following, EnginePositionGaussian(following, WHOLE)),
     ]
     return [(standard.eval(), engine.eval()) for standard, engine in made]
 
@@ -223,6 +228,8 @@ def test_the_default_architecture_at_full_size_is_likely_on_the_engine_and_compu
         model.pixels.weight.normal_(0, 0.05)
         model.base_image.uniform_(0, 1)
         model.position_gaussian.factor.normal_(0, 0.1)
+        model.position_gaussian.directions.normal_(0, 0.01)
+        model.position_gaussian.slopes.normal_(0, 0.1)
         model.feature_gmm.centres.normal_()
         model.feature_gmm.curvature.uniform_(-0.5, 1)
         _, maps = model.scorer_maps(pixels / 255)

@@ -15,6 +15,8 @@ from vtad.calibration.cross_fitting import Scores, cross_fitted, shifted_to
 from vtad.calibration.map_fusion import ENOUGH, fit_z_scores, raw_maps, scores_and_peaks
 from vtad.calibration.record import CalibrationRecord
 from vtad.config import Config
+from vtad.data.augmentation import shifted_and_zoomed
+from vtad.data.batches import batches
 from vtad.data.images import ImageCache
 from vtad.fitting.feature_statistics import fit_statistics
 from vtad.inspection import input_spec
@@ -77,6 +79,24 @@ def test_where_nothing_is_fitted_or_the_pictures_are_too_few_there_are_no_cross_
         assert cross_fitted(detector, few, tiny(), CPU) is None
     detector.model.score_fusion.weight.zero_()
     assert cross_fitted(detector, images, tiny(), CPU) is None
+
+
+def test_the_position_gaussian_bears_a_shift_that_it_was_fitted_for(tmp_path: Path) -> None:
+    files = [tmp_path / f"{i:02d}.png" for i in range(20)]
+    for i, file in enumerate(files):
+        part = np.random.default_rng(i).integers(100, 110, (64, 64, 3), np.uint8)
+        part[24:48, 24:48] += 100
+        Image.fromarray(part).save(file)
+    config = tiny(image_height=64, image_width=64)
+    oddness = []
+    with ImageCache(files, input_spec(config)) as images:
+        shifted = shifted_and_zoomed(images[:], 0.1, np.random.default_rng(0))
+        for shift in (0.0, 0.1):
+            model = Autoencoder(config).eval()
+            fit_statistics(model, images, CPU, shift)
+            seen = [model.position_gaussian(model.observe(pixels.float() / 255)) for pixels in batches(shifted, CPU)]
+            oddness.append(torch.cat(seen).amax((1, 2)).mean().item())
+    assert oddness[1] < oddness[0] / 3
 
 
 def draws(count: int, place: float, width: float = 1.0) -> Scores:

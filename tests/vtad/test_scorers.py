@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from vtad.backbones.backbone import MAP_CHANNELS
 from vtad.data.sizing import chosen_size
@@ -96,8 +97,9 @@ def test_the_position_gaussian_is_the_mahalanobis_distance_under_the_covariance_
     offsets = torch.einsum("ij,njhw->nihw", mixing, torch.randn(400, 3, rows, columns, generator=generator))
     offsets[:, :, 0, 0] *= 3  # a position that varies more
     gaussian = PositionGaussian(3, rows, columns)
-    gaussian.fit(torch.zeros_like(offsets[:1]), offsets)
+    gaussian.fit(offsets)
     found = gaussian(offsets)
+    offsets = offsets - gaussian.mean
     assert found.shape == (400, rows, columns)
     factor = gaussian.factor[0]  # the block at the top left corner
     expected = torch.einsum("ij,nj->ni", factor, offsets[:, :, 1, 1]).norm(dim=1) / gaussian.scale[1, 1]
@@ -113,11 +115,49 @@ def test_an_offset_that_is_common_elsewhere_is_odd_where_it_is_not() -> None:
     offsets = torch.randn(200, 2, 4, 16, generator=torch.Generator().manual_seed(0))
     offsets[:, 0, :, 8:] *= 10  # the right half varies along the first direction
     gaussian = PositionGaussian(2, 4, 16)
-    gaussian.fit(torch.zeros_like(offsets[:1]), offsets)
+    gaussian.fit(offsets)
     shown = torch.zeros(1, 2, 4, 16)
     shown[:, 0] = 8.0
     found = gaussian(shown)[0]
     assert found[:, :4].min() > 4 * found[:, 12:].max()
+
+
+def parts(upper: Tensor, lower: Tensor) -> Tensor:
+    """Pictures (N, 2, 8, 8) whose upper half shows one kind of part and whose lower half another, -1 or 1, with noise."""
+    pictures = 0.1 * torch.randn(len(upper), 2, 8, 8, generator=torch.Generator().manual_seed(len(upper)))
+    pictures[:, 0, :4] += upper[:, None, None]
+    pictures[:, 0, 4:] += lower[:, None, None]
+    return pictures
+
+
+def test_what_does_not_go_with_the_rest_of_the_picture_is_odd_though_each_position_has_seen_it() -> None:
+    kinds = torch.tensor([-1.0, 1.0]).repeat(60)
+    good = parts(kinds, kinds)
+    plain, following = PositionGaussian(2, 8, 8), PositionGaussian(2, 8, 8, directions=3)
+    plain.fit(good)
+    following.fit(good)
+    same, mixed = parts(kinds[:20], kinds[:20]), parts(kinds[:20], -kinds[:20])
+    mixed[:, 0, 2:4] = same[:, 0, 2:4]  # three quarters of the upper half go with nothing else
+    assert plain(mixed).mean() == pytest.approx(plain(same).mean().item(), rel=0.2)
+    assert following(same).square().mean().item() == pytest.approx(2, rel=0.35)
+    assert following(mixed).mean() > 3 * following(same).mean()
+
+
+def test_a_part_that_is_larger_than_any_good_one_cannot_explain_itself() -> None:
+    kinds = torch.tensor([-1.0, 1.0]).repeat(60)
+    gaussian = PositionGaussian(2, 8, 8, directions=3)
+    gaussian.fit(parts(kinds, kinds))
+    assert (
+        gaussian(parts(20 * kinds[:20], 20 * kinds[:20])).mean() > 10 * gaussian(parts(kinds[:20], kinds[:20])).mean()
+    )
+
+
+def test_fewer_pictures_than_directions_give_those_that_they_have() -> None:
+    kinds = torch.tensor([-1.0, 1.0, -1.0, 1.0])
+    gaussian = PositionGaussian(2, 8, 8, directions=12)
+    gaussian.fit(parts(kinds, kinds))
+    assert gaussian(parts(kinds, kinds)).isfinite().all()
+    assert gaussian.directions[:, 3:].abs().max() == 0
 
 
 def test_the_segmentation_head_learns_to_tell_damaged_cells() -> None:

@@ -24,7 +24,8 @@ from vtad.calibration.map_fusion import ENOUGH, scores_and_peaks, weighted_maps
 from vtad.config import Config, symmetry_names
 from vtad.data.batches import BATCH, batches
 from vtad.data.images import ImageCache
-from vtad.fitting.feature_statistics import as_cells, drawn, kept_positions, position_step, smoothed_positions
+from vtad.data.registration import shift_of
+from vtad.fitting.feature_statistics import as_cells, drawn, position_samples, position_step, positions_kept
 from vtad.fitting.symmetries import STATISTICS_VIEWS, Views
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
@@ -63,7 +64,7 @@ def cross_fitted(detector: Detector, images: ImageCache, config: Config, device:
     folds = FOLDS_OF_FEW if len(images) < FEW else FOLDS
     fold = np.random.default_rng((config.seed, 7)).permutation(len(images)) % folds
     views = Views(images, symmetry_names(config.symmetries), STATISTICS_VIEWS)
-    known = _Known.of(model, views, len(images), device, positions=POSITION in counted)
+    known = _Known.of(model, views, len(images), device, shift_of(config) if POSITION in counted else None)
     found = Scores(np.empty(len(images)), np.empty(len(images)))
     for k in watched(range(folds), "cross-fitting"):
         mine = np.flatnonzero(fold == k)
@@ -94,19 +95,21 @@ class _Known(NamedTuple):
     position_of: NDArray[np.int64]  # (M,)
 
     @staticmethod
-    def of(model: Autoencoder, views: Views, images: int, device: torch.device, positions: bool) -> _Known:
+    def of(model: Autoencoder, views: Views, images: int, device: torch.device, shift: float | None) -> _Known:
+        """With `shift` positions too, as they are and shifted by up to that."""
         generator, step = torch.Generator().manual_seed(0), position_step(len(views))
-        cells, cell_of, kept = list[Tensor](), list[NDArray[np.int64]](), [torch.empty(0, dtype=torch.half)]
+        cells, cell_of = list[Tensor](), list[NDArray[np.int64]]()
+        kept, kept_of = [torch.empty(0, dtype=torch.half)], [np.empty(0, np.int64)]
         for i, batch in enumerate(batches(views, device, label="cross-fitting: features")):
             features = model.features(batch.float() / 255)[0]
             f = as_cells(features)
             taken = drawn(len(f), len(batch), len(views), generator)
             cells.append(f[taken])
             cell_of.append((i * BATCH + np.flatnonzero(taken.numpy()) // (len(f) // len(batch))) % images)
-            if positions:
-                kept.append(kept_positions(model.whitening(features), i, step))
-        position_of = np.arange(0, len(views) if positions else 0, step) % images
-        return _Known(torch.cat(cells), np.concatenate(cell_of), torch.cat(kept), position_of)
+            if shift is not None:
+                kept.append(position_samples(model, batch, model.whitening(features), shift, i, step))
+                kept_of += 2 * [(i * BATCH + np.arange(len(batch))[positions_kept(i, step)]) % images]
+        return _Known(torch.cat(cells), np.concatenate(cell_of), torch.cat(kept), np.concatenate(kept_of))
 
 
 @contextmanager
@@ -119,8 +122,7 @@ def _fitted_without(model: Autoencoder, names: list[str], known: _Known, kept: N
             other = deepcopy(module)
             setattr(model, name, other)
             if isinstance(other, PositionGaussian):
-                y = known.positions[torch.from_numpy(kept[known.position_of])]
-                other.fit(smoothed_positions(y.mean(0, keepdim=True, dtype=torch.float32)), y)
+                other.fit(known.positions[torch.from_numpy(kept[known.position_of])])
             else:
                 other.fit(cells)
         yield

@@ -46,6 +46,7 @@ _FIELDS: tuple[tuple[str, str, Any, str], ...] = (
     (NETWORK, "--mixture-size", _COUNT, "Components of the context density; paper: of its only density."),
     (NETWORK, "--patches", _COUNT, "Patches of good images that the patch memory stores."),
     (NETWORK, "--components", _COUNT, "Gaussians of the feature GMM."),
+    (NETWORK, "--picture-directions", click.IntRange(0), "Of whole pictures; the position Gaussian follows them."),
     (NETWORK, "--noise", click.FloatRange(0, 1, max_open=True), "Bottleneck: dropout rate; paper: standard deviation."),
     (NETWORK, "--published-mixture", _FLAG, "paper: its weighted sum of NLLs."),
     (

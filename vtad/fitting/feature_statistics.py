@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vtad.config import CELL
+from vtad.data.augmentation import shifted_and_zoomed
 from vtad.data.batches import BATCH, Images, batches
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.features import PixelFeatures
 from vtad_runtime.contract.progress import Bar
 
 SAMPLES = 60_000  # cells that the patches are chosen from and the feature GMM is fitted on
-POSITION_IMAGES = 400  # at most, that the position Gaussian is fitted on
+POSITION_VIEWS = 400  # at most, that the position Gaussian is fitted on, half of them shifted and zoomed
 MAX_CACHED = 1 << 30  # bytes of observed features kept in memory during training; more are computed when needed
 
 
@@ -39,14 +41,17 @@ class Moments:
 
 
 @torch.no_grad()
-def fit_statistics(model: Autoencoder, images: Images, device: torch.device, gmm_and_position: bool = True) -> None:
+def fit_statistics(
+    model: Autoencoder, images: Images, device: torch.device, shift: float = 0.0, gmm_and_position: bool = True
+) -> None:
     """Set what is known without learning from training images (N, H, W, 3), in two passes that keep samples only.
 
     That is the whitening, the patch memory, the mean image, the base of the context density and the segmentation head's input
-    scale, and with `gmm_and_position` the feature GMM and the position Gaussian, which take the longest.
+    scale, and with `gmm_and_position` the feature GMM and the position Gaussian, which take the longest. The last one sees images
+    as they are and shifted by up to the share `shift` of their sides.
     """
     _fit_features(model, images, device, gmm=gmm_and_position)
-    _fit_positions(model, images, device, position_gaussian=gmm_and_position)
+    _fit_positions(model, images, device, shift, position_gaussian=gmm_and_position)
 
 
 def _fit_features(model: Autoencoder, images: Images, device: torch.device, gmm: bool) -> None:
@@ -79,7 +84,9 @@ def _fit_features(model: Autoencoder, images: Images, device: torch.device, gmm:
         model.detail.fit(*moments_of_pixels.mean_and_covariance())
 
 
-def _fit_positions(model: Autoencoder, images: Images, device: torch.device, position_gaussian: bool) -> None:
+def _fit_positions(
+    model: Autoencoder, images: Images, device: torch.device, shift: float, position_gaussian: bool
+) -> None:
     """What pixels and whitened features are at each position: mean image, base of the density, position Gaussian."""
     first = torch.zeros_like(model.context_density.base_location)
     square = torch.zeros_like(first)
@@ -88,7 +95,7 @@ def _fit_positions(model: Autoencoder, images: Images, device: torch.device, pos
     for i, batch in enumerate(batches(images, device, label="statistics: positions")):
         y = model.observe(batch.float() / 255)
         if position_gaussian:
-            kept.append(kept_positions(y, i, position_step(len(images))))
+            kept.append(position_samples(model, batch, y, shift, i, position_step(len(images))))
         pixels += batch.float().sum(0, keepdim=True)
         first += y.sum(0, keepdim=True)
         square += y.square().sum(0, keepdim=True)
@@ -102,7 +109,7 @@ def _fit_positions(model: Autoencoder, images: Images, device: torch.device, pos
     model.context_density.base_log_sigma.copy_(0.5 * spread.log())
     if position_gaussian:
         with Bar("statistics: position Gaussian"):
-            model.position_gaussian.fit(blurred, torch.cat(kept))
+            model.position_gaussian.fit(torch.cat(kept))
 
 
 @torch.no_grad()
@@ -125,13 +132,28 @@ def drawn(cells: int, batch: int, images: int, generator: torch.Generator) -> Te
 
 
 def position_step(images: int) -> int:
-    """Every so many images the position Gaussian is fitted on one."""
-    return -(-images // POSITION_IMAGES)
+    """Every so many images the position Gaussian is fitted on one, as it is and shifted."""
+    return -(-2 * images // POSITION_VIEWS)
 
 
-def kept_positions(y: Tensor, number: int, step: int) -> Tensor:
-    """Of this batch, (B, D, rows, columns), the images that the position Gaussian is fitted on: half, on the CPU."""
-    return y[-number * BATCH % step :: step].half().cpu()
+def positions_kept(number: int, step: int) -> slice:
+    """Which images of this batch the position Gaussian is fitted on."""
+    return slice(-number * BATCH % step, None, step)
+
+
+def position_samples(model: Autoencoder, batch: Tensor, y: Tensor, shift: float, number: int, step: int) -> Tensor:
+    """Of a batch (B, 3, H, W), whose whitened features are y, what the position Gaussian is fitted on: half, on the CPU.
+
+    The images kept as they are, then each of them shifted and zoomed by up to `shift`: a scorer that has seen no such image would
+    take a shift for damage.
+    """
+    kept = positions_kept(number, step)
+    images = np.ascontiguousarray(batch[kept].permute(0, 2, 3, 1).cpu().numpy())
+    if not len(images):
+        return y[kept].half().cpu()
+    shifted = torch.from_numpy(shifted_and_zoomed(images, shift, np.random.default_rng((0, 6, number))))
+    others = model.observe(shifted.permute(0, 3, 1, 2).to(batch.device).float() / 255)
+    return torch.cat([y[kept], others]).half().cpu()
 
 
 def smoothed_positions(x: Tensor) -> Tensor:

@@ -200,7 +200,7 @@ def begun(
             if isinstance(learner.model.features, BackboneFeatures) and pretrained is not None:
                 learner.model.features.load_pretrained(pretrained)
             views = Views(images, sampler.symmetries, STATISTICS_VIEWS)
-            fit_statistics(learner.model, views, device)
+            fit_statistics(learner.model, views, device, sampler.shift)
 
     processes.of_first(fit)
     processes.take_over(detector)

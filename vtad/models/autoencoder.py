@@ -74,7 +74,9 @@ class Autoencoder(nn.Module):
         self.context_density = ContextDensity(dim, feature_dim, config.mixture_size, self.grid, self.cells)
         self.patch_memory = PatchMemory(self.features.channels, config.patches)
         self.feature_gmm = FeatureGmm(self.features.channels, config.components)
-        self.position_gaussian = PositionGaussian(feature_dim, self.grid[0] * self.cells, self.grid[1] * self.cells)
+        self.position_gaussian = PositionGaussian(
+            feature_dim, self.grid[0] * self.cells, self.grid[1] * self.cells, config.picture_directions
+        )
         self.segmentation_head = SegmentationHead() if config.synthetic_defects else None
         self.score_fusion = ScoreFusion()
 

@@ -17,7 +17,7 @@ from vtad_runtime.contract.card import Card
 SCORERS = {  # the glossary's name, and what it looks at
     "patch_memory": ("patch memory", "Has anything like this been seen on good parts?"),
     "feature_gmm": ("feature GMM", "The same, also where good parts vary little."),
-    "position_gaussian": ("position Gaussian", "Does it belong at this position?"),
+    "position_gaussian": ("position Gaussian", "Does it belong at this position of such a picture?"),
     "context_density": ("context density", "Does it go with the rest of the picture?"),
     "segmentation_head": ("segmentation head", "Does it look like damage?"),
 }

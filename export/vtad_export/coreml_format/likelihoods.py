@@ -115,11 +115,19 @@ class EnginePositionGaussian(PositionGaussian):
         self.size, self.blocks, self.shift = gaussian.size, gaussian.blocks, share.weight * share.mean
         self.register_buffer("mean", gaussian.mean.clone())
         self.register_buffer("factor", gaussian.factor * SCALE)
+        self.follows_picture = gaussian.follows_picture
+        if self.follows_picture:
+            self.register_buffer("directions", gaussian.directions.clone())
+            self.register_buffer("slopes", gaussian.slopes * SCALE)
         self.register_buffer("gain", share.weight / SCALE / gaussian.scale)
 
     def whitened(self, x: Tensor) -> Tensor:
         """As of `PositionGaussian`, bounded."""
         return _bounded(super().whitened(x))
+
+    def coordinates(self, x: Tensor) -> Tensor:
+        """As of `PositionGaussian`, of bounded features."""
+        return super().coordinates(torch.clamp(x, -REACH, REACH))
 
     def forward(self, y: Tensor) -> Tensor:
         """(B, D, rows, columns) -> (B, rows, columns)."""

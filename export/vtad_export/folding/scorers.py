@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vtad.models.context_density import LOG_2PI, ContextDensity, floor_log_sigma
 from vtad.models.feature_gmm import FeatureGmm
 from vtad.models.patch_memory import NEAREST, PatchMemory
-from vtad.models.position_gaussian import BLOCK, PositionGaussian
+from vtad.models.position_gaussian import BLOCK, FARTHEST, PositionGaussian
 from vtad.models.segmentation_head import SegmentationHead
 from vtad_export.folding.features import Features, Maps, convolution, matrix_of, twice
 
@@ -139,6 +139,7 @@ class FoldedPositionGaussian(nn.Module):
 
     mean: Tensor
     gain: Tensor
+    slopes: Tensor
 
     def __init__(self, gaussian: PositionGaussian, share: Share) -> None:
         super().__init__()
@@ -146,6 +147,10 @@ class FoldedPositionGaussian(nn.Module):
         self.factor = convolution(gaussian.factor.flatten(0, 1)[:, :, None, None], groups=len(gaussian.factor))
         self.register_buffer("mean", gaussian.mean.clone())
         self.register_buffer("gain", (share.weight / gaussian.scale.double()).float())
+        self.directions: nn.Conv2d | None = None
+        if gaussian.follows_picture:
+            self.directions = convolution(gaussian.directions.transpose(0, 1).flatten(1)[:, :, None, None])
+            self.register_buffer("slopes", gaussian.slopes.transpose(0, 1).flatten(1).contiguous())
 
     def forward(self, y: Tensor) -> Tensor:
         """(B, D, rows, columns) -> (B, rows, columns)."""
@@ -153,7 +158,11 @@ class FoldedPositionGaussian(nn.Module):
         dim = y.shape[1]
         x = F.pad(y - self.mean, (0, across * BLOCK - columns, 0, down * BLOCK - rows))
         x = x.reshape(-1, dim, down, BLOCK, across, BLOCK).permute(0, 2, 4, 1, 3, 5)
-        z = self.factor(x.flatten(1, 3))  # (B, blocks * D, BLOCK, BLOCK)
+        x = x.flatten(1, 3)  # (B, blocks * D, BLOCK, BLOCK)
+        z = self.factor(x)
+        if self.directions is not None:
+            coordinates = self.directions(x).sum((2, 3)).clamp(-FARTHEST, FARTHEST)  # (B, R)
+            z = z - (coordinates @ self.slopes).reshape(z.shape)
         square = (z * z).reshape(-1, down, across, dim, BLOCK, BLOCK).sum(3)
         square = square.transpose(2, 3).flatten(3).flatten(1, 2)[:, :rows, :columns]
         return torch.sqrt(square + 1e-6) * self.gain - self.shift
