@@ -21,7 +21,7 @@ from vtad_runtime.engine.subgraph import verdict_part
 def unruly(name: Preset = "default", ssim: float = 0.0, **changes: Any) -> Detector:
     """An untrained detector none of whose weights is at its tidy start, and whose scorers count alike."""
     torch.manual_seed(0)
-    detector = Detector(tiny(name, **{"patches": 1100, "components": 18, "mixture_size": 1, **changes})).eval()
+    detector = Detector(tiny(name, **{"patches": 600, "components": 18, "mixture_size": 1, **changes})).eval()
     model = detector.model
     with torch.no_grad():
         for weight in detector.parameters():

@@ -26,7 +26,7 @@ from vtad.models.position_gaussian import BLOCK, FARTHEST, PositionGaussian
 from vtad.models.segmentation_head import SegmentationHead
 from vtad_export.folding.features import Features, Maps, convolution, matrix_of, twice
 
-PATCHES = 512  # in one product
+PATCHES = 256  # in one product
 COMPONENTS = 16  # of a GMM, in one convolution
 
 
