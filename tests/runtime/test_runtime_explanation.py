@@ -275,6 +275,15 @@ def test_the_part_of_a_file_is_a_file_with_less_in_it() -> None:
     assert (small.graph.input, small.opset_import) == (whole.graph.input, whole.opset_import)
 
 
+def test_the_part_keeps_the_shapes_by_which_onnxruntime_fuses_operations() -> None:
+    """Without them it adds a convolution's bias and a sum in another order, and the part is a bit off the whole."""
+    whole = onnx.shape_inference.infer_shapes(onnx.load("m.onnx"))
+    part = verdict_part(whole.SerializeToString())
+    assert part is not None
+    assert whole.graph.value_info
+    assert onnx.load_from_string(part.model).graph.value_info == whole.graph.value_info
+
+
 def _branch(model: onnx.ModelProto) -> None:
     """The score by an operation with graphs of its own."""
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch"])

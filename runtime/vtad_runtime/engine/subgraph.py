@@ -28,7 +28,7 @@ from vtad_runtime.engine.wire import (
 )
 
 GRAPH = 7  # of ModelProto
-NODE, INITIALIZER, INPUT, OUTPUT, VALUE_INFO = 1, 5, 11, 12, 13  # of GraphProto
+NODE, INITIALIZER, INPUT, OUTPUT = 1, 5, 11, 12  # of GraphProto
 TAKES, GIVES, ATTRIBUTE = 1, 2, 5  # of NodeProto: input, output, attribute
 SUBGRAPHS = (6, 11)  # of AttributeProto: g, graphs
 TENSOR_NAME = 8  # of TensorProto
@@ -53,7 +53,9 @@ class _Graph:
     initializers: list[tuple[Field, str]] = field(default_factory=list)
     outputs: list[tuple[Field, Port]] = field(default_factory=list)
     inputs: set[str] = field(default_factory=set)
-    rest: list[Field] = field(default_factory=list)
+    rest: list[Field] = field(
+        default_factory=list
+    )  # and the shapes of values: by these onnxruntime fuses what lies between
 
 
 def verdict_part(model: bytes) -> Part | None:
@@ -98,7 +100,7 @@ def _read(file: BinaryIO, place: Field, where: Path) -> _Graph | None:
     """A graph; None where an operation has a graph of its own. Raises DamagedError, UnicodeDecodeError."""
     graph = _Graph()
     for f in fields(file, place.value, place.end, where):
-        if f.type != BYTES or f.number not in (NODE, INITIALIZER, INPUT, OUTPUT, VALUE_INFO):
+        if f.type != BYTES or f.number not in (NODE, INITIALIZER, INPUT, OUTPUT):
             graph.rest.append(f)
         elif f.number == NODE:
             parts = list(fields(file, f.value, f.end, where))
@@ -114,7 +116,7 @@ def _read(file: BinaryIO, place: Field, where: Path) -> _Graph | None:
             graph.rest.append(f)
         elif f.number == OUTPUT:
             graph.outputs.append((f, _port(file, f, where)))
-    return graph  # without the shapes of values between, which follow from the rest
+    return graph
 
 
 def _port(file: BinaryIO, value: Field, where: Path) -> Port:
