@@ -75,7 +75,7 @@ def test_turned_parts_textures_and_a_single_picture_are_not_aligned() -> None:
 
 @pytest.mark.parametrize(
     ("by", "turned", "lowest", "highest"),
-    [(4.0, False, 0.03, 0.09), (0.0, False, SHIFT[0], SHIFT[0]), (0.0, True, LOOSE, LOOSE)],
+    [(4.0, False, 0.015, 0.045), (0.0, False, SHIFT[0], SHIFT[0]), (0.0, True, LOOSE, LOOSE)],
 )
 def test_the_configuration_gets_the_shift_of_its_pictures(
     tmp_path: Path, by: float, turned: bool, lowest: float, highest: float

@@ -23,7 +23,8 @@ SIDE = 192  # pixels of the longer side, at which pictures are compared
 MOST = 48  # pictures at most
 ALIGNED = 0.4  # median response from which pictures are of parts that lie alike
 QUANTILE = 0.95  # of the shifts: further away lies one picture of twenty
-SHIFT = (0.005, 0.12)  # least and most of it that pictures are shown shifted by; a share of the side
+ADDED = 0.5  # of it: two pictures lie so far apart, one lies half as far from the middle, and its own shift is in it already
+SHIFT = (0.005, 0.12)  # least and most that pictures are shown shifted by; a share of the side
 LOOSE = 0.06  # for pictures that no shift brings together: it is not known from them
 
 
@@ -49,8 +50,8 @@ def with_shift(config: Config, images: ImageCache) -> tuple[Config, str]:
         return dataclasses.replace(
             config, shift=LOOSE
         ), f"shift: {why}: shown shifted by up to {LOOSE:.1%} of their sides"
-    shift = round(min(max(found.shift, SHIFT[0]), SHIFT[1]), 4)
-    text = f"shift: good parts lie within {found.shift:.1%} of the picture's sides: shown shifted by up to {shift:.1%}"
+    shift = round(min(max(ADDED * found.shift, SHIFT[0]), SHIFT[1]), 4)
+    text = f"shift: good parts lie up to {found.shift:.1%} of the picture's sides apart: shown shifted by up to {shift:.1%} more"
     return dataclasses.replace(config, shift=shift), text
 
 

@@ -250,7 +250,7 @@ def _of_one_colour(part: Part, *pictures: RGB) -> Mask | None:
         usual = np.median(picture[_box(part)][part.mask][::5], axis=0)
         lowest, highest = (np.clip(usual + by, 0, 255).astype(np.uint8) for by in (-LIKE, LIKE))
         like &= cv2.inRange(picture, lowest, highest) > 0
-    closed = cv2.morphologyEx(like.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+    closed = cv2.morphologyEx(like.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
     _, areas = cv2.connectedComponents(closed, connectivity=4)
     share = np.bincount(areas[alone & (closed > 0)], minlength=int(areas.max()) + 1) / max(1, int(alone.sum()))
     share[0] = 0
