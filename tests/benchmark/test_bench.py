@@ -145,7 +145,7 @@ def test_a_training_is_taken_for_what_it_was_asked_to_be() -> None:
     found = tiny("default", seed=1)
     assert not adopts(found, wanted)
     sized = dataclasses.replace(wanted, size="given", image_height=304, image_width=480)
-    assert adopts(dataclasses.replace(sized, symmetries="mirror", bits=16, backbone_sha256="ab"), wanted)
+    assert adopts(dataclasses.replace(sized, symmetries="mirror", bits=16, shift=0.01, backbone_sha256="ab"), wanted)
     assert adopts(dataclasses.replace(wanted, data="/elsewhere", out="there"), wanted)
     assert not adopts(dataclasses.replace(wanted, registers=0), wanted)
     assert not adopts(dataclasses.replace(wanted, seed=0), wanted)

@@ -238,7 +238,11 @@ def _choose_for_both(trial: Trial, found: dict[Weights, Quality]) -> Weights:
     best = max(found, key=lambda weights: found[weights].damage)
     alone = trial.of_damage()
     ranked = sorted(found, key=lambda weights: -(found[weights].relation or 0.0))
-    return next(weights for weights in ranked if weights == best or _costs_little(alone, best, weights, found))
+    return next(
+        weights
+        for weights in ranked
+        if found[best].damage - found[weights].damage <= EARNED or _costs_little(alone, best, weights, found)
+    )
 
 
 def _costs_little(trial: Trial, before: Weights, after: Weights, found: dict[Weights, Quality]) -> bool:
