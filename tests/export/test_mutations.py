@@ -129,8 +129,8 @@ def test_a_weight_of_nearly_one_may_be_taken_out_of_the_file(checked: Checked) -
 
 
 def test_a_file_whose_verdict_alone_has_another_score_is_refused(checked: Checked, tmp_path: Path) -> None:
-    """By one bit, far below any tolerance: the score of each run is a little different, and each entry is a run."""
-    assert "from its part for a verdict the score of the whole, bit for bit" in str(
+    """The score of each run is a little different, and each entry is a run."""
+    assert "from its part for a verdict the score of the whole, but for rounding" in str(
         caught(checked, changed(checked, noisy_score, tmp_path))
     )
 
