@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from vtad_runtime.contract.card import Card, Near, Parity, Weighing
 
 UNITS = {"reconstruction": "of full intensity", "score": "of the calibration spread"}  # of errors; the rest are maps
 MAPS = "standard deviations"  # of good pictures
+WIDTH = 100  # characters of a long text, a line
 
 
 def card_text(path: Path, card: Card, found: object = None) -> str:
@@ -105,7 +107,8 @@ def _weighing(found: Weighing | None) -> list[tuple[str, str]]:
     if found is None:
         return []
     shown = [("scorers", ", ".join(found.counts) or "one density"), ("", found.qualities)]
-    return [(name, text) for name, text in (*shown, ("parts", found.parts)) if text]
+    parts = [("" if i else "parts", line) for i, line in enumerate(textwrap.wrap(found.parts, WIDTH))]
+    return [(name, text) for name, text in (*shown, *parts) if text]
 
 
 def _results(results: dict[str, Any] | None) -> str:

@@ -21,7 +21,7 @@ from vtad_runtime.engine.model import MAX_BATCH, SCORED
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 
 OPSET, IR_VERSION = 20, 10
-ROUNDING = 1e-5  # absolute and relative: by how much a graph and its part may differ
+ROUNDING = 1e-5  # absolute and relative: a graph and its part may differ by it
 
 
 def onnx_graph(detector: Detector) -> onnx.ModelProto:
