@@ -151,18 +151,21 @@ def test_a_handful_of_pictures_leaves_the_heatmap_to_the_density() -> None:
 
 
 class ScriptedScorers(Autoencoder):
-    """Patch memory: red through noise. Feature GMM: red, less or more. Position Gaussian: green. Context density: blue."""
+    """Patch memory: red through noise. Feature GMM: red, less or more. Position Gaussian: green. Context density: blue.
 
-    def __init__(self, gmm_sees: float = 0.0, **changes: Any) -> None:
+    The head: green, if anything.
+    """
+
+    def __init__(self, gmm_sees: float = 0.0, head_sees: float = 0.0, **changes: Any) -> None:
         super().__init__(tiny(**changes))
         self.noise = torch.Generator().manual_seed(0)
-        self.gmm_sees = gmm_sees
+        self.gmm_sees, self.head_sees = gmm_sees, head_sees
 
     def scorer_maps(self, image: Tensor) -> tuple[Tensor, ScorerMaps]:
         red, green, blue = torch.nn.functional.avg_pool2d(image, 8).unbind(1)
         noise = 0.05 * torch.randn((2, *red.shape), generator=self.noise)
         gmm = self.gmm_sees * red + noise[1]
-        return image, ScorerMaps(red + noise[0], gmm, green, blue, torch.zeros_like(red))
+        return image, ScorerMaps(red + noise[0], gmm, green, blue, self.head_sees * green)
 
 
 @pytest.mark.parametrize(
@@ -357,3 +360,22 @@ def test_with_defects_of_relation_the_weights_are_best_for_those_among_all_that_
         alone = fit_score_fusion(detector, Pictures(good, shifted, sorts[0]), CPU)
         assert isinstance(alone.chosen, Quality)
         assert alone.chosen.relation is None
+
+
+def test_a_head_that_finds_each_defect_of_relation_does_not_hide_what_the_others_miss() -> None:
+    rng = np.random.default_rng(13)
+    good, shifted, damaged, related = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(4))
+    masks = np.zeros((24, 32, 32), np.bool_)
+    masks[:, 8:16, 16:24] = True
+    damaged[..., 0][masks] += 130
+    related[..., 1][masks] += 40
+    found = []
+    for head_sees in (0.0, 1.0):
+        detector = Detector(tiny())
+        detector.model = ScriptedScorers(head_sees=head_sees)
+        pictures_ = Pictures(good, shifted, Defective(damaged, masks), Defective(related, masks))
+        found.append(fit_score_fusion(detector, pictures_, CPU))
+    without, with_head = found
+    assert with_head.qualities == without.qualities
+    assert with_head.weights == without.weights
+    assert with_head.weights["position_gaussian"] > 0

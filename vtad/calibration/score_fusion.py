@@ -102,7 +102,8 @@ def fit_score_fusion(detector: Detector, pictures: Pictures, device: torch.devic
     With defects of relation: the weights of patch memory or feature GMM, position Gaussian and context density that are best on
     these, among all that cost little on damage, and no more than chance may cost. Without: those of `FITTED_WEIGHTS` that are
     best on damage, and the largest weight of the context density that costs little, since it alone knows what belongs together.
-    The weight of the segmentation head is fixed, since it has learnt from defects drawn by the same hand.
+    The weight of the segmentation head is fixed, since it has learnt from defects drawn by the same hand. It finds those
+    of relation so well that it hides what the others miss: with them the others are chosen without it.
     """
     model = detector.model
     if not isinstance(model, Autoencoder):
@@ -110,8 +111,7 @@ def fit_score_fusion(detector: Detector, pictures: Pictures, device: torch.devic
     trial, seen = _tried(detector, model, pictures, device, "calibrating: scorers", compared)
     found: dict[Weights, Quality] = {}
     with Bar("calibrating: weights of the scorers"):
-        chosen = _choose_fitted(trial, found)
-        chosen = _choose_for_both(trial, found) if trial.related else _choose_context_density(trial, chosen, found)
+        chosen = _choose_for_both(trial, found) if trial.related else _choose_for_damage(trial, found)
     mean, std = _mean_and_std(seen.good)
     model.score_fusion.mean.copy_(mean)
     weights = (*chosen, trial.head)
@@ -119,7 +119,7 @@ def fit_score_fusion(detector: Detector, pictures: Pictures, device: torch.devic
     return Fusion(
         dict(zip(ScorerMaps._fields, weights, strict=True)),
         {" ".join(f"{w:g}" for w in tried): quality for tried, quality in found.items()},
-        found[chosen],
+        trial.quality(chosen)(trial.every()),
         seen,
     )
 
@@ -219,8 +219,9 @@ def _choose_fitted(trial: Trial, found: dict[Weights, Quality]) -> Weights:
     return best
 
 
-def _choose_context_density(trial: Trial, fitted: Weights, found: dict[Weights, Quality]) -> Weights:
-    """These weights with the largest of the context density's that costs little; the quality of each goes into `found`."""
+def _choose_for_damage(trial: Trial, found: dict[Weights, Quality]) -> Weights:
+    """The best fitted ones, with the largest of the context density's that costs little; qualities go into `found`."""
+    fitted = _choose_fitted(trial, found)
     for weight in CONTEXT_WEIGHTS:
         weights = (*fitted[:3], weight)
         found[weights] = trial.quality(weights)(trial.every())
@@ -230,7 +231,8 @@ def _choose_context_density(trial: Trial, fitted: Weights, found: dict[Weights, 
 
 
 def _choose_for_both(trial: Trial, found: dict[Weights, Quality]) -> Weights:
-    """The best for relation among those that cost little on damage; the quality of each goes into `found`."""
+    """The best for relation among those that cost little on damage, all without the head; qualities go into `found`."""
+    trial = trial._replace(head=0.0)
     for first in FITTED_WEIGHTS:
         for weights in ((*first[:2], position, context) for position in POSITIONS for context in CONTEXTS):
             if weights not in found:
