@@ -99,11 +99,12 @@ def fit_score_fusion(detector: Detector, pictures: Pictures, device: torch.devic
 
     SSIM is computed too, as the images are looked at anyway: of `compared` of each sort, and of all good ones as they are.
 
-    With defects of relation: the weights of patch memory or feature GMM, position Gaussian and context density that are best on
-    these, among all that cost little on damage, and no more than chance may cost. Without: those of `FITTED_WEIGHTS` that are
-    best on damage, and the largest weight of the context density that costs little, since it alone knows what belongs together.
-    The weight of the segmentation head is fixed, since it has learnt from defects drawn by the same hand. It finds those
-    of relation so well that it hides what the others miss: with them the others are chosen without it.
+    With defects of relation: patch memory or feature GMM, whichever is best on damage; with it the weights of position Gaussian
+    and context density that are best on relation, among all that cost little on damage, and no more than chance may cost.
+    Without: those of `FITTED_WEIGHTS` that are best on damage, and the largest weight of the context density that costs little,
+    since it alone knows what belongs together.
+    The weight of the segmentation head is fixed, since it has learnt from defects drawn by the same hand. It finds those of
+    relation so well that it hides what the others miss: position Gaussian and context density are then weighed without it.
     """
     model = detector.model
     if not isinstance(model, Autoencoder):
@@ -231,12 +232,14 @@ def _choose_for_damage(trial: Trial, found: dict[Weights, Quality]) -> Weights:
 
 
 def _choose_for_both(trial: Trial, found: dict[Weights, Quality]) -> Weights:
-    """The best for relation among those that cost little on damage, all without the head; qualities go into `found`."""
+    """Patch memory or feature GMM by damage; with it, and without the head, the best for relation that costs little on damage.
+
+    Qualities without the head go into `found`.
+    """
+    fitted = _choose_fitted(trial, {})
     trial = trial._replace(head=0.0)
-    for first in FITTED_WEIGHTS:
-        for weights in ((*first[:2], position, context) for position in POSITIONS for context in CONTEXTS):
-            if weights not in found:
-                found[weights] = trial.quality(weights)(trial.every())
+    for weights in ((*fitted[:2], position, context) for position in POSITIONS for context in CONTEXTS):
+        found[weights] = trial.quality(weights)(trial.every())
     best = max(found, key=lambda weights: found[weights].damage)
     alone = trial.of_damage()
     ranked = sorted(found, key=lambda weights: -(found[weights].relation or 0.0))
