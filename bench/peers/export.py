@@ -79,7 +79,7 @@ PEERS: dict[str, Callable[[], nn.Module]] = {
     "FastFlow (ResNet18)": fastflow,
     "PaDiM (ResNet18)": padim,
     f"PatchCore (Wide ResNet50, {PATCHES:,} patches)": patchcore,
-    "EfficientAD-S": efficient_ad,
+    "EfficientAD (S)": efficient_ad,
 }
 
 

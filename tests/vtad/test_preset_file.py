@@ -93,5 +93,10 @@ def test_a_run_remembers_the_file_and_its_values(pills: Path, file: Path) -> Non
     run = Path("runs/pill/0001")
     recorded = json.loads((run / "config.json").read_text())
     expected = dataclasses.asdict(preset("scratch", "pill", **values, seed=2, data=str(pills)))
-    assert recorded == {**expected, "bits": recorded["bits"], "preset_file": "mine.toml"}
+    assert recorded == {
+        **expected,
+        "bits": recorded["bits"],
+        "shift": recorded["shift"],
+        "preset_file": "mine.toml",
+    }
     assert json.loads((run / "card.json").read_text())["identity"]["config"]["preset_file"] == "mine.toml"

@@ -503,7 +503,7 @@ def test_advice_says_how_many_images_the_budget_needs(run: Run) -> None:
     strict = dataclasses.replace(card, calibration=dataclasses.replace(card.calibration, false_alarms=0.01))
     line = advice(strict)
     assert line is not None
-    assert "for 1.0% it takes 99, 83 more" in line
+    assert "for 1 % it takes 99, 83 more" in line
 
 
 @pytest.mark.usefixtures("every_epoch")
