@@ -13,6 +13,7 @@ from tiny_run import tiny
 from torch import Tensor
 
 from vtad.calibration.map_fusion import (
+    Maps,
     fit_map_fusion,
     fit_z_scores,
     fused_maps,
@@ -137,6 +138,27 @@ def test_the_map_that_sees_the_defects_gets_the_weight_when_the_other_is_noise(g
     assert found[best] > 0.8
     assert found["1" if good_map == "nll" else "0"] < 0.4
     assert (detector.ssim_weight > detector.density_weight) == (good_map == "ssim")
+
+
+def test_a_map_that_shows_defects_better_and_ranks_pictures_worse_is_the_worse_one() -> None:
+    """SSIM sees each defect, and as much in a small spot of each good picture when it is shifted."""
+    rng = np.random.default_rng(9)
+    detector = Scripted("nll")
+    masks = np.zeros((24, 32, 32), np.bool_)
+    masks[:, 8:24, 8:24] = True
+    spots = np.zeros((24, 32, 32), np.bool_)
+    spots[:, :8, :8] = True
+
+    def maps(density: float, unlike: float, where: NDArray[np.bool_]) -> Maps:
+        noise = rng.normal(size=(2, 24, 32, 32))
+        return Maps(
+            *(torch.tensor(n + by * where, dtype=torch.float32) for n, by in zip(noise, (density, unlike), strict=True))
+        )
+
+    good = maps(0.0, 0.0, masks)
+    fit_z_scores(detector, good)
+    found = fit_map_fusion(detector, good, maps(0.0, 4.0, spots), maps(1.5, 4.0, masks), masks)
+    assert found["1"] < found["0"]
 
 
 def test_a_handful_of_pictures_leaves_the_heatmap_to_the_density() -> None:

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from vtad.calibration.score_fusion import Seen
 from vtad.data.batches import BATCH, batches
-from vtad.metrics import aupro
+from vtad.metrics import aupro, image_auroc
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
 from vtad.models.score_fusion import ScorerMaps
 
-EARNED = 5e-3  # AUPRO that the SSIM map must add before it counts: less is noise of the synthetic defects
+EARNED = 5e-3  # quality that the SSIM map must add before it counts: less is noise of the synthetic defects
 ENOUGH = 20  # held-out good images, that a choice is made on; fewer leave the heatmap to the density
 SSIM_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # shares tried; the rest is the density's
 
@@ -74,8 +74,9 @@ def fit_z_scores(detector: Detector, good: Maps) -> None:
 def fit_map_fusion(
     detector: Detector, good: Maps, shifted: Maps, defective: Maps, masks: NDArray[np.bool_]
 ) -> dict[str, float]:
-    """Choose the maps' weights by AUPRO on synthetic defects with masks (N, H, W); AUPRO by SSIM share is returned.
+    """Choose the maps' weights by their quality on synthetic defects with masks (N, H, W); quality by SSIM share is returned.
 
+    Quality is the mean of image AUROC and AUPRO: what shows defects better may rank pictures worse.
     `shifted` are of good images after `shifted_and_zoomed`, and the defective ones are of such images too; `good` are of good
     images as they are, and set the unit. Of fewer than `ENOUGH` the density alone counts.
     """
@@ -83,11 +84,14 @@ def fit_map_fusion(
     known, others, damaged = (_z_scores(detector, maps) for maps in (good, shifted, defective))
     shown = Maps(*(torch.cat(pair) for pair in zip(damaged, others, strict=True)))
     every_mask = [*masks, *np.zeros_like(masks, shape=(len(others.density), *masks.shape[1:]))]
+    defects = np.arange(len(every_mask)) < len(masks)
     best = -1.0
     for share in SSIM_WEIGHTS if len(known.density) >= ENOUGH else SSIM_WEIGHTS[:1]:
         scale = (share * known.unlike + (1 - share) * known.density).std().clamp_min(1e-6)
         weights = share / scale, (1 - share) / scale
-        value = aupro(every_mask, list((weights[0] * shown.unlike + weights[1] * shown.density).numpy())) or 0.0
+        heatmap = weights[0] * shown.unlike + weights[1] * shown.density
+        scores = detector.score(heatmap.to(detector.density_mean.device)).cpu().numpy()
+        value = ((aupro(every_mask, list(heatmap.numpy())) or 0.0) + (image_auroc(defects, scores) or 0.0)) / 2
         found[f"{share:g}"] = value
         if value > best + EARNED:
             best = value
