@@ -68,7 +68,7 @@ class Plan:
 
     def runs(self, job: Job) -> Path:
         """The folder that gets <category>/<number>."""
-        return self.out / "runs" / job.folder
+        return self.out / "runs" / fitting_name(job.folder)
 
     def _file(self, kind: str, job: Job, suffix: str) -> Path:
         return self.out / kind / fitting_name(job.folder) / fitting_name(f"{job.category}-{job.fingerprint}", suffix)
