@@ -212,10 +212,10 @@ def _relative(model: onnx.ModelProto) -> None:
 
 
 def noisy_score(model: onnx.ModelProto) -> None:
-    """Noise of a thousandth in the score, another in each run."""
+    """Noise of a millionth in the score, another in each run."""
     _rename("score", "each")(model)
     next(v for v in model.graph.output if v.name == "each").name = "score"
-    model.graph.node.append(helper.make_node("RandomNormalLike", ["each"], ["noise"], name="noise", scale=1e-3))
+    model.graph.node.append(helper.make_node("RandomNormalLike", ["each"], ["noise"], name="noise", scale=1e-6))
     model.graph.node.append(helper.make_node("Add", ["each", "noise"], ["score"], name="noisy"))
 
 

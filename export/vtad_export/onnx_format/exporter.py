@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vtad.run_folder import Run, RunError, make_folder, replacing, write_text
 from vtad_export.folding.detector import folded
-from vtad_export.onnx_format.graph import ROUNDING, executor, fix_batch, onnx_graph, write_graph
+from vtad_export.onnx_format.graph import executor, fix_batch, onnx_graph, write_graph
 from vtad_export.onnx_format.int8 import int8_matmuls
 from vtad_export.onnx_format.reading_back import BATCHES, Constants, read_back
 from vtad_export.proof.certificate import head_lines, images, measured_lines, note_lines, quality_lines
@@ -53,7 +53,7 @@ class OnnxExport(Export):
             "  each from its file by vtad_runtime itself; its pixels are those of the training, bit for bit:",
             *measured_lines(self),
             f"    constants       {held} of {of_them} tensors equal the checkpoint's {how}, the rest are folded",
-            f"    verdict alone   score and heatmap are those of the whole graph to {ROUNDING:g}, on the same images",
+            "    verdict alone   score and heatmap are those of the whole graph, bit for bit, on the same images",
             f"    read back       card, interface{f', batches of {SIZES}' if self.card.outputs[0].shape == ('batch',) else ''}",
             *quality_lines(self.quality, "torch", "this artefact"),
             *note_lines(self.note),

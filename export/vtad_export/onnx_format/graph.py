@@ -21,7 +21,6 @@ from vtad_runtime.engine.model import MAX_BATCH, SCORED
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 
 OPSET, IR_VERSION = 20, 10
-ROUNDING = 1e-5  # absolute and relative: a graph and its part may differ by it
 
 
 def onnx_graph(detector: Detector) -> onnx.ModelProto:
@@ -71,21 +70,21 @@ def write_graph(model: onnx.ModelProto, card: Card, path: Path, references: str 
 def executor(path: Path) -> Execute:
     """Runs a saved file as vtad_runtime does, by both entries: the whole graph, and its part for a verdict. Raises ModelError.
 
-    ParityError where these give another score or heatmap, by more than rounding: they are equal bit for bit where the engine
-    fuses both alike, which is its choice.
+    ParityError where these give another score or heatmap, be it by one bit.
     """
     session = OnnxSession(path)
+    whole = executor_of(session)
 
     def execute(pixels: NDArray[np.uint8]) -> Values:
-        whole, verdict = session.run(pixels), session.verdict(pixels)
+        everything, verdict = whole(pixels), vars(session.verdict(pixels))
         for name in SCORED:
-            expected, got = getattr(whole, name), getattr(verdict, name)
-            if not np.allclose(got, expected, ROUNDING, ROUNDING, equal_nan=True):
+            if everything[name].tobytes() != verdict[name].tobytes():
+                off = np.abs(verdict[name] - everything[name]).max()
                 raise ParityError(
-                    f"the onnx artefact: expected from its part for a verdict the {name} of the whole, but for rounding, got one "
-                    f"that is {np.abs(got - expected).max():.2e} off; nothing was kept"
+                    f"the onnx artefact: expected from its part for a verdict the {name} of the whole, bit for bit, got one "
+                    f"that is {off:.2e} off; nothing was kept"
                 )
-        return vars(whole)
+        return everything
 
     return execute
 
