@@ -164,6 +164,16 @@ def aupro(
     return RankedPixels.of(masks, maps).aupro(max_fpr)
 
 
+def quality(
+    masks: Sequence[NDArray[np.bool_]], maps: Sequence[NDArray[np.float32]], labels: ArrayLike, scores: ArrayLike
+) -> float:
+    """Mean of image AUROC and AUPRO, what choices of training are made by; one that is undefined counts 0.
+
+    Raises ValueError like `image_auroc` and `evaluate_pixels`.
+    """
+    return ((aupro(masks, maps) or 0.0) + (image_auroc(labels, scores) or 0.0)) / 2
+
+
 @dataclass(frozen=True)
 class RankedPixels:
     """All that the pixel metrics need: at each distinct value v of a defective pixel, descending, what is >= v."""

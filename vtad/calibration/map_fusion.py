@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vtad.calibration.score_fusion import Seen
 from vtad.data.batches import BATCH, batches
-from vtad.metrics import aupro, image_auroc
+from vtad.metrics import quality
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
 from vtad.models.score_fusion import ScorerMaps
@@ -91,7 +91,7 @@ def fit_map_fusion(
         weights = share / scale, (1 - share) / scale
         heatmap = weights[0] * shown.unlike + weights[1] * shown.density
         scores = detector.score(heatmap.to(detector.density_mean.device)).cpu().numpy()
-        value = ((aupro(every_mask, list(heatmap.numpy())) or 0.0) + (image_auroc(defects, scores) or 0.0)) / 2
+        value = quality(every_mask, list(heatmap.numpy()), defects, scores)
         found[f"{share:g}"] = value
         if value > best + EARNED:
             best = value

@@ -8,6 +8,7 @@ first but what chance may.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vtad.data.batches import BATCH, batches
-from vtad.metrics import aupro, image_auroc
+from vtad.metrics import quality
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
 from vtad.models.score_fusion import ScorerMaps
@@ -185,8 +186,7 @@ class Trial(NamedTuple):
         good = self.damaged + self.related
 
         def of_sort(drawn: NDArray[np.int64]) -> float:
-            pixels = aupro(list(self.masks[drawn]), list(maps.numpy()[drawn])) or 0.0
-            return (pixels + (image_auroc(drawn < good, scores[drawn]) or 0.0)) / 2
+            return quality(list(self.masks[drawn]), list(maps.numpy()[drawn]), drawn < good, scores[drawn])
 
         def of(drawn: NDArray[np.int64]) -> Quality:
             damage = of_sort(drawn[(drawn < self.damaged) | (drawn >= good)])
@@ -223,10 +223,11 @@ def _choose_fitted(trial: Trial, found: dict[Weights, Quality]) -> Weights:
 def _choose_for_damage(trial: Trial, found: dict[Weights, Quality]) -> Weights:
     """The best fitted ones, with the largest of the context density's that costs little; qualities go into `found`."""
     fitted = _choose_fitted(trial, found)
+    cheap = _cheap(trial, fitted, found)
     for weight in CONTEXT_WEIGHTS:
         weights = (*fitted[:3], weight)
         found[weights] = trial.quality(weights)(trial.every())
-        if _costs_little(trial, fitted, weights, found):
+        if cheap(weights):
             return weights
     return fitted
 
@@ -241,23 +242,26 @@ def _choose_for_both(trial: Trial, found: dict[Weights, Quality]) -> Weights:
     for weights in ((*fitted[:2], position, context) for position in POSITIONS for context in CONTEXTS):
         found[weights] = trial.quality(weights)(trial.every())
     best = max(found, key=lambda weights: found[weights].damage)
-    alone = trial.of_damage()
+    cheap = _cheap(trial.of_damage(), best, found)
     ranked = sorted(found, key=lambda weights: -(found[weights].relation or 0.0))
-    return next(
-        weights
-        for weights in ranked
-        if found[best].damage - found[weights].damage <= EARNED or _costs_little(alone, best, weights, found)
-    )
+    return next(w for w in ranked if found[best].damage - found[w].damage <= EARNED or cheap(w))
 
 
-def _costs_little(trial: Trial, before: Weights, after: Weights, found: dict[Weights, Quality]) -> bool:
-    """Whether the quality on damage falls by no more than `MAY_COST`, nor by more than chance lets it."""
-    cost = found[before].damage - found[after].damage
-    if cost <= 0 or cost > MAY_COST:
-        return cost <= 0
-    one, other = trial.quality(before), trial.quality(after)
-    costs = [one(drawn).damage - other(drawn).damage for drawn in trial.resampled()]
-    return cost <= CHANCE * float(np.std(costs))
+def _cheap(trial: Trial, before: Weights, found: dict[Weights, Quality]) -> Callable[[Weights], bool]:
+    """Whether other weights than `before` cost no more quality on damage than `MAY_COST`, nor than chance may."""
+
+    @cache
+    def resampled(weights: Weights) -> NDArray[np.float64]:
+        of = trial.quality(weights)
+        return np.array([of(drawn).damage for drawn in trial.resampled()])
+
+    def cheap(after: Weights) -> bool:
+        cost = found[before].damage - found[after].damage
+        if cost <= 0 or cost > MAY_COST:
+            return cost <= 0
+        return cost <= CHANCE * float(np.std(resampled(before) - resampled(after)))
+
+    return cheap
 
 
 def _look(

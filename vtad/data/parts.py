@@ -87,14 +87,14 @@ def found_parts(images: RGB, features: Float, registration: Registration) -> Par
             (), f"good pictures lie alike ({response}) and have no parts with a border: no defects of relation"
         )
     height, width = images.shape[1:3]
-    parts = [_part(area, images) for area in kept]
+    parts = _foretold([_part(area, images) for area in kept])
     shares = [part.mask.sum() / (height * width) for part in parts]
-    together = sum(np.isfinite(part.left_open) for part in _foretold(parts))
+    together = sum(np.isfinite(part.left_open) for part in parts)
     note = (
         f"{len(parts)} aligned parts of {100 * min(shares):.2g} to {100 * max(shares):.2g} % of the picture, {together} of a "
         "colour that goes with the rest: defects of relation are drawn"
     )
-    return Parts(tuple(_foretold(parts)), note, registration.shift * max(height, width))
+    return Parts(tuple(parts), note, registration.shift * max(height, width))
 
 
 def _described(images: RGB, features: Float) -> Float:

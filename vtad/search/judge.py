@@ -22,7 +22,7 @@ from vtad.data.layout import CategoryFiles
 from vtad.data.parts import NONE
 from vtad.data.registration import shift_of, with_shift
 from vtad.inspection import input_spec
-from vtad.metrics import aupro, image_auroc
+from vtad.metrics import quality
 from vtad.models.detector import Detector
 from vtad_runtime.contract.image import resize
 
@@ -83,7 +83,7 @@ class Judge:
 def _quality(scores: NDArray[np.floating], maps: list[NDArray[np.float32]], masks: NDArray[np.bool_]) -> float:
     """Scores (N,) and maps (N, H, W) of defective pictures with masks (D, H, W), then of N - D good ones."""
     every_mask = [*masks, *np.zeros_like(masks, shape=(len(scores) - len(masks), *masks.shape[1:]))]
-    return ((image_auroc(np.arange(len(scores)) < len(masks), scores) or 0.0) + (aupro(every_mask, maps) or 0.0)) / 2
+    return quality(every_mask, maps, np.arange(len(scores)) < len(masks), scores)
 
 
 def _at_size(images: Images, size: tuple[int, int]) -> Images:

@@ -14,9 +14,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from vtad_runtime.contract.card import BudgetRule, Calibration, Estimate
+from vtad_runtime.contract.card import BudgetRule, Calibration
 from vtad_runtime.contract.errors import FAILED, VtadError
-from vtad_runtime.contract.threshold.tail import estimated_threshold
+from vtad_runtime.contract.threshold.tail import estimated_level, estimated_threshold
 
 MARGIN = 0.05  # of the calibration spread, at most: more than float16 drifts on good pictures
 LEAST_MARGIN = 1e-3  # of the calibration spread; twice what float32 exports may drift
@@ -97,17 +97,11 @@ def spread(scores: Sequence[float]) -> float:
     return max(float(np.std(np.asarray(scores, dtype=np.float64))) if len(scores) else 0.0, 1e-6)
 
 
-def estimate(scores: Sequence[float], false_alarms: float) -> Estimate | None:
-    """The threshold by how the scores tail off, between two of them; None where they cannot say it."""
-    found = estimated_threshold(scores, false_alarms)
-    return found and dataclasses.replace(found, threshold=clear_of(found.threshold, scores))
-
-
 def budget_threshold(scores: Sequence[float], false_alarms: float, rule: BudgetRule) -> float:
     """The threshold of a budget by this rule; the guaranteed one where nothing can be estimated. Raises CalibrationError."""
     guaranteed = conformal_threshold(scores, false_alarms)
-    estimated = estimate(scores, false_alarms) if rule == "estimated" else None
-    return estimated.threshold if estimated else guaranteed
+    level = estimated_level(scores, false_alarms) if rule == "estimated" else None
+    return guaranteed if level is None else clear_of(level, scores)
 
 
 def calibration(
@@ -118,7 +112,9 @@ def calibration(
     Where nothing can be estimated the rule is the guaranteed one.
     """
     n, guaranteed = len(scores), conformal_threshold(scores, false_alarms)
-    estimated = estimate(scores, false_alarms)
+    estimated = estimated_threshold(scores, false_alarms)
+    if estimated:
+        estimated = dataclasses.replace(estimated, threshold=clear_of(estimated.threshold, scores))
     return Calibration(
         scores=tuple(sorted(scores)),
         false_alarms=false_alarms,

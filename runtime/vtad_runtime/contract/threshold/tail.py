@@ -52,14 +52,21 @@ def fit_tail(scores: Sequence[float] | NDArray[np.float64]) -> Tail:
     return Tail(float(start), count / len(ordered), max(float(scale), 1e-9))
 
 
-def estimated_threshold(scores: Sequence[float], false_alarms: float) -> Estimate | None:
+def estimated_level(scores: Sequence[float], false_alarms: float) -> float | None:
     """The level that the budget's share of good pictures exceeds by the tail.
 
     None with fewer than twenty scores, and for a budget beyond the tail.
     """
     if len(scores) < FEWEST or false_alarms >= TAIL:
         return None
-    threshold = fit_tail(scores).level(false_alarms)
+    return fit_tail(scores).level(false_alarms)
+
+
+def estimated_threshold(scores: Sequence[float], false_alarms: float) -> Estimate | None:
+    """`estimated_level`, and how far off it may be."""
+    threshold = estimated_level(scores, false_alarms)
+    if threshold is None:
+        return None
     rng, sample = np.random.default_rng(0), np.asarray(scores, np.float64)
     drawn = (fit_tail(rng.choice(sample, len(sample))).exceeded_by(threshold) for _ in range(RESAMPLES))
     tail = (1 - CONFIDENCE) / 2
