@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
-from vtad_runtime.contract.card import FULL_SCALE, BudgetRule, FullScale
+from vtad_runtime.contract.card import FULL_SCALE, USUAL_RULE, BudgetRule, FullScale
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.typed_json import WrongJson, typed
 
@@ -82,7 +82,7 @@ class Config:
     nll_weight: float = 0.1  # more of it, and the reconstruction stays blurred
 
     false_alarms: float = 0.01  # budget: share of good images that may be called NG
-    threshold_rule: BudgetRule = "estimated"  # from the tail of the scores; or guaranteed
+    threshold_rule: BudgetRule = USUAL_RULE
 
     def __post_init__(self) -> None:
         """Folders may be given as Path; they are kept as text."""

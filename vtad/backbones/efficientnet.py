@@ -108,6 +108,16 @@ class InvertedResidual(nn.Module):
         return y
 
 
+def tapped(blocks: nn.ModuleList, x: Tensor) -> list[Tensor]:
+    """What the stem gives, through all blocks: the maps after those of `TAPS`, at strides 2, 4, 8 and 16."""
+    maps = []
+    for i, block in enumerate(blocks):
+        x = block(x)
+        if i in TAPS:
+            maps.append(x)
+    return maps
+
+
 class EfficientNetLite0(nn.Module):
     """The frozen network. Input RGB in 0..1; output three maps joined at stride 8, and each map of its own."""
 
@@ -122,13 +132,7 @@ class EfficientNetLite0(nn.Module):
 
         Returns the joined map (B, CHANNELS, H / 8, W / 8), and those of `TAPS` at strides 2, 4, 8 and, enlarged, 8.
         """
-        x = self.stem(image * 2 - 1, clamped=True)
-        maps = []
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i in TAPS:
-                maps.append(x)
-        half, fine, middle, coarse = maps
+        half, fine, middle, coarse = tapped(self.blocks, self.stem(image * 2 - 1, clamped=True))
         coarse = F.interpolate(coarse, scale_factor=2, mode="nearest")  # stride 16 -> 8
         return torch.cat([F.avg_pool2d(fine, 2), middle, coarse], dim=1), (half, fine, middle, coarse)
 

@@ -28,9 +28,8 @@ class Job:
     @property
     def folder(self) -> str:
         """Of its run, below runs/, and of its row, below rows/."""
-        return "-".join(
-            [short_name(self.method), *(f"{name}{value}" for name, value in self.asked), f"seed{self.seed}"]
-        )
+        asked = (f"{name}{value}" for name, value in self.asked)
+        return fitting_name("-".join([short_name(self.method), *asked, f"seed{self.seed}"]))
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Plan:
 
     def runs(self, job: Job) -> Path:
         """The folder that gets <category>/<number>."""
-        return self.out / "runs" / fitting_name(job.folder)
+        return self.out / "runs" / job.folder
 
     def _file(self, kind: str, job: Job, suffix: str) -> Path:
-        return self.out / kind / fitting_name(job.folder) / fitting_name(f"{job.category}-{job.fingerprint}", suffix)
+        return self.out / kind / job.folder / fitting_name(f"{job.category}-{job.fingerprint}", suffix)

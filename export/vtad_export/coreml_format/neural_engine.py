@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vtad.backbones.efficientnet import TAPS, EfficientNetLite0
+from vtad.backbones.efficientnet import TAPS, EfficientNetLite0, tapped
 from vtad.backbones.layers import Attention, Block
 from vtad.models.autoencoder import Autoencoder, Prediction
 from vtad.models.context_density import ContextDensity
@@ -201,12 +201,7 @@ class EngineBackbone(nn.Module):
         """(B, 3, H, W), levels of 0 to 255 -> as `EfficientNetLite0.forward`."""
         x = F.pad(image, self.pad, value=LEVELS / 2)  # 0 after normalisation
         x = F.relu6(F.conv2d(x, self.weight, self.bias, self.stride))
-        maps = []
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i in TAPS:
-                maps.append(x)
-        half, fine, middle, coarse = maps
+        half, fine, middle, coarse = tapped(self.blocks, x)
         coarse = F.conv_transpose2d(coarse, self.twice, stride=2, groups=coarse.shape[1])  # stride 16 -> 8
         return torch.cat([F.avg_pool2d(fine, 2), middle, coarse], dim=1), (half, fine, middle, coarse)
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtad.backbones.backbone import MAP_CHANNELS
-from vtad.backbones.efficientnet import TAPS, EfficientNetLite0
+from vtad.backbones.efficientnet import EfficientNetLite0, tapped
 from vtad.config import CELL
 from vtad.models.features import BackboneFeatures, PixelFeatures
 
@@ -64,13 +64,7 @@ class FoldedBackbone(nn.Module):
 
     def forward(self, centred: Tensor) -> tuple[Maps, Maps]:
         """As of `Features`; the maps are those at strides 2, 4, 8 and 16."""
-        x = F.relu6(self.stem(F.pad(centred, self.pad)))
-        maps = []
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i in TAPS:
-                maps.append(x)
-        half, fine, middle, coarse = maps
+        half, fine, middle, coarse = tapped(self.blocks, F.relu6(self.stem(F.pad(centred, self.pad))))
         return (F.avg_pool2d(fine, 2), middle, coarse), (half, fine, middle, coarse)
 
     def projection(self, weight: Tensor, bias: Tensor) -> nn.Module:

@@ -80,9 +80,10 @@ def calibrate(
             raise VtadError(f"--threshold-rule: expected with a budget of false alarms, got it with {given[0]}")
         if max_misses is not None and bad is None:
             raise VtadError("--max-misses: expected together with --bad, got it alone")
+        from vtad_runtime.contract.card import USUAL_RULE
         from vtad_runtime.review.calibrate_run import calibrate_run
         from vtad_runtime.review.recalibration import FALSE_ALARMS, Asked
 
         budget = FALSE_ALARMS if false_alarms is None else false_alarms
-        asked = Asked(threshold, max_misses, budget, threshold_rule or "estimated")
+        asked = Asked(threshold, max_misses, budget, threshold_rule or USUAL_RULE)
         calibrate_run(model, good, asked, out, bad=bad, allow_changed=allow_changed)

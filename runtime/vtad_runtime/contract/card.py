@@ -35,6 +35,7 @@ ONNX_KEY = "vtad.card"  # the name of the card in ONNX metadata_props, and in a 
 FullScale = Literal[1023, 4095, 16383, 65535]  # the highest value of a camera of 10, 12, 14 or 16 bits
 FULL_SCALE: FullScale = 65535
 BudgetRule = Literal["guaranteed", "estimated"]  # how a threshold follows from the false-alarm budget
+USUAL_RULE: BudgetRule = "estimated"  # unless somebody asks for the other
 Rule = Literal[BudgetRule, "misses", "by hand"]
 ComputeUnits = Literal["CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY", "ALL"]  # of Core ML, by coremltools' names
 

@@ -18,7 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-from vtad_runtime.contract.card import BudgetRule, Calibration, Card, CardError, Change, card_digest, percent
+from vtad_runtime.contract.card import (
+    USUAL_RULE,
+    BudgetRule,
+    Calibration,
+    Card,
+    CardError,
+    Change,
+    card_digest,
+    percent,
+)
 from vtad_runtime.contract.errors import VtadError, one_line
 from vtad_runtime.contract.files import replacing, sha256_of
 from vtad_runtime.contract.image import ImageError
@@ -93,7 +102,7 @@ class Asked:
     threshold: float | None = None  # by hand
     max_misses: float | None = None  # the share of bad parts that may be missed
     false_alarms: float = FALSE_ALARMS  # the budget; the pixel threshold keeps to it in any case
-    rule: BudgetRule = "estimated"  # how the threshold follows from the budget
+    rule: BudgetRule = USUAL_RULE  # how the threshold follows from the budget
 
 
 def new_card(card: Card, good: Sequence[Judged], bad: Sequence[Judged], asked: Asked) -> Card:

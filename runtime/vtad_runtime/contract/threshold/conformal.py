@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from vtad_runtime.contract.card import BudgetRule, Calibration
+from vtad_runtime.contract.card import USUAL_RULE, BudgetRule, Calibration
 from vtad_runtime.contract.errors import FAILED, VtadError
 from vtad_runtime.contract.threshold.tail import estimated_level, estimated_threshold
 
@@ -105,7 +105,7 @@ def budget_threshold(scores: Sequence[float], false_alarms: float, rule: BudgetR
 
 
 def calibration(
-    scores: Sequence[float], peaks: Sequence[float], false_alarms: float, rule: BudgetRule = "estimated"
+    scores: Sequence[float], peaks: Sequence[float], false_alarms: float, rule: BudgetRule = USUAL_RULE
 ) -> Calibration:
     """The card's entry from good pictures' scores and heatmap maxima (at model resolution). Raises CalibrationError.
 
