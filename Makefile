@@ -46,7 +46,7 @@ types: $(VENV)/.installed
 check: lint types test services  ## what CI runs
 
 bench: $(VENV)/.installed  ## the newest export beside torch, and vtad-run beside the bare onnxruntime session: latency, start, memory, folder
-	$(BIN)/python bench/latency.py
+	$(BIN)/python -m bench.latency
 	$(BIN)/python -m bench.start
 	$(BIN)/python -m bench.memory
 	$(BIN)/python -m bench.folder --pictures 300

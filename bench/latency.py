@@ -7,8 +7,6 @@ verdict alone costs of everything that the model can show, in CPU time of one th
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -16,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bench.clock import cpu_milliseconds, milliseconds
 from vtad.models.trained import load_detector
 from vtad.run_folder import open_run
 from vtad_runtime.engine.engines import CPU
@@ -28,23 +27,9 @@ from vtad_runtime.verdict.engine_choice import others
 ROUNDS = 30
 
 
-def milliseconds(f: Callable[[], object]) -> float:
-    """Of one call."""
-    start = time.perf_counter()
-    f()
-    return 1e3 * (time.perf_counter() - start)
-
-
 def everything(edge: Detector, rgb: NDArray[np.uint8]) -> list[Result]:
     """The result with all maps."""
     return edge.judge([edge.prepare(rgb)], explain=True)
-
-
-def cpu_milliseconds(f: Callable[[], object]) -> float:
-    """Of one call, by this process."""
-    start = time.process_time()
-    f()
-    return 1e3 * (time.process_time() - start)
 
 
 def verdict_beside_everything(path: Path, engine: str) -> str:

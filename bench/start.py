@@ -15,11 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median, quantiles
 
 from bench import bare
+from bench.clock import milliseconds
 from vtad_runtime.verdict.detector import Detector
 from vtad_runtime.verdict.judge import Judge, Rules
 from vtad_runtime.verdict.judgement import Frame, Judgement
@@ -34,13 +34,6 @@ session.run({entry}, {{"image": numpy.zeros({shape}, numpy.uint8)}})
 print("first", flush=True)
 """
 RUN = "from vtad_runtime.commands.programs import run; run()"
-
-
-def milliseconds(work: Callable[[], object]) -> float:
-    """Of one call."""
-    start = time.perf_counter()
-    work()
-    return 1e3 * (time.perf_counter() - start)
 
 
 def frames(asked: argparse.Namespace, model: Path) -> tuple[list[tuple[float, float]], str]:

@@ -6,6 +6,7 @@ scores that were not drawn. No test picture is looked at.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
@@ -19,7 +20,7 @@ from vtad.run_folder import Run
 from vtad_runtime.contract.command_line.command import no_traceback
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.threshold.conformal import budget_threshold
-from vtad_runtime.contract.threshold.tail import TAIL
+from vtad_runtime.contract.threshold.tail import fit_tail
 
 Rule = Callable[[NDArray[np.float64], float], float]
 
@@ -28,10 +29,8 @@ LEFT = 60  # scores at least that a threshold is judged on
 
 def whole_tail(scores: NDArray[np.float64], budget: float) -> float:
     """The estimated rule as it would be if the oddest scores counted by how far they lie beyond the others."""
-    ordered = np.sort(scores)
-    count = round(TAIL * len(ordered))
-    start = (ordered[-count - 1] + ordered[-count]) / 2
-    return float(start + np.mean(ordered[-count:] - start) * np.log(count / len(ordered) / budget))
+    tail = fit_tail(scores)
+    return dataclasses.replace(tail, scale=float(np.mean(scores[scores > tail.start] - tail.start))).level(budget)
 
 
 RULES: dict[str, Rule] = {

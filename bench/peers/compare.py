@@ -8,14 +8,14 @@ DIR holds what `bench/peers/export.py` wrote; MODEL is an export of 256 x 256 pi
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-import onnxruntime as ort
 
+from bench import bare
+from bench.clock import cpu_milliseconds
 from vtad_runtime.engine.engines import CPU
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.engine.opening import newest_model, open_model
@@ -23,13 +23,6 @@ from vtad_runtime.verdict.engine_choice import others
 
 SIDE = 256  # pixels, of all of them
 ROUNDS = 15
-
-
-def cpu_milliseconds(f: Callable[[], object]) -> float:
-    """Of one call, by this process."""
-    start = time.process_time()
-    f()
-    return 1e3 * (time.process_time() - start)
 
 
 def ours(model: Path) -> dict[str, Callable[[], object]]:
@@ -50,12 +43,10 @@ def ours(model: Path) -> dict[str, Callable[[], object]]:
 
 def theirs(folder: Path) -> dict[str, Callable[[], object]]:
     """Each peer by onnxruntime on the CPU."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
     image = np.random.default_rng(0).random((1, 3, SIDE, SIDE), dtype=np.float32)
     found: dict[str, Callable[[], object]] = {}
     for file in sorted(folder.glob("*.onnx")):
-        session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        session = bare.session(file.read_bytes(), threads=1)
         found[file.stem] = lambda session=session: session.run(None, {"image": image})
     if not found:
         raise SystemExit(f"{folder}: expected the files of bench/peers/export.py, got none")

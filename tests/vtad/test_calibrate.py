@@ -354,17 +354,23 @@ def test_scores_are_the_same_where_what_weighs_nothing_is_not_computed(
         assert some == pytest.approx(all_, rel=1e-5)
 
 
-@pytest.mark.parametrize("shakes", [False, True], ids=["free", "harms on damage"])
-def test_with_defects_of_relation_the_weights_are_best_for_those_among_all_that_cost_little_on_damage(
-    shakes: bool,
-) -> None:
-    """Damage is seen by the patch memory; what is elsewhere by the position Gaussian alone, which may cry out at each shift."""
-    rng = np.random.default_rng(12)
+def defects_of_both_sorts(seed: int) -> tuple[NDArray[Any], ...]:
+    """Good pictures, others that stand for shifted ones, damaged in red, out of relation in green; the masks of either."""
+    rng = np.random.default_rng(seed)
     good, shifted, damaged, related = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(4))
     masks = np.zeros((24, 32, 32), np.bool_)
     masks[:, 8:16, 16:24] = True
     damaged[..., 0][masks] += 130
     related[..., 1][masks] += 40
+    return good, shifted, damaged, related, masks
+
+
+@pytest.mark.parametrize("shakes", [False, True], ids=["free", "harms on damage"])
+def test_with_defects_of_relation_the_weights_are_best_for_those_among_all_that_cost_little_on_damage(
+    shakes: bool,
+) -> None:
+    """Damage is seen by the patch memory; what is elsewhere by the position Gaussian alone, which may cry out at each shift."""
+    good, shifted, damaged, related, masks = defects_of_both_sorts(12)
     for pictures_ in (shifted, damaged, related) if shakes else ():
         pictures_[:, 24:, :, 1] += 90
     detector = Detector(tiny())
@@ -385,12 +391,7 @@ def test_with_defects_of_relation_the_weights_are_best_for_those_among_all_that_
 
 
 def test_a_head_that_finds_each_defect_of_relation_does_not_hide_what_the_others_miss() -> None:
-    rng = np.random.default_rng(13)
-    good, shifted, damaged, related = (rng.integers(90, 110, (24, 32, 32, 3), np.uint8) for _ in range(4))
-    masks = np.zeros((24, 32, 32), np.bool_)
-    masks[:, 8:16, 16:24] = True
-    damaged[..., 0][masks] += 130
-    related[..., 1][masks] += 40
+    good, shifted, damaged, related, masks = defects_of_both_sorts(13)
     found = []
     for head_sees in (0.0, 1.0):
         detector = Detector(tiny())

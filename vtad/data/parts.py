@@ -46,9 +46,7 @@ class Part:
     x: int  # pixels from the left edge to the box
     y: int  # pixels from the top edge
     colours: Float  # (N, 3), its mean in good pictures, 0..255
-    left_open: (
-        float  # levels by which the rest of the picture leaves its colour open; infinity: it does not go with the rest
-    )
+    left_open: float  # levels by which the rest of the picture leaves its colour open; infinity: it goes its own way
 
     @property
     def size(self) -> tuple[int, int]:

@@ -113,9 +113,8 @@ class PositionGaussian(nn.Module):
         values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
         there = values > 1e-6 * values.sum()
         inverse = torch.where(there, values.clamp_min(1e-30).reciprocal(), 0.0)
-        matrix = (seen.T.double() @ (vectors * inverse)) * math.sqrt(
-            len(y)
-        )  # (blocks * D, R): coordinates of variance 1
+        unit = math.sqrt(len(y))  # coordinates of variance 1
+        matrix = (seen.T.double() @ (vectors * inverse)) * unit  # (blocks * D, R)
         self.directions.zero_()
         blocks, _, dim = self.directions.shape
         by_block = matrix.float().reshape(blocks, dim, count).transpose(1, 2) / BLOCK**2

@@ -53,9 +53,8 @@ class _Graph:
     initializers: list[tuple[Field, str]] = field(default_factory=list)
     outputs: list[tuple[Field, Port]] = field(default_factory=list)
     inputs: set[str] = field(default_factory=set)
-    rest: list[Field] = field(
-        default_factory=list
-    )  # and the shapes of values: by these onnxruntime fuses what lies between
+    # With the shapes of values: by these onnxruntime fuses what lies between.
+    rest: list[Field] = field(default_factory=list)
 
 
 def verdict_part(model: bytes) -> Part | None:
