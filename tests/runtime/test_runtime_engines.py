@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import click.testing
+import cv2
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from tiny_model import bad, good, make_card, references, with_references, write_model
 
 from vtad_runtime import Detector, watch
@@ -26,6 +28,7 @@ from vtad_runtime.engine.engines import ENGINES, cache_folder
 from vtad_runtime.engine.model import ModelError, Scored
 from vtad_runtime.engine.opening import open_model
 from vtad_runtime.engine.side_by_side import side_by_side
+from vtad_runtime.sources import capture
 from vtad_runtime.verdict import engine_choice
 from vtad_runtime.verdict.engine_trial import Trial, trial
 
@@ -278,8 +281,6 @@ def test_a_provider_of_onnxruntime_gets_its_options_and_may_not_fall_back_in_sil
 
 
 def test_the_command_says_which_engine_ran(tmp_path: Path) -> None:
-    from PIL import Image
-
     Image.fromarray(bad()).save(tmp_path / "p.png")
     model = proven(tmp_path / "m.onnx")
     arguments = ["--folder", str(tmp_path / "p.png"), "--model", str(model), "--out", str(tmp_path / "out")]
@@ -331,3 +332,82 @@ def test_a_trial_says_how_much_faster_it_is(tmp_path: Path) -> None:
     assert found.ok
     assert (found.ms or 0) > 0
     assert (found.times_faster or 0) > 0
+
+
+WRONG = {  # what a run may be asked for in vain, with the source that it is asked of
+    "camera": "--camera 7",
+    "folder": "--folder missing",
+    "empty folder": "--folder empty",
+    "video": "--video missing.mp4",
+    "hot folder": "--watch missing",
+    "stream": "--stream http://127.0.0.1:1/x",
+    "results": "--folder p.png --out p.png",
+    "JSON": "--folder p.png --json p.png/rows.jsonl",
+    "written video": "--folder p.png --write-video p.png",
+    "broker": "--folder p.png --mqtt mqtt://host",
+    "web server": "--folder p.png --post host",
+    "page": "--folder p.png --live 70000",
+    "mask": "--folder p.png --roi-mask missing.png",
+    "review": "--folder p.png --unsure-from 1000",
+    "golden samples": "--folder p.png --golden missing",
+    "golden samples alone": "--golden missing",
+    "logins": "--stream http://127.0.0.1:1/x --credentials missing",
+}
+
+
+@pytest.fixture
+def untried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A model, m.onnx, of which another engine was never tried; the names of those that are tried from now on."""
+    made: list[str] = []
+
+    def refused(_model: Path, _threads: int | None, engine: str, **_: Any) -> Trial:
+        made.append(engine)
+        return Trial(engine, False, "of no use", None, None)
+
+    monkeypatch.setattr(engine_choice, "others", lambda: ("openvino",))
+    monkeypatch.setattr(engine_choice, "tried", refused)
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(good()).save("p.png")
+    Path("empty").mkdir()
+    proven(Path("m.onnx"))
+    return made
+
+
+@pytest.mark.parametrize("arguments", WRONG.values(), ids=WRONG)
+def test_engines_are_tried_when_all_else_is_known_to_work(arguments: str, untried: list[str]) -> None:
+    done = click.testing.CliRunner().invoke(run, [*arguments.split(), "--model", "m.onnx"])
+    assert done.exit_code == 2, done.output
+    assert done.stderr.startswith("Error: "), done.stderr
+    assert not untried
+    assert not list(Path().glob("results/*"))
+
+
+def test_a_camera_that_waited_for_engines_is_opened_anew(untried: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+
+    class Camera:
+        def __init__(self, index: int) -> None:
+            opened.append(index)
+
+        isOpened = grab = set = lambda *_: True
+        retrieve = lambda _: (True, good())  # noqa: E731
+        release = lambda _: None  # noqa: E731
+
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    ask = ["--camera", "3", "--model", "m.onnx", "--max-frames", "1", "--frame-check", "none"]
+    assert click.testing.CliRunner().invoke(run, ask).exit_code == 0
+    assert (opened, untried) == ([3], ["openvino"])
+    monkeypatch.setattr(capture, "FRESH_S", 0.0)  # as if it had taken long
+    assert click.testing.CliRunner().invoke(run, ask).exit_code == 0
+    assert opened == [3, 3, 3]
+
+
+@needs_openvino
+def test_the_run_file_names_the_engine_that_was_proven_after_it_was_written(
+    untried: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_choice, "tried", lambda *_, **__: Trial("openvino", True, "alike", 1.0, 3.0))
+    done = click.testing.CliRunner().invoke(run, ["--folder", "p.png", "--model", "m.onnx"])
+    assert done.exit_code == 0, done.output
+    assert "engine openvino: 3.0 times as fast as cpu here; alike" in done.stderr
+    assert json.loads(Path("results/0001/run.json").read_text())["engine"] == "openvino"

@@ -53,6 +53,12 @@ class Line:
     receivers: list[Output]
     page: PageState | None
     window: Window | None
+    device: FrameSource | None  # a camera, a stream or a video
+
+    def start(self) -> None:
+        """Begin to read, and count the time from now. Raises SourceError."""
+        self.summary.start()
+        self.frames.start()
 
 
 def build(
@@ -63,7 +69,10 @@ def build(
     outputs: Sequence[Output] = (),
     console: bool = False,
 ) -> tuple[Judge, Line]:
-    """The judge and the line around it; `stack` ends it all. What fails most often comes first. Raises VtadError."""
+    """The judge and the line around it, not begun yet; `stack` ends it all. What fails most often comes first.
+
+    Raises VtadError.
+    """
     source, judge = options.source, Judge(options.source.name, detector, rules, explain=options.shows_everything)
     batch, files, device, room, full_scale = 1, None, None, Room(), detector.card.input.full_scale
     frames: Capture | FolderFrames | None = None
@@ -115,12 +124,21 @@ def build(
     if page is not None:
         page.outputs = lambda: wiring.states(receivers)
     outputs_of_run.append(Calls(lambda judgement: room.leave(judgement.file or judgement.number)))
-    frames.start()
     stack.callback(frames.stop)
     if hot is not None:
         stack.push(partial(_end_in_order, hot))
     return judge, Line(
-        frames, len(files.files) if files else None, batch, writer, summary, drift, results, receivers, page, window
+        frames,
+        len(files.files) if files else None,
+        batch,
+        writer,
+        summary,
+        drift,
+        results,
+        receivers,
+        page,
+        window,
+        device,
     )
 
 

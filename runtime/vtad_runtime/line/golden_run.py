@@ -15,8 +15,9 @@ from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.image import ImageError
 from vtad_runtime.contract.log import event, warning
 from vtad_runtime.line import wiring
-from vtad_runtime.line.golden import Golden, GoldenError
+from vtad_runtime.line.golden import Golden, GoldenError, GoldenReport
 from vtad_runtime.line.options import RunOptions
+from vtad_runtime.sources.capture import FrameSource
 from vtad_runtime.verdict.detector import Detector
 
 if TYPE_CHECKING:
@@ -30,24 +31,31 @@ POLL_S = 0.1  # how soon a signal is answered between two checks
 class GoldenSamples:
     """The golden samples of a run: checked at its start, and again when they are due."""
 
-    def __init__(self, options: RunOptions, detector: Detector, stop: Callable[[], bool] = lambda: False) -> None:
-        """Check them and say what was found. Raises VtadError: they cannot be used; or have shifted, and --strict."""
+    def __init__(self, options: RunOptions, detector: Detector) -> None:
+        """Nothing is judged yet. Raises GoldenError: they cannot be used."""
         assert options.golden is not None
-        self._golden = Golden(options.golden, detector)
+        self._options, self._golden = options, Golden(options.golden, detector)
         self._every_s, self._due = options.golden_every or math.inf, math.inf  # the next check, by time.monotonic()
         self._page: PageState | None = None
-        frame = _frame_before(options, stop) if options.golden_frame else None
-        self._check(frame)
-        if options.strict and not self.report.ok:
-            raise VtadError(
-                f"{options.golden}: golden samples are not judged as they were (--strict): {self.report.lines[0]}",
-                SHIFTED,
-            )
 
-    def show_on(self, page: PageState | None) -> None:
-        """Show what was found on the page, from now on."""
-        self._page = page
-        self._show(self.report.ok, self.report.lines)
+    def begin(
+        self,
+        device: FrameSource | None = None,
+        page: PageState | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> GoldenReport:
+        """The first check, with a frame of `device` for --golden-frame; what was found, which `page` shows from now on.
+
+        Raises VtadError: they cannot be judged; or have shifted, and --strict.
+        """
+        options, self._page = self._options, page
+        frame = _frame_before(device, options, stop) if device is not None and options.golden_frame else None
+        report = self._check(frame)
+        if options.strict and not report.ok:
+            raise VtadError(
+                f"{options.golden}: golden samples are not judged as they were (--strict): {report.lines[0]}", SHIFTED
+            )
+        return report
 
     def turn(self) -> None:
         """Check again if due; frames that come meanwhile are dropped and counted. What cannot be checked ends no run."""
@@ -60,13 +68,14 @@ class GoldenSamples:
             self._show(False, (str(e),))
             self._due = time.monotonic() + self._every_s
 
-    def _check(self, frame: NDArray[np.uint8] | None = None) -> None:
+    def _check(self, frame: NDArray[np.uint8] | None = None) -> GoldenReport:
         """Check them, and say every finding."""
-        self.report = self._golden.check(frame)
-        for line in self.report.lines:
-            event("golden", f"golden samples: {line}", ok=self.report.ok, cause=self.report.cause)
-        self._show(self.report.ok, self.report.lines)
+        report = self._golden.check(frame)
+        for line in report.lines:
+            event("golden", f"golden samples: {line}", ok=report.ok, cause=report.cause)
+        self._show(report.ok, report.lines)
         self._due = time.monotonic() + self._every_s
+        return report
 
     def _show(self, ok: bool, lines: tuple[str, ...]) -> None:
         if self._page is not None:
@@ -82,8 +91,10 @@ def check_alone(options: RunOptions) -> int:
     with stoppable() as stop:
         while not stop():
             due = time.monotonic() + (options.every or 0)
-            samples = GoldenSamples(options, wiring.open_detector(options))
-            code = AS_RECORDED if samples.report.ok else SHIFTED
+            detector, prove = wiring.open_detector(options)
+            samples = GoldenSamples(options, detector)
+            prove()
+            code = AS_RECORDED if samples.begin().ok else SHIFTED
             if options.every is None:
                 break
             while not stop() and time.monotonic() < due:
@@ -91,13 +102,12 @@ def check_alone(options: RunOptions) -> int:
     return code
 
 
-def _frame_before(options: RunOptions, stop: Callable[[], bool]) -> NDArray[np.uint8] | None:
+def _frame_before(device: FrameSource, options: RunOptions, stop: Callable[[], bool]) -> NDArray[np.uint8] | None:
     """The frame of --golden-frame, (H, W, 3), cut and turned, once the camera had a second to settle. None: `stop`.
 
     Raises VtadError: no usable frame, or one that --roi does not fit.
     """
     start, first = time.monotonic(), None
-    device = wiring.open_device(options)
     try:
         while not stop() and time.monotonic() - start < MOST_S:
             shot = device.read(stop)
@@ -112,8 +122,6 @@ def _frame_before(options: RunOptions, stop: Callable[[], bool]) -> NDArray[np.u
         raise
     except Exception as e:  # a driver may raise anything
         raise VtadError(f"--golden-frame: expected a frame, got {e}") from e
-    finally:
-        device.close()
     if stop():
         return None
     raise VtadError(f"--golden-frame: expected a frame of a golden part, got none within {MOST_S:.0f} s")

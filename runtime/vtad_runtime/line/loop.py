@@ -25,6 +25,9 @@ class Frames(Protocol):
 
     last_number: int  # of the newest frame handed on
 
+    def start(self) -> None:
+        """Begin to read. Raises SourceError."""
+
     def next(self, timeout_s: float) -> Frame | Unusable | None:
         """The next frame in order, waiting at most `timeout_s`; None when there was none. Raises what broke the reading."""
 

@@ -67,15 +67,22 @@ def run(
     """
     options = wiring.with_logins(options)
     source = options.source
-    detector = detector or wiring.open_detector(options)
+    prove: Callable[[], bool] | None = None
+    if detector is None:
+        detector, prove = wiring.open_detector(options)
     rules = wiring.rules_of(options, detector.card)
     golden = None
     if options.golden is not None:
         from vtad_runtime.line.golden_run import GoldenSamples
 
-        golden = GoldenSamples(options, detector, stop)
+        golden = GoldenSamples(options, detector)
     with ExitStack() as stack:
         judge, line = build(options, detector, rules, stack, outputs, console)
+        if prove is not None and prove() and line.results is not None:  # what may take long, after all that may fail
+            line.results.describe(wiring.about(options, detector, rules))
+        if golden is not None:
+            golden.begin(line.device, line.page, stop)
+        line.start()
         folder = str(line.results.folder) if line.results else None
         goes = f", results go to {folder}" if folder else ""
         unsure = "" if rules.unsure_from is None else f", UNSURE from {rules.unsure_from:.4g}"
@@ -89,7 +96,6 @@ def run(
         turns = [line.window.draw] if line.window is not None else []
         if golden is not None:
             turns.append(golden.turn)
-            golden.show_on(line.page)
         judge_frames(
             line.frames,
             judge,

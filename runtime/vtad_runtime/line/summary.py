@@ -29,6 +29,10 @@ class Summary:
         self._start = time.monotonic()
         self._end: float | None = None
 
+    def start(self) -> None:
+        """The run begins now; without this it began when this was made."""
+        self._start = time.monotonic()
+
     def write(self, judgement: Judgement) -> None:
         """Count one judgement."""
         self.rows += 1

@@ -8,7 +8,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.line.run import run
 from vtad_runtime.line.summary import Summary
@@ -54,14 +53,10 @@ def watch(
             options[name] = Path(options[name])
     if options.get("frame_check") is not None:
         options["frame_check"] = frozenset(options["frame_check"])
-    asked = RunOptions(parse(str(source)), **options)
-    if not isinstance(model, Detector):
-        model = Detector(
-            model or newest_model(),
-            asked.threads,
-            engine=asked.engine,
-            parts=parts_of(asked),
-            allow_changed=asked.allow_changed,
-        )
+    asked = RunOptions(parse(str(source)), Path(model) if isinstance(model, str | Path) else None, **options)
+    if isinstance(model, bytes):
+        changed = asked.allow_changed
+        model = Detector(model, asked.threads, engine=asked.engine, parts=parts_of(asked), allow_changed=changed)
     stopped: Callable[[], bool] = stop.is_set if isinstance(stop, Event) else stop or (lambda: False)
-    return run(asked, stopped, detector=model, outputs=[] if on_result is None else [Calls(on_result)])
+    detector = model if isinstance(model, Detector) else None
+    return run(asked, stopped, detector=detector, outputs=[] if on_result is None else [Calls(on_result)])

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import sys
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ from vtad_runtime.sources.opencv_sources import Camera, Video, open_stream
 from vtad_runtime.sources.room import Room
 from vtad_runtime.verdict.alarm import AlarmRule
 from vtad_runtime.verdict.detector import Detector
+from vtad_runtime.verdict.engine_choice import EngineChoice
 from vtad_runtime.verdict.geometry import Geometry
 from vtad_runtime.verdict.judge import Rules
 from vtad_runtime.verdict.judgement import Output
@@ -68,10 +69,16 @@ def with_logins(options: RunOptions) -> RunOptions:
     return dataclasses.replace(options, address=address, mqtt=mqtt, post=post)
 
 
-def open_detector(options: RunOptions) -> Detector:
-    """The named model or the newest export, and a line about it. Raises ModelError."""
-    path, changed = options.model or newest_model(), options.allow_changed
-    detector = Detector(path, options.threads, engine=options.engine, parts=parts_of(options), allow_changed=changed)
+def open_detector(options: RunOptions) -> tuple[Detector, Callable[[], bool]]:
+    """The named model or the newest export, and a line about it; and what lets engines prove themselves.
+
+    That may take minutes where they were never tried, so it is called when all else is known to work; it says whether another
+    engine runs the model now. Both raise ModelError.
+    """
+    path, parts, changed = options.model or newest_model(), parts_of(options), options.allow_changed
+    choice = EngineChoice(path, options.threads, options.engine, parts=parts, allow_changed=changed)
+    first = choice.first()
+    detector = Detector(first)
     card = detector.card
     which = "" if options.model else ", the newest export"
     note(
@@ -82,7 +89,13 @@ def open_detector(options: RunOptions) -> Detector:
         warning(
             "model_changed", f"{detector.path}: {detector.integrity} (--allow-changed); its proof says nothing of it"
         )
-    return detector
+
+    def prove() -> bool:
+        if choice.due:
+            detector.run_by(choice.proven(first))
+        return detector.engine != first.engine
+
+    return detector, prove
 
 
 def parts_of(options: RunOptions) -> int:

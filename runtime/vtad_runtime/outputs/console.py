@@ -17,10 +17,11 @@ class FileProgress(Output):
         """`files` are to be judged."""
         self._errors: list[str] = []
         self._bar = Bar("judging", files)
-        self._bar.begin()
 
     def write(self, judgement: Judgement) -> None:
-        """One more is done."""
+        """One more is done. The first one begins the bar: before it engines may have been tried."""
+        if not self._bar.done:
+            self._bar.begin()
         self._bar.advance()
         if judgement.verdict is Verdict.ERROR:
             reason, file = str(judgement.reason), str(judgement.file)
@@ -28,7 +29,8 @@ class FileProgress(Output):
 
     def close(self) -> None:
         """Say what could not be judged."""
-        self._bar.end()
+        if self._bar.done:
+            self._bar.end()
         for error in self._errors[:SHOWN_ERRORS]:
             warning("error", f"ERROR {error}")
         if len(self._errors) > SHOWN_ERRORS:

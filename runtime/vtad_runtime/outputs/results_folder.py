@@ -44,7 +44,7 @@ class ResultsFolder:
         self._rows, self._dialect = 0, dialect
         try:
             self.folder = next_folder(parent)
-            write_whole(self.folder / RUN_FILE, about.to_json().encode())
+            self._describe(about)
             self._jsonl = Lines(self.folder / RESULTS_FILE)
             self._csv = Lines(self.folder / CSV_FILE)
             self._pictures = PictureWriter(self.folder, pictures)
@@ -52,6 +52,13 @@ class ResultsFolder:
             got = "a file" if parent.is_file() else e.strerror or e
             said = f"{parent}: expected a folder to write results to, got {got}; choose another by --out"
             raise SinkError(said, NOT_WRITTEN if disk_full(e) else USAGE) from e
+
+    def describe(self, about: RunFile) -> None:
+        """Write run.json anew, for what is known since. Raises SinkError."""
+        try:
+            self._describe(about)
+        except OSError as e:
+            raise self._failed(e) from e
 
     def write(self, judgement: Judgement, *, pictures: bool = True) -> Judgement:
         """Save the pictures, then the row that names them; the judgement with what was saved. Raises SinkError."""
@@ -91,6 +98,9 @@ class ResultsFolder:
         self._jsonl.close()
         self._csv.close()
         self._pictures.close()
+
+    def _describe(self, about: RunFile) -> None:
+        write_whole(self.folder / RUN_FILE, about.to_json().encode())
 
     def _failed(self, error: OSError) -> SinkError:
         got = one_line(error)

@@ -28,6 +28,7 @@ Drop = Literal["oldest", "newest", "none"]
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # between attempts to open a lost source again; doubles each time
 SILENT_S = 3.0  # a live source that gives no frame for so long counts as gone, whatever its driver says
+FRESH_S = 1.0  # so long may pass between opening a live source and reading it
 FIRST_FRAME_S = 10.0  # cameras take longer to give the first one
 JOIN_S = 4.0  # a driver may hang in a read; then its thread is left behind
 
@@ -80,6 +81,7 @@ class Capture:
         self.name = name
         self.last_number = 0  # of the newest frame handed on
         self._source: FrameSource | None = source
+        self._opened = time.monotonic()
         self._options, self._reopen = options, reopen
         self._changed = threading.Condition()
         self._waiting: deque[tuple[int, Frame | Unusable]] = deque()  # frames dropped before it, and the frame
@@ -96,7 +98,14 @@ class Capture:
         self._thread = threading.Thread(target=self._run, name="vtad-capture", daemon=True)
 
     def start(self) -> None:
-        """Begin to read."""
+        """Begin to read. What a live source sent since it was opened may be old, so it is opened again after a while.
+
+        Raises SourceError: it does not open any more.
+        """
+        if self._reopen is not None and self._source is not None and time.monotonic() - self._opened > FRESH_S:
+            self._source.close()
+            self._source = None
+            self._source = self._reopen()
         self._seen = time.monotonic() + FIRST_FRAME_S - SILENT_S
         self._thread.start()
 

@@ -135,11 +135,17 @@ class Detector:
         if isinstance(model, Path | str | bytes):
             model = open_proven(model, threads, engine, parts=parts, allow_changed=allow_changed)
         self._session = model
-        self.path = self._session.path
-        self.card = self._session.card
-        self.integrity = self._session.integrity
-        self.engine = self._session.engine
+        self.path, self.card, self.integrity = model.path, model.card, model.integrity
         self.unsure_from = review_level(self.card.calibration, review)
+
+    @property
+    def engine(self) -> str:
+        """What runs the model."""
+        return self._session.engine
+
+    def run_by(self, opened: OpenModel) -> None:
+        """Go on with the same model, opened by another engine; no picture is in hand."""
+        self._session = opened
 
     def __call__(self, picture: Picture) -> Result:
         """Judge one picture of any size: a file, the bytes of one, or (H, W, 3) uint8 RGB.

@@ -38,47 +38,97 @@ def open_proven(
 
     `parts`: see `open_model`. Raises ModelError: the engine is not there, or judges reference pictures otherwise.
     """
-    if engine not in (*ENGINES, AUTO):
-        raise ModelError(f"engine: expected one of {', '.join((AUTO, *ENGINES))}, got {engine}")
-    if engine == CPU or isinstance(model, bytes) or (engine == AUTO and (is_package(model) or not others())):
-        return open_model(
-            model, threads, engine=CPU if engine == AUTO else engine, parts=parts, allow_changed=allow_changed
-        )
-    path, known = Path(model), _Known.of(Path(model), threads)
-    if engine == AUTO:
-        engine = _fastest(path, threads, known, allow_changed)
-        return open_model(path, threads, engine=engine, parts=parts, allow_changed=allow_changed)
-    if engine not in known.trials:
-        open_model(path, threads, engine=engine, allow_changed=allow_changed)  # an error of it is said as it is
-        known.learn([tried(path, threads, engine, allow_changed=allow_changed)])
-    trial = known.trials[engine]
-    if trial.ok is False:
-        raise ModelError(f"{path}: engine {engine} is refused: {trial.said}; take --engine {CPU}")
-    if trial.ok is None:
-        warning("engine_unproven", f"{path}: engine {engine} is not proven: {trial.said}")
-    return open_model(path, threads, engine=engine, parts=parts, allow_changed=allow_changed)
+    return EngineChoice(model, threads, engine, parts=parts, allow_changed=allow_changed).proven()
 
 
-def _fastest(model: Path, threads: int | None, known: _Known, allow_changed: bool) -> str:
-    """The fastest engine that is proven; `cpu` where there is nothing to prove one by. Says which and why."""
-    if first := any(name not in known.trials for name in others()):
-        if open_model(model, threads, allow_changed=allow_changed).references() is None:
+class EngineChoice:
+    """A model, and which engine is to run it. To try engines takes up to minutes, so that is asked for apart from the rest."""
+
+    def __init__(
+        self,
+        model: Path | str | bytes,
+        threads: int | None,
+        engine: str,
+        *,
+        parts: int = 1,
+        allow_changed: bool = False,
+    ) -> None:
+        """See `open_proven`. Nothing is opened yet, and nothing tried. Raises ModelError: there is no such engine."""
+        if engine not in (*ENGINES, AUTO):
+            raise ModelError(f"engine: expected one of {', '.join((AUTO, *ENGINES))}, got {engine}")
+        self._model, self._threads, self._parts, self._allow_changed = model, threads, parts, allow_changed
+        self._engine, self._known, self._due = engine, _Known(None), tuple[str, ...]()
+        if isinstance(model, bytes) or engine == CPU or (engine == AUTO and (is_package(model) or not others())):
+            self._engine = CPU if engine == AUTO else engine
+            return
+        self._known = _Known.of(Path(model), threads)
+        asked = others() if engine == AUTO else (engine,)
+        if any(name not in self._known.trials for name in asked):
+            self._due = asked
+
+    @property
+    def due(self) -> bool:
+        """Whether engines have to be tried first."""
+        return bool(self._due)
+
+    def first(self) -> OpenModel:
+        """The model as it opens without trying engines: by `cpu` where the fastest is not known yet. Raises ModelError."""
+        return self._opened(CPU if self._engine == AUTO else self._engine) if self._due else self.proven()
+
+    def proven(self, first: OpenModel | None = None) -> OpenModel:
+        """The model by the engine that was asked for, or by the fastest; what is due is tried. Raises ModelError.
+
+        `first`: what `first` gave; it is given again where its engine is the one.
+        """
+        if self._due:
+            first = first or self.first()
+        engine = self._fastest(first) if self._engine == AUTO else self._asked()
+        return first if first is not None and first.engine == engine else self._opened(engine)
+
+    def _asked(self) -> str:
+        """The engine that was asked for, which the reference pictures must not speak against. Raises ModelError."""
+        self._try()
+        if trial := self._known.trials.get(self._engine):
+            if trial.ok is False:
+                raise ModelError(
+                    f"{self._model!s}: engine {trial.engine} is refused: {trial.said}; take --engine {CPU}"
+                )
+            if trial.ok is None:
+                warning("engine_unproven", f"{self._model!s}: engine {trial.engine} is not proven: {trial.said}")
+        return self._engine
+
+    def _fastest(self, first: OpenModel | None) -> str:
+        """The fastest engine that is proven; `cpu` where there is nothing to prove one by. Says which and why."""
+        if new := bool(self._due):
+            if first is None or first.references() is None:
+                return CPU
+            event("engines", "trying engines once on this machine: " + ", ".join(self._due))
+            self._try()
+        found = [self._known.trials[name] for name in others()]
+        for trial in found:
+            if new and not trial.ok:
+                event("engine_refused", f"engine {trial.engine} is not taken: {trial.said}", engine=trial.engine)
+        faster = {t.engine: t for t in found if t.ok and t.times_faster is not None and t.times_faster >= WORTH}
+        best = max(faster.values(), key=lambda t: t.times_faster or 0.0, default=None)
+        if best is None:
+            if new:
+                event("engine", f"engine {CPU}: no other one that is proven is faster here", engine=CPU)
             return CPU
-        event("engines", "trying engines once on this machine: " + ", ".join(others()))
-        known.learn(tried(model, threads, name, allow_changed=allow_changed) for name in others())
-    found = [known.trials[name] for name in others()]
-    for trial in found:
-        if first and not trial.ok:
-            event("engine_refused", f"engine {trial.engine} is not taken: {trial.said}", engine=trial.engine)
-    faster = {t.engine: t for t in found if t.ok and t.times_faster is not None and t.times_faster >= WORTH}
-    best = max(faster.values(), key=lambda t: t.times_faster or 0.0, default=None)
-    if best is None:
-        if first:
-            event("engine", f"engine {CPU}: no other one that is proven is faster here", engine=CPU)
-        return CPU
-    faster_by = f"engine {best.engine}: {best.times_faster:.1f} times as fast as {CPU} here"
-    event("engine", f"{faster_by}; {best.said}" if first else faster_by, engine=best.engine)
-    return best.engine
+        faster_by = f"engine {best.engine}: {best.times_faster:.1f} times as fast as {CPU} here"
+        event("engine", f"{faster_by}; {best.said}" if new else faster_by, engine=best.engine)
+        return best.engine
+
+    def _try(self) -> None:
+        """Try what is due."""
+        if self._due and not isinstance(self._model, bytes):
+            path, threads, changed = Path(self._model), self._threads, self._allow_changed
+            self._known.learn(tried(path, threads, name, allow_changed=changed) for name in self._due)
+            self._due = ()
+
+    def _opened(self, engine: str) -> OpenModel:
+        return open_model(
+            self._model, self._threads, engine=engine, parts=self._parts, allow_changed=self._allow_changed
+        )
 
 
 def others() -> tuple[str, ...]:
