@@ -26,9 +26,11 @@ from vtad.config import Config, ConfigError, from_dict
 from vtad.older_runs import config_of_today
 from vtad_runtime.contract import files
 from vtad_runtime.contract.card import Card, read_card
-from vtad_runtime.contract.errors import NOT_WRITTEN, VtadError, one_line
+from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full, one_line
 from vtad_runtime.contract.lock import Lock, Locked
 from vtad_runtime.contract.typed_json import WrongJson, parsed
+
+OTHER_OUT = "choose another by --out"
 
 
 class RunError(VtadError):
@@ -140,9 +142,7 @@ def create_run(config: Config, folder: Path | None = None) -> Run:
         path = folder or parent / f"{max(numbers, default=0) + 1:04d}"
         path.mkdir()
     except OSError as e:
-        raise RunError(
-            f"{folder or parent}: expected a folder that can be written, got {e.strerror or e}: choose another by --out"
-        ) from e
+        raise _no_folder(folder or parent, e) from e
     try:
         write_text(path / "config.json", _config_text(config))
     except WriteError:
@@ -160,7 +160,20 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise RunError(f"{path}: expected a folder to write to, got {e.strerror or e}: choose one by --out") from e
+        raise _no_folder(path, e) from e
+
+
+def require_writable(path: Path, remedy: str = OTHER_OUT) -> None:
+    """Before work that takes long: raise RunError where a folder cannot be written to, or made. Nothing stays there."""
+    try:
+        files.try_writing(path)
+    except OSError as e:
+        raise _no_folder(path, e, remedy) from e
+
+
+def _no_folder(path: Path, error: OSError, remedy: str = OTHER_OUT) -> RunError:
+    said = f"{path}: expected a folder to write to, got {error.strerror or error}: {remedy}"
+    return RunError(said, NOT_WRITTEN if disk_full(error) else USAGE)
 
 
 def open_run(path: Path) -> Run:

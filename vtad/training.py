@@ -25,7 +25,17 @@ from vtad.fitting.loop import Report, Reporter, Validated, begun, resumed
 from vtad.fitting.symmetries import with_symmetries
 from vtad.inspection import input_spec, make_card
 from vtad.models.detector import SCORE_RULE, Detector
-from vtad.run_folder import Run, RunError, create_run, held, newest_run, open_run, require_unfinished, sha256
+from vtad.run_folder import (
+    Run,
+    RunError,
+    create_run,
+    held,
+    newest_run,
+    open_run,
+    require_unfinished,
+    require_writable,
+    sha256,
+)
 
 
 def train(
@@ -61,15 +71,15 @@ def train(
         device = pick_device(config.device)
         files = files or find_category(Path(config.data), config.category)
         root = files.root
-        train_files, val_files = split_good(files.train_good, config.val_split, config.seed)
+        split = split_good(files.train_good, config.val_split, config.seed)
+        require_writable(resume.path if resume else folder or Path(config.out) / config.category)
         config = with_size(config, files.train_good)
         if resume is None:
             config = _with_bits(config, files, report)
         pretrained = None if resume else read_pretrained(config)  # a resumed run has its backbone in its checkpoint
         config = with_backbone(config, pretrained)
-        spec = input_spec(config)
         images_seen = fingerprint(files.train_good)
-        images, held_out = ImageCache(train_files, spec), ImageCache(val_files, spec)
+        images, held_out = (ImageCache(part, input_spec(config)) for part in split)
         _require_something_to_see(images, root)
         _require_shares(config, len(images), processes)
     with images, held_out, ExitStack() as while_it_trains:

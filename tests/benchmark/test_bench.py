@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from tiny_run import TINY, done, error, invoke, tiny
 from vtad.run_folder import Run
 from vtad_benchmark.commands.bench import bench
 from vtad_benchmark.jobs.plan import Plan
+from vtad_benchmark.methods import presets
 from vtad_benchmark.methods.options import Options, adopts
 from vtad_benchmark.results.rows import read_rows
 from vtad_runtime.contract.lock import Lock
@@ -235,6 +237,17 @@ def test_a_job_that_fails_holds_nothing_else_up_and_is_tried_again(pills: Path, 
     done(bench, *command)
     assert [row.category for row in read_rows(out)] == ["a", "b"]
     assert not list(out.glob("locks/*/*.failed"))
+
+
+def test_what_nothing_could_judge_is_not_trained(
+    make_category: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_category("part", train=16)
+    shutil.rmtree(data / "part" / "test", ignore_errors=True)
+    monkeypatch.setattr(presets, "train", lambda *_, **__: pytest.fail("it was trained"))
+    result = invoke(bench, "--data", data, "--out", tmp_path / "out", "--seeds", 1)
+    assert result.exit_code == 1
+    assert "expected test images" in result.stderr
 
 
 @pytest.mark.slow

@@ -243,6 +243,16 @@ def test_a_place_that_takes_no_file_is_4_and_leaves_nothing(model: Path) -> None
     assert not list(Path().rglob("*.part"))
 
 
+@pytest.mark.parametrize("asked", ["--good line --bad missing", "--good line --out line/g.png/new.onnx"])
+def test_what_can_fail_is_looked_at_before_a_picture_is_judged(
+    model: Path, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line([100] * 20)
+    save(good(), "line/g.png")
+    monkeypatch.setattr("vtad_runtime.review.calibrate_run.judge_pictures", lambda *_: pytest.fail("they were judged"))
+    failed(4 if "--out" in asked else 2, *asked.split())
+
+
 def test_without_a_model_the_newest_export_is_taken_and_the_new_file_is_the_newest_then(model: Path) -> None:
     os.utime(model, (time.time() - 60,) * 2)
     line(list(range(5)))

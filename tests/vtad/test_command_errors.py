@@ -15,14 +15,18 @@ import pytest
 from numpy.typing import NDArray
 from tiny_run import done, error, flags, invoke
 
+from vtad import training
 from vtad.commands.data import data as vtad_data
 from vtad.commands.evaluate import evaluate as vtad_eval
 from vtad.commands.library_errors import library_errors_as_lines
 from vtad.commands.sweep import sweep as vtad_sweep
 from vtad.commands.train import train as vtad_train
+from vtad.evaluation import evaluate as evaluation
 from vtad.fitting import sampling
 from vtad.run_folder import Run
 from vtad_export.commands.export import export as vtad_export
+from vtad_export.proof import material
+from vtad_runtime.contract import files
 from vtad_runtime.contract.lock import Lock
 
 MakeCategory = Callable[..., Path]
@@ -155,14 +159,41 @@ def test_a_diverging_training_is_exit_code_1(make_category: MakeCategory) -> Non
     assert "lower --learning-rate (it is 1e+30)" in line
 
 
+def _too_soon(*_: object, **__: object) -> Any:
+    raise AssertionError("this takes long, and what is cheap was not found out before it")
+
+
 @pytest.mark.parametrize("below", ["", "/deeper"])
-def test_an_output_that_is_no_folder(make_category: MakeCategory, tmp_path: Path, below: str) -> None:
+def test_an_output_that_is_no_folder_is_said_before_a_picture_is_read(
+    make_category: MakeCategory, tmp_path: Path, below: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_category("part", train=16)
     (tmp_path / "taken").write_text("mine")
+    monkeypatch.setattr(training, "ImageCache", _too_soon)
     line = refused("--category", "part", "--out", f"taken{below}", *flags())
-    assert "expected a folder that can be written" in line
-    assert "choose another by --out" in line
+    assert "expected a folder to write to, got Not a directory: choose another by --out" in line
     assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_of_several_categories_each_is_known_to_have_pictures_before_the_first_is_trained(
+    make_category: MakeCategory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_category("bolt", train=16)
+    make_category("nut", train=2)
+    monkeypatch.setattr(training, "ImageCache", _too_soon)
+    assert "nut/train/good: expected at least 6 good pictures, got 2" in refused("--category", "all", *flags())
+
+
+@pytest.mark.parametrize(("command", "slow"), [(vtad_eval, "load_detector"), (vtad_export, "load_material")])
+def test_a_run_that_cannot_be_written_to_is_said_before_a_picture_is_judged(
+    command: Any, slow: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(folder: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr(files, "try_writing", forbidden)
+    monkeypatch.setattr(evaluation if command is vtad_eval else material, slow, _too_soon)
+    assert "expected a folder to write to, got Permission denied" in error(2, command, "--run", run.path)
 
 
 @pytest.mark.parametrize("command", [vtad_eval, vtad_export], ids=["eval", "export"])

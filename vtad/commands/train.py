@@ -30,7 +30,8 @@ from vtad.commands.train_options import (
     preset_option,
 )
 from vtad.config import Config, ConfigError
-from vtad.data.layout import find_categories
+from vtad.data.images import split_good
+from vtad.data.layout import find_categories, find_category
 from vtad.preset_file import preset_of
 from vtad.report.library import missing
 from vtad.run_folder import Run
@@ -109,8 +110,10 @@ def train(
             run, config, store = _once(processes, lambda: _unfinished(Path(out), run_path, category, store))
             _train(dataclasses.replace(config, data=str(data_dir)) if elsewhere else config, run, store, processes)
             return
-        for name in _once(processes, lambda: _categories(category, data_dir)):
-            config = preset_of(preset_name, name, data=str(data_dir), out=out, **changes)
+        names = _once(processes, lambda: _categories(category, data_dir))
+        configs = [preset_of(preset_name, name, data=str(data_dir), out=out, **changes) for name in names]
+        _once(processes, lambda: _require_pictures(configs))
+        for config in configs:
             _train(config, None, store, processes)
 
 
@@ -149,6 +152,12 @@ def _categories(category: str | None, data_dir: Path) -> tuple[str, ...]:
     if category == ALL and found:
         return found
     return (require_category(None if category == ALL else category, data_dir),)
+
+
+def _require_pictures(configs: list[Config]) -> None:
+    """Before the first of several trainings: every category has enough good pictures. Raises DataError."""
+    for config in configs:
+        split_good(find_category(Path(config.data), config.category).train_good, config.val_split, config.seed)
 
 
 def _train(config: Config, resume: Run | None, store: Store | None, joined: Processes | None) -> None:

@@ -20,7 +20,7 @@ from vtad.fitting.device import pick_device
 from vtad.inspection import input_spec
 from vtad.metrics import Curve, PixelReport, RankedPixels, ScoreReport, evaluate_scores
 from vtad.models.trained import load_detector
-from vtad.run_folder import Run, write_text
+from vtad.run_folder import Run, require_writable, write_text
 from vtad_runtime.contract.progress import Bar, watched
 from vtad_runtime.contract.threshold.conformal import REVIEW, review_level
 
@@ -80,6 +80,7 @@ def evaluate(
         raise DataError(
             f"{files.root / 'test'}: expected test images in folders good/ and one for each defect type, got none"
         )
+    require_writable(run.path, "look at its permissions")
     where = pick_device(device)
     detector = load_detector(run, where)
     scores: list[float] = []

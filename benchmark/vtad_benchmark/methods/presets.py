@@ -50,6 +50,7 @@ def trained(
     config = options.config(method, category, seed, data=str(data), out=str(runs))
     if complete := _newest(config, complete=True):
         return complete
+    test_images(find_category(data, category))  # a training that nothing could judge is not begun
     begun = _newest(config, complete=False)
     return train(config, resume=begun, report=report, stop=stop)
 

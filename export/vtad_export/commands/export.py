@@ -185,6 +185,7 @@ def _export(
         if batch not in (None, 1) and not format.batches:
             raise VtadError(f"--batch {batch}: {format.name} artefacts take one picture at a time", USAGE)
     from vtad.report.page import show_certificates
+    from vtad.run_folder import require_writable
     from vtad_export.commands.making import make_all
     from vtad_export.proof.material import load_material
     from vtad_export.proof.table import table
@@ -193,7 +194,8 @@ def _export(
     if unknown := tolerance.keys() - TOLERANCE.keys():
         raise VtadError(f"--tolerance {unknown.pop()}: expected one of the outputs {', '.join(TOLERANCE)}", USAGE)
     if kind != "all" and (reason := wanted[0].available()):
-        raise VtadError(reason, USAGE)  # before the pictures are read, which takes its time
+        raise VtadError(reason, USAGE)
+    require_writable(folder)
     request = Request(folder, name, batch, tolerance, max_flips)
     material = load_material(run, data_dir, references=not no_references)
     if kind != "all":

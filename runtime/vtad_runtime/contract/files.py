@@ -12,6 +12,7 @@ import platform
 import re
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,13 @@ LONGEST_NAME = 255  # bytes that file systems take
 PART = re.compile(r"\.[0-9a-f]{12}(?:\.([0-9a-f]{6}))?\.(\d+)\.part")  # a name to write to: machine and process
 OLD_S = 86400.0  # nobody writes to one file for so long
 STARTED = time.time()  # what carries the number of this process and is older was left by another of that number
+
+
+def try_writing(folder: Path) -> None:
+    """Write a file without a name where `folder` is, or where it would be made; nothing stays. Raises OSError."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    with tempfile.TemporaryFile(dir=there) as file:
+        file.write(b"vtad")
 
 
 def sha256_of(path: Path) -> bytes:

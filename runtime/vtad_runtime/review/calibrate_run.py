@@ -8,6 +8,7 @@ from pathlib import Path
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.command_line.command import say
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, one_line
+from vtad_runtime.contract.files import try_writing
 from vtad_runtime.contract.progress import watched
 from vtad_runtime.contract.threshold.trade_off import choice, table, trade_off
 from vtad_runtime.engine.coreml_engine import onnx_fallback
@@ -46,11 +47,13 @@ def calibrate_run(
     path = model or newest_model()
     target = out or next_name(path)
     try:
-        detector = _open(path, "" if model else ", the newest export", allow_changed)
         if target.suffix.lower() != ".onnx":
             raise VtadError(f"{target}: expected a file name that ends with .onnx; name one by --out")
         refuse_existing(target)
-        of_good, of_bad = (_judged(detector, folder) if folder else () for folder in (good, bad))
+        files = [find(folder).files if folder else () for folder in (good, bad)]
+        try_writing(target.parent)
+        detector = _open(path, "" if model else ", the newest export", allow_changed)
+        of_good, of_bad = (_judged(detector, found) for found in files)
         card = new_card(detector.card, of_good, of_bad, asked)
         card = write_recalibrated(detector, card, target)
     except VtadError as e:
@@ -90,9 +93,9 @@ def calibrate_run(
     return card
 
 
-def _judged(detector: Detector, folder: Path) -> tuple[Judged, ...]:
-    """The pictures of a folder and all below it. Raises VtadError."""
-    found = judge_pictures(detector, watched(find(folder).files, "judging"))
+def _judged(detector: Detector, files: Sequence[Path]) -> tuple[Judged, ...]:
+    """Pictures, of good parts or of bad ones. Raises VtadError."""
+    found = judge_pictures(detector, watched(files, "judging"))
     _list("left out", found.unusable)
     _list("left out, a copy of another picture", found.copies)
     return found.judged

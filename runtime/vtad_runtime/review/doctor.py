@@ -11,7 +11,6 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from vtad_runtime.contract.card import percent
 from vtad_runtime.contract.errors import VtadError, why
+from vtad_runtime.contract.files import try_writing
 
 if TYPE_CHECKING:
     from vtad_runtime.contract.card import Change
@@ -190,12 +190,10 @@ def _present(module: str) -> bool:
 
 def _writable() -> Found:
     """Write where vtad-run would; nothing stays."""
-    where = _results()
     try:
-        with tempfile.TemporaryFile(dir=where) as file:
-            file.write(b"vtad-doctor")
+        try_writing(RESULTS)
     except OSError as e:
-        return False, f"{where}: expected a folder to write to, got {e.strerror}; name another by --out"
+        return False, f"{_results()}: expected a folder to write to, got {e.strerror}; name another by --out"
     return True, f"{RESULTS.absolute()} can be written to"
 
 
