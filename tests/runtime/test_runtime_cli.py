@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from fake_camera import write_video
 from PIL import Image
 from tiny_model import bad, good, make_card, write_model
 
@@ -254,8 +255,41 @@ def test_a_full_disk_ends_the_run_with_4_and_whole_lines(monkeypatch: pytest.Mon
         write(self, line)
 
     monkeypatch.setattr(files.Lines, "write", fills_up)
-    assert "cannot write results: No space left on device" in failed(4, "--folder", "in")
+    result = run("--folder", "in")
+    assert result.exit_code == 4
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert "cannot write results: No space left on device" in error
+    assert error.endswith("; 4 of 20 files have a whole result, 16 have none")
     assert [Path(r["file"]).stem for r in rows()] == ["0", "1", "2", "3"]
+    assert "4 files in" in result.stdout  # what was counted, and nothing else
+    summary = json.loads(Path("results/0001/summary.json").read_text())  # the disk still took a small file
+    assert summary["rows"] == summary["verdicts"]["OK"] == 4
+    assert summary["unwritten"] > 0
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("kind", ["folder", "video"])
+def test_heatmaps_that_a_full_disk_does_not_take_are_counted_and_4(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(20):
+        save(bad(), f"in/{i}.png")
+    write_video(Path("video.avi"), [bad()] * 20)
+    write, taken = Path.write_bytes, 0
+
+    def fills_up(self: Path, data: bytes) -> int:
+        nonlocal taken
+        if "heatmaps" in self.parts:
+            taken += 1
+            if taken > 3:
+                raise OSError(28, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", fills_up)
+    result = run("--folder", "in") if kind == "folder" else run("--video", "video.avi")
+    assert result.exit_code == 4, result.output
+    assert "; 17 heatmaps or originals are not saved" in result.output
+    assert [row["heatmap"] is None for row in rows()] == [False] * 3 + [True] * 17
+    summary = json.loads(Path("results/0001/summary.json").read_text())
+    assert (summary["rows"], summary["pictures_left_out"], summary["unwritten"]) == (20, 17, 17)
 
 
 @pytest.mark.usefixtures("model")
@@ -289,6 +323,8 @@ def test_a_heatmap_that_cannot_be_encoded_costs_neither_its_row_nor_the_run(monk
     monkeypatch.setattr(cv2, "imencode", lambda *_: (False, np.zeros(0, np.uint8)))
     assert run("--folder", "in").exit_code == 1
     assert [(r["verdict"], r["heatmap"]) for r in rows()] == [("OK", None), ("NG", None)]
+    summary = json.loads(Path("results/0001/summary.json").read_text())
+    assert (summary["pictures_left_out"], summary["unwritten"]) == (2, 0)
 
 
 @pytest.mark.usefixtures("model")

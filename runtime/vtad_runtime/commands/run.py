@@ -25,7 +25,8 @@ Exit codes:
   2    usage: bad arguments, no model or a wrong one, nothing to judge, a source
        that does not open, a folder that cannot be read or written to
   3    something could not be judged (wins over 1), or the model failed
-  4    results could not be written, e.g. the disk is full
+  4    a result could not be written, e.g. the disk is full; the summary says of how
+       many pictures (wins over 3)
   5    --strict, or --golden alone: golden samples are not judged as they were
   70   internal error
   130  --folder or --video stopped by Ctrl-C, 143 by SIGTERM; what was begun is

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 
 from vtad_runtime.contract.command_line.stopping import LAST_S, stoppable
-from vtad_runtime.contract.errors import NOT_JUDGED
+from vtad_runtime.contract.errors import NOT_JUDGED, NOT_WRITTEN
 from vtad_runtime.contract.json_values import finite
 from vtad_runtime.contract.log import event, logging_to, note, warning
 from vtad_runtime.line import wiring
@@ -16,8 +16,10 @@ from vtad_runtime.line.build import Line, build
 from vtad_runtime.line.loop import judge_frames
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.line.summary import Summary
+from vtad_runtime.outputs.results_folder import SinkError
 from vtad_runtime.sources.folder import SourceError
 from vtad_runtime.verdict.detector import Detector
+from vtad_runtime.verdict.judge import Rules
 from vtad_runtime.verdict.judgement import Output
 from vtad_runtime.verdict.verdict import Verdict
 
@@ -35,6 +37,8 @@ def command(options: RunOptions) -> int:
             summary = run(options, stop, console=True)
     if stop.signal is not None:
         return _code_of(stop.signal, options)
+    if summary.unwritten:
+        return NOT_WRITTEN
     if summary.verdicts[Verdict.ERROR]:
         return NOT_JUDGED
     return ALL_OK if summary.verdicts[Verdict.OK] == summary.rows else SOME_NG
@@ -76,51 +80,82 @@ def run(
         from vtad_runtime.line.golden_run import GoldenSamples
 
         golden = GoldenSamples(options, detector)
-    with ExitStack() as stack:
-        judge, line = build(options, detector, rules, stack, outputs, console)
-        if prove is not None and prove() and line.results is not None:  # what may take long, after all that may fail
-            line.results.describe(wiring.about(options, detector, rules))
-        if golden is not None:
-            golden.begin(line.device, line.page, stop)
-        line.start()
-        folder = str(line.results.folder) if line.results else None
-        goes = f", results go to {folder}" if folder else ""
-        unsure = "" if rules.unsure_from is None else f", UNSURE from {rules.unsure_from:.4g}"
-        event(
-            "started",
-            f"{source.name}: judging{unsure}{goes}",
-            source=source.name,
-            model=str(detector.path),
-            results=folder,
-        )
-        turns = [line.window.draw] if line.window is not None else []
-        if golden is not None:
-            turns.append(golden.turn)
-        judge_frames(
-            line.frames,
-            judge,
-            line.writer,
-            lambda: stop() or (line.window is not None and line.window.closed),
-            batch=line.batch,
-            max_frames=options.max_frames,
-            every_turn=turns,
-        )
+    line: Line | None = None
+    try:
+        with ExitStack() as stack:
+            judge, line = build(options, detector, rules, stack, outputs, console)
+            if (
+                prove is not None and prove() and line.results is not None
+            ):  # what may take long, after all that may fail
+                line.results.describe(wiring.about(options, detector, rules))
+            if golden is not None:
+                golden.begin(line.device, line.page, stop)
+            line.start()
+            _say_start(options, line, detector, rules)
+            turns = [line.window.draw] if line.window is not None else []
+            if golden is not None:
+                turns.append(golden.turn)
+            judge_frames(
+                line.frames,
+                judge,
+                line.writer,
+                lambda: stop() or (line.window is not None and line.window.closed),
+                batch=line.batch,
+                max_frames=options.max_frames,
+                every_turn=turns,
+            )
+    except SinkError as e:
+        if line is None or not line.writer.written:
+            raise
+        with suppress(SinkError):  # a full disk may still take a small file; what was counted is said in any case
+            _end(options, line, detector, rules, stop())
+        raise SinkError(_with_counts(e, line), e.exit_code) from e
     if line.summary.rows == 0 and not source.endless and not stop():
         raise SourceError(f"{source.name}: expected frames, got none")
+    _end(options, line, detector, rules, stop())
+    return line.summary
+
+
+def _say_start(options: RunOptions, line: Line, detector: Detector, rules: Rules) -> None:
+    folder = str(line.results.folder) if line.results else None
+    goes = f", results go to {folder}" if folder else ""
+    unsure = "" if rules.unsure_from is None else f", UNSURE from {rules.unsure_from:.4g}"
+    name = options.source.name
+    said = f"{name}: judging{unsure}{goes}"
+    event("started", said, source=name, model=str(detector.path), results=folder)
+
+
+def _with_counts(error: SinkError, line: Line) -> str:
+    """The error that ended a run, and of how many pictures there is no whole result."""
+    written, unwritten = line.writer.written, line.writer.unwritten
+    if line.files is not None:
+        return f"{error}; {written} of {line.files} files have a whole result, {line.files - written} have none"
+    return (
+        f"{error}; {written} frames have a whole result, {unwritten} that were judged have none"
+        if unwritten
+        else str(error)
+    )
+
+
+def _end(options: RunOptions, line: Line, detector: Detector, rules: Rules, stopped: bool) -> None:
+    """Say what was counted, and write it. Raises SinkError."""
+    line.summary.unwritten = line.writer.unwritten
+    if line.results is not None:
+        line.summary.pictures_left_out = line.results.pictures_left_out
+        line.summary.unwritten += line.results.pictures_unwritten
+    _say_end(options, line, stopped)
     if line.results is not None:
         line.results.write_summary(
             {
                 **wiring.model_facts(detector),
-                "source": source.name,
+                "source": options.source.name,
                 "unsure_from": finite(rules.unsure_from),
-                "stopped": stop(),
+                "stopped": stopped,
                 **line.summary.to_dict(),
                 "drift": {name: finite(value) for name, value in line.drift.state().items()},
                 "outputs": wiring.states(line.receivers),
             }
         )
-    _say_end(options, line, stop())
-    return line.summary
 
 
 def _say_end(options: RunOptions, line: Line, stopped: bool) -> None:

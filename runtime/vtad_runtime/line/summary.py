@@ -23,6 +23,8 @@ class Summary:
         self.results = results
         self.rows = self.frames = self.dropped = 0
         self.worst_queue_age_ms = 0.0
+        self.pictures_left_out = 0  # that were asked for and are not there
+        self.unwritten = 0  # of pictures and rows: what a disk or a folder did not take
         self._root = root
         self._counts: dict[str, Counter[Verdict]] = {}
         self._times: dict[str, deque[float]] = {stage: deque(maxlen=TIMED) for stage in STAGES}
@@ -78,7 +80,7 @@ class Summary:
         verdicts = ", ".join(f"{v} {n}" for v in Verdict if (n := self.verdicts[v])) or "no verdicts"
         return (
             f"{self.frames} frames judged in {self.seconds:.1f} s, {self._rate(self.frames)} a second: {verdicts}; "
-            f"{self.dropped} dropped; {self._medians()}; oldest {self.worst_queue_age_ms:.0f} ms"
+            f"{self.dropped} dropped; {self._medians()}; oldest {self.worst_queue_age_ms:.0f} ms{self._left_out()}"
         )
 
     def table(self) -> str:
@@ -93,6 +95,7 @@ class Summary:
         lines += [f"{name:<{width}}" + "".join(f"{counts[v]:>8}" for v in shown) for name, counts in rows]
         lines.append(
             f"{self.rows} files in {self.seconds:.1f} s, {self._rate(self.rows)} images/s; {self._medians('queue_age')}"
+            f"{self._left_out()}"
         )
         return "\n".join(lines)
 
@@ -107,12 +110,17 @@ class Summary:
             "folders": {name: dict(counts) for name, counts in self.folders.items()},
             "median_ms": self.median_ms(),
             "worst_queue_age_ms": round(self.worst_queue_age_ms, 1),
+            "pictures_left_out": self.pictures_left_out,
+            "unwritten": self.unwritten,
         }
 
     def _folder(self, judgement: Judgement) -> str:
         if self._root is None or judgement.file is None:
             return "."
         return Path(judgement.file).relative_to(self._root).parent.as_posix()
+
+    def _left_out(self) -> str:
+        return f"; {self.pictures_left_out} heatmaps or originals are not saved" if self.pictures_left_out else ""
 
     def _rate(self, count: int) -> str:
         return f"{count / max(self.seconds, 1e-9):.1f}"

@@ -27,6 +27,7 @@ class Writer:
         self._outputs, self._results = outputs, results
         self._waiting: queue.Queue[Judgement | None] = queue.Queue(waiting)
         self._failure: Exception | None = None
+        self.written = self.unwritten = 0  # judgements that everybody got; and those that not everybody did
         self._drawn_until = math.inf  # time.monotonic()
         self._thread = threading.Thread(target=self._run, name="vtad-write", daemon=True)
 
@@ -67,14 +68,17 @@ class Writer:
         if (judgement := self._waiting.get()) is None:
             return False
         if self._failure is not None:
+            self.unwritten += 1
             return True  # taken out only, so that `put` never waits for ever
         try:
             if self._results is not None:
                 judgement = self._results.write(judgement, pictures=time.monotonic() < self._drawn_until)
             for output in self._outputs:
                 output.write(judgement)
+            self.written += 1
         except Exception as e:  # the main thread tells it
             self._failure = e
+            self.unwritten += 1
         return True
 
     def _closed(self, close: Callable[[], None]) -> None:

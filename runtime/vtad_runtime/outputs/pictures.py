@@ -57,11 +57,31 @@ class PictureWriter:
         self._retention = Retention(folder, options.keep) if options.reserve or options.keep is not None else None
         self._retry_at: float | None = None  # time.monotonic(); None while writing works
         self._undrawn = False  # whether it was said that one could not be drawn
+        self.left_out = 0  # pictures that were asked for and are not there, whyever
+        self.unwritten = 0  # of these, by a disk or a folder that did not take them
 
     def save(self, judgement: Judgement) -> Saved:
-        """Save what is asked for of one judgement."""
+        """Save what is asked for of one judgement, and count what is not saved."""
+        asked = self._asked(judgement)
+        if not asked:
+            return Saved()
+        saved = self._saved(judgement) if self._can_save(asked) else Saved()
+        self.left_out += asked - (saved.heatmap is not None) - (saved.original is not None)
+        return saved
+
+    def leave_out(self, judgement: Judgement) -> None:
+        """Count what is asked for of one judgement, for which there is no time."""
+        self.left_out += self._asked(judgement)
+
+    def _asked(self, judgement: Judgement) -> int:
+        """How many pictures of one judgement are asked for."""
+        if judgement.frame is None or not self._wants(judgement.verdict):
+            return 0
+        return (judgement.result is not None) + self._options.originals
+
+    def _saved(self, judgement: Judgement) -> Saved:
         frame, result = judgement.frame, judgement.result
-        if frame is None or not self._wants(judgement.verdict) or not self._can_save():
+        if frame is None:
             return Saved()
         drawn = original = None
         if result is not None:
@@ -79,9 +99,10 @@ class PictureWriter:
     def _wants(self, verdict: Verdict) -> bool:
         return self._options.save == "all" or (self._options.save == "ng" and verdict is not Verdict.OK)
 
-    def _can_save(self) -> bool:
-        """Whether drawing is worth while."""
+    def _can_save(self, asked: int) -> bool:
+        """Whether drawing so many pictures is worth while."""
         if self._retry_at is not None and time.monotonic() < self._retry_at:
+            self.unwritten += asked
             return False
         return self._retention is None or self._retention.room_for(0)
 
@@ -120,6 +141,7 @@ class PictureWriter:
         return name
 
     def _failed(self, error: OSError) -> None:
+        self.unwritten += 1
         if self._retry_at is None:
             consequence = f"judging goes on, saving is tried again every {RETRY_S:.0f} s"
             warning("pictures", f"{self._folder}: cannot save pictures: {error.strerror or error}; {consequence}")

@@ -63,7 +63,11 @@ class ResultsFolder:
     def write(self, judgement: Judgement, *, pictures: bool = True) -> Judgement:
         """Save the pictures, then the row that names them; the judgement with what was saved. Raises SinkError."""
         start = time.perf_counter()
-        saved = self._pictures.save(judgement) if pictures else Saved()
+        saved = Saved()
+        if pictures:
+            saved = self._pictures.save(judgement)
+        else:
+            self._pictures.leave_out(judgement)
         write_ms = 1000 * (time.perf_counter() - start)
         judgement = dataclasses.replace(judgement, heatmap=saved.heatmap, original=saved.original, write_ms=write_ms)
         row = judgement.row()
@@ -83,6 +87,16 @@ class ResultsFolder:
             write_whole(self.folder / SUMMARY_FILE, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
         except OSError as e:
             raise self._failed(e) from e
+
+    @property
+    def pictures_left_out(self) -> int:
+        """Pictures that were asked for and are not there, whyever."""
+        return self._pictures.left_out
+
+    @property
+    def pictures_unwritten(self) -> int:
+        """Of these, by a disk or a folder that did not take them."""
+        return self._pictures.unwritten
 
     def discard_if_empty(self) -> None:
         """Close, and remove the folder of a run that failed before its first row: nothing half written stays."""
