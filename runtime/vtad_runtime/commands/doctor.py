@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import click
 from vtad_runtime.contract.command_line.command import no_traceback, say
 from vtad_runtime.contract.errors import FAILED
 
+SHOWN = ("name", "ok", "line")  # of a check, in JSON
 WORDS = {True: "ok", None: "--", False: "FAIL"}
 
 EXIT_CODES = """\b
@@ -52,7 +52,7 @@ def _run(model: Path | None, allow_changed: bool, as_json: bool) -> bool:
             say(f"{WORDS[check.ok]:<5} {check.name:<20} {line}")
     bad = [check for check in found if check.ok is False]
     if as_json:
-        say(json.dumps({"ok": not bad, "checks": [dataclasses.asdict(c) for c in found]}, indent=2))
+        say(json.dumps({"ok": not bad, "checks": [{name: vars(c)[name] for name in SHOWN} for c in found]}, indent=2))
     elif bad:
         say(f"{len(bad)} of {len(found)} checks failed: {', '.join(c.name for c in bad)}", err=True)
     return bool(bad)

@@ -30,6 +30,7 @@ OLD_SCORE_RULE = {"cell": 8, "top_share": 0.01}
 FURTHEST = 20.0  # standard deviations of the calibration scores from the threshold to the nearest of them
 FURTHEST_WITHOUT_SCORES = 1e6
 SMALLEST_ROI = 8  # pixels a side
+AGAIN = "copy the file again, or make it anew"  # what to do with a damaged one
 ONNX_KEY = "vtad.card"  # the name of the card in ONNX metadata_props, and in a Core ML package's user-defined metadata
 
 FullScale = Literal[1023, 4095, 16383, 65535]  # the highest value of a camera of 10, 12, 14 or 16 bits
@@ -255,9 +256,9 @@ class Card:
         try:
             raw = parsed(text)
         except WrongJson as e:
-            raise CardError(f"{where}: expected a vtad card in JSON: {e}") from e
+            raise CardError(f"{where}: expected a vtad card in JSON: {e}; {AGAIN}") from e
         if not isinstance(raw, dict):
-            raise CardError(f"{where}: expected a vtad card (a JSON object), got {type(raw).__name__}")
+            raise CardError(f"{where}: expected a vtad card (a JSON object), got {type(raw).__name__}; {AGAIN}")
         if raw.get("schema") == 1:
             raw = _from_schema_1(raw)
         if raw.get("schema") not in (SCHEMA, *WITHOUT_DIGESTS):
@@ -269,7 +270,7 @@ class Card:
         try:
             card = typed(Card, raw, "card")
         except WrongJson as e:
-            raise CardError(f"{where}: {e}") from e
+            raise CardError(f"{where}: {e}; {AGAIN}") from e
         card.check(where)
         return card
 
@@ -289,15 +290,17 @@ class Card:
                 f"got {c.threshold} and {c.pixel_threshold}{scores}; train and export again"
             )
         if len(c.scores) != c.images or list(c.scores) != sorted(c.scores):
-            raise CardError(f"{where}: expected {c.images} ascending calibration scores, got {len(c.scores)}")
+            raise CardError(f"{where}: expected {c.images} ascending calibration scores, got {len(c.scores)}; {AGAIN}")
         self._check_plausible(where)
         if self.input.width < 1 or self.input.height < 1:
-            raise CardError(f"{where}: expected a positive input size, got {self.input.width}x{self.input.height}")
+            raise CardError(
+                f"{where}: expected a positive input size, got {self.input.width}x{self.input.height}; {AGAIN}"
+            )
         cell, share = self.score_rule.cell, self.score_rule.top_share
         if not (1 <= cell <= min(self.input.width, self.input.height) and 0 < share <= 1):
             raise CardError(
                 f"{where}: expected a score rule with cells of 1 pixel to the picture's shorter side and a share of them "
-                f"above 0 and at most 1, got {cell} pixels and {share}"
+                f"above 0 and at most 1, got {cell} pixels and {share}; {AGAIN}"
             )
 
     def _check_plausible(self, where: str) -> None:
@@ -346,7 +349,7 @@ def read_card(path: Path) -> Card:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
-        raise CardError(f"{path}: expected a readable vtad card, got {e}") from e
+        raise CardError(f"{path}: expected a readable vtad card, got {e}; {AGAIN}") from e
     return Card.from_json(text, str(path))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vtad_runtime.contract.card import ONNX_KEY, Card, CardError
+from vtad_runtime.contract.card import AGAIN, ONNX_KEY, Card, CardError
 from vtad_runtime.contract.errors import NOT_JUDGED, one_line
 from vtad_runtime.contract.references import REFERENCES_KEY, References
 from vtad_runtime.engine.integrity import integrity, opened
@@ -85,7 +85,9 @@ class CoreMLSession:
         self.path, self.engine = Path(path), "coreml"
         ct = _coremltools(self.path)
         if not (self.path / "Manifest.json").is_file():
-            raise ModelError(f"{self.path}: expected a Core ML package (a folder with a Manifest.json), got none")
+            raise ModelError(
+                f"{self.path}: expected a Core ML package (a folder with a Manifest.json), got none; {AGAIN}"
+            )
         found = opened(self.path, self.path, allow_changed)
         try:  # the card first: it names the compute units, and a package that is not ours is not worth compiling
             self._metadata, self.card = _card(ct.models.MLModel(str(self.path), skip_model_load=True), self.path)
@@ -112,7 +114,9 @@ class CoreMLSession:
                 raise ModelError(f"{self.path}: expected a prediction by Core ML, got {one_line(e)}", NOT_JUDGED) from e
         named = [{name: values[old] for name, old in graph_names(values).items()} for values in found]
         if missing := sorted({name for values in named for name in OUTPUTS if name not in values}):
-            raise ModelError(f"{self.path}: expected outputs {', '.join(OUTPUTS)}, got none of {', '.join(missing)}")
+            raise ModelError(
+                f"{self.path}: expected outputs {', '.join(OUTPUTS)}, got none of {', '.join(missing)}; {AGAIN}"
+            )
         joined = {n: np.concatenate([np.asarray(v[n], np.float32) for v in named]) for n in OUTPUTS}
         return checked(Outputs, joined, len(batch), self.card, self.path)
 
@@ -149,7 +153,9 @@ def _card(model: Any, path: Path) -> tuple[dict[str, str], Card]:
     metadata = dict(description.metadata.userDefined)
     text = metadata.get(ONNX_KEY)
     if text is None:
-        raise ModelError(f"{path}: expected a package of vtad-export with its inspection card, got one without")
+        raise ModelError(
+            f"{path}: expected a package of vtad-export with its inspection card, got one without; {AGAIN}"
+        )
     try:
         card = Card.from_json(text, str(path))
     except CardError as e:

@@ -32,7 +32,7 @@ def card_of(text: str | None, inputs: Sequence[Port], producer: str, path: Path)
     if text is None:
         raise ModelError(
             f"{path}: expected a model of vtad-export with its inspection card, got an ONNX model without one "
-            f"(producer {producer or 'unknown'}, inputs {', '.join(map(str, inputs))})"
+            f"(producer {producer or 'unknown'}, inputs {', '.join(map(str, inputs))}); vtad-export makes one"
         )
     try:
         return Card.from_json(text, str(path))

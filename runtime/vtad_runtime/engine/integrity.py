@@ -13,7 +13,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from vtad_runtime.contract.card import ONNX_KEY, WITHOUT_DIGESTS, Card, card_digest
+from vtad_runtime.contract.card import AGAIN, ONNX_KEY, WITHOUT_DIGESTS, Card, card_digest
 from vtad_runtime.contract.errors import VtadError, one_line
 from vtad_runtime.contract.files import replacing, sha256_of
 from vtad_runtime.contract.typed_json import WrongJson, parsed
@@ -46,7 +46,7 @@ def contents(model: Path | bytes, name: Path | None = None) -> Contents:
             return Contents(entry.text, {ONE_FILE: entry.rest_sha256})
         return _package(model) if model.suffix in PACKAGES else _file(model)
     except OSError as e:
-        raise CardEntryError(f"{where}: expected an exported model, got {one_line(e)}") from e
+        raise CardEntryError(f"{where}: expected an exported model, got {one_line(e)}; look at its permissions") from e
 
 
 def integrity(model: Path | bytes, name: Path | None = None) -> Integrity:
@@ -111,7 +111,9 @@ def whole_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as e:
-        raise ModelError(f"{path}: expected an .onnx model file, got one that cannot be read ({one_line(e)})") from e
+        raise ModelError(
+            f"{path}: expected an .onnx model file, got one that cannot be read ({one_line(e)}); look at its permissions"
+        ) from e
 
 
 def _name(model: Path | bytes) -> Path:
@@ -139,7 +141,7 @@ def _package(model: Path) -> Contents:
         else:
             files[name] = _json(path) if name == MANIFEST else _plain(path)
     if not text:
-        raise CardEntryError(f"{model}: expected an exported model with its inspection card, got one without")
+        raise CardEntryError(f"{model}: expected an exported model with its inspection card, got one without; {AGAIN}")
     return Contents(text, files)
 
 
@@ -160,7 +162,7 @@ def _json_with_card(path: Path) -> tuple[str, str]:
     try:
         raw = parsed(path.read_bytes())
     except WrongJson as e:
-        raise CardEntryError(f"{path}: {e}") from e
+        raise CardEntryError(f"{path}: {e}; {AGAIN}") from e
     sections = [v for v in raw.values() if isinstance(v, dict) and ONNX_KEY in v] if isinstance(raw, dict) else []
     if len(sections) != 1 or not isinstance(text := sections[0].pop(ONNX_KEY), str):
         raise CardEntryError(f"{path}: expected one inspection card ({ONNX_KEY}) in text; export the run again")

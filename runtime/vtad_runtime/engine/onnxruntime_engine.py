@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from vtad_runtime.contract.card import ONNX_KEY
+from vtad_runtime.contract.card import AGAIN, ONNX_KEY
 from vtad_runtime.contract.errors import NOT_JUDGED, one_line
 from vtad_runtime.contract.references import REFERENCES_KEY, References
 from vtad_runtime.engine.declared import Port, batch_of, card_of, in_batches, names_of
@@ -121,10 +121,13 @@ def _open(path: Path, data: bytes, options: ort.SessionOptions, engine: Engine) 
     try:
         session = ort.InferenceSession(data, options, providers=_providers(engine))
     except Exception as e:  # onnxruntime's errors share no base class
-        raise ModelError(f"{path}: expected an ONNX model, got a file that onnxruntime refuses ({one_line(e)})") from e
+        raise ModelError(
+            f"{path}: expected an ONNX model, got a file that onnxruntime refuses ({one_line(e)}); {AGAIN}"
+        ) from e
     if engine.provider not in (taken := session.get_providers()):  # it falls back to the CPU without a word
         raise ModelError(
-            f"{path}: expected {engine.provider} to take it, got {', '.join(taken)}: its libraries or its device are missing"
+            f"{path}: expected {engine.provider} to take it, got {', '.join(taken)}: "
+            f"its libraries or its device are missing; take --engine {CPU}"
         )
     return session
 

@@ -36,7 +36,9 @@ def open_model(
         )
     if not isinstance(model, bytes) and is_package(model):
         if engine != CPU:
-            raise ModelError(f"{model}: expected an .onnx model for engine {engine}, got a Core ML package")
+            raise ModelError(
+                f"{model}: expected an .onnx model for engine {engine}, got a Core ML package; leave --engine out"
+            )
         return CoreMLSession(Path(model), allow_changed=allow_changed)
     if engine not in ENGINES:
         raise ModelError(f"engine: expected one of {', '.join(ENGINES)}, got {engine}")

@@ -20,7 +20,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad_runtime.contract.card import ONNX_KEY
+from vtad_runtime.contract.card import AGAIN, ONNX_KEY
 from vtad_runtime.contract.errors import NOT_JUDGED, one_line
 from vtad_runtime.contract.references import REFERENCES_KEY, References
 from vtad_runtime.engine.declared import FLOAT, UINT8, Port, batch_of, card_of, in_batches, names_of
@@ -62,7 +62,7 @@ class OpenVinoSession:
             graph = core.read_model(data, b"")
         except Exception as e:  # OpenVINO's errors are RuntimeErrors of several lines
             raise ModelError(
-                f"{self.path}: expected an ONNX model, got a file that OpenVINO refuses ({one_line(e)})"
+                f"{self.path}: expected an ONNX model, got a file that OpenVINO refuses ({one_line(e)}); {AGAIN}"
             ) from e
         inputs = [_port(i) for i in graph.inputs]
         self.card = card_of(_text(graph, ONNX_KEY), inputs, "", self.path)
@@ -76,7 +76,9 @@ class OpenVinoSession:
             graph.reshape([self._batch, 3, spec.height, spec.width])
             part = _part(graph, [self._names[name] for name in SCORED])
         except Exception as e:
-            raise ModelError(f"{self.path}: expected a graph that OpenVINO compiles, got {one_line(e)}") from e
+            raise ModelError(
+                f"{self.path}: expected a graph that OpenVINO compiles, got {one_line(e)}; take --engine cpu"
+            ) from e
         self._compile = partial(_compiled, core, options=_options(engine, threads, parts), path=self.path)
         self._verdict = _Requests(self._compile(part))
         self._graph, self._opening = graph, threading.Lock()
@@ -153,7 +155,9 @@ def _compiled(core: Any, graph: Any, options: dict[str, Any], path: Path) -> Any
     try:
         return core.compile_model(graph, DEVICE, options)
     except Exception as e:
-        raise ModelError(f"{path}: expected a graph that OpenVINO compiles, got {one_line(e)}") from e
+        raise ModelError(
+            f"{path}: expected a graph that OpenVINO compiles, got {one_line(e)}; take --engine cpu"
+        ) from e
 
 
 def _core(engine: str) -> Any:

@@ -59,7 +59,7 @@ EXTRAS = {  # by the modules that each brings
 }
 
 T = TypeVar("T")
-Found = tuple[bool | None, str]  # `ok` and `line` of a check
+Found = tuple[bool | None, str] | tuple[bool | None, str, str]  # `ok`, `line` and `advice` of a check
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,30 @@ class Check:
     name: str
     ok: bool | None  # None: absent, and not needed
     line: str  # what was found; where it is not ok, what to do
+    advice: str = ""  # what to do, until it is in the line
 
 
 def checks(model: Path | None = None, *, allow_changed: bool = False) -> Iterator[Check]:
-    """Every check in turn. `model`: the file of the self-test, by default the newest export below ./runs.
+    """Every check in turn, each advice once. `model`: the file of the self-test, by default the newest export below ./runs.
 
     `allow_changed`: a model that was changed since its export fails no check.
     """
+    given = dict[str, str]()  # which check gave an advice
+    for check in _checks(model, allow_changed):
+        if not check.advice:
+            yield check
+            continue
+        first = given.setdefault(check.advice, check.name)
+        what_to_do = check.advice if first == check.name else f"see {first}"
+        yield Check(check.name, check.ok, f"{check.line}; {what_to_do}")
+
+
+def _checks(model: Path | None, allow_changed: bool) -> Iterator[Check]:
     yield Check("python", *_python())
     yield _guarded("vtad", lambda: (True, version("vtad")), "pip install it", "an installed package")
     for name, module in NEEDED.items():
         yield _guarded(name, partial(_import, module), AGAIN, f"module {module}")
-    yield _guarded("providers", _providers, "pip install onnxruntime again")
+    yield _guarded("providers", _providers, AGAIN)
     yield from _opencv_build()
     yield _guarded("cameras", _cameras, "look at /dev/video*")
     for extra, modules in EXTRAS.items():
@@ -92,17 +104,22 @@ def checks(model: Path | None = None, *, allow_changed: bool = False) -> Iterato
 
 
 def _guarded(name: str, look: Callable[[], Found], remedy: str, expected: str = "an answer") -> Check:
-    """A check that must not end the others, whatever a broken installation raises. `remedy`: what to do then."""
+    """A check that must not end the others, whatever a broken installation raises. `remedy`: what to do then.
+
+    An error of ours says that itself.
+    """
     try:
         return Check(name, *look())
+    except VtadError as e:
+        return Check(name, False, str(e))
     except Exception as e:
-        return Check(name, False, f"expected {expected}, got {why(e)}: {remedy}")
+        return Check(name, False, f"expected {expected}, got {why(e)}", remedy)
 
 
 def _python() -> Found:
     found = platform.python_version()
     if sys.version_info < PYTHON:
-        return False, f"expected {PYTHON[0]}.{PYTHON[1]} or later, got {found}"
+        return False, f"expected {PYTHON[0]}.{PYTHON[1]} or later, got {found}", "install vtad with a newer one"
     return True, f"{found}, {sys.executable}"
 
 
@@ -128,8 +145,7 @@ def _silent() -> redirect_stdout[io.StringIO]:
 def _providers() -> Found:
     found = import_module("onnxruntime").get_available_providers()
     if "CPUExecutionProvider" not in found:
-        got = ", ".join(found) or "none"
-        return False, f"expected CPUExecutionProvider, got {got}: pip install onnxruntime again"
+        return False, f"expected CPUExecutionProvider, got {', '.join(found) or 'none'}", AGAIN
     return True, ", ".join(found)
 
 
@@ -142,7 +158,7 @@ def _opencv_build() -> Iterator[Check]:
         backends = {registry.getBackendName(b) for b in registry.getBackends() if registry.hasBackend(b)}
         lines = [line.strip() for line in cv2.getBuildInformation().splitlines()]
     except Exception as e:
-        yield Check("opencv build", False, f"expected its build information, got {why(e)}: {AGAIN}")
+        yield Check("opencv build", False, f"expected its build information, got {why(e)}", AGAIN)
         return
     for name, without in (("ffmpeg", "no video files, no streams"), ("gstreamer", "not needed")):
         there = name.upper() in backends
@@ -163,7 +179,7 @@ def _cameras() -> Found:
         return None, "none"
     usable = [p for p in found if os.access(p, os.R_OK | os.W_OK)]
     if not usable:
-        return False, f"{found[0]}: no permission; add this user to the group of that file, mostly `video`"
+        return False, f"{found[0]}: no permission", "add this user to the group of that file, mostly `video`"
     return True, ", ".join(f"{p} {_camera_name(p.name)}".strip() for p in usable)
 
 
@@ -193,14 +209,14 @@ def _writable() -> Found:
     try:
         try_writing(RESULTS)
     except OSError as e:
-        return False, f"{_results()}: expected a folder to write to, got {e.strerror}; name another by --out"
+        return False, f"{_results()}: expected a folder to write to, got {e.strerror}", "name another by --out"
     return True, f"{RESULTS.absolute()} can be written to"
 
 
 def _disk() -> Found:
     free = shutil.disk_usage(_results()).free / 1e9
     if free < MIN_FREE_GB:
-        return False, f"expected {MIN_FREE_GB:g} GB free for results, got {free:.2f}: make room"
+        return False, f"expected {MIN_FREE_GB:g} GB free for results, got {free:.2f}", "make room"
     return True, f"{free:.1f} GB free for results"
 
 
@@ -217,7 +233,7 @@ def _model(model: Path | None, allow_changed: bool) -> Iterator[Check]:
             from vtad_runtime.engine.opening import newest_model
             from vtad_runtime.verdict.detector import Detector
     except Exception as e:
-        yield Check("self-test", False, f"expected the runtime to be importable, got {why(e)}: {AGAIN}")
+        yield Check("self-test", False, f"expected the runtime to be importable, got {why(e)}", AGAIN)
         return
     which = "" if model else ", the newest export"
     try:
@@ -228,15 +244,18 @@ def _model(model: Path | None, allow_changed: bool) -> Iterator[Check]:
         yield Check("self-test", None, "no model to run")
         return
     except OSError as e:  # a link to a file that is gone
-        yield Check("model", False, f"{e.filename}: {e.strerror}; remove it, or name a model by --model")
+        yield Check("model", False, f"{e.filename}: {e.strerror}", "remove it, or name a model by --model")
         yield Check("model bytes", None, "no model to compare")
         yield Check("self-test", False, "no model to run")
         return
     try:
         detector, load_ms = _timed(lambda: Detector(path, allow_changed=allow_changed))
-    except Exception as e:
-        said = why(e) if isinstance(e, VtadError) else f"{path}: {why(e)}"  # ours names the file
-        yield Check("model", False, f"{said}; {OTHER_MODEL}")
+    except Exception as e:  # an error of ours says what to do
+        yield (
+            Check("model", False, str(e))
+            if isinstance(e, VtadError)
+            else Check("model", False, f"{path}: {why(e)}", OTHER_MODEL)
+        )
         yield Check("model bytes", *_unopened(path))
         yield Check("self-test", False, "the model does not open")
         return
@@ -247,7 +266,7 @@ def _model(model: Path | None, allow_changed: bool) -> Iterator[Check]:
         try:
             yield from _engines(path, allow_changed)
         except Exception as e:
-            yield Check("engines", False, f"expected them to judge, got {why(e)}: {OTHER_MODEL}")
+            yield Check("engines", False, f"expected them to judge, got {why(e)}", OTHER_MODEL)
 
 
 def _unopened(path: Path) -> Found:
@@ -255,7 +274,8 @@ def _unopened(path: Path) -> Found:
     from vtad_runtime.engine.integrity import integrity
 
     try:
-        return _bytes(integrity(path), ())
+        found = integrity(path)
+        return (False, str(found)) if found.changed else _bytes(found, ())  # what to do was said of the model
     except VtadError:
         return None, "not compared: there is no card that can be read"
 
@@ -263,9 +283,9 @@ def _unopened(path: Path) -> Found:
 def _bytes(found: Integrity, history: tuple[Change, ...], *, allow_changed: bool = False) -> Found:
     """Whether a model's file and card are what was exported, and who has written it since."""
     if found.changed:
-        return (None, f"{found} (--allow-changed)") if allow_changed else (False, f"{found}: {OTHER_MODEL}")
+        return (None, f"{found} (--allow-changed)") if allow_changed else (False, str(found), OTHER_MODEL)
     if not found.sealed:
-        return None, f"{found}; export the run again"
+        return None, str(found), "export the run again"
     return True, "; ".join([str(found), *(f"{c.when} by {c.by}: {c.what}" for c in history)])
 
 
@@ -292,14 +312,17 @@ def _self_test(detector: Detector, load_ms: float) -> Found:
     if spec.roi is not None:  # it must lie inside the picture
         width, height = spec.roi[0] + spec.roi[2], spec.roi[1] + spec.roi[3]
     picture = detector.prepare(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
-    (result,), first_ms = _timed(lambda: detector.judge([picture], explain=True))
-    each_ms = median(_timed(lambda: detector.judge([picture], explain=True))[1] for _ in range(RUNS))
+    try:
+        (result,), first_ms = _timed(lambda: detector.judge([picture], explain=True))
+        each_ms = median(_timed(lambda: detector.judge([picture], explain=True))[1] for _ in range(RUNS))
+    except VtadError as e:
+        return False, str(e), OTHER_MODEL
     took = f"loaded in {load_ms:.0f} ms, first picture {first_ms:.0f} ms, then {each_ms:.0f} ms each, with all maps"
     if result.error is not None:
-        return False, f"{result.error}; {took}; {OTHER_MODEL}"
+        return False, f"{result.error}; {took}", OTHER_MODEL
     if (found := detector.check_references()) is None:
         return True, f"{width}x{height} picture judged; {took}; no reference pictures in the model"
-    return found.ok, f"{found}; {took}" + ("" if found.ok else f"; {OTHER_MODEL}")
+    return found.ok, f"{found}; {took}", "" if found.ok else OTHER_MODEL
 
 
 def _engines(path: Path, allow_changed: bool) -> Iterator[Check]:
