@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import threading
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from vtad.fitting.loop import Interrupted
 from vtad.run_folder import Run
 from vtad.search import storage
 from vtad.search.attempts import ERROR, SLOT, STOPPED, SURPLUS, WHY, may_begin, standing
-from vtad.search.space import DEFAULT, Space, read_space
+from vtad.search.space import DEFAULT, SEARCHED, Space, read_space
 from vtad.search.storage import StorageError, beating, next_trial, open_storage, sqlite_url
 from vtad.search.study import START, Settings, StudyError, found_in, join
 from vtad.search.trial import NoFigure
@@ -48,6 +49,15 @@ class TestTheSpace:
         values = read_space(DEFAULT, config).values_in(config)
         assert values is not None
         assert values["learning_rate"] == config.learning_rate
+
+    def test_takes_every_choice_of_the_method_and_what_it_does_not_take_is_named_here(self) -> None:
+        found_or_given = {"size", "fit", "bits", "symmetries", "shift", "backbone", "backbone_file", "backbone_shape"}
+        of_a_run = {"category", "data", "out", "preset", "preset_file", "device", "backbone_sha256"}
+        would_ease_the_question = {"seed", "val_split", "synthetic_defects", "false_alarms", "threshold_rule"}
+        how_long = {"minutes", "epochs", "patience"}
+        of_the_paper = {"published_mixture"}
+        others = found_or_given | of_a_run | would_ease_the_question | how_long | of_the_paper
+        assert {field.name for field in dataclasses.fields(Config)} - set(SEARCHED) == others
 
     def test_draws_values_of_the_type_that_the_option_has(self, file: Path) -> None:
         space = space_of(

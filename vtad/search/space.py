@@ -38,6 +38,7 @@ SEARCHED = (
     "mixture_size",
     "patches",
     "components",
+    "picture_directions",
     "noise",
     "shift_and_zoom",
     "batch_size",
