@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from vtad_export.coreml_format.device.report import ENGINE, DeviceReport, FunctionReport, UnitsCheck
+from vtad_runtime.contract.disk.files import replacing
 from vtad_runtime.contract.errors import VtadError, one_line
-from vtad_runtime.contract.files import replacing
 
 BENCHMARKS = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEADING = "## What do devices show?"

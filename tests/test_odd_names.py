@@ -18,7 +18,7 @@ from vtad.data.demo import draw
 from vtad.run_folder import Run
 from vtad_export.commands.export import export as export_command
 from vtad_runtime.commands.run import run as run_command
-from vtad_runtime.contract.files import LONGEST_NAME, fitting_name
+from vtad_runtime.contract.disk.files import LONGEST_NAME, fitting_name
 
 LONG = "検" * 82 + ".png"  # 250 bytes
 ODD = (

@@ -24,10 +24,10 @@ from typing import Any
 
 from vtad.config import Config, ConfigError, from_dict
 from vtad.older_runs import config_of_today
-from vtad_runtime.contract import files
 from vtad_runtime.contract.card import Card, read_card
+from vtad_runtime.contract.disk import files
+from vtad_runtime.contract.disk.lock import Lock, Locked
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full, one_line
-from vtad_runtime.contract.lock import Lock, Locked
 from vtad_runtime.contract.typed_json import WrongJson, parsed
 
 OTHER_OUT = "choose another by --out"

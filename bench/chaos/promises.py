@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from safetensors import safe_open
 
-from vtad_runtime.contract.files import PART
+from vtad_runtime.contract.disk.files import PART
 from vtad_runtime.engine.integrity import integrity
 
 from .programs import Ended, names_below

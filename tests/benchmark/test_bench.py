@@ -25,7 +25,7 @@ from vtad_benchmark.jobs.plan import Plan
 from vtad_benchmark.methods import presets
 from vtad_benchmark.methods.options import Options, adopts
 from vtad_benchmark.results.rows import read_rows
-from vtad_runtime.contract.lock import Lock
+from vtad_runtime.contract.disk.lock import Lock
 
 if TYPE_CHECKING:
     from vtad_export.proof.exporter import Export

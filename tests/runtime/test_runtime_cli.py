@@ -21,7 +21,7 @@ from PIL import Image
 from tiny_model import bad, good, make_card, write_model
 
 from vtad_runtime.commands import run as cli
-from vtad_runtime.contract import files
+from vtad_runtime.contract.disk import files
 from vtad_runtime.contract.image import image_size
 from vtad_runtime.outputs.results_folder import ResultsFolder
 from vtad_runtime.verdict.judgement import Judgement

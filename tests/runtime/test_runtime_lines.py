@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from vtad_runtime.contract.files import Lines, replacing, replacing_folder, sweep, write_whole
+from vtad_runtime.contract.disk.files import Lines, replacing, replacing_folder, sweep, write_whole
 from vtad_runtime.outputs.csv_lines import csv_line
 from vtad_runtime.outputs.results_folder import next_folder
 

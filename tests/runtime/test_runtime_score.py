@@ -32,8 +32,8 @@ from vtad_runtime.batch.scoring import Setup
 from vtad_runtime.batch.workers import judge_here
 from vtad_runtime.commands.run import run
 from vtad_runtime.commands.score import score
+from vtad_runtime.contract.disk.lock import Lock
 from vtad_runtime.contract.errors import VtadError
-from vtad_runtime.contract.lock import Lock
 
 NAMES = [f"a/{i}.png" for i in range(1, 13)] + ["b.c/part.png", "b.c/= x.png", "ä\n.png", "gut_\udce4.png"]
 TIMES = ("captured_at", "capture_ms", "queue_age_ms", "prepare_ms", "infer_ms", "write_ms")
@@ -298,7 +298,7 @@ def test_a_file_system_without_locks_is_said_and_serves(here: Path, monkeypatch:
     def flock(*_: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
-    monkeypatch.setattr("vtad_runtime.contract.lock.fcntl.flock", flock)
+    monkeypatch.setattr("vtad_runtime.contract.disk.lock.fcntl.flock", flock)
     result = scored()
     assert "out: cannot be locked; start one process first" in result.output
     assert len(rows()) == 17

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vtad_runtime.contract.lock import FOLDER_LOCK, LOCKS, Lock, Locked, hold_folder
+from vtad_runtime.contract.disk.lock import FOLDER_LOCK, LOCKS, Lock, Locked, hold_folder
 from vtad_runtime.storage.database import is_damaged, open_database, readable, set_aside, well_typed
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS parts (name BLOB PRIMARY KEY, size)"
@@ -26,7 +26,7 @@ def test_a_lock_is_held_by_one_until_it_is_closed(tmp_path: Path) -> None:
 
 
 def test_a_lock_of_a_process_that_ended_is_free(tmp_path: Path) -> None:
-    code = "import sys, pathlib, vtad_runtime.contract.lock as l; l.Lock(pathlib.Path(sys.argv[1])); print('held')"
+    code = "import sys, pathlib, vtad_runtime.contract.disk.lock as l; l.Lock(pathlib.Path(sys.argv[1])); print('held')"
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "lock")], capture_output=True, check=True)
     assert ended.stdout.strip() == b"held"
     Lock(tmp_path / "lock").close()

@@ -26,8 +26,8 @@ from vtad.fitting import sampling
 from vtad.run_folder import Run
 from vtad_export.commands.export import export as vtad_export
 from vtad_export.proof import material
-from vtad_runtime.contract import files
-from vtad_runtime.contract.lock import Lock
+from vtad_runtime.contract.disk import files
+from vtad_runtime.contract.disk.lock import Lock
 
 MakeCategory = Callable[..., Path]
 WriteImage = Callable[..., Path]

@@ -14,8 +14,8 @@ from vtad.config import FULL_SCALES
 from vtad.data.bit_depth import bit_depth
 from vtad.data.check import CheckReport, Finding
 from vtad.data.layout import CategoryFiles
+from vtad_runtime.contract.disk.files import replacing
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full, one_line
-from vtad_runtime.contract.files import replacing
 from vtad_runtime.contract.image import ImageError, read_mask, read_picture
 from vtad_runtime.contract.progress import watched
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vtad.data.layout import DataError
 from vtad_runtime.contract.card import Input
-from vtad_runtime.contract.files import sha256_of
+from vtad_runtime.contract.disk.files import sha256_of
 from vtad_runtime.contract.image import ImageError, read_fitted
 from vtad_runtime.contract.progress import watched
 from vtad_runtime.contract.threshold.conformal import MIN_IMAGES

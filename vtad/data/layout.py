@@ -15,9 +15,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from vtad_runtime.contract.disk.walking import walk
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.image import is_image
-from vtad_runtime.contract.walking import walk
 
 GOOD = "good"
 GOOD_NAMES = ("good", "ok")  # what people call a folder of good pictures, in any case

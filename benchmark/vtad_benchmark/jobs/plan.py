@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vtad_benchmark.methods.options import Options, short_name
-from vtad_runtime.contract.files import fitting_name
+from vtad_runtime.contract.disk.files import fitting_name
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from vtad_benchmark.methods.options import short_name
 from vtad_benchmark.results.row import BASELINES, Row
 from vtad_benchmark.results.rows import write_row
 from vtad_runtime.contract.command_line.stopping import stoppable, stopped, stopped_as_line
+from vtad_runtime.contract.disk.lock import Lock, Locked
 from vtad_runtime.contract.errors import VtadError
-from vtad_runtime.contract.lock import Lock, Locked
 from vtad_runtime.contract.progress import Bar
 
 if TYPE_CHECKING:  # torch is imported when a job needs it

@@ -24,11 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vtad_runtime.batch.source import PictureSource
+from vtad_runtime.contract.disk.files import replacing, write_whole
+from vtad_runtime.contract.disk.lock import Lock, Locked
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full, one_line
-from vtad_runtime.contract.files import replacing, write_whole
 from vtad_runtime.contract.image import SUFFIXES
 from vtad_runtime.contract.json_values import iso_utc
-from vtad_runtime.contract.lock import Lock, Locked
 from vtad_runtime.contract.log import note, warning
 from vtad_runtime.contract.typed_json import WrongJson, parsed, typed
 from vtad_runtime.engine.integrity import contents

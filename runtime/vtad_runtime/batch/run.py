@@ -18,8 +18,8 @@ from vtad_runtime.batch.rows import read_header
 from vtad_runtime.batch.scoring import SHOWN, Scored, Setup
 from vtad_runtime.batch.source import PictureSource, open_source
 from vtad_runtime.contract.command_line.stopping import LAST_S, stoppable
+from vtad_runtime.contract.disk.files import write_whole
 from vtad_runtime.contract.errors import FAILED, NOT_JUDGED, NOT_WRITTEN, VtadError, one_line
-from vtad_runtime.contract.files import write_whole
 from vtad_runtime.contract.log import event, logging_to, note, warning
 from vtad_runtime.contract.progress import Bar
 from vtad_runtime.contract.threshold.conformal import REVIEW, review_level

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vtad_runtime.contract.card import AGAIN, ONNX_KEY, WITHOUT_DIGESTS, Card, card_digest
+from vtad_runtime.contract.disk.files import replacing, sha256_of
 from vtad_runtime.contract.errors import VtadError, one_line
-from vtad_runtime.contract.files import replacing, sha256_of
 from vtad_runtime.contract.typed_json import WrongJson, parsed
 from vtad_runtime.engine.card_entry import IN_COREML, IN_ONNX, CardEntryError, read_entry, replace_card
 from vtad_runtime.engine.model import IN_MEMORY, Integrity, ModelError

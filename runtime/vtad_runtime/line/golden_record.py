@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from vtad_runtime.contract.disk.files import write_whole
 from vtad_runtime.contract.errors import VtadError
-from vtad_runtime.contract.files import write_whole
 from vtad_runtime.contract.typed_json import WrongJson, parsed, typed
 from vtad_runtime.line.view import View
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.command_line.program import stdout_is_open
+from vtad_runtime.contract.disk.lock import Locked, hold_folder
 from vtad_runtime.contract.errors import USAGE, VtadError
 from vtad_runtime.contract.json_values import finite, iso_utc
-from vtad_runtime.contract.lock import Locked, hold_folder
 from vtad_runtime.contract.log import note, warning
 from vtad_runtime.contract.threshold.conformal import REVIEW, review_level
 from vtad_runtime.engine.opening import newest_model

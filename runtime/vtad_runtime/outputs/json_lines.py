@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import TextIO
 
+from vtad_runtime.contract.disk.files import Lines
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, disk_full, one_line
-from vtad_runtime.contract.files import Lines
 from vtad_runtime.outputs.results_folder import SinkError
 from vtad_runtime.verdict.judgement import Judgement
 

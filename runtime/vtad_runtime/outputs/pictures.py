@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from vtad_runtime.contract.files import fitting_name, write_whole
+from vtad_runtime.contract.disk.files import fitting_name, write_whole
 from vtad_runtime.contract.json_values import iso_utc
 from vtad_runtime.contract.log import warning
 from vtad_runtime.drawing import heatmap, panel

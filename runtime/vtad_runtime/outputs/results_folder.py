@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from vtad_runtime.contract.disk.files import Lines, sweep_below, write_whole
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full, one_line
-from vtad_runtime.contract.files import Lines, sweep_below, write_whole
 from vtad_runtime.outputs.csv_lines import Dialect, csv_line
 from vtad_runtime.outputs.pictures import PictureOptions, PictureWriter, Saved
 from vtad_runtime.outputs.retention import LOCK_FILE

@@ -13,7 +13,7 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
-from vtad_runtime.contract.lock import LOCKS, Lock
+from vtad_runtime.contract.disk.lock import LOCKS, Lock
 from vtad_runtime.contract.log import warning
 
 PICTURES = ("heatmaps", "originals")

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from vtad_runtime.contract.disk.lock import Lock, Locked
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, disk_full, one_line
-from vtad_runtime.contract.lock import Lock, Locked
 from vtad_runtime.receivers.message import OutputError
 from vtad_runtime.receivers.old_spool import old_files, old_messages
 from vtad_runtime.storage.database import is_damaged, open_database, readable, set_aside, wal_of

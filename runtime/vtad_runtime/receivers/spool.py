@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from vtad_runtime.contract.disk.files import sync
 from vtad_runtime.contract.errors import one_line
-from vtad_runtime.contract.files import sync
 from vtad_runtime.contract.log import warning
 from vtad_runtime.receivers.message_queue import DiskError, MessageQueue
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.command_line.command import say
+from vtad_runtime.contract.disk.files import try_writing
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, one_line
-from vtad_runtime.contract.files import try_writing
 from vtad_runtime.contract.progress import watched
 from vtad_runtime.contract.threshold.trade_off import choice, table, trade_off
 from vtad_runtime.engine.coreml_engine import onnx_fallback

@@ -24,8 +24,8 @@ from statistics import median
 from typing import TYPE_CHECKING, TypeVar
 
 from vtad_runtime.contract.card import percent
+from vtad_runtime.contract.disk.files import try_writing
 from vtad_runtime.contract.errors import VtadError, why
-from vtad_runtime.contract.files import try_writing
 
 if TYPE_CHECKING:
     from vtad_runtime.contract.card import Change

@@ -28,8 +28,8 @@ from vtad_runtime.contract.card import (
     card_digest,
     percent,
 )
+from vtad_runtime.contract.disk.files import replacing, sha256_of
 from vtad_runtime.contract.errors import VtadError, one_line
-from vtad_runtime.contract.files import replacing, sha256_of
 from vtad_runtime.contract.image import ImageError
 from vtad_runtime.contract.threshold.conformal import (
     CalibrationError,

@@ -8,8 +8,8 @@ from pathlib import Path
 from vtad_runtime.contract.card import FULL_SCALE
 from vtad_runtime.contract.command_line.command import say
 from vtad_runtime.contract.command_line.stopping import stoppable
+from vtad_runtime.contract.disk.files import write_whole
 from vtad_runtime.contract.errors import FAILED, NOT_JUDGED, NOT_WRITTEN, VtadError, one_line
-from vtad_runtime.contract.files import write_whole
 from vtad_runtime.contract.progress import watched
 from vtad_runtime.contract.threshold.conformal import REVIEW
 from vtad_runtime.drawing.encoding import PictureError

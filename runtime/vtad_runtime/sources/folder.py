@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vtad_runtime.contract.disk.walking import walk
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.image import SUFFIXES, is_image
-from vtad_runtime.contract.walking import walk
 
 RESULTS_FILE = "results.jsonl"  # a folder that holds this one is an output of vtad-run, not a source
 

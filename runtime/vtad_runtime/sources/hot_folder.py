@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vtad_runtime.contract.card import FULL_SCALE
+from vtad_runtime.contract.disk.walking import walk
 from vtad_runtime.contract.image import is_image
 from vtad_runtime.contract.log import event, warning
-from vtad_runtime.contract.walking import walk
 from vtad_runtime.sources.capture import FrameSource, Shot
 from vtad_runtime.sources.files import hold, read_held
 from vtad_runtime.sources.folder import RESULTS_FILE, SourceError

@@ -30,9 +30,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vtad_runtime.contract.disk.files import replacing, sync
+from vtad_runtime.contract.disk.lock import Lock, Locked
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full, one_line
-from vtad_runtime.contract.files import replacing, sync
-from vtad_runtime.contract.lock import Lock, Locked
 from vtad_runtime.contract.log import warning
 from vtad_runtime.sources.old_journal import old_entries
 from vtad_runtime.storage.database import is_damaged, open_database, readable, set_aside, well_typed

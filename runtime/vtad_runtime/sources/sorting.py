@@ -17,8 +17,8 @@ from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
 
+from vtad_runtime.contract.disk.files import Lines, beside_of, sweep, sync
 from vtad_runtime.contract.errors import VtadError
-from vtad_runtime.contract.files import Lines, beside_of, sweep, sync
 from vtad_runtime.verdict.verdict import Verdict
 
 MARK = ".vtad-sorted"  # a folder that holds this file is one of sorted files: a hot folder leaves it out

@@ -16,8 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vtad_runtime.contract.card import Card, card_digest
+from vtad_runtime.contract.disk.files import replacing
 from vtad_runtime.contract.errors import VtadError, one_line
-from vtad_runtime.contract.files import replacing
 from vtad_runtime.contract.log import event, warning
 from vtad_runtime.contract.typed_json import WrongJson, parsed, typed
 from vtad_runtime.engine.engines import AUTO, CPU, ENGINES, cache_folder, features, hash_of, processor
