@@ -13,8 +13,8 @@ from PIL import Image
 
 from vtad_export.proof.exporter import Export
 from vtad_runtime import Detector
-from vtad_runtime.contract.card import ONNX_KEY, Card
-from vtad_runtime.contract.references import REFERENCES_KEY, References, largest_error
+from vtad_runtime.contract.card import ONNX_KEY, REFERENCES_KEY, Card
+from vtad_runtime.contract.references import References, largest_error
 from vtad_runtime.verdict.verdict import decide
 
 JUDGE = ROOT / "examples" / "python" / "judge.py"

@@ -26,7 +26,8 @@ from vtad_export.coreml_format.exporter import CoreMLExport
 from vtad_export.coreml_format.lint.generations import REFERENCE
 from vtad_export.coreml_format.mil import Executor
 from vtad_export.coreml_format.mlpackage import model_file, specification
-from vtad_runtime.contract.references import REFERENCES_KEY, ReferencesError
+from vtad_runtime.contract.card import REFERENCES_KEY
+from vtad_runtime.contract.references import ReferencesError
 from vtad_runtime.engine.integrity import write_sealed
 from vtad_runtime.engine.model import ModelError
 

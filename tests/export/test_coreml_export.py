@@ -37,8 +37,8 @@ from vtad_export.onnx_format import fallback
 from vtad_export.proof import material
 from vtad_export.proof.errors import ParityError
 from vtad_runtime import Detector
-from vtad_runtime.contract.card import ONNX_KEY, Card
-from vtad_runtime.contract.references import REFERENCES_KEY, References
+from vtad_runtime.contract.card import ONNX_KEY, REFERENCES_KEY, Card
+from vtad_runtime.contract.references import References
 from vtad_runtime.engine.coreml_engine import CoreMLSession, onnx_fallback
 from vtad_runtime.engine.integrity import integrity
 from vtad_runtime.engine.model import ModelError

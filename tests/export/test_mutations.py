@@ -38,9 +38,8 @@ from vtad_export.proof.interface import check_card
 from vtad_export.proof.material import Samples, samples
 from vtad_export.proof.parity import prove
 from vtad_export.proof.tolerance import TOLERANCE
-from vtad_runtime.contract.card import Card, CardError
+from vtad_runtime.contract.card import REFERENCES_KEY, Card, CardError
 from vtad_runtime.contract.errors import VtadError
-from vtad_runtime.contract.references import REFERENCES_KEY
 from vtad_runtime.engine.card_entry import replace_card
 from vtad_runtime.engine.integrity import MANIFEST, contents, integrity, write_sealed
 

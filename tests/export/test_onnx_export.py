@@ -30,9 +30,8 @@ from vtad_export.proof.exporter import Export
 from vtad_export.proof.material import Samples, decoded, image_files, load_material, samples
 from vtad_export.proof.parity import prove
 from vtad_export.proof.tolerance import TOLERANCE
-from vtad_runtime.contract.card import ONNX_KEY
+from vtad_runtime.contract.card import ONNX_KEY, REFERENCES_KEY
 from vtad_runtime.contract.image import fit_image, read_rgb
-from vtad_runtime.contract.references import REFERENCES_KEY
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 from vtad_runtime.verdict.verdict import Verdict

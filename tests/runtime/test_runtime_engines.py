@@ -30,7 +30,8 @@ from vtad_runtime.engine.opening import open_model
 from vtad_runtime.engine.side_by_side import side_by_side
 from vtad_runtime.sources import capture
 from vtad_runtime.verdict import engine_choice
-from vtad_runtime.verdict.engine_trial import Trial, trial
+from vtad_runtime.verdict.engine_choice import Trial
+from vtad_runtime.verdict.engine_trial import trial
 
 needs_openvino = pytest.mark.skipif(not ENGINES["openvino"].installed(), reason="needs the extra openvino")
 OPENVINO = pytest.param("openvino", marks=needs_openvino)

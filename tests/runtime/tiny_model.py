@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vtad_runtime.contract.card import (
     ONNX_KEY,
+    REFERENCES_KEY,
     SCHEMA,
     Calibration,
     Card,
@@ -24,7 +25,7 @@ from vtad_runtime.contract.card import (
     ScoreRule,
 )
 from vtad_runtime.contract.card import UNIT as UNIT_ON_CARD
-from vtad_runtime.contract.references import REFERENCES_KEY, References, sampled
+from vtad_runtime.contract.references import References, sampled
 from vtad_runtime.engine.integrity import write_sealed
 
 GREY = 100  # the good surface

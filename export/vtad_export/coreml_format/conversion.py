@@ -25,8 +25,7 @@ from vtad_export.coreml_format.mlpackage import MAIN, coremltools, model_file, s
 from vtad_export.proof.descriptions import AUTHOR, LICENCE, OUTPUTS, input_text, model_text
 from vtad_export.proof.exporter import Precision
 from vtad_export.proof.quiet import quiet
-from vtad_runtime.contract.card import ONNX_KEY, Card
-from vtad_runtime.contract.references import REFERENCES_KEY
+from vtad_runtime.contract.card import ONNX_KEY, REFERENCES_KEY, Card
 
 SMALLEST = 2048  # elements; smaller weights stay as they are
 # Parameters of vtad.models.autoencoder.Autoencoder and of its layout for the Neural Engine, as torch.export names them.

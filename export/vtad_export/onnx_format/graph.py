@@ -14,8 +14,7 @@ from vtad_export.onnx_format.descriptions import describe, name_nodes
 from vtad_export.proof.errors import ParityError
 from vtad_export.proof.material import Execute, Values
 from vtad_export.proof.quiet import quiet
-from vtad_runtime.contract.card import ONNX_KEY, Card
-from vtad_runtime.contract.references import REFERENCES_KEY
+from vtad_runtime.contract.card import ONNX_KEY, REFERENCES_KEY, Card
 from vtad_runtime.engine.integrity import write_sealed
 from vtad_runtime.engine.model import MAX_BATCH, SCORED
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession

@@ -20,8 +20,8 @@ from vtad_export.onnx_format.graph import IR_VERSION, OPSET
 from vtad_export.proof.errors import ParityError
 from vtad_export.proof.interface import MAIN, Function, Interface, Port, check_card, check_interface, declared
 from vtad_export.proof.material import Pixels
-from vtad_runtime.contract.card import ONNX_KEY, Card
-from vtad_runtime.contract.references import LARGEST, REFERENCES_KEY, largest_error
+from vtad_runtime.contract.card import ONNX_KEY, REFERENCES_KEY, Card
+from vtad_runtime.contract.references import LARGEST, largest_error
 from vtad_runtime.engine.model import OUTPUTS
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 

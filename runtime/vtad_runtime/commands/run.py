@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from vtad_runtime.commands.arguments import alarm_rule, duration, names, picture_size, rectangle, size_in_bytes
 from vtad_runtime.contract.command_line.command import no_traceback, say
+from vtad_runtime.contract.command_line.program import importing
 from vtad_runtime.contract.command_line.sections import SectionCommand
 from vtad_runtime.contract.command_line.sections import section_option as _option
 from vtad_runtime.engine.engines import AUTO, ENGINES
@@ -256,7 +257,8 @@ def run(source: str | None, **given: Any) -> None:
     with no_traceback(json_lines=given["log_json"]):
         where = None if only_golden else address(source, **sources)
         options = RunOptions(where, **given)
-        from vtad_runtime.line.run import command  # numpy, OpenCV and onnxruntime take 0.3 s
+        with importing():
+            from vtad_runtime.line.run import command  # numpy, OpenCV and onnxruntime take 0.3 s
 
         code = command(options)
     sys.exit(code)

@@ -25,7 +25,6 @@ from vtad_runtime.contract.image import ImageError, decode_rgb
 from vtad_runtime.contract.threshold.conformal import spread
 from vtad_runtime.contract.typed_json import WrongJson, parsed, typed
 
-REFERENCES_KEY = "vtad.references"  # beside the card's
 SCHEMA = 1
 STEP = 16  # pixels
 REDUCED = 0.15  # spreads of the calibration scores, that rounding to 16 bits may move a score; see vtad_export.proof.tolerance

@@ -10,17 +10,18 @@ import platform
 import threading
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from vtad_runtime.contract.card import AGAIN, ONNX_KEY, Card, CardError
+from vtad_runtime.contract.card import AGAIN, ONNX_KEY, REFERENCES_KEY, Card, CardError
 from vtad_runtime.contract.errors import NOT_JUDGED, one_line
-from vtad_runtime.contract.references import REFERENCES_KEY, References
 from vtad_runtime.engine.integrity import integrity, opened
 from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs, Scored, checked, graph_names
+
+if TYPE_CHECKING:
+    from vtad_runtime.contract.references import References
 
 DEFAULT_UNITS = "CPU_AND_NE"
 VERDICT = (
@@ -104,6 +105,8 @@ class CoreMLSession:
 
     def run(self, batch: NDArray[np.uint8]) -> Outputs:
         """Run (n, 3, height, width) uint8 RGB, one prediction each. Raises ModelError."""
+        from PIL import Image  # coremltools takes these; no other engine needs it
+
         found = []
         for pixels in batch:
             image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))  # (height, width, 3)
@@ -129,8 +132,11 @@ class CoreMLSession:
 
     def references(self) -> References | None:
         """The reference pictures in the package; None where there are none. Raises ReferencesError."""
-        text = self._metadata.get(REFERENCES_KEY)
-        return None if text is None else References.from_text(text, self.card, str(self.path))
+        if (text := self._metadata.get(REFERENCES_KEY)) is None:
+            return None
+        from vtad_runtime.contract.references import References  # Pillow, which no verdict needs
+
+        return References.from_text(text, self.card, str(self.path))
 
 
 def _coremltools(path: Path) -> Any:

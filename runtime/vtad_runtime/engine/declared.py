@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,7 @@ from vtad_runtime.engine.model import OUTPUTS, Found, ModelError, graph_names, n
 UINT8, FLOAT = "tensor(uint8)", "tensor(float)"  # ONNX's names
 
 
-@dataclass(frozen=True)
-class Port:
+class Port(NamedTuple):
     """An input or output of a graph."""
 
     name: str

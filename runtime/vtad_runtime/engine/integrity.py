@@ -8,10 +8,9 @@ are none of the artefact's.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from vtad_runtime.contract.card import AGAIN, ONNX_KEY, WITHOUT_DIGESTS, Card, card_digest
 from vtad_runtime.contract.disk.files import replacing, sha256_of
@@ -26,8 +25,7 @@ MANIFEST, METADATA = "Manifest.json", "metadata.json"  # of a Core ML package; o
 PACKAGES = (".mlpackage", ".aimodel")
 
 
-@dataclass(frozen=True)
-class Contents:
+class Contents(NamedTuple):
     """An artefact as it lies on disk."""
 
     card: str  # its JSON
@@ -42,7 +40,7 @@ def contents(model: Path | bytes, name: Path | None = None) -> Contents:
     where = name or _name(model)
     try:
         if isinstance(model, bytes):
-            entry = read_entry(io.BytesIO(model), IN_ONNX, where)
+            entry = read_entry(model, IN_ONNX, where)
             return Contents(entry.text, {ONE_FILE: entry.rest_sha256})
         return _package(model) if model.suffix in PACKAGES else _file(model)
     except OSError as e:
@@ -121,8 +119,7 @@ def _name(model: Path | bytes) -> Path:
 
 
 def _file(model: Path) -> Contents:
-    with model.open("rb") as file:
-        entry = read_entry(file, IN_ONNX, model)
+    entry = read_entry(model.read_bytes(), IN_ONNX, model)
     return Contents(entry.text, {ONE_FILE: entry.rest_sha256})
 
 
@@ -133,8 +130,7 @@ def _package(model: Path) -> Contents:
         if not path.is_file() or any(part.startswith(".") for part in name.split("/")):
             continue
         if name == SPECIFICATION:
-            with path.open("rb") as file:
-                entry = read_entry(file, IN_COREML, model)
+            entry = read_entry(path.read_bytes(), IN_COREML, model)
             text, files[name] = entry.text, entry.rest_sha256
         elif name == METADATA and model.suffix == ".aimodel":
             text, files[name] = _json_with_card(path)

@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vtad_runtime.contract.card import OLD_NAMES, Card
 from vtad_runtime.contract.errors import NOT_JUDGED, VtadError
-from vtad_runtime.contract.references import References
+
+if TYPE_CHECKING:
+    from vtad_runtime.contract.references import References
 
 IN_MEMORY = "<bytes>"  # the path of a model that was given as bytes
 MAX_BATCH = 64  # the export's upper bound of the free axis

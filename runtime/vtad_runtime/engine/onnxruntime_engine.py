@@ -8,21 +8,23 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from vtad_runtime.contract.card import AGAIN, ONNX_KEY
+from vtad_runtime.contract.card import AGAIN, ONNX_KEY, REFERENCES_KEY
 from vtad_runtime.contract.errors import NOT_JUDGED, one_line
-from vtad_runtime.contract.references import REFERENCES_KEY, References
 from vtad_runtime.engine.declared import Port, batch_of, card_of, in_batches, names_of
 from vtad_runtime.engine.engines import CPU, CPU_PROVIDER, ENGINES, Engine, cache_folder
 from vtad_runtime.engine.integrity import integrity, opened, whole_file
 from vtad_runtime.engine.model import IN_MEMORY, Found, ModelError, Outputs, Scored, checked, names_in
 from vtad_runtime.engine.side_by_side import cores, side_by_side
 from vtad_runtime.engine.subgraph import verdict_part
+
+if TYPE_CHECKING:
+    from vtad_runtime.contract.references import References
 
 
 class OnnxSession:
@@ -73,8 +75,11 @@ class OnnxSession:
 
     def references(self) -> References | None:
         """The reference pictures in the file; None where there are none. Raises ReferencesError."""
-        text = self._references
-        return None if text is None else References.from_text(text, self.card, str(self.path))
+        if (text := self._references) is None:
+            return None
+        from vtad_runtime.contract.references import References  # Pillow, which no verdict needs
+
+        return References.from_text(text, self.card, str(self.path))
 
     def _everything(self) -> ort.InferenceSession:
         with self._opening:

@@ -15,19 +15,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad_runtime.contract.card import AGAIN, ONNX_KEY
+from vtad_runtime.contract.card import AGAIN, ONNX_KEY, REFERENCES_KEY
 from vtad_runtime.contract.errors import NOT_JUDGED, one_line
-from vtad_runtime.contract.references import REFERENCES_KEY, References
 from vtad_runtime.engine.declared import FLOAT, UINT8, Port, batch_of, card_of, in_batches, names_of
 from vtad_runtime.engine.engines import cache_folder
 from vtad_runtime.engine.integrity import integrity, opened, whole_file
 from vtad_runtime.engine.model import IN_MEMORY, SCORED, Found, ModelError, Outputs, Scored, checked, names_in
 from vtad_runtime.engine.side_by_side import side_by_side
+
+if TYPE_CHECKING:
+    from vtad_runtime.contract.references import References
 
 PRECISION = {"openvino": "f32", "openvino-bf16": "bf16"}  # of computing, by the engine's name
 TYPES = {"u8": UINT8, "f32": FLOAT}
@@ -98,8 +100,11 @@ class OpenVinoSession:
 
     def references(self) -> References | None:
         """The reference pictures in the file; None where there are none. Raises ReferencesError."""
-        text = self._references
-        return None if text is None else References.from_text(text, self.card, str(self.path))
+        if (text := self._references) is None:
+            return None
+        from vtad_runtime.contract.references import References  # Pillow, which no verdict needs
+
+        return References.from_text(text, self.card, str(self.path))
 
     def _everything(self) -> _Requests:
         with self._opening:

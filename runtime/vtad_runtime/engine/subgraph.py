@@ -6,11 +6,10 @@ made in memory. Numbers of fields: onnx/onnx.proto.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 
 from vtad_runtime.engine.declared import FLOAT, Port
 from vtad_runtime.engine.model import SCORED
@@ -37,8 +36,7 @@ TENSOR, ELEMENT = 1, 1  # of TypeProto: tensor_type; of that: elem_type
 FLOAT_ELEMENT = 1  # TensorProto.FLOAT
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """The part of a file."""
 
     model: bytes  # a whole ONNX file, with everything of the other one except what is not needed
@@ -62,12 +60,11 @@ def verdict_part(model: bytes) -> Part | None:
 
     None where there is none to take: everything is needed, an operation has a graph of its own, or it is no such file.
     """
-    file, where = io.BytesIO(model), Path()
-    size = len(model)
+    where = Path()
     try:
-        top = list(fields(file, 0, size, where))
+        top = list(fields(model, 0, len(model), where))
         graphs = [f for f in top if f.number == GRAPH and f.type == BYTES]
-        if len(graphs) != 1 or (graph := _read(file, graphs[0], where)) is None:
+        if len(graphs) != 1 or (graph := _read(model, graphs[0], where)) is None:
             return None
     except (DamagedError, UnicodeDecodeError):
         return None  # the engine says what it is instead
@@ -79,8 +76,8 @@ def verdict_part(model: bytes) -> Part | None:
     kept = [*nodes, *(tensor for tensor, name in graph.initializers if name in needed), *outputs, *graph.rest]
     inside: list[Piece] = [(f.start, f.end) for f in sorted(kept, key=lambda f: f.start)]
     length = sum(f.end - f.start for f in kept)
-    pieces: list[Piece] = [(0, graphs[0].start), head(GRAPH, length), *inside, (graphs[0].end, size)]
-    return Part(b"".join(contents_of(file, pieces)), tuple(port for _, port in graph.outputs))
+    pieces: list[Piece] = [(0, graphs[0].start), head(GRAPH, length), *inside, (graphs[0].end, len(model))]
+    return Part(b"".join(contents_of(model, pieces)), tuple(port for _, port in graph.outputs))
 
 
 def _needed(graph: _Graph) -> set[str]:
@@ -95,47 +92,46 @@ def _needed(graph: _Graph) -> set[str]:
     return needed
 
 
-def _read(file: BinaryIO, place: Field, where: Path) -> _Graph | None:
+def _read(data: bytes, place: Field, where: Path) -> _Graph | None:
     """A graph; None where an operation has a graph of its own. Raises DamagedError, UnicodeDecodeError."""
     graph = _Graph()
-    for f in fields(file, place.value, place.end, where):
+    for f in fields(data, place.value, place.end, where):
         if f.type != BYTES or f.number not in (NODE, INITIALIZER, INPUT, OUTPUT):
             graph.rest.append(f)
         elif f.number == NODE:
-            parts = list(fields(file, f.value, f.end, where))
-            attributes = [a for part in parts if part.number == ATTRIBUTE for a in _inside(file, part, where)]
+            parts = list(fields(data, f.value, f.end, where))
+            attributes = [a for part in parts if part.number == ATTRIBUTE for a in _inside(data, part, where)]
             if any(a.number in SUBGRAPHS for a in attributes):
                 return None
-            takes, gives = ([value_of(file, p).decode() for p in parts if p.number == n] for n in (TAKES, GIVES))
+            takes, gives = ([value_of(data, p).decode() for p in parts if p.number == n] for n in (TAKES, GIVES))
             graph.nodes.append((f, takes, gives))
         elif f.number == INITIALIZER:
-            graph.initializers.append((f, _text(file, f, TENSOR_NAME, where)))
+            graph.initializers.append((f, _text(data, f, TENSOR_NAME, where)))
         elif f.number == INPUT:
-            graph.inputs.add(_text(file, f, VALUE_NAME, where))
+            graph.inputs.add(_text(data, f, VALUE_NAME, where))
             graph.rest.append(f)
         elif f.number == OUTPUT:
-            graph.outputs.append((f, _port(file, f, where)))
+            graph.outputs.append((f, _port(data, f, where)))
     return graph
 
 
-def _port(file: BinaryIO, value: Field, where: Path) -> Port:
+def _port(data: bytes, value: Field, where: Path) -> Port:
     element = 0
-    for kind in _inside(file, value, where):
-        for tensor in _inside(file, kind, where) if kind.number == VALUE_TYPE else ():
-            for f in _inside(file, tensor, where) if tensor.number == TENSOR else ():
+    for kind in _inside(data, value, where):
+        for tensor in _inside(data, kind, where) if kind.number == VALUE_TYPE else ():
+            for f in _inside(data, tensor, where) if tensor.number == TENSOR else ():
                 if f.number == ELEMENT and f.type == VARINT:
-                    file.seek(f.value)
-                    element = varint(file, where)
+                    element, _ = varint(data, f.value, where)
     type_of_it = FLOAT if element == FLOAT_ELEMENT else f"tensor of element type {element}"
-    return Port(_text(file, value, VALUE_NAME, where), type_of_it, ())
+    return Port(_text(data, value, VALUE_NAME, where), type_of_it, ())
 
 
-def _inside(file: BinaryIO, message: Field, where: Path) -> Iterator[Field]:
+def _inside(data: bytes, message: Field, where: Path) -> Iterator[Field]:
     """The fields of a message inside another."""
-    return fields(file, message.value, message.end, where) if message.type == BYTES else iter(())
+    return fields(data, message.value, message.end, where) if message.type == BYTES else iter(())
 
 
-def _text(file: BinaryIO, message: Field, number: int, where: Path) -> str:
+def _text(data: bytes, message: Field, number: int, where: Path) -> str:
     """A text in a message; empty where there is none."""
-    found = [f for f in _inside(file, message, where) if f.number == number and f.type == BYTES]
-    return value_of(file, found[-1]).decode() if found else ""
+    found = [f for f in _inside(data, message, where) if f.number == number and f.type == BYTES]
+    return value_of(data, found[-1]).decode() if found else ""

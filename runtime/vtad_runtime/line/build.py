@@ -21,7 +21,6 @@ from vtad_runtime.line.writer import WAITING, Writer
 from vtad_runtime.outputs.console import FileProgress, frame_line
 from vtad_runtime.outputs.events import AlarmEvents, DriftEvents
 from vtad_runtime.outputs.results_folder import ResultsFolder
-from vtad_runtime.outputs.window import Window
 from vtad_runtime.sources.capture import Capture, FrameSource
 from vtad_runtime.sources.files import FolderFrames
 from vtad_runtime.sources.folder import SourceError
@@ -32,6 +31,7 @@ from vtad_runtime.verdict.judge import Judge, Rules
 from vtad_runtime.verdict.judgement import Calls, Judgement, Output
 
 if TYPE_CHECKING:
+    from vtad_runtime.outputs.window import Window
     from vtad_runtime.page.state import PageState
     from vtad_runtime.sources.hot_folder import HotFolder
 
@@ -200,6 +200,8 @@ def _window(options: RunOptions, stack: ExitStack) -> Window | None:
     """Open the window of --show. Raises WindowError."""
     if not options.show:
         return None
+    from vtad_runtime.outputs.window import Window
+
     window = Window()
     stack.callback(window.end)
     return window

@@ -1,7 +1,7 @@
 """The parts of a run, each built from the options: the model, the rules, what is read, what is written.
 
-A hot folder, receivers, the page and golden samples are imported where they are made: each takes 5 to 30 ms, and no first
-verdict waits for what was not asked for.
+A hot folder, a video, receivers, the page and golden samples are imported where they are made: each takes 1 to 30 ms, and no
+first verdict waits for what was not asked for.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from vtad_runtime.outputs.json_lines import JsonLines
 from vtad_runtime.outputs.pictures import PictureOptions
 from vtad_runtime.outputs.results_folder import ResultsFolder, SinkError
 from vtad_runtime.outputs.run_file import MaskFile, RunFile
-from vtad_runtime.outputs.video import VideoOutput
 from vtad_runtime.sources.capture import CaptureOptions, FrameSource
 from vtad_runtime.sources.folder import RESULTS_FILE, Source, SourceError, find
 from vtad_runtime.sources.opencv_sources import Camera, Video, open_stream
@@ -258,6 +257,8 @@ def receivers(options: RunOptions, card: Card, fps: float) -> Iterator[Output]:
     if options.json:
         yield JsonLines(sys.stdout if options.json == "-" else Path(options.json))
     if options.write_video:
+        from vtad_runtime.outputs.video import VideoOutput
+
         yield VideoOutput(options.write_video, fps)
     if options.mqtt:
         from vtad_runtime.receivers.mqtt import MqttOutput

@@ -17,8 +17,8 @@ from typing import Literal, NamedTuple
 from vtad_runtime.contract.disk.files import fitting_name, write_whole
 from vtad_runtime.contract.json_values import iso_utc
 from vtad_runtime.contract.log import warning
-from vtad_runtime.drawing import heatmap, panel
 from vtad_runtime.drawing.encoding import RGB, PictureError, Suffix, drawing, encode
+from vtad_runtime.drawing.heatmap import overlay
 from vtad_runtime.outputs.retention import Retention
 from vtad_runtime.verdict.detector import Result
 from vtad_runtime.verdict.judgement import Judgement
@@ -53,7 +53,11 @@ class PictureWriter:
     def __init__(self, folder: Path, options: PictureOptions) -> None:
         """Save into heatmaps/ and originals/ of the results folder. Raises OSError when that cannot be written to."""
         self._folder, self._options = folder, options
-        self._draw = panel.panel if options.view == "panel" else heatmap.overlay
+        self._draw = overlay
+        if options.view == "panel":
+            from vtad_runtime.drawing.panel import panel
+
+            self._draw = panel
         self._retention = Retention(folder, options.keep) if options.reserve or options.keep is not None else None
         self._retry_at: float | None = None  # time.monotonic(); None while writing works
         self._undrawn = False  # whether it was said that one could not be drawn

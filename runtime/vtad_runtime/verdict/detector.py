@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -23,15 +23,17 @@ from numpy.typing import NDArray
 
 from vtad_runtime.contract.card import ScoreRule
 from vtad_runtime.contract.image import Decoded, Placement, decode_picture, fit_image, read_picture, unfit_map
-from vtad_runtime.contract.references import References
 from vtad_runtime.contract.threshold.conformal import REVIEW, review_level
 from vtad_runtime.engine.engines import CPU
 from vtad_runtime.engine.model import MAX_BATCH, OpenModel
 from vtad_runtime.verdict.engine_choice import open_proven
 from vtad_runtime.verdict.explanation import Explanation, Maps, MapsError, checked_maps, maps_of
-from vtad_runtime.verdict.reference_check import ReferenceCheck, check_references
 from vtad_runtime.verdict.score import top_cells
 from vtad_runtime.verdict.verdict import Verdict, decide
+
+if TYPE_CHECKING:
+    from vtad_runtime.contract.references import References
+    from vtad_runtime.verdict.reference_check import ReferenceCheck
 
 SeenBy = Literal["ssim", "density", "both"]
 Picture = Path | str | bytes | NDArray[np.uint8]
@@ -204,6 +206,8 @@ class Detector:
 
     def check_references(self) -> ReferenceCheck | None:
         """Whether they are judged as by torch at the export; None where there are none. Raises ReferencesError, ModelError."""
+        from vtad_runtime.verdict.reference_check import check_references  # no verdict needs it
+
         return check_references(self._session)
 
     def _prepared(self, picture: Picture) -> Prepared:

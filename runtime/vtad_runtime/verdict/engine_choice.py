@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vtad_runtime.contract.card import Card, card_digest
@@ -24,11 +23,21 @@ from vtad_runtime.engine.engines import AUTO, CPU, ENGINES, cache_folder, featur
 from vtad_runtime.engine.integrity import contents
 from vtad_runtime.engine.model import ModelError, OpenModel
 from vtad_runtime.engine.opening import is_package, open_model
-from vtad_runtime.verdict.engine_trial import Trial
 
 WORTH = 1.1  # times as fast as the first engine, from which another one is taken
 LONGEST_S = 300.0  # that an engine may take to compile a model and to judge eight pictures
 LIBRARIES = ("vtad", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "openvino")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What an engine showed, see `engine_trial`."""
+
+    engine: str
+    ok: bool | None  # None: there are no reference pictures to prove it by
+    said: str  # one line
+    ms: float | None  # of the verdict on one picture, median; None: it does not run
+    times_faster: float | None  # than `cpu`, by runs taken in turns
 
 
 def open_proven(
@@ -138,6 +147,8 @@ def others() -> tuple[str, ...]:
 
 def tried(model: Path, threads: int | None, engine: str, *, allow_changed: bool = False) -> Trial:
     """What an engine shows in a process of its own."""
+    import subprocess  # it takes 2 ms, and the first engine is not tried
+
     asked = json.dumps([str(model), threads, engine, allow_changed])
     command = [sys.executable, "-m", "vtad_runtime.verdict.engine_trial", asked]
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
@@ -18,20 +18,10 @@ from vtad_runtime.contract.errors import VtadError, one_line
 from vtad_runtime.engine.engines import CPU, ENGINES
 from vtad_runtime.engine.model import OpenModel
 from vtad_runtime.engine.opening import open_model
+from vtad_runtime.verdict.engine_choice import Trial
 from vtad_runtime.verdict.reference_check import check_references
 
 ROUNDS = 7  # of timed runs
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What an engine showed."""
-
-    engine: str
-    ok: bool | None  # None: there are no reference pictures to prove it by
-    said: str  # one line
-    ms: float | None  # of the verdict on one picture, median; None: it does not run
-    times_faster: float | None  # than `cpu`, by runs taken in turns
 
 
 def trial(model: Path, threads: int | None, engine: str, *, allow_changed: bool = False) -> Trial:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from statistics import median
 
 import cv2
 import numpy as np
@@ -89,6 +88,8 @@ class FrameChecks:
         if sharp < FOCUS_FLOOR:
             return f"out of focus: fine detail {sharp:.3f} of coarse, expected at least {FOCUS_FLOOR}"
         if len(self._focus) >= FOCUS_FRAMES:
+            from statistics import median  # it takes 3 ms, for which no first verdict waits
+
             usual = median(self._focus)
             if sharp < FOCUS_DROP * usual:
                 return f"out of focus: fine detail {sharp:.3f} of coarse, usually {usual:.3f} here"

@@ -5,10 +5,12 @@ Standard library only: the sooner it is imported, the sooner Ctrl-C is heeded.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from vtad_runtime.contract.errors import NOT_WRITTEN, STOPPED, one_line
 
@@ -31,7 +33,8 @@ class Program:
         from importlib import import_module
 
         module, _, name = self._where.partition(":")
-        found: click.Command = getattr(import_module(module), name)
+        with importing():
+            found: click.Command = getattr(import_module(module), name)
         return found
 
     def __call__(self) -> None:
@@ -51,6 +54,16 @@ class Program:
             os._exit(NOT_WRITTEN)
         finally:
             give_up_stdout()
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Imports make no garbage, and looking for it takes a tenth of their time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class InterruptsRaise:
