@@ -258,14 +258,16 @@ def test_one_odd_score_does_not_widen_the_spread() -> None:
     assert robust_spread([2.0, 2.0, 2.0]) > 0
 
 
-def test_a_start_with_drift_needs_no_masked_arrays() -> None:
-    """They take as long to import as a picture takes to be judged."""
+def test_a_start_imports_nothing_that_no_verdict_needs_and_starts_no_threads() -> None:
+    """Masked arrays take as long to import as a picture takes to be judged."""
     code = (
-        "import sys, numpy, vtad_runtime.line.run\n"
+        "import os, sys, vtad_runtime.commands.programs, numpy, vtad_runtime.line.run\n"
+        "threads = os.path.isdir('/proc/self/task') and os.listdir('/proc/self/task')\n"
+        "assert not threads or len(threads) == 1\n"
         "from vtad_runtime.verdict.drift import psi_edges, robust_spread\n"
         "scores = numpy.sort(numpy.random.default_rng(0).normal(size=77))\n"
         "print(robust_spread(scores), *psi_edges(scores))\n"
-        "assert not {'numpy.ma', 'importlib.metadata'} & sys.modules.keys()"
+        "assert not {'numpy.ma', 'importlib.metadata', 'statistics', 'subprocess'} & sys.modules.keys()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     spread, *edges = map(float, done.stdout.split())

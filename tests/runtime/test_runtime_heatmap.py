@@ -16,6 +16,7 @@ from vtad_runtime.drawing.annotated import annotated
 from vtad_runtime.drawing.encoding import PictureError, encode
 from vtad_runtime.drawing.heatmap import MAX_SIDE, overlay
 from vtad_runtime.drawing.panel import panel
+from vtad_runtime.drawing.text import draw_text, text_width
 from vtad_runtime.verdict.judgement import Frame, Judgement
 from vtad_runtime.verdict.verdict import Verdict
 
@@ -56,6 +57,20 @@ def test_a_defect_is_tinted_and_boxed(detector: Detector) -> None:
     assert changed[150, 150]
     assert (picture[:400] == (255, 255, 255)).all(axis=2)[80:100].any()  # the box, outside the defect
     assert not changed[:80].any()
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.42, 1.0, 4.0])
+def test_words_stand_on_their_line_as_wide_as_foretold_and_are_cut_at_the_edges(scale: float) -> None:
+    height = round(40 * scale) + 8
+    picture = np.zeros((height, text_width("HE H", scale) + 8, 3), np.uint8)
+    draw_text(picture, "HE H", 4, height - 4, scale=scale, colour=(200, 100, 0))
+    rows, columns = np.nonzero(picture[..., 0] > 60)
+    assert rows.max() <= height - 4 < rows.max() + 3
+    assert columns.min() >= 4
+    assert columns.max() <= 4 + text_width("HE H", scale) < columns.max() + 3 + 4 * scale
+    assert not picture[..., 2].any()
+    for x, y in ((-9, 5), (len(picture[0]) - 3, 2), (0, height + 6), (9999, 0), (-9999, height)):
+        draw_text(picture, "score 1", x, y, scale=scale)
 
 
 def test_pictures_do_not_show_each_others_words(detector: Detector) -> None:

@@ -6,7 +6,7 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from PIL import ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from vtad_runtime.drawing.encoding import RGB, PictureError
 from vtad_runtime.verdict.verdict import Verdict
@@ -14,6 +14,7 @@ from vtad_runtime.verdict.verdict import Verdict
 Colour = tuple[int, int, int]
 
 SIZE = 28.0  # of the font at scale 1, pixels
+SMALLEST = 3.0  # below, FreeType takes no size
 
 INK: Colour = (235, 235, 235)
 FAINT: Colour = (150, 150, 150)
@@ -35,13 +36,15 @@ def text_width(text: str, scale: float) -> int:
 
 def draw_text(picture: RGB, text: str, x: int, baseline: int, *, scale: float, colour: Colour = INK) -> None:
     """Write into the picture, from `x` on, standing on `baseline`. At scale 1 a capital is 20 pixels high."""
-    core, (right, down) = _font(scale).getmask2(text, "L", anchor="ls")
-    width, height = core.size
-    left, top = x + right, baseline + down
-    inside = picture[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]  # (h, w, 3)
-    covered = np.array(core, np.uint8).reshape(height, width)[max(-top, 0) :, max(-left, 0) :]
-    cover = covered[: inside.shape[0], : inside.shape[1], None] / np.float32(255)  # (h, w, 1)
-    inside[:] = np.rint(inside + (np.array(colour, np.float32) - inside) * cover).astype(np.uint8)
+    font = _font(scale)
+    left, top, right, bottom = font.getbbox(text, anchor="ls")  # from where it begins to stand
+    rows = slice(max(baseline + math.floor(top), 0), max(baseline + math.ceil(bottom), 0))
+    columns = slice(max(x + math.floor(left), 0), max(x + math.ceil(right), 0))
+    if picture[rows, columns].size == 0:
+        return  # it stands outside
+    written = Image.fromarray(picture[rows, columns])
+    ImageDraw.Draw(written).text((x - columns.start, baseline - rows.start), text, colour, font, anchor="ls")
+    picture[rows, columns] = np.asarray(written)
 
 
 def font_scale(width: int) -> float:
@@ -52,7 +55,7 @@ def font_scale(width: int) -> float:
 @lru_cache(maxsize=16)
 def _font(scale: float) -> ImageFont.FreeTypeFont:
     """Pillow's own. OpenCV loads its fonts anew in each thread that writes, for 20 ms."""
-    found = ImageFont.load_default(SIZE * scale)
+    found = ImageFont.load_default(max(SIZE * scale, SMALLEST))
     if not isinstance(found, ImageFont.FreeTypeFont):
         raise PictureError("expected a Pillow with FreeType to write words, got one without")
     return found

@@ -17,8 +17,8 @@ from typing import Literal, NamedTuple
 from vtad_runtime.contract.disk.files import fitting_name, write_whole
 from vtad_runtime.contract.json_values import iso_utc
 from vtad_runtime.contract.log import warning
+from vtad_runtime.drawing import heatmap
 from vtad_runtime.drawing.encoding import RGB, PictureError, Suffix, drawing, encode
-from vtad_runtime.drawing.heatmap import overlay
 from vtad_runtime.outputs.retention import Retention
 from vtad_runtime.verdict.detector import Result
 from vtad_runtime.verdict.judgement import Judgement
@@ -53,7 +53,7 @@ class PictureWriter:
     def __init__(self, folder: Path, options: PictureOptions) -> None:
         """Save into heatmaps/ and originals/ of the results folder. Raises OSError when that cannot be written to."""
         self._folder, self._options = folder, options
-        self._draw = overlay
+        self._draw = heatmap.overlay
         if options.view == "panel":
             from vtad_runtime.drawing.panel import panel
 
