@@ -33,7 +33,7 @@ def started(program: str, *arguments: str, before: str = "", stdout: int | None 
     """Run it in a process of its own; "code: stderr"."""
     module, name = PROJECT["scripts"][program].split(":")
     source = f"from {module} import {name}; {before}{name}()"
-    environment = {**os.environ, "PYTHONPATH": SOURCES, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), SOURCES]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", source, *arguments],
         env=environment,
@@ -59,6 +59,16 @@ def test_ctrl_c_in_the_first_half_second_is_one_line(program: str, tmp_path: Pat
     assert later.endswith("Error: stopped by Ctrl-C\n")
     assert "Traceback" not in later
     assert "Aborted" not in later
+
+
+@pytest.mark.slow
+def test_ctrl_c_of_which_a_library_makes_an_error_of_its_own_is_one_line_too(tmp_path: Path) -> None:
+    (tmp_path / "cv2.py").write_text(
+        "import os, signal\n"
+        "try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt: raise ImportError('initialization failed')\n"
+    )
+    assert started("vtad-run", "--folder", ".", folder=tmp_path) == "130: Error: stopped by Ctrl-C\n"
 
 
 @pytest.mark.slow

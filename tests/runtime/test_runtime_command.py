@@ -32,6 +32,13 @@ def test_what_a_user_can_cause_is_its_one_line_with_the_exit_code_of_its_kind_or
     assert str(Worn("expected\nmore")) == "expected more"
 
 
+def test_a_file_that_may_not_be_looked_at_is_one_line_with_what_to_do() -> None:
+    with pytest.raises(click.ClickException) as caught, no_traceback():
+        raise PermissionError(13, "Permission denied", "private/1.png")  # as Path.is_file does in a folder that is shut
+    assert caught.value.exit_code == USAGE
+    assert caught.value.message == "private/1.png: expected to use it, got Permission denied; check its permissions"
+
+
 def test_ctrl_c_before_a_run_listens_for_it_is_130_and_one_line() -> None:
     with pytest.raises(click.ClickException) as caught, no_traceback():
         raise KeyboardInterrupt

@@ -94,10 +94,9 @@ class Summary:
         width = max([len(name) for name, _ in rows] + [6])
         lines = [f"{'folder':<{width}}" + "".join(f"{v:>8}" for v in shown)]
         lines += [f"{name:<{width}}" + "".join(f"{counts[v]:>8}" for v in shown) for name, counts in rows]
-        lines.append(
-            f"{self.rows} files in {self.seconds:.1f} s, {self._rate(self.rows)} images/s; {self._medians('queue_age')}"
-            f"{self._left_out()}"
-        )
+        files = "1 file" if self.rows == 1 else f"{self.rows} files"
+        took = f"{files} in {self.seconds:.1f} s, {self._rate(self.rows)} images/s"
+        lines.append(f"{took}; {self._medians('queue_age')}{self._left_out()}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:

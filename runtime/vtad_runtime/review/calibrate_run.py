@@ -46,11 +46,11 @@ def calibrate_run(
     """
     path = model or newest_model()
     target = out or next_name(path)
+    files = [find(folder).files if folder else () for folder in (good, bad)]
     try:
         if target.suffix.lower() != ".onnx":
             raise VtadError(f"{target}: expected a file name that ends with .onnx; name one by --out")
         refuse_existing(target)
-        files = [find(folder).files if folder else () for folder in (good, bad)]
         try_writing(target.parent)
         detector = _open(path, "" if model else ", the newest export", allow_changed)
         of_good, of_bad = (_judged(detector, found) for found in files)

@@ -46,7 +46,8 @@ def find(source: str | Path) -> Source:
         files = [m for m in matches if m.is_file() and is_image(m)]
         root, what = _fixed_part(path), f"glob {source}"
     else:
-        raise SourceError(f"{path}: expected a folder, a glob or a file, got nothing there; check the path")
+        got = "no plain file" if path.exists() else "nothing there"  # a pipe, a device
+        raise SourceError(f"{path}: expected a folder, a glob or a file, got {got}; check the path")
     if not files:
         names = ", ".join(str(s) for s in skipped)
         left_out = f" beside {names}, which holds masks or earlier results" if skipped else ""

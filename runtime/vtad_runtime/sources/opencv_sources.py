@@ -91,7 +91,7 @@ class Video:
     def __init__(self, path: Path) -> None:
         """Open the file. Raises SourceError: absent, or no video."""
         if not path.is_file():
-            got = "a folder" if path.is_dir() else "nothing there"
+            got = "a folder" if path.is_dir() else "no plain file" if path.exists() else "nothing there"
             raise SourceError(f"{path}: expected a video file, got {got}; check the path")
         other = f"{path}: expected a video that OpenCV reads (MP4, AVI, MKV, ...), got another file"
         self._capture = _opened(str(path), cv2.CAP_FFMPEG, otherwise=other)

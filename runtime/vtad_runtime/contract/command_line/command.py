@@ -10,7 +10,16 @@ import click
 
 from vtad_runtime.contract.command_line.program import InterruptsRaise, give_up_stdout
 from vtad_runtime.contract.credentials import without_credentials
-from vtad_runtime.contract.errors import BROKEN_PIPE, INTERNAL, NOT_WRITTEN, STOPPED, VtadError, disk_full, one_line
+from vtad_runtime.contract.errors import (
+    BROKEN_PIPE,
+    INTERNAL,
+    NOT_WRITTEN,
+    STOPPED,
+    USAGE,
+    VtadError,
+    disk_full,
+    one_line,
+)
 from vtad_runtime.contract.libraries import heard
 from vtad_runtime.contract.log import logging_to, warning
 from vtad_runtime.contract.progress import aside, bars
@@ -49,21 +58,28 @@ def no_traceback(*, json_lines: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _one_line() -> Iterator[None]:
+    interrupts = InterruptsRaise()
     try:
-        with InterruptsRaise():
+        with interrupts:
             yield
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
-    except VtadError as e:
-        raise _OneLine(e, e.exit_code) from e
     except KeyboardInterrupt as e:  # click would say "Aborted!" and exit with 1, which means NG
         raise _OneLine("stopped by Ctrl-C", STOPPED) from e
+    except VtadError as e:
+        if interrupts.came and e.exit_code < STOPPED:  # it was made of a KeyboardInterrupt
+            raise _OneLine("stopped by Ctrl-C", STOPPED) from e
+        raise _OneLine(e, e.exit_code) from e
     except BrokenPipeError:  # the reader of the output went away: `vtad-run ... | head`
         give_up_stdout()
         sys.exit(BROKEN_PIPE)
     except Exception as e:
+        if interrupts.came:
+            raise _OneLine("stopped by Ctrl-C", STOPPED) from e
         if disk_full(e):
             raise _OneLine(f"a file cannot be written: {one_line(e)}", NOT_WRITTEN) from e
+        if isinstance(e, PermissionError) and e.filename:  # in a folder that this user may not enter even a look fails
+            raise _OneLine(f"{e.filename}: expected to use it, got {one_line(e)}; check its permissions", USAGE) from e
         said = without_credentials(f"{type(e).__name__}: {e}")
         raise _OneLine(f"internal error: {said}; please report it", INTERNAL) from e
 

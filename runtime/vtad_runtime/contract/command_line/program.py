@@ -67,16 +67,25 @@ def importing() -> Iterator[None]:
 
 
 class InterruptsRaise:
-    """Ctrl-C raises KeyboardInterrupt inside the block, so that what was begun is cleaned up."""
+    """Ctrl-C raises KeyboardInterrupt inside the block, so that what was begun is cleaned up.
 
-    def __enter__(self) -> None:
+    `came` says that it did: a library that is just being imported makes an error of its own of it.
+    """
+
+    def __enter__(self) -> InterruptsRaise:
+        self.came = False
         self._ours = signal.getsignal(signal.SIGINT) is _leave
         if self._ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, self._raise)
+        return self
 
     def __exit__(self, *_: object) -> None:
         if self._ours:
             signal.signal(signal.SIGINT, _leave)
+
+    def _raise(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+        signal.default_int_handler(number, frame)
 
 
 def stdout_is_open() -> bool:
