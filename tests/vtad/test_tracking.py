@@ -17,6 +17,7 @@ from vtad.commands.tracking_options import add_to_tracked
 from vtad.commands.train import train
 from vtad.run_folder import Run
 from vtad.tracking.address import TrackingError, page, store_address, with_login, without_login
+from vtad.tracking.following import reason_of
 from vtad.tracking.record import Tracked
 
 
@@ -163,3 +164,12 @@ assert not reached, reached
     )
     assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
     assert not list(tmp_path.iterdir())  # no id of this installation
+
+
+def test_a_store_that_does_not_answer_is_said_in_few_words() -> None:
+    refused = RuntimeError("HTTPConnectionPool(host='127.0.0.1', port=1): Max retries exceeded")
+    refused.__context__ = ConnectionRefusedError(
+        111, "Connection refused"
+    )  # as when it is raised while that is handled
+    assert reason_of(refused) == "it does not answer (Connection refused)"
+    assert reason_of(ValueError("no such run")) == "ValueError: no such run"

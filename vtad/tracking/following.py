@@ -14,7 +14,7 @@ from vtad.tracking.address import sqlite_file
 from vtad.tracking.library import prepare
 from vtad.tracking.mirror import FAILED, FINISHED, KILLED, Mirror
 from vtad_runtime.contract.credentials import without_credentials
-from vtad_runtime.contract.errors import why
+from vtad_runtime.contract.errors import one_line, why
 from vtad_runtime.contract.log import warning
 
 LOOK_S = 2.0  # between two looks at metrics.jsonl
@@ -85,7 +85,7 @@ class _Follower(threading.Thread):
                 self.behind = False
             except Exception as e:  # mlflow, requests, sqlalchemy and drivers each have their own
                 self.behind = True
-                self._warn(why(e))
+                self._warn(reason_of(e))
             if last:
                 return
             if self.behind and self._system is not None:
@@ -124,6 +124,14 @@ class _Follower(threading.Thread):
             "what is missing there is sent when the store is back, by vtad-eval at the latest",
             address=shown,
         )
+
+
+def reason_of(error: Exception) -> str:
+    """Why a store does not take something, in one line: where the network is to blame, what it said below mlflow's own error."""
+    below: BaseException = error
+    while (cause := below.__cause__ or below.__context__) is not None:
+        below = cause
+    return f"it does not answer ({one_line(below)})" if isinstance(below, OSError) else why(error)
 
 
 def _system_metrics(run_id: str, address: str) -> _SystemMetrics:
