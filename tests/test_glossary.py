@@ -49,7 +49,7 @@ NAMES = {
     "_context": "click",
     "rc_context": "matplotlib",
     "load_context PythonModelContext": "mlflow",
-    "MemoryError": "Python",
+    "MemoryError __context__": "Python",
     "OutOfMemoryError": "torch",
     "AbstractContextManager": "contextlib",
     "ask": "Optuna",
