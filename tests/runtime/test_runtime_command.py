@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 
 import click
 import pytest
@@ -43,6 +44,14 @@ def test_ctrl_c_before_a_run_listens_for_it_is_130_and_one_line() -> None:
     with pytest.raises(click.ClickException) as caught, no_traceback():
         raise KeyboardInterrupt
     assert (caught.value.exit_code, caught.value.message) == (130, "stopped by Ctrl-C")
+
+
+def test_of_pillow_users_hear_what_is_wrong_with_a_picture_and_not_what_is_for_programmers(messages: list[str]) -> None:
+    """A signal just as Pillow opens a file leaves it to Python, which would warn of an unclosed file in Pillow's name."""
+    with no_traceback():
+        for kind in (ResourceWarning, ImportWarning, UserWarning, RuntimeWarning):
+            warnings.warn_explicit(f"of the kind {kind.__name__}", kind, "Image.py", 1, module="PIL.Image")
+    assert [said.partition("kind ")[2].partition(";")[0] for said in messages] == ["UserWarning", "RuntimeWarning"]
 
 
 def test_an_error_said_on_purpose_passes_as_it_is() -> None:

@@ -50,7 +50,8 @@ def heard() -> Iterator[None]:
     said = _Said()
     logger, show, last = _Unheard(said), warnings.showwarning, logging.lastResort
     with warnings.catch_warnings():
-        warnings.filterwarnings("always", module="PIL")  # Python would say each line of code once, whatever the file
+        for kind in (UserWarning, RuntimeWarning):  # the others are for whoever writes code
+            warnings.filterwarnings("always", category=kind, module="PIL")  # Python's default: each line of code once
         warnings.filterwarnings(
             "ignore", "Image size"
         )  # one that is too large is an error; a large one is not worth a word
