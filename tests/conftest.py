@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -22,6 +23,7 @@ from shared import Shared
 for name in ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # where a test imports onnxruntime before vtad_runtime
+gc.set_threshold(50_000, 20, 20)  # tracing a model makes millions of objects: looking for cycles was a tenth of its time
 
 pytest_plugins = ["chromium", "shared_exports"]
 
@@ -57,6 +59,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """The libraries and tests that are loaded by now stay: nobody need look for garbage among them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -228,7 +236,7 @@ def run(trained: Run, tmp_path: Path) -> Run:
 
 
 @pytest.fixture(scope="session")
-def exported(trained: Run, shared: Shared) -> Export:
+def exported(trained: Run, shared: Shared, traced_once: None) -> Export:
     """The ONNX export of `trained`, in a folder of its own. Read only."""
     from vtad_export import to_onnx
 

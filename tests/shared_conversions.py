@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,19 @@ class Traced:
         return f"{layout_of(self.arranged)}-{self.arranged.function}{'-fused' if fused else ''}"
 
 
+@contextmanager
+def _unchecked() -> Iterator[None]:
+    """coremltools does not check its own program after each of some hundred passes, which is a quarter of a conversion.
+
+    It does in all tests of other models than the trained run's.
+    """
+    from coremltools.converters.mil.mil import Program
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Program, "validate", lambda *_, **__: None)
+        yield
+
+
 class Conversions:
     """What is traced, converted and compressed of the trained run. A model that it gives may be changed and saved."""
 
@@ -61,7 +75,8 @@ class Conversions:
         def make(folder: Path) -> str:
             if traced.name not in self._programs:
                 self._programs[traced.name] = trace(traced.arranged)
-            made = conversion.convert(self._programs[traced.name], precision, target, outputs)
+            with _unchecked():
+                made = conversion.convert(self._programs[traced.name], precision, target, outputs)
             return self._saved(made, folder, f"{traced.name}-{precision}-{year}")
 
         return self._open(f"converted-{traced.name}-{precision}-{year}", make)
@@ -73,7 +88,9 @@ class Conversions:
         of = f"{Path(model.package_path).stem}-{precision}{'-backbone' if with_backbone else ''}-{conversion.SMALLEST}"
 
         def make(folder: Path) -> str:
-            return self._saved(conversion.compressed(model, precision, with_backbone), folder, of)
+            with _unchecked():
+                made = conversion.compressed(model, precision, with_backbone)
+            return self._saved(made, folder, of)
 
         return self._open(f"compressed-{of}", make)
 

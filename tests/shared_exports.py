@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from shared import Shared
 from shared_conversions import Conversions
 
 if TYPE_CHECKING:
+    from vtad.models.detector import Detector
     from vtad.run_folder import Run
     from vtad_export.coreml_format.exporter import CoreMLExport
     from vtad_export.proof.exporter import Export
@@ -72,6 +74,41 @@ def float32_package(packaged: CoreMLExport) -> Path:
 
 def _float32(folder: Path) -> Path:
     return folder.with_name("packaged-float32") / "pill.mlpackage"
+
+
+@pytest.fixture(scope="session")
+def traced_once(shared: Shared) -> Iterator[None]:
+    """From here on detectors that are alike to the last bit are traced to an ONNX graph once a session, which takes seconds."""
+    import onnx
+
+    from vtad_export.onnx_format import exporter
+    from vtad_export.onnx_format.graph import onnx_graph
+
+    def once(detector: Detector) -> onnx.ModelProto:
+        def make(_: Path) -> bytes:
+            made: bytes = onnx_graph(detector).SerializeToString()
+            return made
+
+        return onnx.load_from_string(shared(f"graph-{_contents(detector)}", make))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter, "onnx_graph", once)
+        yield
+
+
+def _contents(detector: Detector) -> str:
+    """A digest of all that a detector is made of."""
+    from torch import Tensor
+
+    digest = hashlib.sha256()
+    for name, part in detector.named_modules():
+        digest.update(f"{name} {type(part)}".encode())
+        for key, value in (*vars(part).items(), *part._parameters.items(), *part._buffers.items()):
+            if isinstance(value, Tensor):
+                digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode() + value.detach().numpy().tobytes())
+            elif not key.startswith("_"):
+                digest.update(f"{key} {value}".encode())
+    return digest.hexdigest()
 
 
 @pytest.fixture(scope="session")
