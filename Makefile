@@ -26,7 +26,7 @@ demo: $(VENV)/.installed  ## draw images, train, evaluate, export, run; says whe
 test: $(VENV)/.installed  ## every test that needs nothing beside it
 	$(PYTEST) -m "not service"
 
-services: $(VENV)/.installed  ## the tests that start a browser, a server or a cluster, take a model of full size, or run the docs
+services: $(VENV)/.installed  ## the tests that start a browser, a server or a cluster, put a run under load, take a model of full size, or run the docs
 	$(PYTEST) -m service
 
 quick: $(VENV)/.installed  ## the tests that take moments, for the inner loop: no training, no conversion

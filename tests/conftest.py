@@ -23,7 +23,9 @@ from shared import Shared
 for name in ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
     os.environ.setdefault(name, "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # where a test imports onnxruntime before vtad_runtime
-gc.set_threshold(50_000, 20, 20)  # tracing a model makes millions of objects: looking for cycles was a tenth of its time
+gc.set_threshold(
+    50_000, 20, 20
+)  # tracing a model makes millions of objects: looking for cycles was a tenth of its time
 
 pytest_plugins = ["chromium", "shared_exports"]
 

@@ -212,6 +212,7 @@ def test_the_paper_preset_keeps_its_layout() -> None:
     assert layout_of(prepared(Detector(tiny()), "ane")) == "ane"
 
 
+@pytest.mark.service  # a model of full size
 def test_the_default_architecture_at_full_size_is_likely_on_the_engine_and_computes_what_torch_does(
     trained: Run, backbone: EfficientNetLite0, tmp_path: Path
 ) -> None:

@@ -73,7 +73,7 @@ def test_a_part_that_stays_is_broken(tmp_path: Path) -> None:
         Promises().swept(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.service  # a run under load
 def test_a_short_chaos_breaks_no_promise() -> None:
     command = [sys.executable, "-m", "bench.chaos", "--minutes", "0", "--kinds", "hot,calibrate-full"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -66,7 +66,7 @@ def test_files_of_another_run_are_seen(tmp_path: Path) -> None:
     assert [finding.name for finding in separate(tmp_path, ["a", "b"], 1) if not finding.ok] == ["0002"]
 
 
-@pytest.mark.slow
+@pytest.mark.service  # a run under load
 def test_a_short_soak_holds_its_bounds() -> None:
     command = [sys.executable, "-m", "bench.soak", "--frames", "560", "--queue-age-ms", "3000"]  # others work here too
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
