@@ -268,6 +268,17 @@ def test_a_full_disk_ends_the_run_with_4_and_whole_lines(monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("model")
+def test_a_full_disk_beside_the_results_is_counted_too() -> None:
+    for i in range(5):
+        save(good(), f"in/{i}.png")
+    result = run("--folder", "in", "--json", "/dev/full")
+    assert result.exit_code == 4
+    assert "/dev/full: cannot write JSON Lines: No space left on device" in result.stderr
+    assert result.stderr.endswith("; 0 of 5 files have a whole result, 5 have none\n")
+    assert json.loads(Path("results/0001/summary.json").read_text())["unwritten"] > 0
+
+
+@pytest.mark.usefixtures("model")
 @pytest.mark.parametrize("kind", ["folder", "video"])
 def test_heatmaps_that_a_full_disk_does_not_take_are_counted_and_4(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(20):

@@ -178,6 +178,17 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None
     assert caught.value.exit_code == USAGE
 
 
+def test_a_disk_that_is_full_at_the_start_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(SinkError, match="No space left on device") as caught:
+        results_in(tmp_path)
+    assert caught.value.exit_code == NOT_WRITTEN
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("taken", [0, 10])
 def test_a_full_disk_is_one_clear_error_and_leaves_whole_lines(
     taken: int, tmp_path: Path, judge: Callable[..., Judgement]

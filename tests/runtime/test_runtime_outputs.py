@@ -30,6 +30,7 @@ from vtad_runtime.batch.job import Job
 from vtad_runtime.batch.rows import COLUMNS
 from vtad_runtime.commands.run import run
 from vtad_runtime.contract.card import Weighing
+from vtad_runtime.contract.errors import NOT_WRITTEN
 from vtad_runtime.contract.log import event, logging_to, note, warning
 from vtad_runtime.drawing.annotated import annotated
 from vtad_runtime.drawing.text import VERDICT_COLOURS
@@ -342,6 +343,15 @@ def test_a_video_that_cannot_be_written_is_one_clear_error_at_the_start(
         with pytest.raises(VideoError, match=message) as caught:
             VideoOutput(tmp_path / name)
         assert "\n" not in str(caught.value)
+    with monkeypatch.context() as patch:
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(VideoError, match=r"out\.mp4: cannot write a video: No space left on device") as caught:
+            VideoOutput(tmp_path / "out.mp4")
+        assert caught.value.exit_code == NOT_WRITTEN
     monkeypatch.setattr("vtad_runtime.outputs.video.CODEC", "????")
     with pytest.raises(VideoError, match="got no encoder"):
         VideoOutput(tmp_path / "out.mp4")

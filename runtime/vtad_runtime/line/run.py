@@ -105,10 +105,11 @@ def run(
                 every_turn=turns,
             )
     except SinkError as e:
-        if line is None or not line.writer.written:
+        if line is None:
             raise
-        with suppress(SinkError):  # a full disk may still take a small file; what was counted is said in any case
-            _end(options, line, detector, rules, stop())
+        if line.results is None or line.results.folder.is_dir():  # it is gone where it holds no row
+            with suppress(SinkError):  # a full disk may still take a small file; what was counted is said in any case
+                _end(options, line, detector, rules, stop())
         raise SinkError(_with_counts(e, line), e.exit_code) from e
     if line.summary.rows == 0 and not source.endless and not stop():
         raise SourceError(f"{source.name}: expected frames, got none")

@@ -44,10 +44,14 @@ class ResultsFolder:
         self._rows, self._dialect = 0, dialect
         try:
             self.folder = next_folder(parent)
-            self._describe(about)
-            self._jsonl = Lines(self.folder / RESULTS_FILE)
-            self._csv = Lines(self.folder / CSV_FILE)
-            self._pictures = PictureWriter(self.folder, pictures)
+            try:
+                self._describe(about)
+                self._jsonl = Lines(self.folder / RESULTS_FILE)
+                self._csv = Lines(self.folder / CSV_FILE)
+                self._pictures = PictureWriter(self.folder, pictures)
+            except OSError:
+                self._discard()
+                raise
         except OSError as e:
             got = "a file" if parent.is_file() else e.strerror or e
             said = f"{parent}: expected a folder to write results to, got {got}; choose another by --out"
@@ -102,16 +106,19 @@ class ResultsFolder:
         """Close, and remove the folder of a run that failed before its first row: nothing half written stays."""
         self.close()
         if self._rows == 0:
-            with suppress(OSError):  # what else is in it stays
-                for name in (RUN_FILE, RESULTS_FILE, CSV_FILE, LOCK_FILE):
-                    (self.folder / name).unlink(missing_ok=True)
-                self.folder.rmdir()
+            self._discard()
 
     def close(self) -> None:
         """Close the files. May be called twice."""
         self._jsonl.close()
         self._csv.close()
         self._pictures.close()
+
+    def _discard(self) -> None:
+        with suppress(OSError):  # what else is in it stays
+            for name in (RUN_FILE, RESULTS_FILE, CSV_FILE, LOCK_FILE):
+                (self.folder / name).unlink(missing_ok=True)
+            self.folder.rmdir()
 
     def _describe(self, about: RunFile) -> None:
         write_whole(self.folder / RUN_FILE, about.to_json().encode())

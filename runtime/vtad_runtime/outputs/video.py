@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vtad_runtime.drawing.text import PAPER
 from vtad_runtime.outputs.results_folder import SinkError
 from vtad_runtime.verdict.judgement import Judgement
 
+LEAST = 2**16  # bytes that the disk must take: OpenCV says of a full one that it has no encoder
 CODEC = "mp4v"  # MPEG-4 part 2: the one that every OpenCV build with FFmpeg writes
 
 
@@ -47,8 +49,10 @@ class VideoOutput:
         self._frames = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._part.touch()
+            self._part.write_bytes(bytes(LEAST))
         except OSError as e:
+            with suppress(OSError):
+                self._part.unlink(missing_ok=True)
             code = NOT_WRITTEN if disk_full(e) else USAGE
             raise VideoError(f"{path}: cannot write a video: {e.strerror or e}", code) from e
         self._open(64, 64).release()  # the codec is known to work before the first part is judged

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vtad_runtime.contract.card import FULL_SCALE
@@ -14,7 +16,6 @@ from vtad_runtime.contract.progress import watched
 from vtad_runtime.contract.threshold.conformal import REVIEW
 from vtad_runtime.drawing.encoding import PictureError
 from vtad_runtime.drawing.heatmap import overlay
-from vtad_runtime.engine.model import ModelError
 from vtad_runtime.outputs.csv_lines import Dialect, csv_line
 from vtad_runtime.outputs.results_folder import next_folder
 from vtad_runtime.outputs.run_file import RunFile
@@ -56,7 +57,7 @@ def replay_run(
         say(f"{run.file}: its last line is torn and left out", err=True)
     by = _rejudge(run, Detector(model, threads, allow_changed=allow_changed), threshold) if model else None
     folder = _new_folder(out)
-    try:
+    with _removed_if_empty(folder):
         with stoppable() as stop:
             again = rejudge(run.rows, by, stop) if by else rescore(run, threshold or 0.0)
             rows = list(watched(again, "judging", len(run.rows)))
@@ -67,14 +68,11 @@ def replay_run(
                 ShownFlip(flip, recorded_picture(flip, white), _drawn(flip, by))
                 for flip in watched(flips, "drawing the report")
             ]
-    except ModelError:
-        folder.rmdir()
-        raise
-    facts = _facts(run, by, threshold, stopped_after=len(rows) if stop() else None)
-    try:
-        _write(folder, facts, comparison, shown, csv_dialect)
-    except OSError as e:
-        raise VtadError(f"{folder}: cannot write the report: {one_line(e)}", NOT_WRITTEN) from e
+        facts = _facts(run, by, threshold, stopped_after=len(rows) if stop() else None)
+        try:
+            _write(folder, facts, comparison, shown, csv_dialect)
+        except OSError as e:
+            raise VtadError(f"{folder}: cannot write the report: {one_line(e)}", NOT_WRITTEN) from e
     _say(comparison, folder)
     if stop.signal is not None:
         return 128 + stop.signal
@@ -192,6 +190,17 @@ def _say(comparison: Comparison, folder: Path) -> None:
     say(counts(c))
     say(headline(c))
     say(f"report: {folder / 'report.html'}")
+
+
+@contextmanager
+def _removed_if_empty(folder: Path) -> Iterator[None]:
+    """Whatever ends the block before its first file leaves nothing."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # there is something in it
+            folder.rmdir()
+        raise
 
 
 def _new_folder(parent: Path) -> Path:
