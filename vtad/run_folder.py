@@ -139,8 +139,11 @@ def create_run(config: Config, folder: Path | None = None) -> Run:
         for number in numbers:
             files.sweep(parent / f"{number:04d}")
             files.sweep(parent / f"{number:04d}" / "export")
-        path = folder or parent / f"{max(numbers, default=0) + 1:04d}"
-        path.mkdir()
+        if folder is None:
+            path = _next(parent, max(numbers, default=0) + 1)
+        else:
+            path = folder
+            path.mkdir()
     except OSError as e:
         raise _no_folder(folder or parent, e) from e
     try:
@@ -149,6 +152,18 @@ def create_run(config: Config, folder: Path | None = None) -> Run:
         path.rmdir()
         raise
     return Run(path)
+
+
+def _next(parent: Path, number: int) -> Path:
+    """A new folder with the first free number from this one on. Raises OSError."""
+    while True:
+        path = parent / f"{number:04d}"
+        try:
+            path.mkdir()
+        except FileExistsError:  # another training was faster
+            number += 1
+            continue
+        return path
 
 
 def _config_text(config: Config) -> str:

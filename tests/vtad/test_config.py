@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,13 @@ def test_a_value_of_another_type_is_refused_in_python_too() -> None:
 
 def test_a_whole_number_in_json_will_do_for_a_share_or_a_rate() -> None:
     assert from_dict({**dataclasses.asdict(Config("pill")), "nll_weight": 1}).nll_weight == 1
+
+
+def test_runs_that_begin_at_the_same_moment_get_a_folder_each(tmp_path: Path) -> None:
+    config = Config(category="pill", out=str(tmp_path))
+    with ThreadPoolExecutor(8) as pool:
+        runs = [job.result().path for job in [pool.submit(create_run, config) for _ in range(40)]]
+    assert sorted(run.name for run in runs) == [f"{number:04d}" for number in range(1, 41)]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="processes cannot be asked")
