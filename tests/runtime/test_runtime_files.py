@@ -7,6 +7,8 @@ import json
 import math
 import os
 import resource
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,6 +189,17 @@ def test_a_disk_that_is_full_at_the_start_is_left_as_it_is(tmp_path: Path, monke
         results_in(tmp_path)
     assert caught.value.exit_code == NOT_WRITTEN
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a file that is open cannot be removed there")
+def test_a_folder_that_is_removed_meanwhile_takes_no_row_in_silence(
+    tmp_path: Path, judge: Callable[..., Judgement]
+) -> None:
+    results = results_in(tmp_path)
+    results.write(judge())
+    shutil.rmtree(results.folder)
+    with pytest.raises(SinkError, match="cannot write results: the file was removed while it was written"):
+        results.write(judge())
 
 
 @pytest.mark.parametrize("taken", [0, 10])

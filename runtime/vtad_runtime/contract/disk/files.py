@@ -182,7 +182,9 @@ class Lines:
             self.write("\n")
 
     def write(self, line: str) -> None:
-        """Add one line, which ends in a line break, by one write call. Raises OSError."""
+        """Add one line, which ends in a line break, by one write call. Raises OSError, also where the file was removed."""
+        if os.fstat(self._file).st_nlink == 0:  # what is written then is gone when the file is closed
+            raise FileNotFoundError(errno.ENOENT, "the file was removed while it was written")
         data = line.encode("utf-8", "backslashreplace")  # file names need not be valid text
         written = os.write(self._file, data)
         if written < len(data):
