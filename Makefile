@@ -45,11 +45,8 @@ types: $(VENV)/.installed
 
 check: lint types test services  ## what CI runs
 
-bench: $(VENV)/.installed  ## the newest export beside torch, and vtad-run beside the bare onnxruntime session: latency, start, memory, folder
-	$(BIN)/python -m bench.latency
-	$(BIN)/python -m bench.start
-	$(BIN)/python -m bench.memory
-	$(BIN)/python -m bench.folder --pictures 300
+bench: $(VENV)/.installed  ## every ratio of the newest export as one table, also into docs/benchmarks.md; ARGS="--peers DIR"
+	$(BIN)/python -m bench --write docs/benchmarks.md $(ARGS)
 
 web:  ## onnxruntime-web for examples/web and its test; needs npm
 	npm install --prefix examples/web --ignore-scripts --no-package-lock --no-audit --no-fund

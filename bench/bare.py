@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import platform
 from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -16,22 +15,11 @@ from numpy.typing import NDArray
 from vtad.data.layout import default_data_dir, find_category
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.image import read_rgb, resize
-from vtad_runtime.engine.engines import processor
 from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.engine.subgraph import verdict_part
 
 ENTRY = ["score", "heatmap"]
 QUALITY = 92  # of JPEG files that are drawn
-
-
-def options(about: str) -> argparse.ArgumentParser:
-    """Those of every program that compares with the bare session."""
-    parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--model", type=Path, help="an exported .onnx  [default: the newest]")
-    parser.add_argument("--good", type=Path, help="folder of good pictures  [default: those of the model's training]")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--side", type=int, default=1024, help="pixels of the pictures; good ones are enlarged to it")
-    return parser
 
 
 def model_of(asked: argparse.Namespace) -> Path:
@@ -63,11 +51,3 @@ def good_pictures(asked: argparse.Namespace, card: Card, count: int) -> list[NDA
 def write_jpeg(path: Path, rgb: NDArray[np.uint8]) -> None:
     """As a camera's program saves it."""
     cv2.imwrite(str(path), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-
-
-def here(card: Card, asked: argparse.Namespace) -> str:
-    """A line on what was measured with."""
-    return (
-        f"{card.identity.category}, {card.input.width}x{card.input.height}, pictures of {asked.side}x{asked.side}; "
-        f"{asked.threads} threads of {processor()}; Python {platform.python_version()}, onnxruntime {ort.__version__}"
-    )

@@ -1,4 +1,4 @@
-"""Pictures a second of `vtad-run --folder` beside those of the bare onnxruntime session: `python -m bench.folder`.
+"""Pictures a second of `vtad-run --folder` beside those of the bare onnxruntime session.
 
 The pictures are 1,000 JPEG, good ones of the model's category with a white square in every fiftieth; heatmaps of NG are saved.
 The bare session (`bench.bare`) gets pictures that are decoded and fitted already, in the same batches. All take turns in one
@@ -7,10 +7,11 @@ process, a hundred pictures each: other work on the machine costs them alike.
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
-import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bench import bare
+from bench.clock import milliseconds
+from bench.table import Part, Ratio
 from vtad_runtime.contract.image import read_fitted
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.line.run import run
@@ -31,6 +34,8 @@ from vtad_runtime.verdict.detector import Detector
 
 ROUND = 100  # pictures
 DEFECT_EVERY = 50
+SESSION = Ratio("pictures/s of vtad-run --folder : the bare session's, on pictures in memory", at_least=0.9)
+CALLERS = Ratio("pictures/s of vtad-run --folder : those of several callers of a session of one thread")
 
 
 def write(pictures: list[NDArray[np.uint8]], folder: Path, count: int) -> list[Path]:
@@ -63,18 +68,8 @@ def by_callers(session: ort.InferenceSession, pixels: NDArray[np.uint8], batch: 
         list(pool.map(lambda part: by_session(session, part, batch), np.array_split(pixels, callers)))
 
 
-def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds by the clock and of the processor."""
-    clock, processor = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - clock, time.process_time() - processor
-
-
-def main() -> None:
-    """Print the ratios."""
-    parser = bare.options("vtad-run over a folder beside the bare session.")
-    parser.add_argument("--pictures", type=int, default=1000, help="in hundreds")
-    asked = parser.parse_args()
+def measure(asked: argparse.Namespace) -> Iterator[tuple[Ratio, float | str]]:
+    """Both ratios. Raises VtadError."""
     model, threads = bare.model_of(asked), asked.threads
     with tempfile.TemporaryDirectory(prefix="vtad-folder-") as name:
         options = RunOptions(address(folder=name), model, threads=threads, out=Path(name) / "results", save="ng")
@@ -88,28 +83,19 @@ def main() -> None:
         def by_vtad(folder: Path) -> None:
             run(replace(options, address=address(folder=str(folder))), lambda: False, detector=detector)
 
-        ways: dict[str, Callable[[Path], object]] = {
-            "vtad-run": by_vtad,
-            "bare session": lambda _: by_session(shared, pixels, batch),
-            f"bare session of one thread, {threads} callers": lambda _: by_callers(
-                single, pixels, max(batch // threads, 1), threads
-            ),
+        ways: dict[Ratio, Callable[[], object]] = {
+            SESSION: lambda: by_session(shared, pixels, batch),
+            CALLERS: lambda: by_callers(single, pixels, max(batch // threads, 1), threads),
         }
         for session in (shared, single):
             by_session(session, pixels[:batch], batch)  # the first run prepares
-        times = [[timed(partial(way, folder)) for way in ways.values()] for folder in rounds]
-    print(
-        f"{bare.here(card, asked)}\n{asked.pictures} JPEG, batches of {batch}; medians of {len(times)} rounds in turns"
-    )
-    for i, way in enumerate(ways):
-        clock = median(len(pixels) / seconds[i][0] for seconds in times)
-        busy = median(1e3 * seconds[i][1] / len(pixels) for seconds in times)
-        print(f"  {way}: {clock:.1f} pictures/s, {busy:.1f} ms of the processor a picture")
-    for i, way in enumerate(ways):
-        if i:
-            faster = median(seconds[i][0] / seconds[0][0] for seconds in times)
-            print(f"  pictures/s of vtad-run / {way}: {faster:.2f}")
+        ours, theirs = list[float](), defaultdict[Ratio, list[float]](list)
+        for folder in rounds:
+            ours.append(milliseconds(partial(by_vtad, folder)))
+            for ratio, way in ways.items():
+                theirs[ratio].append(milliseconds(way))
+    for ratio, times in theirs.items():
+        yield ratio, median(b / a for a, b in zip(ours, times, strict=True))
 
 
-if __name__ == "__main__":
-    main()
+PART = Part("folder", (SESSION, CALLERS), measure)

@@ -1,7 +1,5 @@
 """How long a frame waits for its verdict, and a program for its first, beside the bare onnxruntime session.
 
-    python -m bench.start
-
 A frame: from the camera's pixels in memory to a judgement, with all frame checks, beside one run of the session on pixels that
 are fitted already. A start: from the process to the first row of `vtad-run --folder FILE --json -`, beside the interpreter,
 numpy, onnxruntime, the session and one run. Pairs are taken in turns, so that other work costs both alike.
@@ -15,11 +13,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median, quantiles
 
 from bench import bare
 from bench.clock import milliseconds
+from bench.table import NotMeasured, Part, Ratio
+from bench.used import RUN
 from vtad_runtime.verdict.detector import Detector
 from vtad_runtime.verdict.judge import Judge, Rules
 from vtad_runtime.verdict.judgement import Frame, Judgement
@@ -33,11 +34,25 @@ session = onnxruntime.InferenceSession({file!r}, options, providers=["CPUExecuti
 session.run({entry}, {{"image": numpy.zeros({shape}, numpy.uint8)}})
 print("first", flush=True)
 """
-RUN = "from vtad_runtime.commands.programs import run; run()"
 
 
-def frames(asked: argparse.Namespace, model: Path) -> tuple[list[tuple[float, float]], str]:
-    """Milliseconds of a frame's judgement and of the bare session, in pairs, and what was measured with."""
+FRAME = Ratio("a frame in memory to its judgement, all frame checks included : the bare session", at_most=1.15)
+TAIL = Ratio("p99 : p50 of such frames", at_most=2)
+START = Ratio("the process's start to the first row : the bare session's to its first result", at_most=1.3)
+
+
+def measure(asked: argparse.Namespace) -> Iterator[tuple[Ratio, float | str]]:
+    """Each ratio in turn. Raises VtadError."""
+    model = bare.model_of(asked)
+    pairs = frames(asked, model)
+    yield FRAME, median(a / b for a, b in pairs)
+    times = [a for a, _ in pairs]
+    yield TAIL, quantiles(times, n=100)[-1] / median(times)
+    yield START, median(a / b for a, b in starts(asked, model))
+
+
+def frames(asked: argparse.Namespace, model: Path) -> list[tuple[float, float]]:
+    """Milliseconds of a frame's judgement and of the bare session, in pairs. Raises NotMeasured: no frame is OK."""
     detector, session = Detector(model, asked.threads), bare.session(bare.entry(model), asked.threads)
     judge = Judge("camera 0", detector, Rules(checks=frozenset(CHECKS)))
     pictures, pairs, said = bare.good_pictures(asked, detector.card, 8), list[tuple[float, float]](), list[Judgement]()
@@ -47,8 +62,9 @@ def frames(asked: argparse.Namespace, model: Path) -> tuple[list[tuple[float, fl
         pixels = detector.prepare(rgb).pixels[None]
         judged = milliseconds(lambda frame=frame: said.extend(judge.judge([frame])))
         pairs.append((judged, milliseconds(lambda pixels=pixels: session.run(bare.ENTRY, {"image": pixels}))))
-    ok = sum(judgement.verdict == "OK" for judgement in said[3:])
-    return pairs[3:], f"{bare.here(detector.card, asked)}; {ok} of {asked.frames} frames OK"
+    if not any(judgement.verdict == "OK" for judgement in said):
+        raise NotMeasured("expected frames that are OK, got none: those that are not cost more than a verdict")
+    return pairs[3:]
 
 
 def starts(asked: argparse.Namespace, model: Path) -> list[tuple[float, float]]:
@@ -74,7 +90,7 @@ def starts(asked: argparse.Namespace, model: Path) -> list[tuple[float, float]]:
             )
             assert process.stdout is not None
             if not process.stdout.readline():
-                sys.exit("bench.start: a process ended without a line")
+                raise NotMeasured(f"a process ended without a line: {' '.join(arguments[1:]) or 'the bare session'}")
             took = 1e3 * (time.perf_counter() - start)
             process.communicate()
             return took
@@ -83,27 +99,4 @@ def starts(asked: argparse.Namespace, model: Path) -> list[tuple[float, float]]:
     return pairs[1:]  # the first one reads files into the system's cache, and compiles ours
 
 
-def main() -> None:
-    """Print the ratios."""
-    parser = bare.options("A frame's way to its verdict, and a program's to its first, beside the bare session.")
-    parser.add_argument("--frames", type=int, default=200)
-    parser.add_argument("--starts", type=int, default=15)
-    asked = parser.parse_args()
-    model = bare.model_of(asked)
-    pairs, about = frames(asked, model)
-    print(about)
-    for i, name in enumerate(("frame to verdict", "bare session")):
-        times = [pair[i] for pair in pairs]
-        middle, last = median(times), quantiles(times, n=100)[-1]
-        print(f"  {name}: median {middle:.1f} ms, p99 / p50 {last / middle:.2f}")
-    print(f"  frame to verdict / bare session: median of pairs {median(a / b for a, b in pairs):.2f}")
-    pairs = starts(asked, model)
-    ours, theirs = (median(pair[i] for pair in pairs) for i in (0, 1))
-    print(f"  process start to first row: {ours:.0f} ms; bare session to its first result: {theirs:.0f} ms")
-    print(
-        f"  start to first verdict / bare session: median of {len(pairs)} pairs {median(a / b for a, b in pairs):.2f}"
-    )
-
-
-if __name__ == "__main__":
-    main()
+PART = Part("start", (FRAME, TAIL, START), measure)

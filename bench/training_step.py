@@ -174,8 +174,8 @@ def serve(learner: Learner, sampler: BatchSampler) -> None:
         print(json.dumps(Step(*took, [part.item() for part in loss])), flush=True)
 
 
-def beside_other(other: Path, arguments: list[str], rounds: int) -> str:
-    """Steps of this code and of another checkout's, in turns."""
+def steps_beside(other: Path, arguments: list[str], rounds: int) -> list[tuple[Step, Step]]:
+    """Steps of another checkout's code and of this one, in turns; the first PREPARING of them prepare."""
     this = Path(__file__).resolve()
     served = []
     for checkout in (other.resolve(), this.parent.parent):
@@ -185,16 +185,25 @@ def beside_other(other: Path, arguments: list[str], rounds: int) -> str:
         served.append(
             subprocess.Popen(asked, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         )
-    pairs = [tuple(_asked(process) for process in served) for _ in range(PREPARING + rounds)]
+    there, here = served
+    pairs = [(_asked(there), _asked(here)) for _ in range(PREPARING + rounds)]
     for process in served:
         process.communicate()
+    return pairs
+
+
+def faster(pairs: list[tuple[Step, Step]]) -> tuple[float, float]:
+    """How many times the pictures a second this code takes: of CPU time, and by the clock."""
     timed = pairs[PREPARING:]
+    return median(a.cpu_ms / b.cpu_ms for a, b in timed), median(a.clock_ms / b.clock_ms for a, b in timed)
+
+
+def losses_beside(pairs: list[tuple[Step, Step]]) -> str:
+    """How far the losses of both are from each other."""
     there, here = (np.array([step.losses[0] for step in steps]) for steps in zip(*pairs, strict=True))
     epochs = len(pairs) // EPOCH * EPOCH
     curves = [of[:epochs].reshape(-1, EPOCH).mean(1) for of in (there, here)]
     return (
-        f"{median(a.cpu_ms / b.cpu_ms for a, b in timed):.2f} times the pictures a second of CPU time, "
-        f"{median(a.clock_ms / b.clock_ms for a, b in timed):.2f} by the clock; median of {rounds} pairs of steps\n"
         f"losses differ by {abs(here[0] / there[0] - 1):.0e} of their value in the first step, by "
         f"{np.abs(curves[1] / curves[0] - 1).max():.0e} at most as means of {EPOCH} steps, of {len(pairs)}"
     )
@@ -243,7 +252,12 @@ def training_step(
         if beside is not None:
             same = ["--data", os.fspath(data), "--category", category, "--symmetries", symmetries]
             same += ["--threads", str(threads), "--bfloat16" if bfloat16 else "--float32"]
-            click.echo(beside_other(beside, same, rounds))
+            pairs = steps_beside(beside, same, rounds)
+            cpu, clock = faster(pairs)
+            click.echo(
+                f"{cpu:.2f} times the pictures a second of CPU time, {clock:.2f} by the clock; {rounds} pairs of steps"
+            )
+            click.echo(losses_beside(pairs))
             return
         keep_memory()
         torch.set_num_threads(threads)

@@ -1,14 +1,12 @@
-"""Time an export of vtad and other detectors' ONNX files in turns: one thread each, CPU time of this process, one run.
+"""How fast the verdict is beside other detectors: their ONNX files and an export of vtad of the same size, in turns.
 
-    python -m bench.peers.compare DIR [MODEL]
-
-DIR holds what `bench/peers/export.py` wrote; MODEL is an export of 256 x 256 pixels, by default the newest below ./runs.
+One thread each, CPU time of this process. `bench/peers/export.py` makes the files, in an environment of its own.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
@@ -16,61 +14,79 @@ import numpy as np
 
 from bench import bare
 from bench.clock import cpu_milliseconds
+from bench.table import NotMeasured, Part, Ratio
 from vtad_runtime.engine.engines import CPU
 from vtad_runtime.engine.model import ModelError
-from vtad_runtime.engine.opening import newest_model, open_model
-from vtad_runtime.verdict.engine_choice import others
+from vtad_runtime.engine.opening import open_model
 
 SIDE = 256  # pixels, of all of them
 ROUNDS = 15
-
-
-def ours(model: Path) -> dict[str, Callable[[], object]]:
-    """The verdict alone, by each engine that runs here."""
-    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, SIDE, SIDE), dtype=np.uint8)
-    found: dict[str, Callable[[], object]] = {}
-    for engine in (CPU, *others()):
-        try:
-            opened = open_model(model, threads=1, engine=engine)
-        except ModelError as e:
-            print(f"left out: {e}", file=sys.stderr)
-            continue
-        if (opened.card.input.height, opened.card.input.width) != (SIDE, SIDE):
-            raise SystemExit(f"{model}: expected an export of {SIDE} x {SIDE} pixels; train with --image-height {SIDE}")
-        found[f"vtad, {engine}"] = lambda opened=opened: opened.verdict(pixels)
-    return found
-
-
-def theirs(folder: Path) -> dict[str, Callable[[], object]]:
-    """Each peer by onnxruntime on the CPU."""
-    image = np.random.default_rng(0).random((1, 3, SIDE, SIDE), dtype=np.float32)
-    found: dict[str, Callable[[], object]] = {}
-    for file in sorted(folder.glob("*.onnx")):
-        session = bare.session(file.read_bytes(), threads=1)
-        found[file.stem] = lambda session=session: session.run(None, {"image": image})
-    if not found:
-        raise SystemExit(f"{folder}: expected the files of bench/peers/export.py, got none")
-    return found
-
-
-def main(folder: Path, model: Path) -> None:
-    """Print a table: CPU time a picture, and pictures a second beside those of the fastest peer."""
-    mine, peers = ours(model), theirs(folder)
-    for run in (*mine.values(), *peers.values()):  # the first call prepares
-        run(), run()
-    times: dict[str, list[float]] = {name: [] for name in (*mine, *peers)}
-    for _ in range(ROUNDS):
-        for name, run in (*mine.items(), *peers.items()):
-            times[name].append(cpu_milliseconds(run))
-    fastest = min(peers, key=lambda name: median(times[name]))
-    print(
-        f"| {SIDE} x {SIDE} pixels, one thread, {ROUNDS} rounds in turns | CPU ms a picture | pictures beside {fastest} |"
+FASTEST = "STFPM (ResNet18)"  # of those that export.py writes
+AIMS = {CPU: 2.0, "openvino": None, "openvino-bf16": 3.0}
+OURS = {
+    engine: Ratio(
+        f"pictures a second of CPU time at {SIDE} x {SIDE}, {engine} : {FASTEST} by onnxruntime", at_least=aim
     )
-    print("|---|---|---|")
-    for name, of in sorted(times.items(), key=lambda item: median(item[1])):
-        ratio = median(peer / own for peer, own in zip(times[fastest], of, strict=True))
-        print(f"| {name} | {median(of):.0f} | {ratio:.2f} |")
+    for engine, aim in AIMS.items()
+}
+THEIRS = {
+    name: Ratio(f"the same, {name} : {FASTEST}")
+    for name in (
+        "FastFlow (ResNet18)",
+        "PaDiM (ResNet18)",
+        "EfficientAD (S)",
+        "PatchCore (Wide ResNet50, 20,000 patches)",
+    )
+}
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else newest_model())
+def measure(asked: argparse.Namespace) -> Iterator[tuple[Ratio, float | str]]:
+    """Each ratio, all from the same rounds. Raises NotMeasured: there are no files, or none of our size."""
+    if asked.peers is None:
+        raise NotMeasured(
+            "name the folder of bench/peers/export.py by --peers, and a model of 256 x 256 by --peers-model"
+        )
+    peers = {file.stem: _peer(file) for file in sorted(asked.peers.glob("*.onnx"))}
+    if FASTEST not in peers:
+        raise NotMeasured(f"{asked.peers}: expected the files of bench/peers/export.py, got none of {FASTEST}")
+    runs, missing = dict(peers), dict[str, str]()
+    for engine in OURS:
+        try:
+            runs[engine] = _ours(asked.peers_model or bare.model_of(asked), engine)
+        except ModelError as e:  # it is not installed, or there is no such device here
+            missing[engine] = str(e)
+    times = _times(runs)
+    for name, ratio in (OURS | THEIRS).items():
+        if name in times:
+            yield ratio, median(peer / own for peer, own in zip(times[FASTEST], times[name], strict=True))
+        else:
+            yield ratio, missing.get(name, f"{asked.peers}: no such file")
+
+
+def _times(runs: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Milliseconds of each, in rounds."""
+    for run in runs.values():  # the first call prepares
+        run(), run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(ROUNDS):
+        for name, run in runs.items():
+            times[name].append(cpu_milliseconds(run))
+    return times
+
+
+def _ours(model: Path, engine: str) -> Callable[[], object]:
+    """The verdict alone. Raises ModelError, NotMeasured."""
+    opened = open_model(model, threads=1, engine=engine)
+    if (opened.card.input.height, opened.card.input.width) != (SIDE, SIDE):
+        raise NotMeasured(f"{model}: expected an export of {SIDE} x {SIDE} pixels; train with --image-height {SIDE}")
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, SIDE, SIDE), dtype=np.uint8)
+    return lambda: opened.verdict(pixels)
+
+
+def _peer(file: Path) -> Callable[[], object]:
+    session = bare.session(file.read_bytes(), threads=1)
+    image = np.random.default_rng(0).random((1, 3, SIDE, SIDE), dtype=np.float32)
+    return lambda: session.run(None, {"image": image})
+
+
+PART = Part("peers", (*OURS.values(), *THEIRS.values()), measure)

@@ -1,42 +1,96 @@
-"""What compares vtad-run with the bare session runs and prints its ratios."""
+"""One table holds every ratio of vtad-run and the bare session, with those that this machine cannot measure."""
 
 from __future__ import annotations
 
 import re
-import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import pytest
 from tiny_model import good, write_model
 
-from bench import folder, memory, start
+from bench.__main__ import main
+from bench.table import BEGIN, END, NotMeasured, Part, Ratio, put, rows, table
+
+QUICK = Ratio("quick : slow", at_most=1.3)
+MANY = Ratio("many : few", at_least=0.9)
+PLAIN = Ratio("one : other")
+THERE = Ratio("with a library : without")
+LAST = Ratio("last : first", at_least=2)
+
+
+def measured(_: object) -> Iterator[tuple[Ratio, float | str]]:
+    yield QUICK, 1.304
+    yield MANY, 0.89
+    yield PLAIN, 2.0
+    yield THERE, "the library | is not here"
+    raise NotMeasured("there are no pictures")
+
+
+def test_every_ratio_has_its_row_whether_it_could_be_measured_or_not() -> None:
+    found = rows(Part("some", (QUICK, MANY, PLAIN, THERE, LAST), measured), None)
+    assert table("Two cores.", found).splitlines() == [
+        "Two cores.",
+        "",
+        "| measured | ratio | aim | met |",
+        "|---|---|---|---|",
+        "| quick : slow | 1.30 | at most 1.3 | yes |",
+        "| many : few | 0.89 | at least 0.9 | no |",
+        "| one : other | 2.00 |  |  |",
+        "| with a library : without | not measured: the library / is not here |  | |",
+        "| last : first | not measured: there are no pictures | at least 2 | |",
+    ]
+
+
+def test_the_table_goes_between_its_markers_and_the_words_around_it_stay(tmp_path: Path) -> None:
+    document = tmp_path / "benchmarks.md"
+    document.write_text(f"# Before\n{BEGIN}\nold\n| table |\n{END}\nAfter é\n", encoding="utf-8")
+    put(document, "new")
+    assert document.read_text(encoding="utf-8") == f"# Before\n{BEGIN}\nnew\n{END}\nAfter é\n"
+    put(document, "newer")
+    assert document.read_text(encoding="utf-8") == f"# Before\n{BEGIN}\nnewer\n{END}\nAfter é\n"
+    assert list(tmp_path.iterdir()) == [document]
+
+
+@pytest.mark.parametrize("text", ["no markers", f"{BEGIN} alone", f"{END} before {BEGIN}"])
+def test_a_document_without_both_markers_is_not_touched(text: str, tmp_path: Path) -> None:
+    document = tmp_path / "benchmarks.md"
+    document.write_text(text, encoding="utf-8")
+    with pytest.raises(NotMeasured, match="expected the lines"):
+        put(document, "new")
+    assert document.read_text(encoding="utf-8") == text
+
+
+def test_the_documents_of_this_project_have_their_markers() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert text.count(BEGIN) == text.count(END) == 1
+    assert text.index(BEGIN) < text.index(END)
+
+
+def test_parts_that_cannot_run_here_say_so_and_wrong_names_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(write_model(tmp_path / "m.onnx"))
+    main(["peers", "training", "--model", model])
+    said = capsys.readouterr().out
+    assert "tiny, 32 x 32" in said
+    assert len(re.findall(r"^\| .* \| not measured: name .* \|$", said, re.MULTILINE)) == 8
+    for wrong in (["folders"], ["start", "--write", "benchmarks.md"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*wrong, "--model", model])
+        assert ended.value.code == 2
+        assert "expected" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"bench: .*nothing there"):
+        main(["start", "--model", str(tmp_path / "none.onnx")])
 
 
 @pytest.mark.service  # starts processes
-@pytest.mark.parametrize(
-    ("program", "options", "said"),
-    [
-        (folder, ("--pictures", "100"), r"vtad-run: (\S+) pictures/s(?s:.*)pictures/s of vtad-run / bare session: "),
-        (memory, ("--pictures", "20"), r"less a batch of frames \(\d+ MB\) (\S+) of the bare session"),
-        (start, ("--frames", "5", "--starts", "1"), r"start to first verdict / bare session: median of 1 pairs (\S+)"),
-    ],
-)
-def test_each_comparison_prints_its_ratio(
-    program: Any,
-    options: tuple[str, ...],
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_every_part_measures_its_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "good").mkdir()
     cv2.imwrite(str(tmp_path / "good/1.png"), good())
-    model = write_model(tmp_path / "m.onnx")
-    arguments = ["--model", str(model), "--good", str(tmp_path / "good"), "--side", "64", *options]
-    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
-    program.main()
-    found = re.search(said, capsys.readouterr().out)
-    assert found is not None
-    assert float(found[1]) > 0
+    given = ["--model", str(write_model(tmp_path / "m.onnx")), "--good", str(tmp_path / "good"), "--side", "64"]
+    main(["start", "memory", "folder", *given, "--pictures", "100", "--frames", "5", "--starts", "1"])
+    found = re.findall(r"^\| .* \| (\d+\.\d\d) \|", capsys.readouterr().out, re.MULTILINE)
+    assert len(found) == 6
+    assert all(float(value) > 0 for value in found)
