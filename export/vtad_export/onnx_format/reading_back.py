@@ -61,7 +61,7 @@ def read_back(
     held = compare_constants(whole, arranged, detector)
     check_rounded(model, whole)
     check_attributes(model, arranged)
-    session = OnnxSession(path)
+    session = OnnxSession(path, at_once=max(BATCHES))
     check_card(meant, session.card, "onnx")
     metadata = {p.key: p.value for p in model.metadata_props if p.key != ONNX_KEY}
     if metadata != ({} if references is None else {REFERENCES_KEY: references}):

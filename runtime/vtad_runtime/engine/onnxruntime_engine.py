@@ -19,7 +19,7 @@ from vtad_runtime.contract.errors import NOT_JUDGED, one_line
 from vtad_runtime.engine.declared import Port, batch_of, card_of, in_batches, names_of
 from vtad_runtime.engine.engines import CPU, CPU_PROVIDER, ENGINES, Engine, cache_folder
 from vtad_runtime.engine.integrity import integrity, opened, whole_file
-from vtad_runtime.engine.model import IN_MEMORY, Found, ModelError, Outputs, Scored, checked, names_in
+from vtad_runtime.engine.model import IN_MEMORY, MAX_BATCH, Found, ModelError, Outputs, Scored, checked, names_in
 from vtad_runtime.engine.side_by_side import cores, side_by_side
 from vtad_runtime.engine.subgraph import verdict_part
 
@@ -37,11 +37,13 @@ class OnnxSession:
         *,
         engine: str = CPU,
         parts: int = 1,
+        at_once: int = 1,
         allow_changed: bool = False,
     ) -> None:
         """Open a file, or the bytes of one, with `threads` CPU threads, at most one a core (None: onnxruntime decides).
 
-        `engine` is one of onnxruntime's among `ENGINES`; the CPU runs a batch in `parts` at once. Raises ModelError:
+        `engine` is one of onnxruntime's among `ENGINES`; the CPU runs a batch in `parts` at once, and each of these with `at_once`
+        pictures, one after another: what is computed on the way to more leaves its caches, and fills memory. Raises ModelError:
         it is no model of vtad-export, or was changed since, unless `allow_changed`; or the engine is not there.
         """
         self.engine, self._parts = engine, parts if engine == CPU else 1
@@ -58,7 +60,7 @@ class OnnxSession:
         outputs = [Port(o.name, o.type, tuple(o.shape)) for o in self._verdict.get_outputs()]
         self._names = names_of(inputs, part.outputs if part else outputs, self.card, self.path)
         self.integrity = found or integrity(self._data, self.path)
-        self._batch = batch_of(self.card)
+        self._batch, self._at_once = batch_of(self.card), at_once if engine == CPU else MAX_BATCH
         self._opening = threading.Lock()
 
     def run(self, batch: NDArray[np.uint8]) -> Outputs:
@@ -90,7 +92,8 @@ class OnnxSession:
 
     def _in_parts(self, session: ort.InferenceSession, kind: type[Found], batch: NDArray[np.uint8]) -> Found:
         def in_turn(part: NDArray[np.uint8]) -> Found:
-            return in_batches(part, self._batch or len(part), lambda taken: self._run(session, kind, taken))
+            size = self._batch or min(self._at_once, len(part))
+            return in_batches(part, size, lambda taken: self._run(session, kind, taken))
 
         return side_by_side(batch, self._parts, self._batch or 1, in_turn)
 

@@ -55,7 +55,7 @@ class RunOptions:
     allow_changed: bool = False  # run a model whose file was changed since its export
     engine: str = AUTO  # what runs the model; auto: the fastest that is installed and proves itself
     threads: int | None = None  # CPU threads of the model; None: onnxruntime decides
-    batch: int | None = None  # pictures per run of the model, for a folder; None: 4, or up to 8 by the cores
+    batch: int | None = None  # pictures that are judged together, of a folder; None: 4, or up to 8 by the cores
 
     every: float | None = None  # seconds between judged frames, at least
     max_frames: int | None = None
