@@ -35,7 +35,9 @@ from vtad_runtime.verdict.detector import Detector
 ROUND = 100  # pictures
 DEFECT_EVERY = 50
 SESSION = Ratio("pictures/s of vtad-run --folder : the bare session's, on pictures in memory", at_least=0.9)
-CALLERS = Ratio("pictures/s of vtad-run --folder : those of several callers of a session of one thread")
+CALLERS = Ratio(
+    "pictures/s of vtad-run --folder : those of a caller a core, each with its own pictures, one after another"
+)
 
 
 def write(pictures: list[NDArray[np.uint8]], folder: Path, count: int) -> list[Path]:
@@ -85,7 +87,7 @@ def measure(asked: argparse.Namespace) -> Iterator[tuple[Ratio, float | str]]:
 
         ways: dict[Ratio, Callable[[], object]] = {
             SESSION: lambda: by_session(shared, pixels, batch),
-            CALLERS: lambda: by_callers(single, pixels, max(batch // threads, 1), threads),
+            CALLERS: lambda: by_callers(single, pixels, 1, threads),
         }
         for session in (shared, single):
             by_session(session, pixels[:batch], batch)  # the first run prepares

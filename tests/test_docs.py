@@ -44,7 +44,16 @@ def options(command: click.Command) -> set[str]:
 
 
 HELP = {name: options(program(name)) | {"--help"} for name in PROJECT["scripts"]}
-BENCH = {"--screenshot", "--beside", "--counts", "--draws", "--growth", "--plot", "--table"}  # of the programs in bench
+BENCH = {
+    "--screenshot",
+    "--beside",
+    "--counts",
+    "--draws",
+    "--peers",
+    "--peers-model",
+    "--plot",
+    "--table",
+}  # of the programs in bench
 TORCHRUN = {"--standalone", "--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint"}
 
 

@@ -11,6 +11,7 @@ import pytest
 from tiny_model import good, write_model
 
 from bench.__main__ import main
+from bench.growth import Growth, Point, plot
 from bench.table import BEGIN, END, NotMeasured, Part, Ratio, put, rows, table
 
 QUICK = Ratio("quick : slow", at_most=1.3)
@@ -83,6 +84,20 @@ def test_parts_that_cannot_run_here_say_so_and_wrong_names_are_refused(
         assert "expected" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=r"bench: .*nothing there"):
         main(["start", "--model", str(tmp_path / "none.onnx")])
+
+
+def test_growth_is_fitted_and_what_is_worse_than_linear_is_named(tmp_path: Path) -> None:
+    """Time as the square of its size, memory as its root."""
+    grown = Growth("pictures", tuple(Point(x, 0.01 * x**2, 50 * x**0.5) for x in (1.0, 10.0, 100.0)))
+    assert grown.time_exponent == pytest.approx(2)
+    assert grown.memory_exponent == pytest.approx(0.5)
+    assert not grown.linear
+    assert str(grown) == "| pictures | 1 to 100 | 0.0 to 100.0 s | 2.00 | 50 to 500 MB | 0.50 |"
+    linear = Growth("threads", tuple(Point(x, 3 * x, 90) for x in (1.0, 2.0)))
+    assert linear.linear
+    plot([grown, linear], tmp_path / "growth.png")
+    assert cv2.imread(str(tmp_path / "growth.png")) is not None
+    assert (tmp_path / "growth.png").stat().st_size < 60_000
 
 
 @pytest.mark.service  # starts processes

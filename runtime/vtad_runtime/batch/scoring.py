@@ -26,7 +26,7 @@ from vtad_runtime.verdict.judge import Judge, Rules
 from vtad_runtime.verdict.judgement import Frame, Judgement, Unusable
 from vtad_runtime.verdict.verdict import Verdict
 
-BATCH = 4  # pictures per run of the model, as vtad-run judges a folder
+BATCH = 4  # pictures that are judged together, as vtad-run judges a folder
 SHOWN = 10  # errors that a partition hands back
 
 

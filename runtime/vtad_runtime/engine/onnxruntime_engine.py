@@ -42,9 +42,9 @@ class OnnxSession:
     ) -> None:
         """Open a file, or the bytes of one, with `threads` CPU threads, at most one a core (None: onnxruntime decides).
 
-        `engine` is one of onnxruntime's among `ENGINES`; the CPU runs a batch in `parts` at once, and each of these with `at_once`
-        pictures, one after another: what is computed on the way to more leaves its caches, and fills memory. Raises ModelError:
-        it is no model of vtad-export, or was changed since, unless `allow_changed`; or the engine is not there.
+        `engine` is one of onnxruntime's among `ENGINES`; the CPU runs a batch in `parts` at once, and of each part `at_once`
+        pictures: what is computed on the way to more leaves its caches, and fills memory. Raises ModelError: it is no model of
+        vtad-export, or was changed since, unless `allow_changed`; or the engine is not there.
         """
         self.engine, self._parts = engine, parts if engine == CPU else 1
         self._options = _options(threads, self._parts)

@@ -45,7 +45,7 @@ class Line:
 
     frames: Frames
     files: int | None  # how many there are to judge, of a folder
-    batch: int  # frames per run of the model
+    batch: int  # frames that are judged together
     writer: Writer
     summary: Summary
     drift: Drift

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 MAX_AGE_S = 2.0  # a later verdict says nothing about the part in front of the camera
 # Frame checks that are not made: a recording may stand still, and files need not come from one camera.
 UNSUITED: dict[str, Set[str]] = {"folder": set(CHECKS), "watch": {"frozen", "focus"}, "video": {"frozen"}}
-BATCH = 4  # pictures per run of the model, for a folder, at least
+BATCH = 4  # pictures of a folder that are judged together, at least
 AHEAD = 4  # frames decoded ahead where none may be dropped
 
 
@@ -106,7 +106,7 @@ def parts_of(options: RunOptions) -> int:
 
 
 def batch_of(options: RunOptions) -> int:
-    """Pictures per run of the model, of a folder."""
+    """Pictures of a folder that are judged together."""
     return options.batch or max(BATCH, 2 * parts_of(options))
 
 
