@@ -2,10 +2,10 @@
 
     python -m bench.growth --plot docs/growth.png
 
-Each point is a process of its own: time of the processor, less that of a start, so that other work beside counts little, and the
-peak of the resident set. Number and size are measured on `vtad-run --folder` with a tiny model: what is around a model. Batch and
-threads on the verdict of the newest export; patches on the patch memory alone, as the exporter writes it. Exit code 1 where
-something grows faster than linearly.
+Each point is a process of its own, on one core where it has one thread: time of the processor, less that of a start, so that
+other work beside counts little, and the peak of the resident set. Number and size are measured on `vtad-run --folder` with a tiny
+model: what is around a model. Batch and threads on the verdict of the newest export; patches on the patch memory alone, as the
+exporter writes it. Exit code 1 where something grows faster than linearly.
 """
 
 from __future__ import annotations
@@ -125,16 +125,17 @@ def measured(asked: argparse.Namespace, folder: Path) -> Iterator[Growth]:
 
     def over(pictures: float, side: float) -> Used:
         source = _linked(folder / f"in-{pictures:g}-{side:g}", int(pictures), int(side))
-        return used_by([RUN, "--folder", str(source), "--model", str(tiny), *RUN_OPTIONS], folder)
+        return used_by([RUN, "--folder", str(source), "--model", str(tiny), *RUN_OPTIONS], folder, one_core=True)
 
     def verdicts(threads: float, batch: float, runs: int) -> Used:
-        return used_by([VERDICTS, model, *(str(int(value)) for value in (threads, batch, runs))], folder)
+        given = [VERDICTS, model, *(str(int(value)) for value in (threads, batch, runs))]
+        return used_by(given, folder, one_core=threads == 1)
 
     def distances(thousands: float, runs: int) -> Used:
         file = folder / f"{thousands:g}.onnx"
         if not file.is_file():
             _write_patch_memory(file, int(1000 * thousands))
-        return used_by([DISTANCES, str(file), str(runs), *map(str, CELLS)], folder)
+        return used_by([DISTANCES, str(file), str(runs), *map(str, CELLS)], folder, one_core=True)
 
     one = over(1, SMALL)
     numbers = [number for number in NUMBERS if number <= asked.most]
@@ -166,7 +167,7 @@ def plot(found: Sequence[Growth], file: Path) -> None:
         )
         panel.set_xlabel(growth.by, fontsize=9)
         for axis, colour in ((panel, "C0"), (memory, "C1")):
-            axis.set_ylim(0, None)
+            axis.set_ylim(0, 1.08 * axis.get_ylim()[1])
             axis.tick_params(axis="y", colors=colour, labelsize=8)
             axis.spines["top"].set_visible(False)
         panel.tick_params(axis="x", labelsize=8)

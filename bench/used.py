@@ -14,6 +14,8 @@ from bench.table import NotMeasured
 # Linux counts what the parent held when it started a process as that process's own peak, so a small one starts it.
 WAITING = """
 import json, os, subprocess, sys
+if sys.argv[2] == "one core" and hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
 process = subprocess.Popen(json.loads(sys.argv[1]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 _, status, used = os.wait4(process.pid, 0)
 print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, used.ru_maxrss]))
@@ -29,10 +31,19 @@ class Used:
     peak_mb: float  # of the resident set
 
 
-def used_by(arguments: Sequence[str], cwd: Path) -> Used:
-    """What Python takes for this code and its arguments. Raises NotMeasured: it failed."""
+def used_by(arguments: Sequence[str], cwd: Path, *, one_core: bool = False) -> Used:
+    """What Python takes for this code and its arguments. Raises NotMeasured: it failed.
+
+    `one_core`: it is held to one where the system can, for threads that wait for each other take up to three times as much on
+    several cores with other work beside.
+    """
     command = json.dumps([sys.executable, "-c", *arguments])
-    done = subprocess.run([sys.executable, "-S", "-c", WAITING, command], cwd=cwd, capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", WAITING, command, "one core" if one_core else ""],
+        cwd=cwd,
+        capture_output=True,
+        check=True,
+    )
     code, seconds, peak = json.loads(done.stdout)
     if code not in (0, 1):
         raise NotMeasured(f"a run ended with {code}; run it by hand: {' '.join(arguments[1:])}")
