@@ -134,7 +134,7 @@ def measured(asked: argparse.Namespace, folder: Path) -> Iterator[Growth]:
     def distances(thousands: float, runs: int) -> Used:
         file = folder / f"{thousands:g}.onnx"
         if not file.is_file():
-            _write_patch_memory(file, int(1000 * thousands))
+            _write_patches(file, int(1000 * thousands))
         return used_by([DISTANCES, str(file), str(runs), *map(str, CELLS)], folder, one_core=True)
 
     one = over(1, SMALL)
@@ -198,7 +198,7 @@ def _linked(folder: Path, pictures: int, side: int) -> Path:
     return folder
 
 
-def _write_patch_memory(file: Path, patches: int) -> None:
+def _write_patches(file: Path, patches: int) -> None:
     """Of random patches."""
     import torch
     from torch import nn

@@ -1,4 +1,4 @@
-"""What a program takes, as a process of its own: time of the processor, so that other work beside counts little, and memory."""
+"""What a program takes, in a process of its own: time of the processor, so that other work counts little; its peak of memory."""
 
 from __future__ import annotations
 

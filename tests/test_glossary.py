@@ -57,7 +57,7 @@ NAMES = {
     "EnginePatchMemory ChannelContextDensity EngineContextDensity": "the same, for the Neural Engine",
     "FoldedPatchMemory FoldedContextDensity WeightedContextDensity": "the same, arranged for inference",
     "context context_scale": "of the context density: what it is given",
-    "memory memory_mb keep_memory": "bytes",
+    "memory memory_mb memory_exponent keep_memory": "bytes",
     "memory_bank teacher_out_channels": "anomalib",
     "memory_format": "of a tensor: torch's name for where channels lie",
     "mixture_size mixture_nll published_mixture published_mixture_term": "of a mixture density",
