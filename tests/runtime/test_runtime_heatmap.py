@@ -73,6 +73,18 @@ def test_words_stand_on_their_line_as_wide_as_foretold_and_are_cut_at_the_edges(
         draw_text(picture, "score 1", x, y, scale=scale)
 
 
+@pytest.mark.skipif(int(cv2.__version__.split(".")[0]) < 5, reason="before, OpenCV has no other letters")
+def test_names_keep_their_letters_in_any_script() -> None:
+    words = ["Prüfung", "Prёfung", "Pr部fung", "Prufung"]
+    drawn = []
+    for text in words:
+        assert text_width(text, 1.0) > 60
+        drawn.append(np.zeros((40, 200, 3), np.uint8))
+        draw_text(drawn[-1], text, 4, 30, scale=1.0)
+        assert drawn[-1].any()
+    assert len({picture.tobytes() for picture in drawn}) == len(words)
+
+
 def test_pictures_do_not_show_each_others_words(detector: Detector) -> None:
     first = overlay(good(400, 300), detector(good(400, 300)))
     overlay(bad(400, 300), detector(bad(400, 300)))
