@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vtad.data import synthetic_defects as defects
 from vtad.data.demo import draw
-from vtad.data.synthetic_defects import KINDS, SMALLEST, Patch, Scene, corrupt, corrupt_batch, difference
+from vtad.defects import damage as defects
+from vtad.defects.damage import KINDS, SMALLEST, Patch, Scene, corrupt, corrupt_batch, difference
 
 RGB = NDArray[np.uint8]
 

@@ -10,13 +10,13 @@ import pytest
 from numpy.typing import NDArray
 from tiny_run import tiny
 
-from vtad.data import relation_defects
 from vtad.data.images import ImageCache
 from vtad.data.layout import find_category
-from vtad.data.parts import AREA, Part, Parts, found_parts
 from vtad.data.registration import registered
-from vtad.data.relation_defects import KINDS, break_relation, synthetic_relation
-from vtad.data.synthetic_defects import difference
+from vtad.defects import relation as relation_defects
+from vtad.defects.damage import difference
+from vtad.defects.parts import AREA, Part, Parts, found_parts
+from vtad.defects.relation import KINDS, break_relation, synthetic_relation
 from vtad.fitting import sampling
 from vtad.fitting.sampling import BatchSampler
 from vtad.inspection import input_spec

@@ -15,8 +15,8 @@ from vtad.calibration.record import CalibrationRecord, GoodScore
 from vtad.calibration.score_fusion import fit_score_fusion
 from vtad.config import Config
 from vtad.data.images import ImageCache
-from vtad.data.parts import Parts
 from vtad.data.registration import shift_of
+from vtad.defects.parts import Parts
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
 from vtad_runtime.contract.card import Calibration, Weighing

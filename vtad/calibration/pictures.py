@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from vtad.calibration.score_fusion import Defective, Pictures
 from vtad.data.augmentation import shifted_and_zoomed
-from vtad.data.parts import Parts
-from vtad.data.relation_defects import synthetic_relation
-from vtad.data.synthetic_defects import difference, synthetic
+from vtad.defects.damage import difference, synthetic
+from vtad.defects.parts import Parts
+from vtad.defects.relation import synthetic_relation
 
 FEWEST_RELATED = 8  # pictures; on fewer no choice is made
 

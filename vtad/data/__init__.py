@@ -1,4 +1,4 @@
-"""Pictures before any model: the folder layout, checks, decoding, sizing, augmentation, synthetic defects, demo images.
+"""Pictures before any model: the folder layout, checks, decoding, sizing, augmentation, registration, demo images.
 
 May import the configuration.
 """

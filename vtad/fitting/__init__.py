@@ -1,4 +1,4 @@
 """Learning from good images: statistics, symmetries, the training loop and its checkpoint.
 
-May import `models`, `backbones`, `data` and the run folder.
+May import `models`, `backbones`, `defects`, `data` and the run folder.
 """

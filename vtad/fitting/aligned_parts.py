@@ -1,4 +1,4 @@
-"""The parts of a category's good pictures, as the fixed features show them, see `vtad.data.parts`."""
+"""The parts of a category's good pictures, as the fixed features show them, see `vtad.defects.parts`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 
 from vtad.data.batches import batches
 from vtad.data.images import ImageCache
-from vtad.data.parts import NONE, Parts, found_parts
 from vtad.data.registration import registered, some
+from vtad.defects.parts import NONE, Parts, found_parts
 from vtad.models.autoencoder import Autoencoder
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from vtad.backbones.pretrained import Pretrained
 from vtad.config import Config
 from vtad.data.images import ImageCache
-from vtad.data.parts import Parts
+from vtad.defects.parts import Parts
 from vtad.fitting.aligned_parts import aligned_parts
 from vtad.fitting.checkpoint import Progress, load, save
 from vtad.fitting.device import bfloat16_gains

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from vtad.config import Config, symmetry_names
 from vtad.data.augmentation import shifted_and_zoomed
 from vtad.data.images import ImageCache
-from vtad.data.parts import NONE, Parts
 from vtad.data.registration import shift_of
-from vtad.data.relation_defects import break_relation
-from vtad.data.synthetic_defects import corrupt_batch, difference
+from vtad.defects.damage import corrupt_batch, difference
+from vtad.defects.parts import NONE, Parts
+from vtad.defects.relation import break_relation
 from vtad.fitting.symmetries import vary
 
 WHOLE = 4  # one image in so many stays whole: most pictures that are judged are good ones

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vtad.data.parts import Parts
-from vtad.data.relation_defects import synthetic_relation
-from vtad.data.synthetic_defects import corrupt_batch, difference
+from vtad.defects.damage import corrupt_batch, difference
+from vtad.defects.parts import Parts
+from vtad.defects.relation import synthetic_relation
 from vtad.fitting.learner import Learner
 from vtad.fitting.sampling import RELATION
 from vtad.models.autoencoder import Autoencoder

@@ -19,8 +19,8 @@ from vtad.config import Config
 from vtad.data.batches import batches
 from vtad.data.images import ImageCache, split_good
 from vtad.data.layout import CategoryFiles
-from vtad.data.parts import NONE
 from vtad.data.registration import shift_of, with_shift
+from vtad.defects.parts import NONE
 from vtad.inspection import input_spec
 from vtad.metrics import quality
 from vtad.models.detector import Detector

@@ -19,7 +19,7 @@ from PIL import Image
 from vtad.data.images import ImageCache, split_good
 from vtad.data.layout import TestImage
 from vtad.data.run_data import run_data
-from vtad.data.synthetic_defects import synthetic
+from vtad.defects.damage import synthetic
 from vtad.inspection import input_spec, without_places
 from vtad.models.detector import Detector
 from vtad.models.trained import load_detector

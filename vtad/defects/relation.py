@@ -2,56 +2,29 @@
 
 A part is missing, doubled, moved, mirrored, exchanged with another place's or replaced by another picture's; its border lies
 elsewhere, or it has another part's colour. Nothing is damaged: what is wrong is only seen by who knows the rest of the picture.
-After the logical anomalies of MVTec LOCO (Bergmann et al., IJCV 2022). Parts come from `vtad.data.parts`.
+After the logical anomalies of MVTec LOCO (Bergmann et al., IJCV 2022). Parts come from `vtad.defects.parts`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad.data.parts import Part, Parts
-from vtad.data.synthetic_defects import VISIBLE, Images, difference
-
-RGB = NDArray[np.uint8]  # (H, W, 3)
-Float = NDArray[np.float32]
-Mask = NDArray[np.bool_]
+from vtad.defects.damage import Images, difference
+from vtad.defects.lifting import RGB, Mask, box_of, centred, laid, lift, mean_colour, mixed, soft
+from vtad.defects.parts import Part, Parts
 
 TRIES = 8  # kinds of defect that are tried on a picture
 VISIBLE_SHARE = 0.2  # of a part's pixels at least, that a defect changes
-CHANGED = 2 * VISIBLE[1]  # levels of 255 by which a part must stand out from what fills its position
 FURTHER = 3.0  # times as far as good parts lie apart, is a part moved at least
 LEAST_MOVED = 0.015  # of the picture's longer side, at least
 UNLIKE = 3.0  # times as far from each other as good parts are in colour, is a part recoloured or replaced at least
 LEAST_UNLIKE = 12.0  # levels of 255, at least
 LIKE = 40.0  # levels of 255 from a part's colour, within which what adjoins it is recoloured with it
 LARGEST = 0.4  # share of the picture that is recoloured, at most
-INPAINTED = 40  # pixels a side, to which what is inpainted is shrunk: what fills a hole is smooth
-SOURCES = 16  # positions whose surroundings are compared with those of a hole
-ALIKE = 14.0  # levels of 255 by which the surroundings of such a position may differ
-MARGIN = 12  # pixels around a part that are seen when it is filled
-
-
-class Box(NamedTuple):
-    """A part of a picture."""
-
-    rows: slice
-    columns: slice
-
-
-class Lifted(NamedTuple):
-    """A part that was taken out of a picture."""
-
-    without: RGB  # (H, W, 3), the picture with a filled hole in its stead
-    content: Float  # (h, w, 3), of its box
-    opacity: Float  # (h, w), 0..1
-    x: int
-    y: int
-
 
 Kind = Callable[[RGB, RGB, Parts, np.random.Generator], RGB | None]
 
@@ -93,14 +66,14 @@ def synthetic_relation(
 def _missing(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) -> RGB | None:
     """A part is not there; its place looks like what is around it."""
     del donor
-    lifted = _lift(rgb, _any(parts, rng), parts.reach, rng)
+    lifted = lift(rgb, _any(parts, rng), parts.reach, rng)
     return None if lifted is None else lifted.without
 
 
 def _doubled(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) -> RGB | None:
     """A part is there twice, beside its place or anywhere."""
     del donor
-    lifted = _lift(rgb, _any(parts, rng), parts.reach, rng)
+    lifted = lift(rgb, _any(parts, rng), parts.reach, rng)
     if lifted is None:
         return None
     h, w = lifted.opacity.shape
@@ -109,29 +82,29 @@ def _doubled(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) -> RG
         x, y = lifted.x + far * w * np.cos(angle), lifted.y + far * h * np.sin(angle)
     else:
         x, y = rng.random(2) * (rgb.shape[1] - w, rgb.shape[0] - h)
-    return _laid(rgb, lifted, round(x), round(y))
+    return laid(rgb, lifted, round(x), round(y))
 
 
 def _moved(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) -> RGB | None:
     """A part lies further from its place than good ones do."""
     del donor
-    lifted = _lift(rgb, _any(parts, rng), parts.reach, rng)
+    lifted = lift(rgb, _any(parts, rng), parts.reach, rng)
     if lifted is None:
         return None
     far = _step(rgb, parts, max(lifted.opacity.shape), rng)
     angle = rng.uniform(0, 2 * np.pi)
-    return _laid(lifted.without, lifted, round(lifted.x + far * np.cos(angle)), round(lifted.y + far * np.sin(angle)))
+    return laid(lifted.without, lifted, round(lifted.x + far * np.cos(angle)), round(lifted.y + far * np.sin(angle)))
 
 
 def _mirrored(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) -> RGB | None:
     """A part is mirrored, upside down, or turned by half."""
     del donor
-    lifted = _lift(rgb, _any(parts, rng), parts.reach, rng)
+    lifted = lift(rgb, _any(parts, rng), parts.reach, rng)
     if lifted is None:
         return None
     down, across = ((1, -1), (-1, 1), (-1, -1))[int(rng.integers(3))]
     turned = lifted._replace(content=lifted.content[::down, ::across], opacity=lifted.opacity[::down, ::across])
-    return _laid(lifted.without, turned, lifted.x, lifted.y)
+    return laid(lifted.without, turned, lifted.x, lifted.y)
 
 
 def _exchanged(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) -> RGB | None:
@@ -143,15 +116,15 @@ def _exchanged(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) -> 
     if not others:
         return None
     other = others[int(rng.integers(len(others)))]
-    first = _lift(rgb, one, parts.reach, rng)
-    second = _lift(rgb, other, parts.reach, rng)
+    first = lift(rgb, one, parts.reach, rng)
+    second = lift(rgb, other, parts.reach, rng)
     if first is None or second is None:
         return None
-    empty = _lift(first.without, other, parts.reach, rng)
+    empty = lift(first.without, other, parts.reach, rng)
     if empty is None:
         return None
-    out = _laid(empty.without, second, *_centred(second, first))
-    return None if out is None else _laid(out, first, *_centred(first, second))
+    out = laid(empty.without, second, *centred(second, first))
+    return None if out is None else laid(out, first, *centred(first, second))
 
 
 def _replaced(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) -> RGB | None:
@@ -160,15 +133,15 @@ def _replaced(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) -> R
     if not with_others:
         return None
     part = with_others[int(rng.integers(len(with_others)))]
-    box = _box(part)
-    apart = _mean(donor[box], part.mask) - _mean(rgb[box], part.mask)
+    box = box_of(part)
+    apart = mean_colour(donor[box], part.mask) - mean_colour(rgb[box], part.mask)
     if np.linalg.norm(apart) < max(LEAST_UNLIKE, UNLIKE * part.left_open):
         return None
     whole = _of_one_colour(part, rgb, donor)
     if whole is not None:  # its own edges and light, in the other colour
-        return _mixed(rgb, rgb + (_mean(donor, whole) - _mean(rgb, whole)), _soft(whole))
+        return mixed(rgb, rgb + (mean_colour(donor, whole) - mean_colour(rgb, whole)), soft(whole))
     out = rgb.copy()
-    out[box] = _mixed(rgb[box], donor[box], _soft(part.mask))
+    out[box] = mixed(rgb[box], donor[box], soft(part.mask))
     return out
 
 
@@ -176,8 +149,8 @@ def _recoloured(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) ->
     """A part is lighter, darker or of another hue, towards another part's colour; no good picture shows it so."""
     del donor
     part, other = _any(parts, rng), _any(parts, rng)
-    mean = _mean(rgb[_box(part)], part.mask)
-    by = (_mean(rgb[_box(other)], other.mask) - mean) * rng.uniform(0.3, 1.0)
+    mean = mean_colour(rgb[box_of(part)], part.mask)
+    by = (mean_colour(rgb[box_of(other)], other.mask) - mean) * rng.uniform(0.3, 1.0)
     if rng.random() < 0.4:
         by = np.full(3, by.mean())
     between = np.linalg.norm(part.colours[:, None] - part.colours[None], axis=-1)
@@ -187,9 +160,9 @@ def _recoloured(rgb: RGB, donor: RGB, parts: Parts, rng: np.random.Generator) ->
         return None
     whole, colour = _of_one_colour(part, rgb), by.astype(np.float32)
     if whole is not None:
-        return _mixed(rgb, rgb + colour, _soft(whole))
-    out, box = rgb.copy(), _box(part)
-    out[box] = _mixed(rgb[box], rgb[box] + colour, _soft(part.mask))
+        return mixed(rgb, rgb + colour, soft(whole))
+    out, box = rgb.copy(), box_of(part)
+    out[box] = mixed(rgb[box], rgb[box] + colour, soft(part.mask))
     return out
 
 
@@ -244,10 +217,10 @@ def _of_one_colour(part: Part, *pictures: RGB) -> Mask | None:
     No edge of its own gives it away then: a liquid has one colour, whatever squares of it were found to be a part.
     """
     alone = np.zeros(pictures[0].shape[:2], np.bool_)
-    alone[_box(part)] = part.mask
+    alone[box_of(part)] = part.mask
     like = np.ones_like(alone)
     for picture in pictures:
-        usual = np.median(picture[_box(part)][part.mask][::5], axis=0)
+        usual = np.median(picture[box_of(part)][part.mask][::5], axis=0)
         lowest, highest = (np.clip(usual + by, 0, 255).astype(np.uint8) for by in (-LIKE, LIKE))
         like &= cv2.inRange(picture, lowest, highest) > 0
     closed = cv2.morphologyEx(like.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
@@ -272,103 +245,7 @@ def _step(rgb: RGB, parts: Parts, size: float, rng: np.random.Generator) -> floa
     return float(rng.uniform(least, max(size, 2 * least)))
 
 
-def _lift(rgb: RGB, part: Part, reach: float, rng: np.random.Generator) -> Lifted | None:
-    """Take a part out. None where it looks like what is around it, or fills most of what could fill its place."""
-    height, width = rgb.shape[:2]
-    grown = round(min(reach, 8)) + 3  # it does not lie quite where the others do
-    margin = MARGIN + grown
-    x, y = max(0, part.x - margin), max(0, part.y - margin)
-    right, below = min(width, part.x + part.size[0] + margin), min(height, part.y + part.size[1] + margin)
-    hole = np.zeros((below - y, right - x), np.uint8)
-    hole[part.y - y : part.y - y + part.size[1], part.x - x : part.x - x + part.size[0]] = part.mask
-    round_ink = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * grown + 1, 2 * grown + 1))
-    hole = np.asarray(cv2.dilate(hole, round_ink), np.uint8)
-    under = rgb[y:below, x:right]
-    filled = _filled(rgb, under, hole, x, y, rng)
-    stands_out = (difference(under, filled, CHANGED) & (hole > 0)).astype(np.uint8)
-    matte = cv2.morphologyEx(stands_out, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
-    matte = cv2.morphologyEx(matte, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
-    if matte.sum() < 0.5 * part.mask.sum():
-        return None
-    without = rgb.copy()
-    without[y:below, x:right] = filled
-    return Lifted(without, np.asarray(under, np.float32), _soft(matte > 0), x, y)
-
-
-def _filled(rgb: RGB, under: RGB, hole: NDArray[np.uint8], x: int, y: int, rng: np.random.Generator) -> RGB:
-    """A box of a picture at (x, y), its hole filled by what lies elsewhere in surroundings alike, else inpainted (Telea 2004)."""
-    h, w = hole.shape
-    ring = (cv2.dilate(hole, np.ones((9, 9), np.uint8)) > 0) & (hole == 0)
-    soft = _soft(hole > 0)
-    if rng.random() < 0.6 and ring.any():
-        best, content = ALIKE, None
-        for _ in range(SOURCES):
-            left, top = int(rng.integers(rgb.shape[1] - w + 1)), int(rng.integers(rgb.shape[0] - h + 1))
-            if abs(left - x) < 0.7 * w and abs(top - y) < 0.7 * h:
-                continue  # it would bring the part itself
-            there = rgb[top : top + h, left : left + w]
-            apart = under[ring].astype(np.float32) - there[ring]
-            cost = float(np.abs(apart).mean())
-            if cost < best:
-                best, content = cost, there + apart.mean(0)
-        if content is not None:
-            return _mixed(under, content, soft)
-    scale = min(1.0, INPAINTED / max(h, w))
-    size = (max(4, round(w * scale)), max(4, round(h * scale)))
-    small_hole = np.asarray((cv2.resize(hole.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0), np.uint8)
-    small = cv2.inpaint(cv2.resize(under, size, interpolation=cv2.INTER_AREA), small_hole, 3, cv2.INPAINT_TELEA)
-    smooth = cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR).astype(np.float32)
-    grain = under.astype(np.float32) - cv2.GaussianBlur(under, (0, 0), 2.0)
-    grain = rng.permutation(grain[ring]) if ring.any() else np.zeros((1, 3), np.float32)
-    at = rng.integers(len(grain), size=(h, w))
-    return _mixed(under, smooth + np.clip(grain, -CHANGED, CHANGED)[at], soft)
-
-
-def _laid(rgb: RGB, part: Lifted, x: int, y: int) -> RGB | None:
-    """The picture with a lifted part laid at (x, y) of its box; None where less than half of it would be seen."""
-    h, w = part.opacity.shape
-    left, top = max(0, x), max(0, y)
-    right, below = min(rgb.shape[1], x + w), min(rgb.shape[0], y + h)
-    if right <= left or below <= top:
-        return None
-    seen = (slice(top - y, below - y), slice(left - x, right - x))
-    if part.opacity[seen].sum() < 0.5 * part.opacity.sum():
-        return None
-    out = rgb.copy()
-    out[top:below, left:right] = _mixed(rgb[top:below, left:right], part.content[seen], part.opacity[seen])
-    return out
-
-
-def _centred(part: Lifted, on: Lifted) -> tuple[int, int]:
-    """Where a lifted part lies when its middle is that of another one."""
-    (h, w), (oh, ow) = part.opacity.shape, on.opacity.shape
-    return round(on.x + (ow - w) / 2), round(on.y + (oh - h) / 2)
-
-
 def _apart(a: Part, b: Part) -> bool:
     """Whether the boxes of two parts do not overlap."""
     (aw, ah), (bw, bh) = a.size, b.size
     return a.x >= b.x + bw or b.x >= a.x + aw or a.y >= b.y + bh or b.y >= a.y + ah
-
-
-def _box(part: Part) -> Box:
-    return Box(slice(part.y, part.y + part.size[1]), slice(part.x, part.x + part.size[0]))
-
-
-def _mean(under: RGB, mask: Mask) -> Float:
-    """Colour (3,) of the pixels (h, w, 3) of a mask."""
-    mean: Float = np.asarray(cv2.mean(under, mask.astype(np.uint8))[:3], np.float32)
-    return mean
-
-
-def _soft(mask: Mask) -> Float:
-    """A mask with an edge of a pixel or two, 0..1."""
-    soft: Float = np.asarray(cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.8), np.float32)
-    return soft
-
-
-def _mixed(under: RGB, over: RGB | Float, opacity: Float) -> RGB:
-    """`over` laid upon `under`, (h, w, 3) each, as far as it is opaque."""
-    mixed = under + (over.astype(np.float32) - under) * opacity[..., None]
-    result: RGB = np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)
-    return result
