@@ -109,7 +109,8 @@ def test_verdicts_that_stdout_does_not_take_end_the_run_with_4_and_lose_no_row_o
         said = started("vtad-run", *run, stdout=full.fileno(), folder=tmp_path)
     assert said.startswith("4: ")
     assert said.splitlines()[-1].endswith(
-        "stdout: cannot write JSON Lines: No space left on device; lines written so far are whole"
+        "stdout: cannot write JSON Lines: No space left on device; lines written so far are whole; "
+        "0 of 2 files have a whole result, 2 have none"
         if rows
         else "Error: stdout: cannot write: No space left on device"
     )
