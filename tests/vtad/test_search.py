@@ -232,6 +232,16 @@ def test_a_storage_that_cannot_be_used_is_one_line_without_its_password(
     assert "\n" not in str(caught.value)
 
 
+def test_a_storage_that_cannot_be_used_leaves_no_folder_of_a_study(
+    make_category: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data = make_category("part", train=16)
+    monkeypatch.chdir(tmp_path)
+    said = error(2, vtad_sweep, "--category", "part", "--data", data, "--storage", "sweeps", "--preset", "scratch")
+    assert "expected the address of a database" in said
+    assert not Path("sweeps").exists()
+
+
 def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "s.db"
     file.write_text("mine" * 100)

@@ -17,7 +17,7 @@ from vtad.data.layout import find_category
 from vtad.data.sizing import with_size
 from vtad.fitting.device import pick_device
 from vtad.preset_file import changes_of, preset_text
-from vtad.run_folder import make_folder, write_text
+from vtad.run_folder import make_folder, require_writable, write_text
 from vtad.search.judge import Judge
 from vtad.search.page import write_page
 from vtad.search.space import DEFAULT, read_space
@@ -65,10 +65,13 @@ def sweep(
     if Path(name).name != name or name.startswith("."):
         raise StudyError(f"--study: expected a name that a folder can have, got {name!r}")
     folder = Path(start.out) / name
-    make_folder(folder)
+    require_writable(folder)
+    if storage is None:
+        make_folder(folder)  # the database is to lie there
     address = storage or sqlite_url(folder / DATABASE)
     with storage_errors(address):
         opened = open_storage(address)
+        make_folder(folder)
         joined = join(opened, name, Settings(options, shared, fingerprint(files.train_good)))
         tracker = Tracker.of(track, joined, start.category)
         trainer = Trainer(shared, options, Judge(files, options.largest(shared)), folder, tracker.trial)
