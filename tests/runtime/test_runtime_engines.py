@@ -189,7 +189,9 @@ def test_auto_takes_the_fastest_that_is_proven_and_remembers_it(
 
     def timed(model: Path, threads: int | None, engine: str, **options: Any) -> Trial:
         made.append(engine)
-        return dataclasses.replace(real(model, threads, engine, **options), times_faster=3.0)
+        found = real(model, threads, engine, **options)
+        assert found is not None
+        return dataclasses.replace(found, times_faster=3.0)
 
     monkeypatch.setattr(engine_choice, "tried", timed)
     monkeypatch.setattr(engine_choice, "others", lambda: ("openvino",))
@@ -325,6 +327,22 @@ def test_an_engine_that_ends_its_process_is_refused(tmp_path: Path, monkeypatch:
     with pytest.raises(ModelError, match="engine openvino is refused: its process ended by signal 11"):
         Detector(path, engine="openvino")
     assert Detector(path, engine="auto").engine == "cpu"
+
+
+@needs_openvino
+def test_of_an_engine_that_a_signal_stopped_nothing_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "openvino.py").write_text("import os; os.kill(os.getpid(), 2)", encoding="utf-8")
+    path, known = proven(tmp_path / "m.onnx"), os.environ.get("PYTHONPATH", "")
+    monkeypatch.setattr(engine_choice, "others", lambda: ("openvino",))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), known]))
+    assert Detector(path, engine="auto").engine == "cpu"
+    with pytest.raises(ModelError, match="engine openvino was stopped while it was tried") as caught:
+        Detector(path, engine="openvino")
+    assert caught.value.exit_code == 130
+    (tmp_path / "openvino.py").unlink()
+    assert not [file for file in kept("engines") if "openvino" in file.read_text()]
 
 
 @needs_openvino

@@ -335,7 +335,8 @@ def _engines(path: Path, allow_changed: bool) -> Iterator[Check]:
         return
     there = others()
     for name in there:
-        trial = tried(path, None, name, allow_changed=allow_changed)
+        if (trial := tried(path, None, name, allow_changed=allow_changed)) is None:
+            continue
         took = "" if trial.ms is None else f"; {trial.ms:.1f} ms a picture"
         yield Check(f"engine {name}", trial.ok or None, trial.said + took)
     absent = [f"{engine.name} ({engine.extra})" for engine in ENGINES.values() if engine.name not in (CPU, *there)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from vtad_runtime.contract.card import Card, card_digest
 from vtad_runtime.contract.disk.files import replacing
-from vtad_runtime.contract.errors import VtadError, one_line
+from vtad_runtime.contract.errors import STOPPED, VtadError, one_line
 from vtad_runtime.contract.log import event, warning
 from vtad_runtime.contract.typed_json import WrongJson, parsed, typed
 from vtad_runtime.engine.engines import AUTO, CPU, ENGINES, cache_folder, features, hash_of, processor
@@ -26,6 +27,7 @@ from vtad_runtime.engine.opening import is_package, open_model
 
 WORTH = 1.1  # times as fast as the first engine, from which another one is taken
 LONGEST_S = 300.0  # that an engine may take to compile a model and to judge eight pictures
+STOPPING = (signal.SIGINT, signal.SIGTERM)  # what a person or a service manager sends
 LIBRARIES = ("vtad", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "openvino")
 
 
@@ -67,6 +69,7 @@ class EngineChoice:
             raise ModelError(f"engine: expected one of {', '.join((AUTO, *ENGINES))}, got {engine}")
         self._model, self._threads, self._parts, self._allow_changed = model, threads, parts, allow_changed
         self._engine, self._known, self._due = engine, _Known(None), tuple[str, ...]()
+        self._stopped = ""  # engines whose trial was stopped by Ctrl-C or SIGTERM: nothing is known of them
         if isinstance(model, bytes) or engine == CPU or (engine == AUTO and (is_package(model) or not others())):
             self._engine = CPU if engine == AUTO else engine
             return
@@ -97,6 +100,8 @@ class EngineChoice:
     def _asked(self) -> str:
         """The engine that was asked for, which the reference pictures must not speak against. Raises ModelError."""
         self._try()
+        if stopped := self._stopped:
+            raise ModelError(f"{self._model!s}: engine {stopped} was stopped while it was tried", STOPPED)
         if trial := self._known.trials.get(self._engine):
             if trial.ok is False:
                 raise ModelError(
@@ -113,7 +118,7 @@ class EngineChoice:
                 return CPU
             event("engines", "trying engines once on this machine: " + ", ".join(self._due))
             self._try()
-        found = [self._known.trials[name] for name in others()]
+        found = [self._known.trials[name] for name in others() if name in self._known.trials]
         for trial in found:
             if new and not trial.ok:
                 event("engine_refused", f"engine {trial.engine} is not taken: {trial.said}", engine=trial.engine)
@@ -131,8 +136,9 @@ class EngineChoice:
         """Try what is due."""
         if self._due and not isinstance(self._model, bytes):
             path, threads, changed = Path(self._model), self._threads, self._allow_changed
-            self._known.learn(tried(path, threads, name, allow_changed=changed) for name in self._due)
-            self._due = ()
+            found = {name: tried(path, threads, name, allow_changed=changed) for name in self._due}
+            self._known.learn(trial for trial in found.values() if trial is not None)
+            self._stopped, self._due = ", ".join(name for name, trial in found.items() if trial is None), ()
 
     def _opened(self, engine: str) -> OpenModel:
         return open_model(
@@ -145,8 +151,8 @@ def others() -> tuple[str, ...]:
     return tuple(engine.name for engine in ENGINES.values() if engine.name != CPU and engine.installed())
 
 
-def tried(model: Path, threads: int | None, engine: str, *, allow_changed: bool = False) -> Trial:
-    """What an engine shows in a process of its own."""
+def tried(model: Path, threads: int | None, engine: str, *, allow_changed: bool = False) -> Trial | None:
+    """What an engine shows in a process of its own; None where a signal stopped that, as Ctrl-C stops all of a terminal."""
     import subprocess  # it takes 2 ms, and the first engine is not tried
 
     asked = json.dumps([str(model), threads, engine, allow_changed])
@@ -157,6 +163,8 @@ def tried(model: Path, threads: int | None, engine: str, *, allow_changed: bool 
         return Trial(engine, False, f"it took longer than {LONGEST_S:g} s", None, None)
     except OSError as e:
         return Trial(engine, False, f"its process did not start: {one_line(e)}", None, None)
+    if -done.returncode in STOPPING:
+        return None
     try:
         return typed(Trial, parsed(done.stdout.splitlines()[-1] if done.stdout else b""), "trial")
     except WrongJson:
