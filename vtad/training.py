@@ -105,7 +105,7 @@ def train(
         report(Report(1.0, "calibrating on good images", lasting=False))
 
         def finish() -> None:
-            chosen, seen = calibrate(detector, images, held_out, loop.sampler.parts, root, config, device)
+            chosen, seen = calibrate(detector, images, held_out, loop.sampler.parts, root, config, device, loop.samples)
             save_tensors(run.weights, detector.state_dict())
             seen.write(run)
             card = make_card(config, SCORE_RULE, chosen, images_seen, sha256(run.weights))

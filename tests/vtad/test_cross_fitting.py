@@ -18,7 +18,9 @@ from vtad.config import Config
 from vtad.data.augmentation import shifted_and_zoomed
 from vtad.data.batches import batches
 from vtad.data.images import ImageCache
+from vtad.data.registration import shift_of
 from vtad.fitting.feature_statistics import fit_statistics
+from vtad.fitting.symmetries import STATISTICS_VIEWS, Views
 from vtad.inspection import input_spec
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
@@ -68,6 +70,21 @@ def test_a_picture_is_as_odd_as_if_it_had_not_been_there(images: ImageCache, sco
     assert cross.scores[ODD] > others.max() + 3 * others.std()
     after = detector.state_dict()
     assert [name for name, value in before.items() if not torch.equal(value, after[name])] == []
+
+
+def test_scores_are_the_same_by_the_samples_of_the_fit_and_by_those_that_are_computed_again(images: ImageCache) -> None:
+    config = tiny(patches=256, symmetries="mirror", shift=0.06)
+    detector = Detector(config).eval()
+    assert isinstance(detector.model, Autoencoder)
+    samples = fit_statistics(detector.model, Views(images, ("mirror",), STATISTICS_VIEWS), CPU, shift_of(config))
+    assert samples is not None
+    detector.model.score_fusion.weight.copy_(torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0]))
+    fit_z_scores(detector, raw_maps(detector, images[:], CPU))
+    kept, again = (cross_fitted(detector, images, config, CPU, known) for known in (samples, None))
+    assert kept is not None
+    assert again is not None
+    for one, other in zip(kept, again, strict=True):
+        assert np.array_equal(one, other)
 
 
 def test_where_nothing_is_fitted_or_the_pictures_are_too_few_there_are_no_cross_fitted_scores(

@@ -17,6 +17,7 @@ from vtad.config import Config
 from vtad.data.images import ImageCache
 from vtad.data.registration import shift_of
 from vtad.defects.parts import Parts
+from vtad.fitting.feature_statistics import Samples
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
 from vtad_runtime.contract.card import Calibration, Weighing
@@ -35,14 +36,16 @@ def calibrate(
     root: Path,
     config: Config,
     device: torch.device,
+    samples: Samples | None = None,
 ) -> tuple[Calibration, CalibrationRecord]:
     """Set the detector's weights and z-scores; the card's entry, and what it was found from. Raises CalibrationError.
 
-    `images` are those of the training, files below `root`, and `parts` what they have in common.
+    `images` are those of the training, files below `root`, and `parts` what they have in common; `samples` are what the scorers
+    were fitted on, if they are at hand.
     """
     detector.eval()
     good, synthetic_scores, weights = _fit(detector, held_out[:], parts, config, device)
-    learnt = cross_fitted(detector, images, config, device)
+    learnt = cross_fitted(detector, images, config, device, samples)
     others = shifted_to(good, learnt) if learnt is not None else None
     of_all = good if others is None else Scores(*map(np.concatenate, zip(good, others, strict=True)))
     chosen = calibration(of_all.scores.tolist(), of_all.peaks.tolist(), config.false_alarms, config.threshold_rule)

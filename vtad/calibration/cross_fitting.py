@@ -18,14 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp
-from torch import Tensor
 
 from vtad.calibration.map_fusion import ENOUGH, scores_and_peaks, weighted_maps
 from vtad.config import Config, symmetry_names
-from vtad.data.batches import BATCH, batches
 from vtad.data.images import ImageCache
 from vtad.data.registration import shift_of
-from vtad.fitting.feature_statistics import as_cells, drawn, position_samples, position_step, positions_kept
+from vtad.fitting.feature_statistics import Samples, samples_of
 from vtad.fitting.symmetries import STATISTICS_VIEWS, Views
 from vtad.models.autoencoder import Autoencoder
 from vtad.models.detector import Detector
@@ -38,7 +36,6 @@ from vtad_runtime.contract.progress import watched
 FOLDS, FOLDS_OF_FEW, FEW = 5, 10, 100  # of so many images or more; of fewer, which can spare less
 CHANCE = 0.01  # p-value of a Kolmogorov-Smirnov test below which both kinds of scores are not of one distribution
 FITTED = ScorerMaps._fields[:3]  # patch memory, feature GMM, position Gaussian
-POSITION = "position_gaussian"
 
 
 class Scores(NamedTuple):
@@ -49,10 +46,13 @@ class Scores(NamedTuple):
 
 
 @torch.no_grad()
-def cross_fitted(detector: Detector, images: ImageCache, config: Config, device: torch.device) -> Scores | None:
+def cross_fitted(
+    detector: Detector, images: ImageCache, config: Config, device: torch.device, samples: Samples | None = None
+) -> Scores | None:
     """Of training images (N, H, W, 3), not yet shifted. The detector is calibrated, and stays as it is.
 
-    None where nothing is fitted, or the images are too few for folds.
+    `samples` are those that the scorers were fitted on, computed again where they are not at hand. None where nothing is
+    fitted, or the images are too few for folds.
     """
     model = detector.model
     if not isinstance(model, Autoencoder) or len(images) < FOLDS_OF_FEW:
@@ -63,12 +63,13 @@ def cross_fitted(detector: Detector, images: ImageCache, config: Config, device:
         return None
     folds = FOLDS_OF_FEW if len(images) < FEW else FOLDS
     fold = np.random.default_rng((config.seed, 7)).permutation(len(images)) % folds
-    views = Views(images, symmetry_names(config.symmetries), STATISTICS_VIEWS)
-    known = _Known.of(model, views, len(images), device, shift_of(config) if POSITION in counted else None)
+    if samples is None:
+        views = Views(images, symmetry_names(config.symmetries), STATISTICS_VIEWS)
+        samples = samples_of(model, views, device, shift_of(config))
     found = Scores(np.empty(len(images)), np.empty(len(images)))
     for k in watched(range(folds), "cross-fitting"):
         mine = np.flatnonzero(fold == k)
-        with _pruned(model), _fitted_without(model, counted, known, fold != k):
+        with _pruned(model), _fitted_without(model, counted, samples, fold != k):
             maps = weighted_maps(detector, images[mine], device)
         found.scores[mine], found.peaks[mine] = scores_and_peaks(detector, maps)
     return found
@@ -84,45 +85,20 @@ def shifted_to(held_out: Scores, cross: Scores) -> Scores | None:
     return moved if ks_2samp(moved.scores, held_out.scores).pvalue >= CHANCE else None
 
 
-class _Known(NamedTuple):
-    """What the fitted scorers are fitted on, and of which image it is."""
-
-    cells: Tensor  # (N, C) features, on the CPU
-    cell_of: NDArray[np.int64]  # (N,)
-    positions: (
-        Tensor  # whitened features (M, D, rows, columns), half, on the CPU; M = 0 where nothing is fitted on them
-    )
-    position_of: NDArray[np.int64]  # (M,)
-
-    @staticmethod
-    def of(model: Autoencoder, views: Views, images: int, device: torch.device, shift: float | None) -> _Known:
-        """With `shift` positions too, as they are and shifted by up to that."""
-        generator, step = torch.Generator().manual_seed(0), position_step(len(views))
-        cells, cell_of = list[Tensor](), list[NDArray[np.int64]]()
-        kept, kept_of = [torch.empty(0, dtype=torch.half)], [np.empty(0, np.int64)]
-        for i, batch in enumerate(batches(views, device, label="cross-fitting: features")):
-            features = model.features(batch.float() / 255)[0]
-            f = as_cells(features)
-            taken = drawn(len(f), len(batch), len(views), generator)
-            cells.append(f[taken])
-            cell_of.append((i * BATCH + np.flatnonzero(taken.numpy()) // (len(f) // len(batch))) % images)
-            if shift is not None:
-                kept.append(position_samples(model, batch, model.whitening(features), shift, i, step))
-                kept_of += 2 * [(i * BATCH + np.arange(len(batch))[positions_kept(i, step)]) % images]
-        return _Known(torch.cat(cells), np.concatenate(cell_of), torch.cat(kept), np.concatenate(kept_of))
-
-
 @contextmanager
-def _fitted_without(model: Autoencoder, names: list[str], known: _Known, kept: NDArray[np.bool_]) -> Iterator[None]:
+def _fitted_without(model: Autoencoder, names: list[str], samples: Samples, kept: NDArray[np.bool_]) -> Iterator[None]:
     """The model with these scorers fitted on the images that are `kept` alone."""
     before: dict[str, PatchMemory | FeatureGmm | PositionGaussian] = {name: getattr(model, name) for name in names}
-    cells = known.cells[torch.from_numpy(kept[known.cell_of])]
+    cells = samples.cells[
+        torch.from_numpy(kept[samples.cell_of % len(kept)])
+    ]  # view i is of image i modulo their number
     try:
         for name, module in before.items():
             other = deepcopy(module)
             setattr(model, name, other)
             if isinstance(other, PositionGaussian):
-                other.fit(known.positions[torch.from_numpy(kept[known.position_of])])
+                positions = samples.positions[torch.from_numpy(kept[samples.position_of % len(kept)])]
+                other.fit(positions.contiguous())  # not channels last: sums would be rounded in another order
             else:
                 other.fit(cells)
         yield

@@ -24,7 +24,7 @@ from vtad.fitting.aligned_parts import aligned_parts
 from vtad.fitting.checkpoint import Progress, load, save
 from vtad.fitting.device import bfloat16_gains
 from vtad.fitting.distributed import ALONE, Ended, Processes
-from vtad.fitting.feature_statistics import fit_statistics, observed_features
+from vtad.fitting.feature_statistics import Samples, fit_statistics, observed_features
 from vtad.fitting.learner import Learner
 from vtad.fitting.sampling import BatchSampler
 from vtad.fitting.schedule import Schedule
@@ -82,10 +82,14 @@ class Loop:
         held_out: ImageCache,
         at: Progress,
         best: dict[str, Tensor],
+        samples: Samples | None = None,
     ) -> None:
         self.run, self.learner, self.sampler, self.processes = run, learner, sampler, learner.processes
         self.schedule = Schedule(learner.config, sampler.steps_an_epoch)
         self.validation = Validation(learner, held_out[:VALIDATION_IMAGES], sampler.batch_size, sampler.parts)
+        self.samples = (
+            samples  # what the scorers were fitted on, in the process that did it; None of a training that goes on
+        )
         self.at, self.best = at, best  # the progress, and the weights with the least validation loss so far
 
     def learn(
@@ -195,12 +199,15 @@ def begun(
     sampler = BatchSampler(config, images)
     learner = Learner(config, detector, sampler.batch_size, device, processes)
 
+    samples: Samples | None = None
+
     def fit() -> None:
+        nonlocal samples
         if isinstance(learner.model, Autoencoder):
             if isinstance(learner.model.features, BackboneFeatures) and pretrained is not None:
                 learner.model.features.load_pretrained(pretrained)
             views = Views(images, sampler.symmetries, STATISTICS_VIEWS)
-            fit_statistics(learner.model, views, device, sampler.shift)
+            samples = fit_statistics(learner.model, views, device, sampler.shift)
 
     processes.of_first(fit)
     processes.take_over(detector)
@@ -210,9 +217,8 @@ def begun(
     learner.autocast = processes.of_first(
         lambda: bfloat16_gains(device, lambda bfloat16: learner.try_out(first, bfloat16))
     )
-    return Loop(
-        run, learner, sampler, held_out, Progress(autocast=learner.autocast, data_fingerprint=data_fingerprint), {}
-    )
+    at = Progress(autocast=learner.autocast, data_fingerprint=data_fingerprint)
+    return Loop(run, learner, sampler, held_out, at, {}, samples)
 
 
 def resumed(

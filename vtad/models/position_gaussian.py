@@ -86,11 +86,12 @@ class PositionGaussian(nn.Module):
         dim = y.shape[1]
         z, slopes = self._fit_picture(known, y) if self.follows_picture else (torch.zeros(len(y), 0), known[:0])
         for block in range(len(self.factor)):
-            top, left = BLOCK * (block // self.blocks[1]), BLOCK * (block % self.blocks[1])
-            rows = slice(max(0, top - REACH), top + BLOCK + REACH)
-            columns = slice(max(0, left - REACH), left + BLOCK + REACH)
-            near = y[:, :, rows, columns].float() - known[:, :, rows, columns]
-            near -= torch.einsum("nr,rdij->ndij", z, slopes[:, :, rows, columns])
+            down, across = divmod(block, self.blocks[1])
+            if across == 0:  # a row of blocks at once: the blocks overlap
+                rows = slice(max(0, BLOCK * down - REACH), BLOCK * (down + 1) + REACH)
+                stripe = y[:, :, rows].float() - known[:, :, rows]
+            columns = slice(max(0, BLOCK * across - REACH), BLOCK * (across + 1) + REACH)
+            near = stripe[..., columns] - torch.einsum("nr,rdij->ndij", z, slopes[:, :, rows, columns])
             x = near.permute(0, 2, 3, 1).reshape(-1, dim)
             covariance = (x.T @ x).double() / len(x) + NOISE * torch.eye(dim).double()
             self.factor[block] = torch.linalg.inv(torch.linalg.cholesky(covariance)).to(self.factor)
