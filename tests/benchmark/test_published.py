@@ -79,7 +79,8 @@ def test_pictures_are_counted_as_the_paper_counts_them() -> None:
 
 
 def test_the_documents_say_the_same() -> None:
-    lines = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8").splitlines()
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    lines = text.partition("## What do papers report on MVTec AD?")[2].splitlines()
     for suffix, methods in (("", AUTHORS), (", reproduced", REPRODUCED)):
         for method, metrics in methods.items():
             cells = []

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -114,6 +115,29 @@ def test_what_fails_in_a_part_is_raised_once_no_part_runs() -> None:
     with pytest.raises(ModelError, match="the second"):
         side_by_side(np.arange(3, dtype=np.uint8), 3, 1, run)
     assert sorted(ended) == [0, 2]
+
+
+FIRST_PICTURES = """
+import sys, threading
+import numpy as np
+from vtad_runtime.engine.openvino_engine import OpenVinoSession
+sys.setswitchinterval(1e-6)
+session, together = OpenVinoSession(sys.argv[1], 2, parts=2), threading.Barrier(6)
+def judge():
+    together.wait()
+    session.verdict(np.full((1, 3, 32, 32), 100, np.uint8))
+threads = [threading.Thread(target=judge) for _ in range(6)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+@needs_openvino
+@pytest.mark.slow
+def test_threads_that_begin_at_the_same_moment_do_not_wait_for_each_other_for_ever(tmp_path: Path) -> None:
+    write_model(tmp_path / "m.onnx")
+    for _ in range(5):  # where OpenVINO's tables were made meanwhile, one in two to ten hung
+        subprocess.run([sys.executable, "-c", FIRST_PICTURES, str(tmp_path / "m.onnx")], check=True, timeout=60)
 
 
 @needs_openvino

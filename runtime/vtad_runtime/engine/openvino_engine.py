@@ -35,6 +35,7 @@ PRECISION = {"openvino": "f32", "openvino-bf16": "bf16"}  # of computing, by the
 TYPES = {"u8": UINT8, "f32": FLOAT}
 DEVICE = "CPU"
 TELEMETRY = "openvino_telemetry"  # a package by which importing OpenVINO tells Google Analytics of it
+_opening = threading.Lock()
 
 
 class OpenVinoSession:
@@ -173,12 +174,24 @@ def _core(engine: str) -> Any:
         raise ModelError(
             f"engine {engine}: expected OpenVINO, got none ({one_line(e)}): pip install 'vtad[openvino]'"
         ) from e
+    _make_tables(openvino)
     core = openvino.Core()
     if PRECISION[engine] == "bf16" and "BF16" not in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"):
         raise ModelError(
             f"engine {engine}: expected a processor with bfloat16, got one without: take --engine openvino"
         )
     return core
+
+
+def _make_tables(openvino: Any) -> None:
+    """Let OpenVINO make its tables of numpy's types, in one thread.
+
+    It makes them at the first array that it takes or gives, once for the process, and gives up Python's lock meanwhile: two
+    threads at their first picture would wait for each other for ever (pybind11's documentation: GIL and static variables).
+    """
+    with _opening:
+        for kind in (np.uint8, np.float32):
+            openvino.Tensor(np.zeros(1, kind)).data.copy()
 
 
 def _options(engine: str, threads: int | None, parts: int) -> dict[str, Any]:
