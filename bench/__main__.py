@@ -11,7 +11,6 @@ that says why.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from bench import bare, folder, latency, memory, start, training
 from bench.peers import compare
 from bench.table import Part, Row, put, rows, table
+from vtad.version import git
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.engine.engines import processor
 from vtad_runtime.engine.opening import open_model
@@ -46,14 +46,8 @@ def about(asked: argparse.Namespace) -> str:
 
 def commit() -> str:
     """Of this checkout."""
-    root = Path(__file__).parents[1]
-
-    def said(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    return (said("rev-parse", "--short=7", "HEAD") or "unknown") + (
-        " and changes" if said("status", "--porcelain") else ""
+    return (git("rev-parse", "--short=7", "HEAD") or "unknown") + (
+        " and changes" if git("status", "--porcelain") else ""
     )
 
 

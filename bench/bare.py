@@ -41,6 +41,21 @@ def session(data: bytes, threads: int) -> ort.InferenceSession:
     return ort.InferenceSession(data, chosen, providers=["CPUExecutionProvider"])
 
 
+def program(file: Path, card: Card, *, threads: int, batch: int = 1, runs: int = 1) -> str:
+    """The same as a program of its own: `file` holds an `entry`. It says when the first batch is judged."""
+    shape = (batch, 3, card.input.height, card.input.width)
+    return f"""
+import numpy, onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads, options.inter_op_num_threads = {threads}, 1
+session = onnxruntime.InferenceSession({str(file)!r}, options, providers=["CPUExecutionProvider"])
+for run in range({runs}):
+    session.run({ENTRY}, {{"image": numpy.zeros({shape}, numpy.uint8)}})
+    if run == 0:
+        print("first", flush=True)
+"""
+
+
 def good_pictures(asked: argparse.Namespace, card: Card, count: int) -> list[NDArray[np.uint8]]:
     """So many, (side, side, 3) RGB."""
     files = find_category(default_data_dir(), card.identity.category).train_good if asked.good is None else None

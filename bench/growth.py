@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from bench import bare
+from bench.tiny import tiny_model
 from bench.used import RUN, Used, used_by
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.engine.side_by_side import cores
@@ -121,7 +122,7 @@ def grown(by: str, sizes: Sequence[float], take: Callable[[float], Used], start:
 
 def measured(asked: argparse.Namespace, folder: Path) -> Iterator[Growth]:
     """The five. Raises VtadError."""
-    model, tiny = str(bare.model_of(asked).absolute()), _tiny(folder)
+    model, tiny = str(bare.model_of(asked).absolute()), tiny_model(folder)
 
     def over(pictures: float, side: float) -> Used:
         source = _linked(folder / f"in-{pictures:g}-{side:g}", int(pictures), int(side))
@@ -176,13 +177,6 @@ def plot(found: Sequence[Growth], file: Path) -> None:
     figure.savefig(drawn, dpi=80)
     with Image.open(drawn) as image:
         image.convert("RGB").quantize(32).save(file, optimize=True)
-
-
-def _tiny(folder: Path) -> Path:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "runtime"))
-    from tiny_model import write_model
-
-    return write_model(folder / "tiny.onnx")
 
 
 def _linked(folder: Path, pictures: int, side: int) -> Path:

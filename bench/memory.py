@@ -16,14 +16,6 @@ from vtad_runtime.verdict.detector import Detector
 BATCH = 4
 PICTURES = 200
 DRAWN = 20  # different ones
-BARE = """
-import numpy, onnxruntime
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads, options.inter_op_num_threads = {threads}, 1
-session = onnxruntime.InferenceSession({file!r}, options, providers=["CPUExecutionProvider"])
-for _ in range({runs}):
-    session.run({entry}, {{"image": numpy.zeros({shape}, numpy.uint8)}})
-"""
 PEAK = Ratio(
     "memory of vtad-run --folder, less a batch of frames : the bare session's, in the same batches", at_most=1.5
 )
@@ -41,8 +33,7 @@ def measure(asked: argparse.Namespace) -> Iterator[tuple[Ratio, float | str]]:
             for copy in range(PICTURES // DRAWN):
                 path = folder / "in" / f"{i}-{copy}.jpg"
                 bare.write_jpeg(path, rgb) if copy == 0 else os.link(folder / "in" / f"{i}-0.jpg", path)
-        shape = (BATCH, 3, card.input.height, card.input.width)
-        code = BARE.format(threads=asked.threads, file=str(file), entry=bare.ENTRY, shape=shape, runs=PICTURES // BATCH)
+        code = bare.program(file, card, threads=asked.threads, batch=BATCH, runs=PICTURES // BATCH)
         alone = used_by([code], folder)
         options = ["--model", str(model), "--threads", str(asked.threads), "--batch", str(BATCH), "--engine", "cpu"]
         ours = used_by([RUN, "--folder", "in", *options, "--save", "ng"], folder)

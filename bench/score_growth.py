@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +19,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
+from bench.table import NotMeasured
+from bench.tiny import tiny_model
+from bench.used import Used, used_by
 
 SIZES = (1_000, 10_000, 50_000)  # pictures
 SIDE = 96  # pixels of a picture
@@ -52,22 +54,12 @@ def linked(drawn: list[Path], folder: Path, pictures: int) -> Path:
     return folder
 
 
-def measured(source: Path, out: Path, model: Path) -> tuple[float, float, float]:
-    """Seconds by the clock, seconds of the processor and megabytes at the peak, of one run."""
-    arguments = [str(source), "--out", str(out), "--model", str(model), "--workers", "1"]
+def measured(source: Path, out: Path, model: Path) -> tuple[float, Used]:
+    """Seconds by the clock, and what one run took. Raises NotMeasured: it failed."""
+    arguments = [str(source), "--out", str(out), "--model", str(model.absolute()), "--workers", "1"]
     start = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-c", CODE, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in (0, 1):
-        sys.exit(f"score_growth: vtad-score ended with {process.returncode}; run it by hand: {' '.join(arguments)}")
-    return time.monotonic() - start, used.ru_utime + used.ru_stime, _megabytes(used)
-
-
-def _megabytes(used: resource.struct_rusage) -> float:
-    return used.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    used = used_by([CODE, *arguments], out.parent)
+    return time.monotonic() - start, used
 
 
 def main() -> None:
@@ -80,21 +72,21 @@ def main() -> None:
         here = Path(name)
         model = options.model
         if model is None:
-            sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "runtime"))
-            from tiny_model import write_model
-
-            model = write_model(here / "tiny.onnx")
+            model = tiny_model(here)
         drawn = draw(here / "drawn")
         print(
             "pictures  processor, s  ms a picture  by the clock, s  peak, MB  rows on disk, bytes a picture", flush=True
         )
         for pictures in map(int, options.sizes.split(",")):
             source, out = linked(drawn, here / f"in-{pictures}", pictures), here / f"out-{pictures}"
-            clock, processor, peak = measured(source, out, model)
+            try:
+                clock, used = measured(source, out, model)
+            except NotMeasured as e:
+                sys.exit(f"score_growth: {e}")
             on_disk = sum(file.stat().st_size for file in out.rglob("*.parquet")) / pictures
             print(
-                f"{pictures:8d}  {processor:12.1f}  {1e3 * processor / pictures:12.2f}  {clock:15.1f}  {peak:8.0f}  "
-                f"{on_disk:.0f}",
+                f"{pictures:8d}  {used.seconds:12.1f}  {1e3 * used.seconds / pictures:12.2f}  {clock:15.1f}  "
+                f"{used.peak_mb:8.0f}  {on_disk:.0f}",
                 flush=True,
             )
 

@@ -26,16 +26,6 @@ from vtad_runtime.verdict.judge import Judge, Rules
 from vtad_runtime.verdict.judgement import Frame, Judgement
 from vtad_runtime.verdict.verdict import CHECKS
 
-BARE = """
-import numpy, onnxruntime
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads, options.inter_op_num_threads = {threads}, 1
-session = onnxruntime.InferenceSession({file!r}, options, providers=["CPUExecutionProvider"])
-session.run({entry}, {{"image": numpy.zeros({shape}, numpy.uint8)}})
-print("first", flush=True)
-"""
-
-
 FRAME = Ratio("a frame in memory to its judgement, all frame checks included : the bare session", at_most=1.15)
 TAIL = Ratio("p99 : p50 of such frames", at_most=2)
 START = Ratio("the process's start to the first row : the bare session's to its first result", at_most=1.3)
@@ -74,8 +64,7 @@ def starts(asked: argparse.Namespace, model: Path) -> list[tuple[float, float]]:
         card, file = Detector(model).card, Path(folder) / "verdict.onnx"
         file.write_bytes(bare.entry(model))
         bare.write_jpeg(Path(folder) / "part.jpg", bare.good_pictures(asked, card, 1)[0])
-        shape = (1, 3, card.input.height, card.input.width)
-        code = BARE.format(threads=asked.threads, file=str(file), entry=bare.ENTRY, shape=shape)
+        code = bare.program(file, card, threads=asked.threads)
         options = ["--folder", "part.jpg", "--model", str(model.absolute()), "--threads", str(asked.threads)]
         commands = ([RUN, *options, "--engine", "cpu", "--json", "-"], [code])
 
