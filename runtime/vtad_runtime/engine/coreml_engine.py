@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vtad_runtime.contract.card import AGAIN, ONNX_KEY, REFERENCES_KEY, Card, CardError
 from vtad_runtime.contract.errors import NOT_JUDGED, one_line
 from vtad_runtime.engine.integrity import integrity, opened
-from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs, Scored, checked, graph_names
+from vtad_runtime.engine.model import OUTPUTS, ModelError, Outputs, Scored, checked, graph_names, references_of
 
 if TYPE_CHECKING:
     from vtad_runtime.contract.references import References
@@ -132,11 +132,7 @@ class CoreMLSession:
 
     def references(self) -> References | None:
         """The reference pictures in the package; None where there are none. Raises ReferencesError."""
-        if (text := self._metadata.get(REFERENCES_KEY)) is None:
-            return None
-        from vtad_runtime.contract.references import References  # Pillow, which no verdict needs
-
-        return References.from_text(text, self.card, str(self.path))
+        return references_of(self._metadata.get(REFERENCES_KEY), self.card, self.path)
 
 
 def _coremltools(path: Path) -> Any:

@@ -118,3 +118,12 @@ def checked(kind: type[Found], values: dict[str, NDArray[np.float32]], n: int, c
 def names_in(kind: type[Scored]) -> tuple[str, ...]:
     """The outputs that an entry gives: SCORED or OUTPUTS."""
     return tuple(field.name for field in fields(kind))
+
+
+def references_of(text: str | None, card: Card, path: Path) -> References | None:
+    """The reference pictures in the text of a file's metadata; None where there are none. Raises ReferencesError."""
+    if text is None:
+        return None
+    from vtad_runtime.contract.references import References  # Pillow, which no verdict needs
+
+    return References.from_text(text, card, str(path))

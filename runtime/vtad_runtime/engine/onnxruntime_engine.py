@@ -19,7 +19,17 @@ from vtad_runtime.contract.errors import NOT_JUDGED, one_line
 from vtad_runtime.engine.declared import Port, batch_of, card_of, in_batches, names_of
 from vtad_runtime.engine.engines import CPU, CPU_PROVIDER, ENGINES, Engine, cache_folder
 from vtad_runtime.engine.integrity import integrity, opened, whole_file
-from vtad_runtime.engine.model import IN_MEMORY, MAX_BATCH, Found, ModelError, Outputs, Scored, checked, names_in
+from vtad_runtime.engine.model import (
+    IN_MEMORY,
+    MAX_BATCH,
+    Found,
+    ModelError,
+    Outputs,
+    Scored,
+    checked,
+    names_in,
+    references_of,
+)
 from vtad_runtime.engine.side_by_side import cores, side_by_side
 from vtad_runtime.engine.subgraph import verdict_part
 
@@ -77,11 +87,7 @@ class OnnxSession:
 
     def references(self) -> References | None:
         """The reference pictures in the file; None where there are none. Raises ReferencesError."""
-        if (text := self._references) is None:
-            return None
-        from vtad_runtime.contract.references import References  # Pillow, which no verdict needs
-
-        return References.from_text(text, self.card, str(self.path))
+        return references_of(self._references, self.card, self.path)
 
     def _everything(self) -> ort.InferenceSession:
         with self._opening:

@@ -25,7 +25,17 @@ from vtad_runtime.contract.errors import NOT_JUDGED, one_line
 from vtad_runtime.engine.declared import FLOAT, UINT8, Port, batch_of, card_of, in_batches, names_of
 from vtad_runtime.engine.engines import cache_folder
 from vtad_runtime.engine.integrity import integrity, opened, whole_file
-from vtad_runtime.engine.model import IN_MEMORY, SCORED, Found, ModelError, Outputs, Scored, checked, names_in
+from vtad_runtime.engine.model import (
+    IN_MEMORY,
+    SCORED,
+    Found,
+    ModelError,
+    Outputs,
+    Scored,
+    checked,
+    names_in,
+    references_of,
+)
 from vtad_runtime.engine.side_by_side import side_by_side
 
 if TYPE_CHECKING:
@@ -35,7 +45,7 @@ PRECISION = {"openvino": "f32", "openvino-bf16": "bf16"}  # of computing, by the
 TYPES = {"u8": UINT8, "f32": FLOAT}
 DEVICE = "CPU"
 TELEMETRY = "openvino_telemetry"  # a package by which importing OpenVINO tells Google Analytics of it
-_opening = threading.Lock()
+_tables = threading.Lock()
 
 
 class OpenVinoSession:
@@ -101,11 +111,7 @@ class OpenVinoSession:
 
     def references(self) -> References | None:
         """The reference pictures in the file; None where there are none. Raises ReferencesError."""
-        if (text := self._references) is None:
-            return None
-        from vtad_runtime.contract.references import References  # Pillow, which no verdict needs
-
-        return References.from_text(text, self.card, str(self.path))
+        return references_of(self._references, self.card, self.path)
 
     def _everything(self) -> _Requests:
         with self._opening:
@@ -189,7 +195,7 @@ def _make_tables(openvino: Any) -> None:
     It makes them at the first array that it takes or gives, once for the process, and gives up Python's lock meanwhile: two
     threads at their first picture would wait for each other for ever (pybind11's documentation: GIL and static variables).
     """
-    with _opening:
+    with _tables:
         for kind in (np.uint8, np.float32):
             openvino.Tensor(np.zeros(1, kind)).data.copy()
 

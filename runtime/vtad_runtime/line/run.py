@@ -84,9 +84,8 @@ def run(
     try:
         with ExitStack() as stack:
             judge, line = build(options, detector, rules, stack, outputs, console)
-            if (
-                prove is not None and prove() and line.results is not None
-            ):  # what may take long, after all that may fail
+            # What may take long comes after all that may fail.
+            if prove is not None and prove() and line.results is not None:
                 line.results.describe(wiring.about(options, detector, rules))
             if golden is not None:
                 golden.begin(line.device, line.page, stop)
