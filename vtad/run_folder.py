@@ -160,10 +160,9 @@ def _next(parent: Path, number: int) -> Path:
         path = parent / f"{number:04d}"
         try:
             path.mkdir()
+            return path
         except FileExistsError:  # another training was faster
             number += 1
-            continue
-        return path
 
 
 def _config_text(config: Config) -> str:

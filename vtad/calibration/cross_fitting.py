@@ -89,16 +89,16 @@ def shifted_to(held_out: Scores, cross: Scores) -> Scores | None:
 def _fitted_without(model: Autoencoder, names: list[str], samples: Samples, kept: NDArray[np.bool_]) -> Iterator[None]:
     """The model with these scorers fitted on the images that are `kept` alone."""
     before: dict[str, PatchMemory | FeatureGmm | PositionGaussian] = {name: getattr(model, name) for name in names}
-    cells = samples.cells[
-        torch.from_numpy(kept[samples.cell_of % len(kept)])
-    ]  # view i is of image i modulo their number
+    # View i is of image i modulo their number.
+    of_cells, of_positions = (torch.from_numpy(kept[of % len(kept)]) for of in (samples.cell_of, samples.position_of))
+    cells = samples.cells[of_cells]
     try:
         for name, module in before.items():
             other = deepcopy(module)
             setattr(model, name, other)
             if isinstance(other, PositionGaussian):
-                positions = samples.positions[torch.from_numpy(kept[samples.position_of % len(kept)])]
-                other.fit(positions.contiguous())  # not channels last: sums would be rounded in another order
+                # Not channels last: sums would be rounded in another order.
+                other.fit(samples.positions[of_positions].contiguous())
             else:
                 other.fit(cells)
         yield

@@ -8,11 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad.defects.damage import VISIBLE, difference
+from vtad.defects.damage import RGB, VISIBLE, Float, difference
 from vtad.defects.parts import Part
 
-RGB = NDArray[np.uint8]  # (H, W, 3)
-Float = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 CHANGED = 2 * VISIBLE[1]  # levels of 255 by which a part must stand out from what fills its position

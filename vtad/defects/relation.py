@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad.defects.damage import Images, difference
-from vtad.defects.lifting import RGB, Mask, box_of, centred, laid, lift, mean_colour, mixed, soft
+from vtad.defects.damage import RGB, Images, difference
+from vtad.defects.lifting import Mask, box_of, centred, laid, lift, mean_colour, mixed, soft
 from vtad.defects.parts import Part, Parts
 
 TRIES = 8  # kinds of defect that are tried on a picture

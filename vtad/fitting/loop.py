@@ -87,9 +87,8 @@ class Loop:
         self.run, self.learner, self.sampler, self.processes = run, learner, sampler, learner.processes
         self.schedule = Schedule(learner.config, sampler.steps_an_epoch)
         self.validation = Validation(learner, held_out[:VALIDATION_IMAGES], sampler.batch_size, sampler.parts)
-        self.samples = (
-            samples  # what the scorers were fitted on, in the process that did it; None of a training that goes on
-        )
+        # What the scorers were fitted on, in the process that did it; None of a training that goes on.
+        self.samples = samples
         self.at, self.best = at, best  # the progress, and the weights with the least validation loss so far
 
     def learn(

@@ -85,16 +85,16 @@ class PositionGaussian(nn.Module):
         self.mean.copy_(known)
         dim = y.shape[1]
         z, slopes = self._fit_picture(known, y) if self.follows_picture else (torch.zeros(len(y), 0), known[:0])
-        for block in range(len(self.factor)):
-            down, across = divmod(block, self.blocks[1])
-            if across == 0:  # a row of blocks at once: the blocks overlap
-                rows = slice(max(0, BLOCK * down - REACH), BLOCK * (down + 1) + REACH)
-                stripe = y[:, :, rows].float() - known[:, :, rows]
-            columns = slice(max(0, BLOCK * across - REACH), BLOCK * (across + 1) + REACH)
-            near = stripe[..., columns] - torch.einsum("nr,rdij->ndij", z, slopes[:, :, rows, columns])
-            x = near.permute(0, 2, 3, 1).reshape(-1, dim)
-            covariance = (x.T @ x).double() / len(x) + NOISE * torch.eye(dim).double()
-            self.factor[block] = torch.linalg.inv(torch.linalg.cholesky(covariance)).to(self.factor)
+        for down in range(self.blocks[0]):
+            rows = slice(max(0, BLOCK * down - REACH), BLOCK * (down + 1) + REACH)
+            stripe = y[:, :, rows].float() - known[:, :, rows]  # of a row of blocks at once, since they overlap
+            for across in range(self.blocks[1]):
+                columns = slice(max(0, BLOCK * across - REACH), BLOCK * (across + 1) + REACH)
+                near = stripe[..., columns] - torch.einsum("nr,rdij->ndij", z, slopes[:, :, rows, columns])
+                x = near.permute(0, 2, 3, 1).reshape(-1, dim)
+                covariance = (x.T @ x).double() / len(x) + NOISE * torch.eye(dim).double()
+                factor = torch.linalg.inv(torch.linalg.cholesky(covariance))
+                self.factor[down * self.blocks[1] + across] = factor.to(self.factor)
         if self.follows_picture:
             whitened = torch.matmul(self.factor, self._in_blocks(slopes).to(self.factor))  # (R, blocks, D, 16)
             self.slopes.copy_(whitened.flatten(2).transpose(0, 1))
