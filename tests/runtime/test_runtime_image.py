@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
+from PIL.ImageFile import ImageFile
 from tiny_model import make_card
 
 from vtad_runtime.contract.card import Input
@@ -120,6 +121,30 @@ def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, name: str
     assert_array_equal(read_rgb(path), upright)
     assert image_size(path) == (upright.shape[1], upright.shape[0])
     assert_array_equal(read_mask(path), upright.any(axis=2))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.tif", "a.webp"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_to_know_the_size_of_a_picture_its_pixels_are_not_decoded(
+    name: str, orientation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(Image.new("RGB", (40, 30)), tmp_path / name, **({} if name == "a.bmp" else {"exif": exif}))
+    monkeypatch.setattr(ImageFile, "load", lambda image: pytest.fail("its pixels are decoded"))
+    assert image_size(path) == ((30, 40) if orientation == 6 and name != "a.bmp" else (40, 30))
+
+
+def test_what_a_png_says_of_its_orientation_after_its_pixels_counts_too(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = save(Image.new("RGB", (40, 30)), tmp_path / "a.png", exif=exif).read_bytes()
+    at = data.index(b"eXIf") - 4
+    end = at + 12 + int.from_bytes(data[at : at + 4])
+    path = tmp_path / "b.png"
+    path.write_bytes(data[:at] + data[end:-12] + data[at:end] + data[-12:])
+    assert image_size(path) == (30, 40)
+    assert read_rgb(path).shape == (40, 30, 3)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -122,13 +122,13 @@ def read_fitted(path: Path, spec: Input) -> tuple[NDArray[np.uint8], Placement]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) in pixels after EXIF orientation, from the header alone. Raises ImageError."""
+    """(width, height) after EXIF orientation; pixels are decoded only where a PNG says more after them. Raises ImageError."""
     with _open(path) as image:
         width, height = image.size
         if image.format == "TIFF":  # some Pillow versions swap `size` before loading, some after: the tags do not move
             tags: Any = image.tag_v2  # type: ignore[attr-defined]
             width, height = int(tags[256]), int(tags[257])
-        swapped = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        swapped = _exif(image).get(ORIENTATION, 1) in (5, 6, 7, 8)
     return (height, width) if swapped else (width, height)
 
 
@@ -173,7 +173,7 @@ def resize(array: NDArray[Level], width: int, height: int) -> NDArray[Level]:
     result: NDArray[Any] = array
     for (w, h), shrinks in _passes(array.shape[1], array.shape[0], width, height):
         result = cv2.resize(np.ascontiguousarray(result), (w, h), interpolation=_interpolation(shrinks))
-    return np.array(result).reshape(shape)  # OpenCV drops a last axis of 1
+    return (result.copy() if result is array else result).reshape(shape)  # OpenCV drops a last axis of 1
 
 
 def fit_image(rgb: NDArray[np.uint8], spec: Input) -> tuple[NDArray[np.uint8], Placement]:
@@ -184,8 +184,11 @@ def fit_image(rgb: NDArray[np.uint8], spec: Input) -> tuple[NDArray[np.uint8], P
     """
     placement = place(rgb.shape[1], rgb.shape[0], spec)
     inside = placement.inside
+    part = resize(rgb[placement.used.slices], inside.width, inside.height)
+    if inside == Box(0, 0, spec.width, spec.height):
+        return part, placement
     fitted = np.zeros((spec.height, spec.width, 3), np.uint8)
-    fitted[inside.slices] = resize(rgb[placement.used.slices], inside.width, inside.height)
+    fitted[inside.slices] = part
     return fitted, placement
 
 
@@ -324,6 +327,28 @@ def _upright(image: ImageFile) -> Image.Image:
         require_strips(cast(IO[bytes], image.fp).seek(0, os.SEEK_END), strips)
     image.load()
     return _turned(image)
+
+
+def _exif(image: ImageFile) -> Image.Exif:
+    """Pillow decodes the pixels of any PNG for what may come after them; here only where something does."""
+    if image.format == "PNG" and not _ends_with_pixels(cast(IO[bytes], image.fp)):
+        return image.getexif()
+    return Image.Image.getexif(image)
+
+
+def _ends_with_pixels(file: IO[bytes]) -> bool:
+    """Whether nothing but its end comes after the pixels of a whole PNG."""
+    before, pixels = file.tell(), False
+    try:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            if pixels and head[4:] != b"IDAT":
+                return head[4:] == b"IEND"
+            pixels = head[4:] == b"IDAT"
+            file.seek(int.from_bytes(head[:4]) + 4, os.SEEK_CUR)
+        return False
+    finally:
+        file.seek(before)
 
 
 def _turned(image: Image.Image) -> Image.Image:
