@@ -22,9 +22,9 @@ from bench.peers import compare
 from bench.table import Part, Row, put, rows, table
 from vtad.version import git
 from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.engine.callers import cores
 from vtad_runtime.engine.engines import processor
 from vtad_runtime.engine.opening import open_model
-from vtad_runtime.engine.side_by_side import cores
 
 PARTS: tuple[Part, ...] = tuple(module.PART for module in (latency, start, memory, folder, compare, training))
 LIBRARIES = ("onnxruntime", "openvino", "torch", "numpy", "opencv-python-headless")

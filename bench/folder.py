@@ -28,7 +28,7 @@ from bench.table import Part, Ratio
 from vtad_runtime.contract.image import read_fitted
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.line.run import run
-from vtad_runtime.line.wiring import batch_of, parts_of
+from vtad_runtime.line.wiring import batch_of, callers_of
 from vtad_runtime.sources.address import address
 from vtad_runtime.verdict.detector import Detector
 
@@ -75,7 +75,7 @@ def measure(asked: argparse.Namespace) -> Iterator[tuple[Ratio, float | str]]:
     model, threads = bare.model_of(asked), asked.threads
     with tempfile.TemporaryDirectory(prefix="vtad-folder-") as name:
         options = RunOptions(address(folder=name), model, threads=threads, out=Path(name) / "results", save="ng")
-        detector = Detector(model, threads, parts=parts_of(options))
+        detector = Detector(model, threads, callers=callers_of(options))
         card, batch = detector.card, batch_of(options)
         rounds = write(bare.good_pictures(asked, card, DEFECT_EVERY), Path(name), asked.pictures)
         fitted = [read_fitted(path, card.input)[0].transpose(2, 0, 1) for path in sorted(rounds[0].iterdir())]

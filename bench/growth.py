@@ -26,7 +26,7 @@ from bench import bare
 from bench.tiny import tiny_model
 from bench.used import RUN, Used, used_by
 from vtad_runtime.contract.errors import VtadError
-from vtad_runtime.engine.side_by_side import cores
+from vtad_runtime.engine.callers import cores
 
 LINEAR = 1.1  # the exponent of what counts as linear: a tenth is what measuring varies by
 SMALL = 96  # pixels of pictures that are many

@@ -62,6 +62,7 @@ def test_a_detector_opens_a_path_the_bytes_of_a_model_or_one_that_is_open() -> N
 
     class Opened:
         path, card, integrity, engine = detector.path, detector.card, detector.integrity, "mine"
+        callers = 1
 
         def run(self, batch: Any) -> Any:
             return detector_of_file.run(batch)
@@ -221,9 +222,9 @@ STAGES: dict[str, tuple[object, str]] = {
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("source", ["in", "watch:in"])
+@pytest.mark.parametrize(("source", "callers"), [("in", 1), ("in", 3), ("watch:in", 1)])
 def test_a_picture_that_fails_for_whatever_reason_costs_itself_alone(
-    source: str, stage: str, monkeypatch: pytest.MonkeyPatch
+    source: str, callers: int, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.fromarray(np.full((64, 64, 3), 20, np.uint8)).save("in/3.png")
     Image.new("L", (64, 64), 255).save("mask.png")
@@ -252,7 +253,8 @@ def test_a_picture_that_fails_for_whatever_reason_costs_itself_alone(
         if len(seen) == 4:
             stop.set()
 
-    watch(source, model, heard, stop=stop, out="out", save="all", roi_mask="mask.png")
+    detector = Detector(model, 2, callers=callers)
+    watch(source, detector, heard, stop=stop, out="out", save="all", roi_mask="mask.png")
     judged = stage in ("drawing", "encoding")
     verdicts = {Path(file).stem: j.verdict for file, j in seen.items()}
     assert verdicts == {"1": "OK", "2": "NG", "3": "NG" if judged else "ERROR", "10": "OK"}

@@ -6,9 +6,11 @@ import dataclasses
 import json
 import logging
 import os
+import statistics
 import subprocess
 import sys
-import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 from tiny_model import bad, good, make_card, references, with_references, write_model
 
@@ -26,13 +27,13 @@ from vtad_runtime import Detector, watch
 from vtad_runtime.commands.run import run
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.engine.engines import ENGINES, cache_folder
-from vtad_runtime.engine.model import ModelError, Scored
+from vtad_runtime.engine.model import ModelError
 from vtad_runtime.engine.opening import open_model
-from vtad_runtime.engine.side_by_side import side_by_side
 from vtad_runtime.sources import capture
 from vtad_runtime.verdict import engine_choice
 from vtad_runtime.verdict.engine_choice import Trial
 from vtad_runtime.verdict.engine_trial import trial
+from vtad_runtime.verdict.judgement import Judgement
 
 needs_openvino = pytest.mark.skipif(not ENGINES["openvino"].installed(), reason="needs the extra openvino")
 OPENVINO = pytest.param("openvino", marks=needs_openvino)
@@ -87,34 +88,50 @@ def test_a_model_file_is_read_once(engine: str, tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("engine", ["cpu", OPENVINO])
 @pytest.mark.parametrize("fixed", [None, 2])
-def test_a_batch_in_parts_at_once_is_judged_as_one(engine: str, fixed: int | None, tmp_path: Path) -> None:
+def test_several_callers_get_what_one_gets(engine: str, fixed: int | None, tmp_path: Path) -> None:
     card, batch = make_card(), fixed or "batch"
     outputs = tuple(dataclasses.replace(output, shape=(batch, *output.shape[1:])) for output in card.outputs)
     path = write_model(tmp_path / "m.onnx", dataclasses.replace(card, outputs=outputs), batch=batch)
     pictures = [bad(size=4 * i) for i in range(1, 8)]
     alone = Detector(path, 1)
-    for threads, parts in [(1, 1), (2, 2), (None, 3)]:
-        detector = Detector(path, threads, engine=engine, parts=parts)
-        for n in (1, 2, 5, 7):
-            for one, other in zip(alone.batch(pictures[:n]), detector.batch(pictures[:n]), strict=True):
+    for threads, callers in [(1, 1), (2, 2), (None, 3)]:
+        detector = Detector(path, threads, engine=engine, callers=callers)
+        assert detector.callers == (1 if fixed else callers)  # it would judge a picture twice
+        with ThreadPoolExecutor(callers) as pool:
+            at_once = list(pool.map(detector, pictures))
+        for results in (at_once, detector.batch(pictures), detector.batch(pictures[:2])):
+            for one, other in zip(alone.batch(pictures[: len(results)]), results, strict=True):
                 assert one.score == pytest.approx(other.score, abs=1e-5)
                 np.testing.assert_allclose(one.model_heatmap, other.model_heatmap, atol=1e-5)
                 np.testing.assert_array_equal(one.reconstruction, other.reconstruction)
 
 
-def test_what_fails_in_a_part_is_raised_once_no_part_runs() -> None:
-    running, ended = threading.Barrier(3), list[int]()
+def test_a_folder_has_the_same_rows_in_the_same_order_by_one_caller_and_by_several(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m.onnx", make_card())
+    (tmp_path / "in").mkdir()
+    for i in range(40):
+        Image.fromarray(bad(size=i % 20) if i % 3 else good()).save(tmp_path / f"in/{i:02d}.png")
 
-    def run(part: NDArray[np.uint8]) -> Scored:
-        running.wait(20)  # all at once
-        if part[0] == 1:
-            raise ModelError("the second")
-        ended.append(int(part[0]))
-        return Scored(part.astype(np.float32), part.astype(np.float32))
+    def rows(callers: int) -> list[tuple[object, ...]]:
+        found = list[Judgement]()
+        watch(tmp_path / "in", Detector(model, 2, callers=callers), found.append)
+        assert all(j.infer_ms > 0 and j.prepare_ms > 0 and j.queue_age_ms > 0 for j in found)
+        return [(j.number, j.file, j.verdict, j.score, j.result and j.result.regions) for j in found]
 
-    with pytest.raises(ModelError, match="the second"):
-        side_by_side(np.arange(3, dtype=np.uint8), 3, 1, run)
-    assert sorted(ended) == [0, 2]
+    assert len(one := rows(1)) == 40
+    assert one == rows(3)
+
+
+@pytest.mark.parametrize("callers", [1, 2])
+def test_between_two_frames_no_thread_takes_a_core(callers: int, tmp_path: Path) -> None:
+    detector = Detector(write_model(tmp_path / "m.onnx", make_card()), 2, callers=callers)
+    spent = []
+    for _ in range(10):
+        detector(good())
+        start = time.process_time()
+        time.sleep(0.05)  # what is left to capture, decoding and writing
+        spent.append(time.process_time() - start)
+    assert statistics.median(spent) < 0.005
 
 
 FIRST_PICTURES = """
@@ -122,7 +139,7 @@ import sys, threading
 import numpy as np
 from vtad_runtime.engine.openvino_engine import OpenVinoSession
 sys.setswitchinterval(1e-6)
-session, together = OpenVinoSession(sys.argv[1], 2, parts=2), threading.Barrier(6)
+session, together = OpenVinoSession(sys.argv[1], 2, callers=2), threading.Barrier(6)
 def judge():
     together.wait()
     session.verdict(np.full((1, 3, 32, 32), 100, np.uint8))

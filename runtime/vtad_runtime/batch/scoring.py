@@ -113,7 +113,7 @@ class Scorer:
         if not isinstance(frame, Frame):
             return frame
         frame = self._judge.prepare(frame)
-        if frame.prepared is None:
+        if frame.ahead is None:
             return frame
         # The pixels have served: of a large picture only what a thumbnail needs waits for the model.
         rgb = shrink(frame.rgb, LONGEST) if self._job.thumbnails else frame.rgb[:1, :1].copy()

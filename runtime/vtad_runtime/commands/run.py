@@ -239,7 +239,7 @@ SOURCE, FRAMES, VERDICT, SAVED, OTHERS, OTHER = (
     OTHER,
     "--batch",
     type=click.IntRange(1, 64),
-    help="Pictures that are judged together (--folder).  [default: 4 to 8, by the cores]",
+    help="Pictures of a folder that a GPU judges together.  [default: 4 to 8, by the cores]",
 )
 @click.version_option(package_name="vtad", prog_name="vtad-run")
 def run(source: str | None, **given: Any) -> None:

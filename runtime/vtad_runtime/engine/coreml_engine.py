@@ -83,7 +83,7 @@ class CoreMLSession:
 
         Raises ModelError: no Mac, no package of vtad-export, or one changed since, unless `allow_changed`.
         """
-        self.path, self.engine = Path(path), "coreml"
+        self.path, self.engine, self.callers = Path(path), "coreml", 1
         ct = _coremltools(self.path)
         if not (self.path / "Manifest.json").is_file():
             raise ModelError(

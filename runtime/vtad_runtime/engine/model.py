@@ -79,6 +79,7 @@ class OpenModel(Protocol):
     card: Card
     integrity: Integrity
     engine: str  # what runs it: one of `ENGINES`, or "coreml" for a package
+    callers: int  # threads that should run it at once, each with one picture; 1: batches, by all its threads
 
     def run(self, batch: NDArray[np.uint8]) -> Outputs:
         """Run (n, 3, height, width) uint8 RGB, n = 1..64. Raises ModelError."""

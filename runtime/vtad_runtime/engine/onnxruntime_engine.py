@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vtad_runtime.contract.card import AGAIN, ONNX_KEY, REFERENCES_KEY
 from vtad_runtime.contract.errors import NOT_JUDGED, one_line
+from vtad_runtime.engine.callers import cores
 from vtad_runtime.engine.declared import Port, batch_of, card_of, in_batches, names_of
 from vtad_runtime.engine.engines import CPU, CPU_PROVIDER, ENGINES, Engine, cache_folder
 from vtad_runtime.engine.integrity import integrity, opened, whole_file
@@ -30,11 +31,12 @@ from vtad_runtime.engine.model import (
     names_in,
     references_of,
 )
-from vtad_runtime.engine.side_by_side import cores, side_by_side
 from vtad_runtime.engine.subgraph import verdict_part
 
 if TYPE_CHECKING:
     from vtad_runtime.contract.references import References
+
+SPIN_US = "1000"
 
 
 class OnnxSession:
@@ -46,40 +48,43 @@ class OnnxSession:
         threads: int | None = None,
         *,
         engine: str = CPU,
-        parts: int = 1,
+        callers: int = 1,
         at_once: int = 1,
         allow_changed: bool = False,
     ) -> None:
         """Open a file, or the bytes of one, with `threads` CPU threads, at most one a core (None: onnxruntime decides).
 
-        `engine` is one of onnxruntime's among `ENGINES`; the CPU runs a batch in `parts` at once, and of each part `at_once`
-        pictures: what is computed on the way to more leaves its caches, and fills memory. Raises ModelError: it is no model of
-        vtad-export, or was changed since, unless `allow_changed`; or the engine is not there.
+        `engine` is one of onnxruntime's among `ENGINES`. The CPU runs it for `callers` at once, see `OpenModel`, and takes
+        `at_once` pictures of a batch: what is computed on the way to more leaves its caches, and fills memory. Raises
+        ModelError: it is no model of vtad-export, or was changed since, unless `allow_changed`; or the engine is not there.
         """
-        self.engine, self._parts = engine, parts if engine == CPU else 1
-        self._options = _options(threads, self._parts)
+        self.engine, self.callers = engine, callers if engine == CPU else 1
         self.path = Path(IN_MEMORY if isinstance(model, bytes) else model)
         # The bytes are kept until the whole is opened, for a file may be exchanged by then.
         self._data = model if isinstance(model, bytes) else whole_file(self.path)
         found = opened(self._data, self.path, allow_changed)
         part = verdict_part(self._data)
-        self._verdict = _open(self.path, part.model if part else self._data, self._options, ENGINES[engine])
-        self._whole = None if part else self._verdict
+        self._options, of_verdict = _options(threads, self.callers), part.model if part else self._data
+        self._verdict = _open(self.path, of_verdict, self._options, ENGINES[engine])
         inputs, self._references, text, producer = _declared(self._verdict, self.path)
         self.card = card_of(text, inputs, producer, self.path)
+        self._batch, self._at_once = batch_of(self.card), at_once if engine == CPU else MAX_BATCH
+        if self.callers > 1 and (self._batch or 1) > 1:
+            self.callers, self._options = 1, _options(threads, 1)
+            self._verdict = _open(self.path, of_verdict, self._options, ENGINES[engine])
+        self._whole = None if part else self._verdict
         outputs = [Port(o.name, o.type, tuple(o.shape)) for o in self._verdict.get_outputs()]
         self._names = names_of(inputs, part.outputs if part else outputs, self.card, self.path)
         self.integrity = found or integrity(self._data, self.path)
-        self._batch, self._at_once = batch_of(self.card), at_once if engine == CPU else MAX_BATCH
         self._opening = threading.Lock()
 
     def run(self, batch: NDArray[np.uint8]) -> Outputs:
         """Run (n, 3, height, width) uint8 RGB, n = 1..64. Raises ModelError: the run fails or breaks the contract."""
-        return self._in_parts(self._everything(), Outputs, batch)
+        return self._in_turn(self._everything(), Outputs, batch)
 
     def verdict(self, batch: NDArray[np.uint8]) -> Scored:
         """The same for score and heatmap alone. Raises ModelError."""
-        return self._in_parts(self._verdict, Scored, batch)
+        return self._in_turn(self._verdict, Scored, batch)
 
     def open_whole(self) -> None:
         """Open the whole graph now. Raises ModelError."""
@@ -96,12 +101,9 @@ class OnnxSession:
                 self._data = b""
             return self._whole
 
-    def _in_parts(self, session: ort.InferenceSession, kind: type[Found], batch: NDArray[np.uint8]) -> Found:
-        def in_turn(part: NDArray[np.uint8]) -> Found:
-            size = self._batch or min(self._at_once, len(part))
-            return in_batches(part, size, lambda taken: self._run(session, kind, taken))
-
-        return side_by_side(batch, self._parts, self._batch or 1, in_turn)
+    def _in_turn(self, session: ort.InferenceSession, kind: type[Found], batch: NDArray[np.uint8]) -> Found:
+        size = self._batch or min(self._at_once, len(batch))
+        return in_batches(batch, size, lambda taken: self._run(session, kind, taken))
 
     def _run(self, session: ort.InferenceSession, kind: type[Found], batch: NDArray[np.uint8]) -> Found:
         names = names_in(kind)
@@ -114,15 +116,18 @@ class OnnxSession:
         return checked(kind, dict(zip(names, values, strict=True)), len(batch), self.card, self.path)
 
 
-def _options(threads: int | None, parts: int) -> ort.SessionOptions:
-    """For `parts` callers at once, who are threads of the `threads` themselves."""
+def _options(threads: int | None, callers: int) -> ort.SessionOptions:
+    """For so many callers at once, who are threads of the `threads` themselves."""
     options = ort.SessionOptions()
     options.log_severity_level = 4  # errors come as exceptions; its log would repeat them on stderr
-    if parts > 1:
-        threads = max(min(threads or cores(), cores()) - parts + 1, 1)
-    options.intra_op_num_threads = min(threads or 0, os.cpu_count() or 1)  # more gain nothing
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads starve the decoders
+    if callers > 1:
+        threads = max(min(threads or cores(), cores()) - callers + 1, 1)
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # decoding needs every core
+    else:  # a thread that sleeps comes late to each operation; one that spins for long starves capture and writing
+        options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # with the run
+    options.intra_op_num_threads = min(threads or 0, os.cpu_count() or 1)  # more gain nothing
     return options
 
 

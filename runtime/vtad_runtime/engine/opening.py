@@ -22,13 +22,13 @@ def open_model(
     threads: int | None = None,
     *,
     engine: str = CPU,
-    parts: int = 1,
+    callers: int = 1,
     allow_changed: bool = False,
 ) -> OpenModel:
     """Open an .mlpackage by Core ML, another file or its bytes by an engine of `ENGINES` with `threads` CPU threads.
 
-    Engines of the CPU run a batch in `parts` at once. Core ML chooses its threads itself. Raises ModelError, also where the
-    model was changed since its export, unless `allow_changed`.
+    Engines of the CPU are made for `callers` at once, see `OpenModel`. Core ML chooses its threads itself. Raises ModelError,
+    also where the model was changed since its export, unless `allow_changed`.
     """
     if not isinstance(model, bytes) and (what := FOREIGN.get(Path(model).suffix)):
         raise ModelError(
@@ -45,8 +45,8 @@ def open_model(
     if ENGINES[engine].provider is None:
         from vtad_runtime.engine.openvino_engine import OpenVinoSession  # the extra `openvino`
 
-        return OpenVinoSession(model, threads, engine=engine, parts=parts, allow_changed=allow_changed)
-    return OnnxSession(model, threads, engine=engine, parts=parts, allow_changed=allow_changed)
+        return OpenVinoSession(model, threads, engine=engine, callers=callers, allow_changed=allow_changed)
+    return OnnxSession(model, threads, engine=engine, callers=callers, allow_changed=allow_changed)
 
 
 def is_package(model: Path | str | bytes) -> bool:

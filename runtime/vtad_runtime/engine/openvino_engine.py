@@ -36,7 +36,6 @@ from vtad_runtime.engine.model import (
     names_in,
     references_of,
 )
-from vtad_runtime.engine.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from vtad_runtime.contract.references import References
@@ -57,12 +56,12 @@ class OpenVinoSession:
         threads: int | None = None,
         *,
         engine: str = "openvino",
-        parts: int = 1,
+        callers: int = 1,
         allow_changed: bool = False,
     ) -> None:
         """Open a file, or the bytes of one, with `threads` CPU threads, at most one a core (None: all cores).
 
-        A batch runs in `parts` at once.
+        It runs for `callers` at once, see `OpenModel.callers`.
         Raises ModelError: OpenVINO is not installed or refuses the model; the processor has no bfloat16; it is no model of
         vtad-export, or was changed since, unless `allow_changed`.
         """
@@ -83,7 +82,7 @@ class OpenVinoSession:
         self._references = _text(graph, REFERENCES_KEY)
         self.integrity = found or integrity(data, self.path)
         self._batch = batch_of(self.card) or 1
-        self._parts = parts
+        self.callers = callers if self._batch == 1 else 1
         spec = self.card.input
         try:
             graph.reshape([self._batch, 3, spec.height, spec.width])
@@ -92,18 +91,18 @@ class OpenVinoSession:
             raise ModelError(
                 f"{self.path}: expected a graph that OpenVINO compiles, got {one_line(e)}; take --engine cpu"
             ) from e
-        self._compile = partial(_compiled, core, options=_options(engine, threads, parts), path=self.path)
+        self._compile = partial(_compiled, core, options=_options(engine, threads, self.callers), path=self.path)
         self._verdict = _Requests(self._compile(part))
         self._graph, self._opening = graph, threading.Lock()
         self._whole: _Requests | None = None
 
     def run(self, batch: NDArray[np.uint8]) -> Outputs:
         """Run (n, 3, height, width) uint8 RGB, n = 1..64. Raises ModelError: the run fails or breaks the contract."""
-        return self._in_parts(self._everything(), Outputs, batch)
+        return self._in_turn(self._everything(), Outputs, batch)
 
     def verdict(self, batch: NDArray[np.uint8]) -> Scored:
         """The same for score and heatmap alone. Raises ModelError."""
-        return self._in_parts(self._verdict, Scored, batch)
+        return self._in_turn(self._verdict, Scored, batch)
 
     def open_whole(self) -> None:
         """Compile the whole graph now. Raises ModelError."""
@@ -119,11 +118,8 @@ class OpenVinoSession:
                 self._whole, self._graph = _Requests(self._compile(self._graph)), None
             return self._whole
 
-    def _in_parts(self, requests: _Requests, kind: type[Found], batch: NDArray[np.uint8]) -> Found:
-        def in_turn(part: NDArray[np.uint8]) -> Found:
-            return in_batches(part, self._batch, lambda taken: self._run(requests, kind, taken))
-
-        return side_by_side(batch, self._parts, self._batch, in_turn)
+    def _in_turn(self, requests: _Requests, kind: type[Found], batch: NDArray[np.uint8]) -> Found:
+        return in_batches(batch, self._batch, lambda taken: self._run(requests, kind, taken))
 
     def _run(self, requests: _Requests, kind: type[Found], batch: NDArray[np.uint8]) -> Found:
         try:
@@ -200,12 +196,12 @@ def _make_tables(openvino: Any) -> None:
             openvino.Tensor(np.zeros(1, kind)).data.copy()
 
 
-def _options(engine: str, threads: int | None, parts: int) -> dict[str, Any]:
+def _options(engine: str, threads: int | None, callers: int) -> dict[str, Any]:
     folder = cache_folder(engine)  # its own: taken for bfloat16, a graph in float32 ends the process
     return {
         "INFERENCE_PRECISION_HINT": PRECISION[engine],
         "INFERENCE_NUM_THREADS": min(threads or os.cpu_count() or 1, os.cpu_count() or 1),
-        "NUM_STREAMS": parts,  # 1: one picture as fast as can be
+        "NUM_STREAMS": callers,  # 1: one picture as fast as can be
         **({"CACHE_DIR": str(folder)} if folder else {}),
     }
 

@@ -78,7 +78,9 @@ def build(
     frames: Capture | FolderFrames | None = None
     if source.kind == "folder":
         files, batch = wiring.find_files(options), wiring.batch_of(options)
-        frames = FolderFrames(files.files, full_scale, wiring.geometry_of(options), judge.prepare, batch, room)
+        frames = FolderFrames(
+            files.files, full_scale, wiring.geometry_of(options), judge.prepare, batch, room, wiring.readers_of(options)
+        )
     elif source.kind == "watch":
         if not Path(source.where).is_dir():
             raise SourceError(f"{source.where}: expected a folder to watch, got none there; check the path")

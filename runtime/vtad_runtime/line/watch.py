@@ -11,7 +11,7 @@ from typing import Any
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.line.run import run
 from vtad_runtime.line.summary import Summary
-from vtad_runtime.line.wiring import parts_of
+from vtad_runtime.line.wiring import callers_of
 from vtad_runtime.sources.address import parse
 from vtad_runtime.verdict.detector import Detector
 from vtad_runtime.verdict.judgement import Calls, Judgement
@@ -56,7 +56,7 @@ def watch(
     asked = RunOptions(parse(str(source)), Path(model) if isinstance(model, str | Path) else None, **options)
     if isinstance(model, bytes):
         changed = asked.allow_changed
-        model = Detector(model, asked.threads, engine=asked.engine, parts=parts_of(asked), allow_changed=changed)
+        model = Detector(model, asked.threads, engine=asked.engine, callers=callers_of(asked), allow_changed=changed)
     stopped: Callable[[], bool] = stop.is_set if isinstance(stop, Event) else stop or (lambda: False)
     detector = model if isinstance(model, Detector) else None
     return run(asked, stopped, detector=detector, outputs=[] if on_result is None else [Calls(on_result)])

@@ -22,8 +22,8 @@ from vtad_runtime.contract.errors import USAGE, VtadError
 from vtad_runtime.contract.json_values import finite, iso_utc
 from vtad_runtime.contract.log import note, warning
 from vtad_runtime.contract.threshold.conformal import REVIEW, review_level
+from vtad_runtime.engine.callers import MOST, callers_for, cores
 from vtad_runtime.engine.opening import newest_model
-from vtad_runtime.engine.side_by_side import parts_for
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.outputs.json_lines import JsonLines
 from vtad_runtime.outputs.pictures import PictureOptions
@@ -74,8 +74,8 @@ def open_detector(options: RunOptions) -> tuple[Detector, Callable[[], bool]]:
     That may take minutes where they were never tried, so it is called when all else is known to work; it says whether another
     engine runs the model now. Both raise ModelError.
     """
-    path, parts, changed = options.model or newest_model(), parts_of(options), options.allow_changed
-    choice = EngineChoice(path, options.threads, options.engine, parts=parts, allow_changed=changed)
+    path, callers, changed = options.model or newest_model(), callers_of(options), options.allow_changed
+    choice = EngineChoice(path, options.threads, options.engine, callers=callers, allow_changed=changed)
     first = choice.first()
     detector = Detector(first)
     card = detector.card
@@ -97,17 +97,24 @@ def open_detector(options: RunOptions) -> tuple[Detector, Callable[[], bool]]:
     return detector, prove
 
 
-def parts_of(options: RunOptions) -> int:
-    """In how many parts the model runs a batch at once: one where a verdict is waited for."""
+def callers_of(options: RunOptions) -> int:
+    """How many threads judge at once: one where a verdict is waited for."""
     address = options.address
     return (
-        parts_for(options.threads) if address and address.kind == "folder" and not Path(address.where).is_file() else 1
+        callers_for(options.threads)
+        if address and address.kind == "folder" and not Path(address.where).is_file()
+        else 1
     )
 
 
 def batch_of(options: RunOptions) -> int:
     """Pictures of a folder that are judged together."""
-    return options.batch or max(BATCH, 2 * parts_of(options))
+    return options.batch or max(BATCH, 2 * callers_of(options))
+
+
+def readers_of(options: RunOptions) -> int:
+    """Threads that decode a folder; where the model has several callers, they are these."""
+    return max(min(cores() // 2, MOST), callers_of(options))
 
 
 def geometry_of(options: RunOptions) -> Geometry:

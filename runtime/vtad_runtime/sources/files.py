@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -30,8 +29,9 @@ class FolderFrames:
         prepare: Callable[[Frame], Frame],
         ahead: int,
         room: Room,
+        threads: int,
     ) -> None:
-        """`full_scale` is white in 16 bits. `prepare` is done to each frame in the decoding threads.
+        """`full_scale` is white in 16 bits. `prepare` is done to each frame in the `threads` that decode.
 
         `ahead` files are decoded before they are asked for, none before it has `room`, where whoever writes it lets it leave.
         """
@@ -39,7 +39,6 @@ class FolderFrames:
         self._full_scale, self._geometry, self._prepare, self._room = full_scale, geometry, prepare, room
         self._stopping, self._last_held = Event(), Event()
         self._last_held.set()
-        threads = min(max((os.cpu_count() or 1) // 2, 1), 4)
         self._ahead = ahead + threads
         self._files = enumerate(files, start=1)
         self._left = len(files)

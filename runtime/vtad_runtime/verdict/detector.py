@@ -122,20 +122,20 @@ class Detector:
         threads: int | None = None,
         *,
         engine: str = CPU,
-        parts: int = 1,
+        callers: int = 1,
         review: float = REVIEW,
         allow_changed: bool = False,
     ) -> None:
         """Open a model of vtad-export with `threads` CPU threads (None: onnxruntime decides).
 
         An .onnx anywhere, or its bytes; an .mlpackage on a Mac with the extra `apple`; or a model that is open already. `engine`:
-        one of `ENGINES`, or "auto", see `open_proven`. In `parts` at once a CPU runs a batch: more pictures a second than with
-        all threads on each operation, and a picture alone takes longer. Of good pictures at most the share `review` is UNSURE or
-        NG, see `review_level`; 0: none is UNSURE for its score. Raises ModelError, also where the model is not as it was
-        exported, unless `allow_changed`; `integrity` says what was changed.
+        one of `ENGINES`, or "auto", see `open_proven`. `callers`: so many threads of yours judge at once, each one picture; a CPU
+        then gives more pictures a second than with all its threads on each operation, and a picture alone takes longer. Of good
+        pictures at most the share `review` is UNSURE or NG, see `review_level`; 0: none is UNSURE for its score. Raises
+        ModelError, also where the model is not as it was exported, unless `allow_changed`; `integrity` says what was changed.
         """
         if isinstance(model, Path | str | bytes):
-            model = open_proven(model, threads, engine, parts=parts, allow_changed=allow_changed)
+            model = open_proven(model, threads, engine, callers=callers, allow_changed=allow_changed)
         self._session = model
         self.path, self.card, self.integrity = model.path, model.card, model.integrity
         self.unsure_from = review_level(self.card.calibration, review)
@@ -144,6 +144,11 @@ class Detector:
     def engine(self) -> str:
         """What runs the model."""
         return self._session.engine
+
+    @property
+    def callers(self) -> int:
+        """How many threads should judge at once, each one picture; 1: batches."""
+        return self._session.callers
 
     def run_by(self, opened: OpenModel) -> None:
         """Go on with the same model, opened by another engine; no picture is in hand."""
@@ -183,7 +188,9 @@ class Detector:
             got = f"{rgb.shape} {rgb.dtype}" if array else type(rgb).__name__
             raise ValueError(f"picture: expected an RGB array (H, W, 3) of uint8, got {got}; give files by their path")
         fitted, placement = fit_image(rgb, self.card.input)
-        return Prepared(np.ascontiguousarray(fitted.transpose(2, 0, 1)), placement, doubt)  # (3, height, width)
+        pixels = np.empty((3, *fitted.shape[:2]), np.uint8)
+        cv2.split(fitted, list(pixels))
+        return Prepared(pixels, placement, doubt)
 
     def judge(self, prepared: list[Prepared], *, explain: bool = False) -> list[Result]:
         """Run prepared pictures, in batches of at most 64. Raises ModelError.

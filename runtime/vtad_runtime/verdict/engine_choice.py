@@ -43,13 +43,13 @@ class Trial:
 
 
 def open_proven(
-    model: Path | str | bytes, threads: int | None, engine: str, *, parts: int = 1, allow_changed: bool = False
+    model: Path | str | bytes, threads: int | None, engine: str, *, callers: int = 1, allow_changed: bool = False
 ) -> OpenModel:
     """Open a model by an engine that is proven here; `auto` takes the fastest of those that are installed.
 
-    `parts`: see `open_model`. Raises ModelError: the engine is not there, or judges reference pictures otherwise.
+    `callers`: see `open_model`. Raises ModelError: the engine is not there, or judges reference pictures otherwise.
     """
-    return EngineChoice(model, threads, engine, parts=parts, allow_changed=allow_changed).proven()
+    return EngineChoice(model, threads, engine, callers=callers, allow_changed=allow_changed).proven()
 
 
 class EngineChoice:
@@ -61,13 +61,13 @@ class EngineChoice:
         threads: int | None,
         engine: str,
         *,
-        parts: int = 1,
+        callers: int = 1,
         allow_changed: bool = False,
     ) -> None:
         """See `open_proven`. Nothing is opened yet, and nothing tried. Raises ModelError: there is no such engine."""
         if engine not in (*ENGINES, AUTO):
             raise ModelError(f"engine: expected one of {', '.join((AUTO, *ENGINES))}, got {engine}")
-        self._model, self._threads, self._parts, self._allow_changed = model, threads, parts, allow_changed
+        self._model, self._threads, self._callers, self._allow_changed = model, threads, callers, allow_changed
         self._engine, self._known, self._due = engine, _Known(None), tuple[str, ...]()
         self._stopped = ""  # engines whose trial was stopped by Ctrl-C or SIGTERM: nothing is known of them
         if isinstance(model, bytes) or engine == CPU or (engine == AUTO and (is_package(model) or not others())):
@@ -142,7 +142,7 @@ class EngineChoice:
 
     def _opened(self, engine: str) -> OpenModel:
         return open_model(
-            self._model, self._threads, engine=engine, parts=self._parts, allow_changed=self._allow_changed
+            self._model, self._threads, engine=engine, callers=self._callers, allow_changed=self._allow_changed
         )
 
 

@@ -54,14 +54,15 @@ class FrameChecks:
         `rgb` is the frame (H, W, 3), `fitted` the same as the model sees it (h, w, 3) without padding, `captured` its
         time.monotonic().
         """
-        sample = rgb[:: _step(rgb.shape[0]), :: _step(rgb.shape[1])]  # (h, w, 3)
+        height, width = (min(side, SAMPLES) for side in rgb.shape[:2])
+        sample = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)  # (h, w, 3)
         frozen = self._frozen(rgb, sample, captured) if "frozen" in self._checks else None
         return frozen or self._exposure(sample) or (self._defocus(fitted) if "focus" in self._checks else None)
 
     def _frozen(self, rgb: NDArray[np.uint8], sample: NDArray[np.uint8], captured: float) -> str | None:
         same = self._same
         if same is None or not np.array_equal(sample, same.sample) or not np.array_equal(rgb, same.rgb):
-            self._same = _Same(rgb, np.ascontiguousarray(sample), captured)
+            self._same = _Same(rgb, sample, captured)
             return None
         same.frames += 1
         seconds = captured - same.since
@@ -70,13 +71,13 @@ class FrameChecks:
         return f"frozen picture: the same pixels for {seconds:.1f} s, {same.frames} frames"
 
     def _exposure(self, sample: NDArray[np.uint8]) -> str | None:
-        red, green, blue = sample[:, :, 0], sample[:, :, 1], sample[:, :, 2]  # each (h, w): much faster than an axis
+        red, green, blue = cv2.split(sample)  # each (h, w): much faster than an axis
         if "black" in self._checks:
-            dark = float((np.maximum(np.maximum(red, green), blue) < DARK).mean())
+            dark = np.count_nonzero(np.maximum(np.maximum(red, green), blue) < DARK) / red.size
             if dark >= SHARE:
                 return f"black picture: {dark:.1%} of the pixels below {DARK} of 255"
         if "saturated" in self._checks:
-            bright = float((np.minimum(np.minimum(red, green), blue) >= BRIGHT).mean())
+            bright = np.count_nonzero(np.minimum(np.minimum(red, green), blue) >= BRIGHT) / red.size
             if bright >= SHARE:
                 return f"saturated picture: {bright:.1%} of the pixels at {BRIGHT} of 255 or above"
         return None
@@ -112,7 +113,3 @@ def sharpness(rgb: NDArray[np.uint8]) -> float | None:
 
 def _detail(grey: NDArray[np.uint8]) -> float:
     return float(cv2.Laplacian(grey, cv2.CV_32F).var())
-
-
-def _step(size: int) -> int:
-    return max(1, size // SAMPLES)

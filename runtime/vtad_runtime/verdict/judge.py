@@ -9,14 +9,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import cv2
+
 from vtad_runtime.contract.errors import VtadError, why
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.verdict.alarm import Alarm, AlarmRule
-from vtad_runtime.verdict.detector import Detector, Prepared, Result, agreeing
+from vtad_runtime.verdict.detector import Detector, Result, agreeing
 from vtad_runtime.verdict.explanation import MapsError
 from vtad_runtime.verdict.frame_check import FrameChecks
 from vtad_runtime.verdict.geometry import Misfit
-from vtad_runtime.verdict.judgement import Frame, Judgement, Unusable
+from vtad_runtime.verdict.judgement import Ahead, Frame, Judgement, Unusable
 from vtad_runtime.verdict.mask import Mask
 from vtad_runtime.verdict.verdict import Verdict, conclude
 
@@ -37,7 +39,7 @@ class _Ready(NamedTuple):
     """A frame that the model can take."""
 
     frame: Frame
-    prepared: Prepared
+    ahead: Ahead
     doubt: str | None  # why it is not to be trusted
     queue_age_ms: float
     prepare_ms: float
@@ -54,11 +56,15 @@ class Judge:
         self._alarm = Alarm(rules.alarm) if rules.alarm is not None else None
 
     def prepare(self, frame: Frame) -> Frame:
-        """The frame with its pixels fitted to the model: work that the threads of a source can do ahead."""
-        start = time.monotonic()
+        """The frame with its pixels fitted to the model, and seen by it where that has several callers: work to be done ahead."""
         with suppress(Exception):  # the judge finds the same, and says it
-            prepared = self._detector.prepare(frame.rgb, frame.doubt)
-            return dataclasses.replace(frame, prepared=prepared, prepare_ms=1000 * (time.monotonic() - start))
+            ahead = self._fitted(frame)
+            if self._detector.callers > 1:
+                start = time.monotonic()
+                (result,) = self._detector.judge([ahead.prepared], explain=self._explain)
+                times = 1000 * (start - frame.captured), 1000 * (time.monotonic() - start)
+                ahead = Ahead(ahead.prepared, ahead.prepare_ms, result, *times)
+            return dataclasses.replace(frame, ahead=ahead)
         return frame
 
     def judge(self, frames: Sequence[Frame | Unusable]) -> list[Judgement]:
@@ -68,11 +74,9 @@ class Judge:
         """
         taken = [self._ready(frame) for frame in frames]
         ready = [item for item in taken if isinstance(item, _Ready)]
-        start = time.monotonic()
-        results = iter(self._results(ready))
+        results = iter(self._seen(ready))
         done = time.monotonic()
-        infer_ms = 1000 * (done - start) / max(len(ready), 1)
-        said = [self._said(item, next(results), done, infer_ms) if isinstance(item, _Ready) else item for item in taken]
+        said = [self._said(item, *next(results), done) if isinstance(item, _Ready) else item for item in taken]
         if self._alarm is not None:
             said = [dataclasses.replace(j, alarm=self._alarm.add(j.verdict, j.score)) for j in said]
         return said
@@ -91,27 +95,43 @@ class Judge:
             return dataclasses.replace(self._error(frame, frame.reason), misfit=frame.misfit)
         start = time.monotonic()
         try:
-            prepared = frame.prepared or self._detector.prepare(frame.rgb, frame.doubt)
-            fitted = prepared.pixels[:, *prepared.placement.inside.slices].transpose(1, 2, 0)  # (h, w, 3), no padding
-            doubt = self._checks.look(frame.rgb, fitted, frame.captured) or frame.doubt
+            ahead = frame.ahead or self._fitted(frame)
+            before = time.monotonic()
+            planes = ahead.prepared.pixels[:, *ahead.prepared.placement.inside.slices]  # (3, h, w), no padding
+            doubt = self._checks.look(frame.rgb, cv2.merge(list(planes)), frame.captured) or frame.doubt
         except Exception as e:  # whatever it is, it costs this picture alone
             return dataclasses.replace(self._error(frame, _failed(e)), frame=frame)
-        prepare_ms = frame.prepare_ms + 1000 * (time.monotonic() - start)
-        return _Ready(frame, prepared, doubt, 1000 * (start - frame.captured), prepare_ms)
+        age_ms = 1000 * (start - frame.captured) if ahead.result is None else ahead.queue_age_ms
+        return _Ready(frame, ahead, doubt, age_ms, ahead.prepare_ms + 1000 * (time.monotonic() - before))
+
+    def _fitted(self, frame: Frame) -> Ahead:
+        """Raises ValueError, ImageError."""
+        start = time.monotonic()
+        prepared = self._detector.prepare(frame.rgb, frame.doubt)
+        return Ahead(prepared, 1000 * (time.monotonic() - start))
+
+    def _seen(self, ready: list[_Ready]) -> list[tuple[Result | str, float]]:
+        """What the model says of each, or why that failed, and the milliseconds that it took. Raises ModelError."""
+        start = time.monotonic()
+        waiting = [item for item in ready if item.ahead.result is None]
+        results = iter(self._results(waiting))
+        share = 1000 * (time.monotonic() - start) / max(len(waiting), 1)
+        ahead = [item.ahead for item in ready]
+        return [(next(results), share) if a.result is None else (a.result, a.infer_ms) for a in ahead]
 
     def _results(self, ready: list[_Ready]) -> Sequence[Result | str]:
         """What the model says of each, or why that failed. Raises ModelError."""
         try:
-            return self._detector.judge([item.prepared for item in ready], explain=self._explain)
+            return self._detector.judge([item.ahead.prepared for item in ready], explain=self._explain)
         except ModelError:
             raise
         except Exception as e:
             return [_failed(e)] if len(ready) == 1 else [found for item in ready for found in self._results([item])]
 
-    def _said(self, ready: _Ready, result: Result | str, done: float, infer_ms: float) -> Judgement:
+    def _said(self, ready: _Ready, result: Result | str, infer_ms: float, done: float) -> Judgement:
         frame, misfit = ready.frame, False
         if isinstance(result, str):
-            return dataclasses.replace(self._error(frame, result), frame=dataclasses.replace(frame, prepared=None))
+            return dataclasses.replace(self._error(frame, result), frame=dataclasses.replace(frame, ahead=None))
         if self._rules.mask is not None:
             try:
                 result = self._rules.mask.apply(result)
@@ -134,7 +154,7 @@ class Judge:
         return dataclasses.replace(
             self._error(frame, reason),
             verdict=verdict,
-            frame=dataclasses.replace(frame, prepared=None),
+            frame=dataclasses.replace(frame, ahead=None),
             result=result,
             queue_age_ms=ready.queue_age_ms,
             prepare_ms=ready.prepare_ms,

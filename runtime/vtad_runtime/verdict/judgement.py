@@ -19,6 +19,17 @@ STAGES = ("capture", "queue_age", "prepare", "infer", "write")
 
 
 @dataclass(frozen=True, eq=False)
+class Ahead:
+    """What of a frame's judgement the threads of its source have done."""
+
+    prepared: Prepared
+    prepare_ms: float  # fitting it to the model's input
+    result: Result | None = None  # where the model has seen it already
+    queue_age_ms: float = 0.0  # from capture to the start of that
+    infer_ms: float = 0.0  # how long that took
+
+
+@dataclass(frozen=True, eq=False)
 class Frame:
     """One picture of a source, after region, rotation and flip."""
 
@@ -30,8 +41,7 @@ class Frame:
     rgb: NDArray[np.uint8]  # (H, W, 3)
     path: str | None = None  # of the file, where the frame is one
     doubt: str | None = None  # why its pixels are not to be trusted
-    prepared: Prepared | None = None  # fitted to the model already, where the source's threads did that
-    prepare_ms: float = 0.0  # which took so long
+    ahead: Ahead | None = None
 
 
 @dataclass(frozen=True, eq=False)
