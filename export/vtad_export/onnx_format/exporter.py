@@ -120,8 +120,9 @@ def to_onnx(
             )
             card = write_graph(model, dataclasses.replace(card, parity=parity), beside, material.references)
             pixels = np.concatenate([sample.good, sample.defective]).transpose(0, 3, 1, 2)  # (N, 3, H, W)
-            constants = read_back(beside, card, whole, arranged, detector, pixels, allowed, material.references)
-            check_from_file(beside, card, sample, found.scores, allowed, flipped)
+            held = Limits(parity.tolerance, allowed.flips)
+            constants = read_back(beside, card, whole, arranged, detector, pixels, held, material.references)
+            check_from_file(beside, card, sample, found.scores, held, flipped)
         except ModelError as e:
             raise ParityError(f"the onnx artefact does not run: {e}; nothing was kept") from e
         report = {**dataclasses.asdict(parity), "constants": dataclasses.asdict(constants)}

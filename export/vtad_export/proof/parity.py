@@ -2,8 +2,9 @@
 
 The score's error is in spreads of the calibration scores, those of the maps are z-scores: in full up to the level at which they
 decide, the threshold and the pixel threshold; relative to that level beyond it, where a defect sends a map to a hundred and
-float32 itself promises no more. A verdict that differs is a flip, and one is too many unless more were allowed. Not so on images
-that were graded to lie at the threshold: there any error can flip a verdict, and the error itself is what is held to its limit.
+float32 itself promises no more. What only is looked at may be off as far as `rounding` moves it. A verdict that differs is a
+flip, and one is too many unless more were allowed. Not so on images that were graded to lie at the threshold: there any error can
+flip a verdict, and the error itself is what is held to its limit.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from vtad.data.batches import batches
 from vtad.models.detector import Detector, Judgement
 from vtad_export.proof.errors import ParityError, RoundingError
 from vtad_export.proof.material import Execute, Samples, Values
+from vtad_export.proof.rounding import moved_by_rounding
 from vtad_export.proof.tolerance import COMPRESSED, TOLERANCE, Limits
 from vtad_runtime.contract.card import Calibration, Near, Parity
 from vtad_runtime.contract.references import LARGEST, largest_error
@@ -27,6 +29,7 @@ from vtad_runtime.contract.threshold.conformal import spread
 
 BATCH = 4
 NAMED = 5  # flips that an error names
+ROUNDINGS = 4  # times what rounding alone moves, an output may be off that decides nothing
 FAULT = "install the versions of constraints.txt and export again, or report it"
 
 
@@ -61,6 +64,9 @@ class Comparison:
     near: Near | None  # on the graded images, where there are any
     flipped: tuple[Flip, ...]  # all verdicts that differ, by image
     fallback: FallbackComparison | None
+    rounding: dict[
+        str, float
+    ]  # what rounding alone moves, of outputs that are off by more than float32 promises as a rule
 
 
 def prove(
@@ -113,7 +119,23 @@ def compare(
         _near(judged[sample.ungraded :], near_error, sum(flip.near for flip in flipped), calibration),
         tuple(flipped),
         FallbackComparison(fallback_worst, apart, fallback_flips) if sample.fallback else None,
+        _rounding(detector, sample, calibration, worst, tolerance),
     )
+
+
+def _rounding(
+    detector: Detector,
+    sample: Samples,
+    calibration: Calibration,
+    worst: Mapping[str, float],
+    tolerance: Mapping[str, float],
+) -> dict[str, float]:
+    """By output that decides nothing and is off by more than the limit of float32, if that is its limit."""
+    weights = {"ssim_map": detector.ssim_weight, "density_map": detector.density_weight}
+    looked_at = ["reconstruction", *(name for name, weight in weights.items() if weight == 0)]
+    over = [name for name in looked_at if worst[name] > TOLERANCE[name] == tolerance.get(name)]
+    moved = moved_by_rounding(detector, sample.images, calibration) if over else {}
+    return {name: moved[name] for name in over}
 
 
 def accept(
@@ -134,10 +156,11 @@ def accept(
     flipped = tuple(flip for flip in found.flipped if not flip.near)
     flips, images = len(flipped), sample.ungraded + tests
     worst = found.max_error
+    limit = {**tolerance, **{k: max(tolerance[k], ROUNDINGS * moved) for k, moved in found.rounding.items()}}
     over = [
-        f"{name} {error:.2e}" + (f" (at most {tolerance[name]:.2g})" if name in tolerance else "")
+        f"{name} {error:.2e}" + (f" (at most {limit[name]:.2g})" if name in limit else "")
         for name, error in worst.items()
-        if not error <= tolerance.get(name, LARGEST)
+        if not error <= limit.get(name, LARGEST)
     ]
     allowed = tolerance.flips if isinstance(tolerance, Limits) else 0
     if flips > allowed:
@@ -162,7 +185,7 @@ def accept(
         images_good=len(sample.good),
         images_defective=len(sample.defective),
         max_error=worst,
-        tolerance={name: tolerance[name] for name in worst if name in tolerance},
+        tolerance={name: limit[name] for name in worst if name in limit},
         verdict_flips=flips,
         near=found.near,
     )
