@@ -25,8 +25,8 @@ from vtad.models.segmentation_head import damaged_share
 from vtad_runtime.contract.progress import Bar
 
 Weights = tuple[float, ...]  # of patch memory, feature GMM, position Gaussian and context density
-# Of the first three, in the order tried. Patch memory or feature GMM, never both: each costs a quarter of the arithmetic. The
-# position Gaussian is active unless it harms, the feature GMM when it helps.
+# Of the first three. Patch memory or feature GMM, never both: each costs a quarter of the arithmetic. The position Gaussian is
+# active unless it harms, the feature GMM when it helps.
 FITTED_WEIGHTS = tuple((1.0 - gmm, gmm, position, 0.0) for gmm in (0.0, 1.0) for position in (1.0, 0.0))
 EARNED = 2e-3  # mean of image AUROC and AUPRO that weights tried later must add: less is noise
 CONTEXT_WEIGHTS = (1.0, 0.5, 0.25)  # without parts: the first that costs little enough is taken, or none
@@ -211,13 +211,17 @@ class Trial(NamedTuple):
 
 
 def _choose_fitted(trial: Trial, found: dict[Weights, Quality]) -> Weights:
-    """The best of `FITTED_WEIGHTS` on damage; the quality of each goes into `found`."""
-    best = FITTED_WEIGHTS[0]
-    for weights in FITTED_WEIGHTS:
-        found[weights] = trial.quality(weights)(trial.every())
-        if found[weights].damage > found[best].damage + EARNED:
-            best = weights
-    return best
+    """The best of `FITTED_WEIGHTS` on damage: the feature GMM where it is ahead by more than chance may put it.
+
+    The quality of each goes into `found`.
+    """
+    found |= {weights: trial.quality(weights)(trial.every()) for weights in FITTED_WEIGHTS}
+    memory, gmm = (
+        without if found[without].damage > found[with_position].damage + EARNED else with_position
+        for with_position, without in (FITTED_WEIGHTS[:2], FITTED_WEIGHTS[2:])
+    )
+    ahead = found[gmm].damage - found[memory].damage
+    return gmm if ahead > EARNED and ahead > _chance(trial)(memory, gmm) else memory
 
 
 def _choose_for_damage(trial: Trial, found: dict[Weights, Quality]) -> Weights:
@@ -249,19 +253,24 @@ def _choose_for_both(trial: Trial, found: dict[Weights, Quality]) -> Weights:
 
 def _cheap(trial: Trial, before: Weights, found: dict[Weights, Quality]) -> Callable[[Weights], bool]:
     """Whether other weights than `before` cost no more quality on damage than `MAY_COST`, nor than chance may."""
+    chance = _chance(trial)
+
+    def cheap(after: Weights) -> bool:
+        cost = found[before].damage - found[after].damage
+        return cost <= 0 or (cost <= MAY_COST and cost <= chance(before, after))
+
+    return cheap
+
+
+def _chance(trial: Trial) -> Callable[[Weights, Weights], float]:
+    """How far chance may put two qualities on damage apart: `CHANCE` standard errors of their difference."""
 
     @cache
     def resampled(weights: Weights) -> NDArray[np.float64]:
         of = trial.quality(weights)
         return np.array([of(drawn).damage for drawn in trial.resampled()])
 
-    def cheap(after: Weights) -> bool:
-        cost = found[before].damage - found[after].damage
-        if cost <= 0 or cost > MAY_COST:
-            return cost <= 0
-        return cost <= CHANCE * float(np.std(resampled(before) - resampled(after)))
-
-    return cheap
+    return lambda one, other: CHANCE * float(np.std(resampled(one) - resampled(other)))
 
 
 def _look(
