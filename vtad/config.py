@@ -55,6 +55,7 @@ class Config:
     patch_size: int = 16  # pixels a side of one token
     embed_dim: int = 192  # width of a token
     heads: int = 6
+    query_key_norm: bool = True  # bounds the logits of attention, see vtad.backbones.layers
     depth: int = 1  # encoder blocks
     decoder_depth: int = 1  # decoder blocks
     mlp_dim: int = 768  # hidden width of a block's MLP
@@ -174,6 +175,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "patch_size": 64,
         "embed_dim": 512,
         "heads": 8,
+        "query_key_norm": False,
         "depth": 6,
         "decoder_depth": 0,
         "mlp_dim": 1024,

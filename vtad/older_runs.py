@@ -41,6 +41,7 @@ def config_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
         "preset_file": "",
         "shift": 0.06,
         "picture_directions": 0,
+        "query_key_norm": False,
         **{_FIELDS.get(name, name): value for name, value in values.items()},
     }
 

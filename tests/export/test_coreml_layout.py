@@ -196,7 +196,9 @@ def test_the_package_has_convolutions_and_norms_for_the_transformer_and_no_linea
     read = read_program(packaged.path)
     kinds = [op.kind for op in read.operations]
     norms = [op for op in read.operations if op.kind == "layer_norm"]
-    assert len(norms) == 2 + 2 + 1  # a block of the encoder, one of the decoder, the last
+    assert (
+        len(norms) == 2 + 2 + 1 + 2 * 2 * 2
+    )  # a block of the encoder, one of the decoder, the last; queries and keys of two heads
     assert all(len(op.outputs[0].shape) == 4 and op.outputs[0].shape[2] == 1 for op in norms)
     assert "rsqrt" not in kinds
     network = {op.outputs[0].dtype.__name__ for op in read.operations if op.kind in ("linear", "split")}

@@ -354,7 +354,7 @@ def test_int8_weights_are_read_executed_and_held_to_half_a_step(
     assert 0 < np.abs(got["reconstruction"] - expected["reconstruction"]).max() < 0.05
     name = next(iter(eight.steps))
     held: Any = eight.constants[name]
-    held.flat[0] += eight.steps[name].flat[0]
+    held.flat[0] += 2 * eight.steps[name].flat[0]  # one may lead from half a step below to half a step above
     assert difference(eight, full) is not None
 
 

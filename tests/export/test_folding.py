@@ -86,7 +86,7 @@ def test_it_judges_as_the_trained_one_does(name: Preset, changes: dict[str, Any]
         expected, got = detector(pixels), folded(detector)(pixels)
     for output, value in expected._asdict().items():
         size = value.abs().clamp_min(1)
-        assert value.std() > 0.003, output
+        assert value.std() > 0.002, output
         assert ((getattr(got, output) - value).abs() / size).max() <= 1e-4, output
 
 
@@ -114,7 +114,7 @@ MOST = {
     "Squeeze": 6,
     "Concat": 5,
     "AveragePool": 5,
-    "LayerNormalization": 5,
+    "LayerNormalization": 9,  # 4 a block, the last
     "ReduceMax": 4,
     "Resize": 4,
     "ReduceSum": 4,

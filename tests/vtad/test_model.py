@@ -11,7 +11,7 @@ from tiny_run import tiny
 from torch import Tensor
 
 from vtad.backbones.efficientnet import read_weights
-from vtad.backbones.layers import Registers, to_pixels, to_tokens
+from vtad.backbones.layers import Attention, Registers, to_pixels, to_tokens
 from vtad.config import Config, preset
 from vtad.fitting.feature_statistics import fit_statistics
 from vtad.models.autoencoder import Autoencoder
@@ -38,6 +38,18 @@ def fitted(config: Config) -> Autoencoder:
 def image(config: Config, batch: int = 2, seed: int = 1) -> Tensor:
     shape = (batch, 3, config.image_height, config.image_width)
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def test_queries_and_keys_of_any_length_attend_alike() -> None:
+    torch.manual_seed(0)
+    attention, x = Attention(32, 2, query_key_norm=True), torch.randn(2, 9, 32)
+    before = attention(x)
+    for parameter in (attention.qkv.weight, attention.qkv.bias):
+        parameter[:64] *= 1e4  # so would training do that wants to attend to one token alone
+    torch.testing.assert_close(attention(x), before, rtol=1e-4, atol=1e-5)
+    attention.gain = None
+    assert (attention(x) - before).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("registers", [0, 4])

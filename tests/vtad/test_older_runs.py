@@ -70,7 +70,8 @@ def test_what_has_the_names_of_today_stays_as_it_is(trained: Run) -> None:
 def test_a_training_stopped_under_the_old_names_continues_to_the_same_weights(
     old_run: Run, pills: Path, tmp_path: Path
 ) -> None:
-    config = tiny(data=str(pills), out=str(tmp_path / "new"), shift=0.06, picture_directions=0)  # as they were for all
+    changes: dict[str, Any] = {"shift": 0.06, "picture_directions": 0, "query_key_norm": False}  # as they were for all
+    config = tiny(data=str(pills), out=str(tmp_path / "new"), **changes)
     unbroken = train(config)
     stopped = stopped_at_once(config)
     under_old_names(stopped, old_run)

@@ -56,7 +56,8 @@ class TestTheSpace:
         would_ease_the_question = {"seed", "val_split", "synthetic_defects", "false_alarms", "threshold_rule"}
         how_long = {"minutes", "epochs", "patience"}
         of_the_paper = {"published_mixture"}
-        others = found_or_given | of_a_run | would_ease_the_question | how_long | of_the_paper
+        of_older_runs = {"query_key_norm"}
+        others = found_or_given | of_a_run | would_ease_the_question | how_long | of_the_paper | of_older_runs
         assert {field.name for field in dataclasses.fields(Config)} - set(SEARCHED) == others
 
     def test_draws_values_of_the_type_that_the_option_has(self, file: Path) -> None:

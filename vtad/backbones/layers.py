@@ -11,11 +11,16 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention."""
+    """Multi-head self-attention.
 
-    def __init__(self, dim: int, heads: int) -> None:
+    `query_key_norm`: queries and keys go through a layer norm each, and queries have a learned gain (Dehghani et al., arXiv
+    2302.05442). Without it logits grow into the hundreds, and which of two like tokens is attended to hangs on rounding.
+    """
+
+    def __init__(self, dim: int, heads: int, *, query_key_norm: bool = False) -> None:
         super().__init__()
         self.heads = heads
+        self.gain = nn.Parameter(torch.ones(heads, 1, dim // heads)) if query_key_norm else None
         self.qkv = nn.Linear(dim, 3 * dim)
         self.project = nn.Linear(dim, dim)
 
@@ -24,6 +29,9 @@ class Attention(nn.Module):
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, E / heads)
+        if self.gain is not None:
+            q, k = (F.layer_norm(x, x.shape[-1:]) for x in (q, k))
+            q, k = (q * self.gain).to(v.dtype), k.to(v.dtype)
         x = _attend(q, k, v)
         out: Tensor = self.project(x.transpose(1, 2).reshape(batch, tokens, dim))
         return out
@@ -40,10 +48,10 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class Block(nn.Module):
     """Attention and MLP, each behind a layer norm and around a residual."""
 
-    def __init__(self, dim: int, heads: int, mlp_dim: int, eps: float = 1e-5) -> None:
+    def __init__(self, dim: int, heads: int, mlp_dim: int, eps: float = 1e-5, *, query_key_norm: bool = False) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps)
-        self.attention = Attention(dim, heads)
+        self.attention = Attention(dim, heads, query_key_norm=query_key_norm)
         self.norm2 = nn.LayerNorm(dim, eps)
         self.mlp = nn.Sequential(nn.Linear(dim, mlp_dim), nn.GELU(), nn.Linear(mlp_dim, dim))
 

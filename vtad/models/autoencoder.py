@@ -62,9 +62,13 @@ class Autoencoder(nn.Module):
         self.embed = nn.Linear((feature_dim + (DETAIL if self.detail else 0)) * self.cells**2, dim)
         self.position = nn.Parameter(0.02 * torch.randn(1, self.grid[0] * self.grid[1], dim))
         self.registers = Registers(config.registers, dim)
-        self.encoder = nn.ModuleList(Block(dim, config.heads, config.mlp_dim) for _ in range(config.depth))
+        blocks = [
+            Block(dim, config.heads, config.mlp_dim, query_key_norm=config.query_key_norm)
+            for _ in range(config.depth + config.decoder_depth)
+        ]
+        self.encoder = nn.ModuleList(blocks[: config.depth])
         self.bottleneck = Noise(config.noise)
-        self.decoder = nn.ModuleList(Block(dim, config.heads, config.mlp_dim) for _ in range(config.decoder_depth))
+        self.decoder = nn.ModuleList(blocks[config.depth :])
         self.norm = nn.LayerNorm(dim)
         self.pixels = nn.Linear(dim, 3 * patch * patch)
         nn.init.zeros_(self.pixels.weight)

@@ -5,7 +5,7 @@ are the trained ones, rearranged:
 
 standard                       here
 linear W (O, I), b             1x1 convolution W (O, I, 1, 1), b
-qkv (3E, E)                    three of them, that of q times 1 / sqrt(E / heads)
+qkv (3E, E)                    three of them, that of q times 1 / sqrt(E / heads); after their layer norms, where they have such
 attention of a head            two einsums, k transposed once for all heads; from iOS 18 on one operation for all heads
 layer norm g, d, then W, b     layer norm without g and d over channels, then W diag(g), b + W d
 position (1, N, E)             (1, E, 1, N); registers likewise
@@ -46,6 +46,7 @@ from vtad_export.folding.detector import adopt
 from vtad_export.folding.scorers import WHOLE, FoldedSegmentationHead, Share
 
 LEVELS = 255.0  # the highest level of a pixel
+HEAD_EPS = 1e-5  # of F.layer_norm
 
 
 class Project(nn.Module):
@@ -85,13 +86,19 @@ class ChannelAttention(nn.Module):
     By head as in Apple's reference: k transposed once, and equations that Core ML has an operation for.
     """
 
+    gain: Tensor  # (1, E, 1, 1)
+
     def __init__(self, attention: Attention, norm: nn.LayerNorm, *, fused: bool = False) -> None:
         super().__init__()
         self.heads, self.fused = attention.heads, fused
         self.width = attention.project.in_features // attention.heads
         weights, biases = attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3)
         factor = 1.0 if fused else 1 / math.sqrt(self.width)  # the operation has its own
-        self.q = Project(weights[0], biases[0], norm, factor)
+        self.head_norm: ChannelNorm | None = None
+        if attention.gain is not None:  # a norm forgets a factor before it
+            self.head_norm = ChannelNorm(HEAD_EPS)
+            self.register_buffer("gain", factor * attention.gain.detach().reshape(1, -1, 1, 1))
+        self.q = Project(weights[0], biases[0], norm, factor if self.head_norm is None else 1.0)
         self.k = Project(weights[1], biases[1], norm)
         self.v = Project(weights[2], biases[2], norm)
         self.project = Project(attention.project.weight, attention.project.bias)
@@ -99,8 +106,15 @@ class ChannelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, E, 1, S) -> (B, E, 1, S)."""
         q, k, v = self.q(x), self.k(x), self.v(x)
+        if self.head_norm is not None:
+            q, k = self._by_heads(q) * self.gain, self._by_heads(k)
         joined: Tensor = self.project(self._together(q, k, v) if self.fused else self._by_head(q, k, v))
         return joined
+
+    def _by_heads(self, x: Tensor) -> Tensor:
+        """(B, E, 1, S) -> (B, E, 1, S), the channels of each head normalised."""
+        assert self.head_norm is not None
+        return torch.cat([self.head_norm(head) for head in torch.split(x, self.width, dim=1)], dim=1)
 
     def _by_head(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = []

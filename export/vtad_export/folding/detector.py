@@ -19,6 +19,7 @@ import copy
 from collections.abc import Collection
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vtad.backbones.layers import Attention, Block, to_pixels
@@ -122,15 +123,22 @@ class FoldedAutoencoder(nn.Module):
 class PlainAttention(Attention):
     """`Attention` as the products that it is, of which every exporter makes the same few operations."""
 
+    scale: Tensor  # (heads, 1, width), or a number; of queries
+
     def __init__(self, attention: Attention) -> None:
         adopt(self, attention)
+        scale = torch.tensor((attention.project.in_features // attention.heads) ** -0.5)
+        self.normalised = attention.gain is not None
+        self.register_buffer("scale", scale if attention.gain is None else attention.gain.detach() * scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, E) -> (B, N, E)."""
         width = x.shape[2] // self.heads
         qkv = self.qkv(x).reshape(-1, x.shape[1], 3, self.heads, width)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, width)
-        weights = torch.softmax((q * width**-0.5) @ k.transpose(2, 3), dim=3)  # (B, heads, N, N)
+        if self.normalised:
+            q, k = F.layer_norm(q, (width,)), F.layer_norm(k, (width,))
+        weights = torch.softmax((q * self.scale) @ k.transpose(2, 3), dim=3)  # (B, heads, N, N)
         out: Tensor = self.project((weights @ v).transpose(1, 2).flatten(2))
         return out
 
