@@ -374,7 +374,7 @@ def test_an_engine_that_ends_its_process_is_refused(tmp_path: Path, monkeypatch:
 def test_of_an_engine_that_a_signal_stopped_nothing_is_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "openvino.py").write_text("import os; os.kill(os.getpid(), 2)", encoding="utf-8")
+    (tmp_path / "openvino.py").write_text("import os, time; os.kill(os.getpid(), 2); time.sleep(20)", encoding="utf-8")
     path, known = proven(tmp_path / "m.onnx"), os.environ.get("PYTHONPATH", "")
     monkeypatch.setattr(engine_choice, "others", lambda: ("openvino",))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), known]))

@@ -66,7 +66,7 @@ class Comparison:
     fallback: FallbackComparison | None
     rounding: dict[
         str, float
-    ]  # what rounding alone moves, of outputs that are off by more than float32 promises as a rule
+    ]  # how far that alone moves outputs that decide nothing, if they are over the limits of float32
 
 
 def prove(
