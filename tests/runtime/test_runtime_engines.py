@@ -252,6 +252,23 @@ def test_auto_takes_the_fastest_that_is_proven_and_remembers_it(
 
 
 @needs_openvino
+def test_an_engine_is_timed_as_it_is_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is ahead on a picture at a time may be behind where several threads judge."""
+    path, asked, real = proven(tmp_path / "m.onnx"), list[int](), engine_choice.tried
+
+    def timed(*given: Any, callers: int, **options: Any) -> Trial | None:
+        asked.append(callers)
+        found = real(*given, callers=callers, **options)
+        return found and dataclasses.replace(found, times_faster=3.0 / callers**2)
+
+    monkeypatch.setattr(engine_choice, "tried", timed)
+    monkeypatch.setattr(engine_choice, "others", lambda: ("openvino",))
+    for _ in range(2):
+        assert [Detector(path, 2, engine="auto", callers=n).engine for n in (1, 2)] == ["openvino", "cpu"]
+    assert asked == [1, 2]  # and each is remembered
+
+
+@needs_openvino
 @pytest.mark.parametrize("where", ["a file", "no home"])
 def test_without_a_folder_for_the_cache_engines_run_all_the_same(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

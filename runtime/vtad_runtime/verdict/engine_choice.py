@@ -38,7 +38,7 @@ class Trial:
     engine: str
     ok: bool | None  # None: there are no reference pictures to prove it by
     said: str  # one line
-    ms: float | None  # of the verdict on one picture, median; None: it does not run
+    ms: float | None  # of the verdict, a picture, median; None: it does not run
     times_faster: float | None  # than `cpu`, by runs taken in turns
 
 
@@ -73,7 +73,7 @@ class EngineChoice:
         if isinstance(model, bytes) or engine == CPU or (engine == AUTO and (is_package(model) or not others())):
             self._engine = CPU if engine == AUTO else engine
             return
-        self._known = _Known.of(Path(model), threads)
+        self._known = _Known.of(Path(model), threads, callers)
         asked = others() if engine == AUTO else (engine,)
         if any(name not in self._known.trials for name in asked):
             self._due = asked
@@ -136,7 +136,9 @@ class EngineChoice:
         """Try what is due."""
         if self._due and not isinstance(self._model, bytes):
             path, threads, changed = Path(self._model), self._threads, self._allow_changed
-            found = {name: tried(path, threads, name, allow_changed=changed) for name in self._due}
+            found = {
+                name: tried(path, threads, name, callers=self._callers, allow_changed=changed) for name in self._due
+            }
             self._known.learn(trial for trial in found.values() if trial is not None)
             self._stopped, self._due = ", ".join(name for name, trial in found.items() if trial is None), ()
 
@@ -151,11 +153,13 @@ def others() -> tuple[str, ...]:
     return tuple(engine.name for engine in ENGINES.values() if engine.name != CPU and engine.installed())
 
 
-def tried(model: Path, threads: int | None, engine: str, *, allow_changed: bool = False) -> Trial | None:
+def tried(
+    model: Path, threads: int | None, engine: str, *, callers: int = 1, allow_changed: bool = False
+) -> Trial | None:
     """What an engine shows in a process of its own; None where a signal stopped that, as Ctrl-C stops all of a terminal."""
     import subprocess  # it takes 2 ms, and the first engine is not tried
 
-    asked = json.dumps([str(model), threads, engine, allow_changed])
+    asked = json.dumps([str(model), threads, engine, callers, allow_changed])
     command = [sys.executable, "-m", "vtad_runtime.verdict.engine_trial", asked]
     try:
         done = subprocess.run(command, capture_output=True, timeout=LONGEST_S, check=False)
@@ -185,7 +189,7 @@ class _Known:
             self.trials = {trial.engine: trial for trial in found}
 
     @staticmethod
-    def of(model: Path, threads: int | None) -> _Known:
+    def of(model: Path, threads: int | None, callers: int) -> _Known:
         """Of a model that is as it was exported; of others nothing is kept."""
         try:
             found = contents(model)
@@ -194,7 +198,7 @@ class _Known:
             return _Known(None)  # opening it says what it is
         if digests is None or digests.files != found.files or digests.card != card_digest(found.card):
             return _Known(None)
-        about = [found.card, processor(), features(), os.cpu_count(), threads, *map(_version, LIBRARIES)]
+        about = [found.card, processor(), features(), os.cpu_count(), threads, callers, *map(_version, LIBRARIES)]
         folder = cache_folder("engines")
         return _Known(folder and folder / f"{hash_of(json.dumps(about))}.json")
 

@@ -1,6 +1,6 @@
 """One engine on this machine: does it judge the reference pictures in a model as torch did at its export, and how fast is it?
 
-`python -m vtad_runtime.verdict.engine_trial '["pill.onnx", null, "openvino", false]'` prints a `Trial` as JSON.
+`python -m vtad_runtime.verdict.engine_trial '["pill.onnx", null, "openvino", 1, false]'` prints a `Trial` as JSON.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -24,15 +25,15 @@ from vtad_runtime.verdict.reference_check import check_references
 ROUNDS = 7  # of timed runs
 
 
-def trial(model: Path, threads: int | None, engine: str, *, allow_changed: bool = False) -> Trial:
-    """Let an engine judge the reference pictures, then time it beside the first engine."""
+def trial(model: Path, threads: int | None, engine: str, *, callers: int = 1, allow_changed: bool = False) -> Trial:
+    """Let an engine judge the reference pictures, then time it beside the first engine, for `callers` at once."""
     try:
-        ours = open_model(model, threads, engine=engine, allow_changed=allow_changed)
-        _timed(ours)  # the first run sets things up
+        ours = open_model(model, threads, engine=engine, callers=callers, allow_changed=allow_changed)
+        _timed(ours, callers)  # the first run sets things up
         found = check_references(ours, reduced=ENGINES[engine].reduced)
-        first = open_model(model, threads, engine=CPU, allow_changed=allow_changed)
-        _timed(first)
-        pairs = [(_timed(ours), _timed(first)) for _ in range(ROUNDS)]
+        first = open_model(model, threads, engine=CPU, callers=callers, allow_changed=allow_changed)
+        _timed(first, callers)
+        pairs = [(_timed(ours, callers), _timed(first, callers)) for _ in range(ROUNDS)]
     except VtadError as e:
         return Trial(engine, False, one_line(e), None, None)
     ms, of_first = (median(values) for values in zip(*pairs, strict=True))
@@ -40,15 +41,18 @@ def trial(model: Path, threads: int | None, engine: str, *, allow_changed: bool 
     return Trial(engine, ok, said, ms, of_first / ms)
 
 
-def _timed(session: OpenModel) -> float:
-    """Milliseconds of the verdict on one picture of noise."""
-    shape = (1, 3, session.card.input.height, session.card.input.width)
+def _timed(session: OpenModel, callers: int) -> float:
+    """Milliseconds a picture of noise, `callers` at once: each judged by a thread where the session has several callers."""
+    shape = (callers, 3, session.card.input.height, session.card.input.width)
     noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    start = time.perf_counter()
-    session.verdict(noise)
-    return 1000 * (time.perf_counter() - start)
+    parts = np.split(noise, session.callers)
+    with ThreadPoolExecutor(len(parts)) as pool:
+        start = time.perf_counter()
+        list(pool.map(session.verdict, parts))
+        return 1000 * (time.perf_counter() - start) / callers
 
 
 if __name__ == "__main__":
-    asked_model, asked_threads, asked_engine, changed = json.loads(sys.argv[1])
-    print(json.dumps(asdict(trial(Path(asked_model), asked_threads, asked_engine, allow_changed=changed))))
+    asked_model, asked_threads, asked_engine, at_once, changed = json.loads(sys.argv[1])
+    found = trial(Path(asked_model), asked_threads, asked_engine, callers=at_once, allow_changed=changed)
+    print(json.dumps(asdict(found)))
