@@ -391,7 +391,10 @@ def test_an_engine_that_ends_its_process_is_refused(tmp_path: Path, monkeypatch:
 def test_of_an_engine_that_a_signal_stopped_nothing_is_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "openvino.py").write_text("import os, time; os.kill(os.getpid(), 2); time.sleep(20)", encoding="utf-8")
+    stopped = "import os, signal; signal.signal(2, signal.default_int_handler); os.kill(os.getpid(), 2)"
+    (tmp_path / "openvino.py").write_text(
+        stopped, encoding="utf-8"
+    )  # who runs tests in the background ignores signal 2
     path, known = proven(tmp_path / "m.onnx"), os.environ.get("PYTHONPATH", "")
     monkeypatch.setattr(engine_choice, "others", lambda: ("openvino",))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), known]))
