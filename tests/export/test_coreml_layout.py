@@ -16,6 +16,7 @@ from tiny_run import tiny
 
 from vtad.backbones.backbone import MAP_CHANNELS
 from vtad.backbones.efficientnet import EfficientNetLite0, read_weights
+from vtad.backbones.layers import Attention
 from vtad.config import preset
 from vtad.models.autoencoder import Autoencoder, Prediction
 from vtad.models.detector import Detector, Judgement
@@ -47,6 +48,8 @@ def unruly(**changes: Any) -> Autoencoder:
     model = Autoencoder(tiny(embed_dim=32, heads=4, depth=2, decoder_depth=2, **changes)).eval()
     with torch.no_grad():
         for module in model.modules():
+            if isinstance(module, Attention) and module.gain is not None:
+                module.gain.normal_(1, 0.5)
             if isinstance(module, nn.LayerNorm):
                 module.weight.normal_(0, 1)
                 module.weight[0] = 1e-12
@@ -196,9 +199,8 @@ def test_the_package_has_convolutions_and_norms_for_the_transformer_and_no_linea
     read = read_program(packaged.path)
     kinds = [op.kind for op in read.operations]
     norms = [op for op in read.operations if op.kind == "layer_norm"]
-    assert (
-        len(norms) == 2 + 2 + 1 + 2 * 2 * 2
-    )  # a block of the encoder, one of the decoder, the last; queries and keys of two heads
+    # A block of the encoder, one of the decoder, the last; in both blocks queries and keys of two heads.
+    assert len(norms) == 2 + 2 + 1 + 2 * 2 * 2
     assert all(len(op.outputs[0].shape) == 4 and op.outputs[0].shape[2] == 1 for op in norms)
     assert "rsqrt" not in kinds
     network = {op.outputs[0].dtype.__name__ for op in read.operations if op.kind in ("linear", "split")}
