@@ -9,6 +9,7 @@ flip a verdict, and the error itself is what is held to its limit.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from vtad.data.batches import batches
 from vtad.models.detector import Detector, Judgement
 from vtad_export.proof.errors import ParityError, RoundingError
 from vtad_export.proof.material import Execute, Samples, Values
-from vtad_export.proof.rounding import moved_by_rounding
+from vtad_export.proof.rounding import nudged
 from vtad_export.proof.tolerance import COMPRESSED, TOLERANCE, Limits
 from vtad_runtime.contract.card import Calibration, Near, Parity
 from vtad_runtime.contract.references import LARGEST, largest_error
@@ -64,9 +65,8 @@ class Comparison:
     near: Near | None  # on the graded images, where there are any
     flipped: tuple[Flip, ...]  # all verdicts that differ, by image
     fallback: FallbackComparison | None
-    rounding: dict[
-        str, float
-    ]  # how far that alone moves outputs that decide nothing, if they are over the limits of float32
+    # How far that alone moves outputs that decide nothing, if they are over the limits of float32.
+    rounding: dict[str, float]
 
 
 def prove(
@@ -134,7 +134,9 @@ def _rounding(
     weights = {"ssim_map": detector.ssim_weight, "density_map": detector.density_weight}
     looked_at = ["reconstruction", *(name for name, weight in weights.items() if weight == 0)]
     over = [name for name in looked_at if worst[name] > TOLERANCE[name] == tolerance.get(name)]
-    moved = moved_by_rounding(detector, sample.images, calibration) if over else {}
+    if not over:
+        return {}
+    moved = compare(detector, nudged(detector), dataclasses.replace(sample, fallback=None), calibration, {}).max_error
     return {name: moved[name] for name in over}
 
 
@@ -169,7 +171,7 @@ def accept(
     if over:
         rounded = precision != "fp32" and all(map(math.isfinite, worst.values()))
         error = RoundingError if rounded else ParityError
-        remedy = _remedy(found, format, precision, tolerance, flips if flips > allowed else 0) if rounded else FAULT
+        remedy = _remedy(found, format, precision, limit, flips if flips > allowed else 0) if rounded else FAULT
         raise error(f"the {format} artefact does not agree with torch: {'; '.join(over)}; {remedy}; nothing was kept")
     if sample.fallback and found.fallback:
         limits = sample.fallback.parity.tolerance
