@@ -26,9 +26,8 @@ from vtad_runtime.verdict.judge import Judge, Rules
 from vtad_runtime.verdict.judgement import Frame, Judgement
 from vtad_runtime.verdict.verdict import CHECKS
 
-REST_S = (
-    0.05  # before each, as between a camera's frames: the bare session's threads spin on for a while, and take a core
-)
+# Before each, as between a camera's frames: the bare session's threads spin on for a while, and take a core.
+REST_S = 0.05
 FRAME = Ratio("a frame in memory to its judgement, all frame checks included : the bare session", at_most=1.15)
 TAIL = Ratio("p99 : p50 of such frames", at_most=2)
 START = Ratio("the process's start to the first row : the bare session's to its first result", at_most=1.3)

@@ -115,16 +115,16 @@ def _learnt(x: Tensor, y: Tensor) -> Tensor:
 
 
 class _Dissimilarity(torch.autograd.Function):
-    """`SSIM.dissimilarity` of images (H, W) on a CPU with its gradient written out, which takes a fifth of autograd's time."""
+    """`SSIM.dissimilarity` of images (H, W) on a CPU with its gradient written out, which takes a third of autograd's time."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
         x, y = x - 0.5, y - 0.5
-        d, blur = x - y, _blurred
-        mean_x, mean_d = blur(x), blur(d)
+        d = x - y
+        mean_x, mean_d = _blurred(x), _blurred(d)
         mean_y = mean_x - mean_d
-        variances = (blur(torch.addcmul(x * x, y, y)) - mean_x * mean_x).addcmul_(mean_y, mean_y, value=-1).add_(C2)
-        variance_d = blur(d * d).addcmul_(mean_d, mean_d, value=-1)
+        variances = (_blurred(torch.addcmul(x * x, y, y)) - mean_x * mean_x).addcmul_(mean_y, mean_y, value=-1).add_(C2)
+        variance_d = _blurred(d * d).addcmul_(mean_d, mean_d, value=-1)
         means = ((mean_x + 0.5).square_() + (mean_y + 0.5).square_()).add_(C1)
         luminance, structure = (mean_d * mean_d).div_(means), variance_d.div_(variances)
         ctx.save_for_backward(x, d, mean_x, mean_d, means, variances, luminance, structure)
@@ -147,13 +147,12 @@ class _Dissimilarity(torch.autograd.Function):
         to_mean_d = (
             (mean_d * (to_luminance - to_square_d)).addcmul_(mean_y, to_squares).addcmul_(mean_y + 0.5, along).mul_(2)
         )
-        adjoint = _blurred_back
-        of_squares, of_square_d = adjoint(to_squares).mul_(2), adjoint(to_square_d).mul_(2)
+        of_squares, of_square_d = _blurred_back(to_squares).mul_(2), _blurred_back(to_square_d).mul_(2)
         by_x = by_y = None
         if ctx.needs_input_grad[0]:
-            by_x = adjoint(to_mean_x + to_mean_d).addcmul_(x, of_squares).addcmul_(d, of_square_d)
+            by_x = _blurred_back(to_mean_x + to_mean_d).addcmul_(x, of_squares).addcmul_(d, of_square_d)
         if ctx.needs_input_grad[1]:
-            by_y = adjoint(to_mean_d).neg_().addcmul_(x - d, of_squares).addcmul_(d, of_square_d, value=-1)
+            by_y = _blurred_back(to_mean_d).neg_().addcmul_(x - d, of_squares).addcmul_(d, of_square_d, value=-1)
         return by_x, by_y
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
@@ -27,7 +28,7 @@ from PIL.ImageFile import ImageFile
 from vtad_runtime.contract.card import FULL_SCALE, Input
 from vtad_runtime.contract.errors import VtadError, one_line
 from vtad_runtime.contract.libraries import reading
-from vtad_runtime.contract.whole import decode_jpeg, require_jpeg, require_png, require_strips, require_webp
+from vtad_runtime.contract.whole import decode_jpeg, png_pieces, require_jpeg, require_png, require_strips, require_webp
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp"})
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # Pillow's names; the rest of its decoders stays shut
@@ -338,17 +339,10 @@ def _exif(image: ImageFile) -> Image.Exif:
 
 def _ends_with_pixels(file: IO[bytes]) -> bool:
     """Whether nothing but its end comes after the pixels of a whole PNG."""
-    before, pixels = file.tell(), False
-    try:
-        file.seek(8)
-        while len(head := file.read(8)) == 8:
-            if pixels and head[4:] != b"IDAT":
-                return head[4:] == b"IEND"
-            pixels = head[4:] == b"IDAT"
-            file.seek(int.from_bytes(head[:4]) + 4, os.SEEK_CUR)
-        return False
-    finally:
-        file.seek(before)
+    before = file.tell()
+    kinds = [kind for kind, *_ in png_pieces(file)]
+    file.seek(before)
+    return (b"IDAT", b"IEND") in pairwise(kinds)
 
 
 def _turned(image: Image.Image) -> Image.Image:

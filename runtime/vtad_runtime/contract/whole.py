@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from typing import IO
 
 import numpy as np
 import simplejpeg
@@ -71,14 +73,21 @@ def _coefficients_missing(data: bytes) -> int:
     return sum(map(len, left.values()))
 
 
+def png_pieces(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
+    """The kind of each piece of a PNG, and where its content begins and ends, without reading that."""
+    at = file.seek(8)
+    while len(head := file.read(8)) == 8:
+        begin, end = at + 8, at + 8 + int.from_bytes(head[:4])
+        yield head[4:], begin, end
+        at = file.seek(end + 4)
+
+
 def require_png(data: bytes) -> None:
     """Compare the checksum of each piece of a PNG's pixels. Raises DamagedFileError."""
-    at, view = 8, memoryview(data)
-    while len(head := view[at : at + 8]) == 8:
-        end = at + 8 + int.from_bytes(head[:4])
-        if bytes(head[4:]) == b"IDAT" and zlib.crc32(view[at + 4 : end]) != int.from_bytes(view[end : end + 4]):
+    view = memoryview(data)
+    for kind, begin, end in png_pieces(BytesIO(data)):
+        if kind == b"IDAT" and zlib.crc32(view[begin - 4 : end]) != int.from_bytes(view[end : end + 4]):
             raise DamagedFileError("a checksum of its pixels is wrong")
-        at = end + 4
 
 
 def require_webp(data: bytes) -> None:

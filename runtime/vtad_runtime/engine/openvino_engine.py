@@ -61,9 +61,8 @@ class OpenVinoSession:
     ) -> None:
         """Open a file, or the bytes of one, with `threads` CPU threads, at most one a core (None: all cores).
 
-        It runs for `callers` at once, see `OpenModel.callers`.
-        Raises ModelError: OpenVINO is not installed or refuses the model; the processor has no bfloat16; it is no model of
-        vtad-export, or was changed since, unless `allow_changed`.
+        It runs for `callers` at once, see `OpenModel`. Raises ModelError: OpenVINO is not installed or refuses the model; the
+        processor has no bfloat16; it is no model of vtad-export, or was changed since, unless `allow_changed`.
         """
         self.engine = engine
         self.path = Path(IN_MEMORY if isinstance(model, bytes) else model)
