@@ -6,16 +6,19 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 from fake_camera import LOST, FakeSource, eventually
 from tiny_model import bad, good, make_card, write_model
 
-from vtad_runtime import Detector, Verdict
-from vtad_runtime.line import loop
+from vtad_runtime import Detector, Verdict, watch
+from vtad_runtime.line import loop, silence, writer
 from vtad_runtime.line.loop import judge_frames
+from vtad_runtime.line.silence import Silence
 from vtad_runtime.line.writer import WAITING, Writer
 from vtad_runtime.outputs.pictures import PictureOptions
 from vtad_runtime.outputs.results_folder import ResultsFolder
@@ -74,14 +77,16 @@ def running(
     stop, failures = threading.Event(), []
     capture_options = CaptureOptions(drop, geometry=geometry or Geometry())
     name = "camera 0"
+    judge = Judge(name, detector, rules or Rules())
+    overdue = Silence(name, detector, partial(judge.gone, 7))
 
     def work() -> None:
         try:
             with (
-                Writer(outputs, waiting=waiting) as writer,
+                Writer(outputs, waiting=waiting, quiet=overdue.look) as writing,
                 Capture(name, source, capture_options, reopen) as capture,
             ):
-                judge_frames(capture, Judge(name, detector, rules or Rules()), writer, stop.is_set, **options)
+                judge_frames(capture, judge, writing, stop.is_set, silence=overdue, **options)
         except Exception as e:
             failures.append(e)
 
@@ -139,6 +144,63 @@ def test_while_the_source_is_gone_the_verdict_is_error_again_and_again(
         assert kept.judgements[-1].row()["score"] is None
         second.put(good())
         eventually(lambda: kept.verdicts[-1] == (2, "OK"))
+
+
+def test_while_the_engine_does_not_answer_the_verdict_is_error_again_and_again(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(silence, "SILENT_S", 0.1)
+    monkeypatch.setattr(writer, "QUIET_S", 0.05)
+    hangs, answers, ask = threading.Event(), Detector.judge, threading.Event()
+
+    def judged(self: Detector, *taken: Any, **options: Any) -> Any:
+        if ask.is_set():
+            assert hangs.wait(20)
+        return answers(self, *taken, **options)
+
+    monkeypatch.setattr(Detector, "judge", judged)
+    kept, source = Kept(), FakeSource(good())
+    with caplog.at_level("INFO", "vtad"), running(source, detector, kept, rules=Rules(max_age_s=0.2)):
+        eventually(lambda: kept.verdicts == [(1, "OK")])
+        time.sleep(0.3)  # no frame comes: nothing is due
+        assert kept.verdicts == [(1, "OK")]
+        ask.set()
+        source.put(good())
+        eventually(lambda: len(kept.judgements) >= 4)
+        assert {str(j.verdict) for j in kept.judgements[1:]} == {"ERROR"}
+        assert all((j.reason or "").startswith("engine cpu has not answered for ") for j in kept.judgements[1:])
+        hangs.set()
+        eventually(lambda: kept.verdicts[-1] == (2, "STALE"))
+    assert [r.event for r in caplog.records] == ["silent", "answered"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_folder_whose_engine_does_not_answer_is_said_once_and_gets_no_row_more_than_it_has_files(
+    threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(silence, "SILENT_S", 0.1)
+    monkeypatch.setattr(writer, "QUIET_S", 0.05)
+    hangs, answers = threading.Event(), Detector.judge
+
+    def judged(self: Detector, *taken: Any, **options: Any) -> Any:
+        assert hangs.wait(20)
+        return answers(self, *taken, **options)
+
+    monkeypatch.setattr(Detector, "judge", judged)
+    (tmp_path / "in").mkdir()
+    for n in range(3):
+        cv2.imwrite(str(tmp_path / f"in/{n}.png"), good())
+    model, rows = write_model(tmp_path / "m.onnx"), list[Judgement]()
+    run = threading.Thread(target=lambda: watch(tmp_path / "in", model, rows.append, threads=threads))
+    with caplog.at_level("INFO", "vtad"):
+        run.start()
+        eventually(lambda: any("a file or engine cpu does not answer" in r.message for r in caplog.records))
+        time.sleep(0.3)
+        hangs.set()
+        run.join(20)
+    assert [str(row.verdict) for row in rows] == ["OK"] * 3
+    said = [r.event for r in caplog.records]  # type: ignore[attr-defined]
+    assert (said.count("silent"), said.count("answered")) == (1, 1)
 
 
 def test_the_news_that_the_source_is_gone_comes_at_once_and_then_rarely(detector: Detector) -> None:

@@ -16,6 +16,7 @@ from vtad_runtime.line import wiring
 from vtad_runtime.line.ahead import OpenedAhead
 from vtad_runtime.line.loop import Frames
 from vtad_runtime.line.options import RunOptions
+from vtad_runtime.line.silence import Silence
 from vtad_runtime.line.summary import Summary
 from vtad_runtime.line.writer import WAITING, Writer
 from vtad_runtime.outputs.console import FileProgress, frame_line
@@ -46,6 +47,7 @@ class Line:
     frames: Frames
     files: int | None  # how many there are to judge, of a folder
     batch: int  # frames that are judged together
+    silence: Silence
     writer: Writer
     summary: Summary
     drift: Drift
@@ -101,7 +103,12 @@ def build(
         frames = Capture(source.name, hot, wiring.capture_options(options, room))
         outputs_of_run.append(Calls(partial(_sort, hot)))
     stack.callback(frames.close)  # waits for its threads, when all is written
-    writer = stack.enter_context(Writer(outputs_of_run, results, max(WAITING, 2 * batch)))
+    silence = Silence(
+        source.name,
+        detector,
+        (lambda reason: judge.gone(frames.last_number, reason)) if source.endless else None,
+    )
+    writer = stack.enter_context(Writer(outputs_of_run, results, max(WAITING, 2 * batch), silence.look))
     receivers: list[Output] = []
     for receiver in wiring.receivers(options, detector.card, _fps(options, device)):
         receivers.append(receiver)
@@ -133,6 +140,7 @@ def build(
         frames,
         len(files.files) if files else None,
         batch,
+        silence,
         writer,
         summary,
         drift,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from vtad_runtime.line.silence import Silence
 from vtad_runtime.line.writer import Writer
 from vtad_runtime.sources.folder import SourceError
 from vtad_runtime.verdict.judge import Judge
@@ -45,14 +46,17 @@ def judge_frames(
     writer: Writer,
     stop: Callable[[], bool],
     *,
+    silence: Silence,
     batch: int = 1,
     max_frames: int | None = None,
+    endless: bool = True,
     every_turn: Sequence[Callable[[], None]] = (),
 ) -> None:
     """Judge frames, `batch` of them in a run of the model, until the source ends, `stop()`, or `max_frames`.
 
     While a live source is gone an ERROR judgement is written at once and again every three seconds. `every_turn` is
-    called between frames, at least ten times a second. Raises SourceError when the first frame does not fit what was asked
+    called between frames, at least ten times a second. `silence` knows when a judgement is due: while the model runs, and of a
+    source that is not `endless` from one frame to the next. Raises SourceError when the first frame does not fit what was asked
     for (--roi, --roi-mask), ModelError, and what an output raised.
     """
     taken: list[Frame | Unusable] = []
@@ -60,7 +64,10 @@ def judge_frames(
 
     def judge_taken() -> None:
         nonlocal done
-        for judgement in judge.judge(taken):
+        silence.begin()
+        judged = judge.judge(taken)
+        silence.end()
+        for judgement in judged:
             if done == 0 and judgement.misfit and judgement.file is None:  # files may be of several sizes
                 raise SourceError(judgement.reason)
             writer.put(judgement)
@@ -73,12 +80,15 @@ def judge_frames(
             act()
         frame = frames.next(POLL_S)
         if frame is not None:
+            silence.end()
             said_gone = -GONE_EVERY_S
             taken.append(frame)
             frame = None  # a large one is not to be kept longer than it takes
             if len(taken) == batch or done + len(taken) == max_frames:
                 judge_taken()
             continue
+        if not endless:
+            silence.begin()
         if taken:  # the rest of the batch is not there yet, or has no room before these are written
             judge_taken()
         reason, now = frames.gone(), time.monotonic()

@@ -99,8 +99,10 @@ def run(
                 judge,
                 line.writer,
                 lambda: stop() or (line.window is not None and line.window.closed),
+                silence=line.silence,
                 batch=line.batch,
                 max_frames=options.max_frames,
+                endless=source.endless,
                 every_turn=turns,
             )
     except SinkError as e:

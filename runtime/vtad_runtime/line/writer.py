@@ -16,15 +16,25 @@ from vtad_runtime.outputs.results_folder import ResultsFolder
 from vtad_runtime.verdict.judgement import Judgement, Output
 
 DRAWING_S = 3.0  # after the end of a run
+QUIET_S = 3.0  # without a judgement, until the writing thread asks why
 WAITING = 8  # judgements that wait to be written, each with its frame
 
 
 class Writer:
     """Writes in order; what waits is bounded. Use as a context manager."""
 
-    def __init__(self, outputs: Sequence[Output], results: ResultsFolder | None = None, waiting: int = WAITING) -> None:
-        """A row is in `results` before an output hears of it. The outputs are closed at the end, also after a failure."""
-        self._outputs, self._results = outputs, results
+    def __init__(
+        self,
+        outputs: Sequence[Output],
+        results: ResultsFolder | None = None,
+        waiting: int = WAITING,
+        quiet: Callable[[], Judgement | None] = lambda: None,
+    ) -> None:
+        """A row is in `results` before an output hears of it. The outputs are closed at the end, also after a failure.
+
+        While no judgement comes `quiet` is asked every three seconds, and what it gives is written.
+        """
+        self._outputs, self._results, self._quiet = outputs, results, quiet
         self._waiting: queue.Queue[Judgement | None] = queue.Queue(waiting)
         self._failure: Exception | None = None
         self.written = self.unwritten = 0  # judgements that everybody got; and those that not everybody did
@@ -64,8 +74,13 @@ class Writer:
             thread.join()
 
     def _write_next(self) -> bool:
-        """Write the next judgement, and let go of it; False after the last."""
-        if (judgement := self._waiting.get()) is None:
+        """Write the next judgement, if one comes, and let go of it; False after the last."""
+        try:
+            judgement = self._waiting.get(timeout=QUIET_S)
+        except queue.Empty:
+            if (judgement := self._quiet()) is None:
+                return True
+        if judgement is None:
             return False
         if self._failure is not None:
             self.unwritten += 1
