@@ -6,41 +6,29 @@ At first only the part of the graph that a verdict needs is opened (`subgraph`);
 from __future__ import annotations
 
 import os
-import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from vtad_runtime.contract.card import AGAIN, ONNX_KEY, REFERENCES_KEY
-from vtad_runtime.contract.errors import NOT_JUDGED, one_line
+from vtad_runtime.contract.errors import one_line
 from vtad_runtime.engine.callers import cores
-from vtad_runtime.engine.declared import Port, batch_of, card_of, in_batches, names_of
+from vtad_runtime.engine.declared import Port, batch_of, card_of, names_of
 from vtad_runtime.engine.engines import CPU, CPU_PROVIDER, ENGINES, Engine, cache_folder
 from vtad_runtime.engine.integrity import integrity, opened, whole_file
-from vtad_runtime.engine.model import (
-    IN_MEMORY,
-    MAX_BATCH,
-    Found,
-    ModelError,
-    Outputs,
-    Scored,
-    checked,
-    names_in,
-    references_of,
-)
+from vtad_runtime.engine.model import IN_MEMORY, MAX_BATCH, ModelError
 from vtad_runtime.engine.subgraph import verdict_part
-
-if TYPE_CHECKING:
-    from vtad_runtime.contract.references import References
+from vtad_runtime.engine.two_entries import TwoEntries
 
 SPIN_US = "1000"
 
 
-class OnnxSession:
-    """One opened ONNX model. `card` is the card it carries; `integrity` whether it is as it was exported."""
+class OnnxSession(TwoEntries[ort.InferenceSession]):
+    """A model that onnxruntime runs."""
 
     def __init__(
         self,
@@ -58,6 +46,7 @@ class OnnxSession:
         `at_once` pictures of a batch: what is computed on the way to more leaves its caches, and fills memory. Raises
         ModelError: it is no model of vtad-export, or was changed since, unless `allow_changed`; or the engine is not there.
         """
+        super().__init__()
         self.engine, self.callers = engine, callers if engine == CPU else 1
         self.path = Path(IN_MEMORY if isinstance(model, bytes) else model)
         # The bytes are kept until the whole is opened, for a file may be exchanged by then.
@@ -68,7 +57,7 @@ class OnnxSession:
         self._verdict = _open(self.path, of_verdict, self._options, ENGINES[engine])
         inputs, self._references, text, producer = _declared(self._verdict, self.path)
         self.card = card_of(text, inputs, producer, self.path)
-        self._batch, self._at_once = batch_of(self.card), at_once if engine == CPU else MAX_BATCH
+        self._batch, self._most = batch_of(self.card), at_once if engine == CPU else MAX_BATCH
         if self.callers > 1 and (self._batch or 1) > 1:
             self.callers, self._options = 1, _options(threads, 1)
             self._verdict = _open(self.path, of_verdict, self._options, ENGINES[engine])
@@ -76,44 +65,20 @@ class OnnxSession:
         outputs = [Port(o.name, o.type, tuple(o.shape)) for o in self._verdict.get_outputs()]
         self._names = names_of(inputs, part.outputs if part else outputs, self.card, self.path)
         self.integrity = found or integrity(self._data, self.path)
-        self._opening = threading.Lock()
 
-    def run(self, batch: NDArray[np.uint8]) -> Outputs:
-        """Run (n, 3, height, width) uint8 RGB, n = 1..64. Raises ModelError: the run fails or breaks the contract."""
-        return self._in_turn(self._everything(), Outputs, batch)
+    def _open_whole(self) -> ort.InferenceSession:
+        session = _open(self.path, self._data, self._options, ENGINES[self.engine])
+        self._data = b""
+        return session
 
-    def verdict(self, batch: NDArray[np.uint8]) -> Scored:
-        """The same for score and heatmap alone. Raises ModelError."""
-        return self._in_turn(self._verdict, Scored, batch)
+    def _at_once(self, pictures: int) -> int:
+        return self._batch or min(self._most, pictures)
 
-    def open_whole(self) -> None:
-        """Open the whole graph now. Raises ModelError."""
-        self._everything()
-
-    def references(self) -> References | None:
-        """The reference pictures in the file; None where there are none. Raises ReferencesError."""
-        return references_of(self._references, self.card, self.path)
-
-    def _everything(self) -> ort.InferenceSession:
-        with self._opening:
-            if self._whole is None:
-                self._whole = _open(self.path, self._data, self._options, ENGINES[self.engine])
-                self._data = b""
-            return self._whole
-
-    def _in_turn(self, session: ort.InferenceSession, kind: type[Found], batch: NDArray[np.uint8]) -> Found:
-        size = self._batch or min(self._at_once, len(batch))
-        return in_batches(batch, size, lambda taken: self._run(session, kind, taken))
-
-    def _run(self, session: ort.InferenceSession, kind: type[Found], batch: NDArray[np.uint8]) -> Found:
-        names = names_in(kind)
-        try:
-            values = session.run([self._names[name] for name in names], {self.card.input.name: batch})
-        except Exception as e:  # onnxruntime's errors share no base class
-            raise ModelError(
-                f"{self.path}: expected a run on a batch of {len(batch)}, got {one_line(e)}", NOT_JUDGED
-            ) from e
-        return checked(kind, dict(zip(names, values, strict=True)), len(batch), self.card, self.path)
+    def _infer(
+        self, entry: ort.InferenceSession, names: list[str], batch: NDArray[np.uint8]
+    ) -> Sequence[NDArray[np.float32]]:
+        values: Sequence[NDArray[np.float32]] = entry.run(names, {self.card.input.name: batch})
+        return values
 
 
 def _options(threads: int | None, callers: int) -> ort.SessionOptions:

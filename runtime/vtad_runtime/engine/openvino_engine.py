@@ -11,34 +11,22 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vtad_runtime.contract.card import AGAIN, ONNX_KEY, REFERENCES_KEY
-from vtad_runtime.contract.errors import NOT_JUDGED, one_line
-from vtad_runtime.engine.declared import FLOAT, UINT8, Port, batch_of, card_of, in_batches, names_of
+from vtad_runtime.contract.errors import one_line
+from vtad_runtime.engine.declared import FLOAT, UINT8, Port, batch_of, card_of, names_of
 from vtad_runtime.engine.engines import cache_folder
 from vtad_runtime.engine.integrity import integrity, opened, whole_file
-from vtad_runtime.engine.model import (
-    IN_MEMORY,
-    SCORED,
-    Found,
-    ModelError,
-    Outputs,
-    Scored,
-    checked,
-    names_in,
-    references_of,
-)
-
-if TYPE_CHECKING:
-    from vtad_runtime.contract.references import References
+from vtad_runtime.engine.model import IN_MEMORY, SCORED, ModelError
+from vtad_runtime.engine.two_entries import TwoEntries
 
 PRECISION = {"openvino": "f32", "openvino-bf16": "bf16"}  # of computing, by the engine's name
 TYPES = {"u8": UINT8, "f32": FLOAT}
@@ -47,8 +35,8 @@ TELEMETRY = "openvino_telemetry"  # a package by which importing OpenVINO tells 
 _tables = threading.Lock()
 
 
-class OpenVinoSession:
-    """One opened ONNX model. `card` is the card it carries; `integrity` whether it is as it was exported."""
+class OpenVinoSession(TwoEntries["_Requests"]):
+    """A model that OpenVINO runs."""
 
     def __init__(
         self,
@@ -64,6 +52,7 @@ class OpenVinoSession:
         It runs for `callers` at once, see `OpenModel`. Raises ModelError: OpenVINO is not installed or refuses the model; the
         processor has no bfloat16; it is no model of vtad-export, or was changed since, unless `allow_changed`.
         """
+        super().__init__()
         self.engine = engine
         self.path = Path(IN_MEMORY if isinstance(model, bytes) else model)
         data = model if isinstance(model, bytes) else whole_file(self.path)
@@ -92,45 +81,20 @@ class OpenVinoSession:
             ) from e
         self._compile = partial(_compiled, core, options=_options(engine, threads, self.callers), path=self.path)
         self._verdict = _Requests(self._compile(part))
-        self._graph, self._opening = graph, threading.Lock()
-        self._whole: _Requests | None = None
+        self._graph = graph
 
-    def run(self, batch: NDArray[np.uint8]) -> Outputs:
-        """Run (n, 3, height, width) uint8 RGB, n = 1..64. Raises ModelError: the run fails or breaks the contract."""
-        return self._in_turn(self._everything(), Outputs, batch)
+    def _open_whole(self) -> _Requests:
+        requests = _Requests(self._compile(self._graph))
+        self._graph = None
+        return requests
 
-    def verdict(self, batch: NDArray[np.uint8]) -> Scored:
-        """The same for score and heatmap alone. Raises ModelError."""
-        return self._in_turn(self._verdict, Scored, batch)
+    def _at_once(self, pictures: int) -> int:
+        return self._batch
 
-    def open_whole(self) -> None:
-        """Compile the whole graph now. Raises ModelError."""
-        self._everything()
-
-    def references(self) -> References | None:
-        """The reference pictures in the file; None where there are none. Raises ReferencesError."""
-        return references_of(self._references, self.card, self.path)
-
-    def _everything(self) -> _Requests:
-        with self._opening:
-            if self._whole is None:
-                self._whole, self._graph = _Requests(self._compile(self._graph)), None
-            return self._whole
-
-    def _in_turn(self, requests: _Requests, kind: type[Found], batch: NDArray[np.uint8]) -> Found:
-        return in_batches(batch, self._batch, lambda taken: self._run(requests, kind, taken))
-
-    def _run(self, requests: _Requests, kind: type[Found], batch: NDArray[np.uint8]) -> Found:
-        try:
-            with requests.one() as request:
-                request.infer([np.ascontiguousarray(batch)])
-                tensors = {name: request.get_tensor(self._names[name]).data for name in names_in(kind)}
-                values = {name: np.array(data, np.float32) for name, data in tensors.items()}
-        except Exception as e:
-            raise ModelError(
-                f"{self.path}: expected a run on a batch of {len(batch)}, got {one_line(e)}", NOT_JUDGED
-            ) from e
-        return checked(kind, values, len(batch), self.card, self.path)
+    def _infer(self, entry: _Requests, names: list[str], batch: NDArray[np.uint8]) -> Sequence[NDArray[np.float32]]:
+        with entry.one() as request:
+            request.infer([np.ascontiguousarray(batch)])
+            return [np.array(request.get_tensor(name).data, np.float32) for name in names]
 
 
 class _Requests:
