@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from vtad.data.layout import default_data_dir, find_category
 from vtad_runtime.contract.card import Card
-from vtad_runtime.contract.image import read_rgb, resize
+from vtad_runtime.contract.fit import resize
+from vtad_runtime.contract.image import read_rgb
 from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.engine.subgraph import verdict_part
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from bench import bare
 from bench.clock import milliseconds
 from bench.table import Part, Ratio
-from vtad_runtime.contract.image import read_fitted
+from vtad_runtime.contract.fit import read_fitted
 from vtad_runtime.line.options import RunOptions
 from vtad_runtime.line.run import run
 from vtad_runtime.line.wiring import batch_of, callers_of

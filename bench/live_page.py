@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from vtad.data.demo import DEFECTS, Picture, draw
 from vtad_runtime.contract.card import SCHEMA, UNIT, Calibration, Card, Identity, Input, Output, Parity, ScoreRule
-from vtad_runtime.contract.image import Box, Placement
+from vtad_runtime.contract.fit import Box, Placement
 from vtad_runtime.page.server import PageServer
 from vtad_runtime.page.state import PageState
 from vtad_runtime.verdict.detector import Detector, Result, find_regions

@@ -21,7 +21,7 @@ from vtad.report.content import Page
 from vtad.report.evaluated import Seen, evaluation_page
 from vtad.run_folder import Run, append_line, create_run
 from vtad_runtime.contract.card import Weighing
-from vtad_runtime.contract.image import place
+from vtad_runtime.contract.fit import place
 from vtad_runtime.contract.threshold.conformal import calibration
 
 Pixels = NDArray[np.uint8]

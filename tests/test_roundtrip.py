@@ -25,7 +25,8 @@ from vtad.models.trained import load_detector
 from vtad.run_folder import Run, newest_run
 from vtad_export.commands.export import export as vtad_export
 from vtad_runtime.commands.run import run as vtad_run
-from vtad_runtime.contract.image import fit_image, read_rgb
+from vtad_runtime.contract.fit import fit_image
+from vtad_runtime.contract.image import read_rgb
 from vtad_runtime.contract.threshold.conformal import spread
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ from bench.browser import WEB, judged, served
 from vtad_export.proof.exporter import Export
 from vtad_runtime import Detector
 from vtad_runtime.contract.card import Input
-from vtad_runtime.contract.image import fit_image
+from vtad_runtime.contract.fit import fit_image
 
 NODE = shutil.which("node")
 Pixels = NDArray[np.uint8]

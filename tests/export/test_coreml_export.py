@@ -182,7 +182,8 @@ def test_the_proof_compares_the_onnx_fallback_too(made: CoreMLExport) -> None:
 
 
 def test_every_image_of_the_proof_comes_from_its_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vtad_runtime.contract.image import fit_image, read_rgb
+    from vtad_runtime.contract.fit import fit_image
+    from vtad_runtime.contract.image import read_rgb
 
     done(export, "--run", run.path)  # the fallback is there already
     monkeypatch.setattr(material, "read_fitted", lambda path, spec: fit_image(read_rgb(path)[:, ::-1], spec))

@@ -33,7 +33,8 @@ from vtad_export.proof.material import Samples, decoded, image_files, load_mater
 from vtad_export.proof.parity import prove
 from vtad_export.proof.tolerance import TOLERANCE
 from vtad_runtime.contract.card import ONNX_KEY, REFERENCES_KEY
-from vtad_runtime.contract.image import fit_image, read_rgb
+from vtad_runtime.contract.fit import fit_image
+from vtad_runtime.contract.image import read_rgb
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 from vtad_runtime.verdict.verdict import Verdict

@@ -72,7 +72,7 @@ def test_both_artefacts_carry_their_proof(run: Run) -> None:
 
 def test_the_runtime_says_what_torch_says(run: Run, pills: Path) -> None:
     from vtad.inspection import input_spec
-    from vtad_runtime.contract.image import fit_image
+    from vtad_runtime.contract.fit import fit_image
 
     rgb = read_rgb(pills / "pill" / "test" / "crack" / "000.png")
     pixels = np.ascontiguousarray(fit_image(rgb, input_spec(run.config()))[0].transpose(2, 0, 1))

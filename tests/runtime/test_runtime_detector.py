@@ -19,7 +19,7 @@ from PIL import Image
 from tiny_model import bad, good, make_card, write_model
 
 from vtad_runtime import Detector, ImageError, ModelError, Verdict
-from vtad_runtime.contract.image import place
+from vtad_runtime.contract.fit import place
 from vtad_runtime.engine.integrity import write_sealed
 from vtad_runtime.verdict.detector import find_regions
 from vtad_runtime.verdict.explanation import Explanation, Maps

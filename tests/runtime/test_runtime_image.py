@@ -15,18 +15,8 @@ from PIL.ImageFile import ImageFile
 from tiny_model import make_card
 
 from vtad_runtime.contract.card import Input
-from vtad_runtime.contract.image import (
-    ImageError,
-    fit_image,
-    fit_mask,
-    image_size,
-    is_image,
-    place,
-    read_mask,
-    read_rgb,
-    resize,
-    unfit_map,
-)
+from vtad_runtime.contract.fit import fit_image, fit_mask, place, resize, unfit_map
+from vtad_runtime.contract.image import ImageError, image_size, is_image, read_mask, read_rgb
 
 Fit = Literal["stretch", "letterbox", "centre_crop"]
 

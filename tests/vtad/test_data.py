@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from vtad.data.images import ImageCache, fingerprint, split_good
 from vtad.data.layout import MVTEC_CATEGORIES, DataError, find_categories, find_category
 from vtad_runtime.contract.card import Input
-from vtad_runtime.contract.image import ImageError, fit_image, read_rgb
+from vtad_runtime.contract.fit import fit_image
+from vtad_runtime.contract.image import ImageError, read_rgb
 
 MakeCategory = Callable[..., Path]
 WriteImage = Callable[..., Path]

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from vtad.data.layout import DataError
 from vtad_runtime.contract.card import Input
 from vtad_runtime.contract.disk.files import sha256_of
-from vtad_runtime.contract.image import ImageError, read_fitted
+from vtad_runtime.contract.fit import read_fitted
+from vtad_runtime.contract.image import ImageError
 from vtad_runtime.contract.progress import watched
 from vtad_runtime.contract.threshold.conformal import MIN_IMAGES
 

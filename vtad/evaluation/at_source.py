@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from vtad.data.layout import GOOD, DataError, TestImage
 from vtad_runtime.contract.card import Input
-from vtad_runtime.contract.image import ImageError, Placement, fit_image, read_mask, read_picture, resize, unfit_map
+from vtad_runtime.contract.fit import Placement, fit_image, resize, unfit_map
+from vtad_runtime.contract.image import ImageError, read_mask, read_picture
 
 LONGEST_SIDE = 1024  # pixels
 

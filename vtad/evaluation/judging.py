@@ -14,7 +14,7 @@ from vtad.data.layout import TestImage
 from vtad.evaluation.at_source import Map, fitted
 from vtad.models.detector import Detector
 from vtad_runtime.contract.card import Input
-from vtad_runtime.contract.image import Placement
+from vtad_runtime.contract.fit import Placement
 
 
 @dataclass(frozen=True, eq=False)

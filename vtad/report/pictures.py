@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vtad.evaluation.at_source import Map, Mask
 from vtad.evaluation.judging import Judged
-from vtad_runtime.contract.image import resize
+from vtad_runtime.contract.fit import resize
 from vtad_runtime.contract.tint import RGB, tint
 
 ALL_BYTES = 6_500_000  # of all pictures of a page; base64 makes four bytes of three

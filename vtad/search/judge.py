@@ -24,7 +24,7 @@ from vtad.defects.parts import NONE
 from vtad.inspection import input_spec
 from vtad.metrics import quality
 from vtad.models.detector import Detector
-from vtad_runtime.contract.image import resize
+from vtad_runtime.contract.fit import resize
 
 SHARE = 0.2  # of the good pictures, that judge
 MOST = 64  # of them, at most

@@ -28,7 +28,8 @@ from vtad_export.proof.errors import ParityError
 from vtad_export.proof.grading import Graded, graded, shortage
 from vtad_export.proof.references import references_text
 from vtad_runtime.contract.card import Card, Input, Parity
-from vtad_runtime.contract.image import ImageError, read_fitted
+from vtad_runtime.contract.fit import read_fitted
+from vtad_runtime.contract.image import ImageError
 
 GOOD_IMAGES = 24
 DEFECTIVE_IMAGES = 16

@@ -15,7 +15,8 @@ from vtad.models.detector import Detector
 from vtad_export.proof.material import Execute
 from vtad_export.proof.parity import Flip
 from vtad_runtime.contract.card import Card
-from vtad_runtime.contract.image import ImageError, fit_mask, read_fitted, read_mask
+from vtad_runtime.contract.fit import fit_mask, read_fitted
+from vtad_runtime.contract.image import ImageError, read_mask
 from vtad_runtime.contract.progress import watched
 
 

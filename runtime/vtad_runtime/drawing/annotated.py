@@ -8,7 +8,7 @@ import time
 import cv2
 import numpy as np
 
-from vtad_runtime.contract.image import resize
+from vtad_runtime.contract.fit import resize
 from vtad_runtime.drawing.encoding import RGB, drawing
 from vtad_runtime.drawing.heatmap import MAX_SIDE, MIN_WIDTH, overlay, widened
 from vtad_runtime.drawing.shrinking import shrink, shrink_judged

@@ -8,7 +8,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from vtad_runtime.contract.image import resize
+from vtad_runtime.contract.fit import resize
 from vtad_runtime.contract.tint import colour_bar, tint
 from vtad_runtime.drawing.encoding import RGB, drawing
 from vtad_runtime.drawing.regions import draw_regions

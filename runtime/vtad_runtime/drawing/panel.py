@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad_runtime.contract.image import resize
+from vtad_runtime.contract.fit import resize
 from vtad_runtime.contract.tint import tint
 from vtad_runtime.drawing.encoding import RGB, drawing
 from vtad_runtime.drawing.heatmap import legend, widened

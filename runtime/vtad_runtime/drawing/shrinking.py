@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from vtad_runtime.contract.image import Box, Placement, resize
+from vtad_runtime.contract.fit import Box, Placement, resize
 from vtad_runtime.drawing.encoding import RGB, drawing
 from vtad_runtime.verdict.detector import Region, Result
 

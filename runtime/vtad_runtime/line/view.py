@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad_runtime.contract.card import Input
-from vtad_runtime.contract.image import fit_image
+from vtad_runtime.contract.fit import fit_image
 
 FLAT = 1.0  # grey levels: a picture with less contrast has nothing to focus on or to find a position by
 NOISE = 1.0  # pixels, standard deviation: finer detail than this is the sensor's noise or JPEG's, not the focus

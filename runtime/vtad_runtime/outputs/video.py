@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, disk_full
-from vtad_runtime.contract.image import resize
+from vtad_runtime.contract.fit import resize
 from vtad_runtime.drawing.annotated import annotated
 from vtad_runtime.drawing.encoding import RGB, PictureError
 from vtad_runtime.drawing.text import PAPER

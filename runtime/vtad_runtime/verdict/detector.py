@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad_runtime.contract.card import ScoreRule
-from vtad_runtime.contract.image import Decoded, Placement, decode_picture, fit_image, read_picture, unfit_map
+from vtad_runtime.contract.fit import Placement, fit_image, unfit_map
+from vtad_runtime.contract.image import Decoded, decode_picture, read_picture
 from vtad_runtime.contract.threshold.conformal import REVIEW, review_level
 from vtad_runtime.engine.engines import CPU
 from vtad_runtime.engine.model import MAX_BATCH, OpenModel

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad_runtime.contract.image import resize
+from vtad_runtime.contract.fit import resize
 from vtad_runtime.verdict.verdict import CHECKS
 
 FROZEN_S = 3.0  # the same pixels for so long, and in so many frames: a sensor's noise alone never lets that happen

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vtad_runtime.contract.image import Box, ImageError
+from vtad_runtime.contract.fit import Box
+from vtad_runtime.contract.image import ImageError
 
 
 class Misfit(ImageError):

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad_runtime.contract.card import Card
-from vtad_runtime.contract.image import ImageError, fit_mask, read_mask
+from vtad_runtime.contract.fit import fit_mask
+from vtad_runtime.contract.image import ImageError, read_mask
 from vtad_runtime.verdict.detector import Result, agreeing
 from vtad_runtime.verdict.explanation import Explanation, Maps
 from vtad_runtime.verdict.geometry import Geometry, Misfit
