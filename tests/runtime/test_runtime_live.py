@@ -24,7 +24,9 @@ from vtad_runtime.outputs.pictures import PictureOptions
 from vtad_runtime.outputs.results_folder import ResultsFolder
 from vtad_runtime.outputs.run_file import RunFile
 from vtad_runtime.sources.capture import Capture, CaptureOptions, Shot
+from vtad_runtime.sources.files import FolderFrames
 from vtad_runtime.sources.folder import SourceError
+from vtad_runtime.sources.room import Room
 from vtad_runtime.verdict.alarm import AlarmRule
 from vtad_runtime.verdict.geometry import Geometry
 from vtad_runtime.verdict.judge import Judge, Rules
@@ -201,6 +203,44 @@ def test_a_folder_whose_engine_does_not_answer_is_said_once_and_gets_no_row_more
     assert [str(row.verdict) for row in rows] == ["OK"] * 3
     said = [r.event for r in caplog.records]  # type: ignore[attr-defined]
     assert (said.count("silent"), said.count("answered")) == (1, 1)
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), TimeoutError(110, "Connection timed out")])
+def test_a_file_that_its_share_does_not_give_costs_itself_alone(
+    error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    for n in range(4):
+        cv2.imwrite(str(tmp_path / f"in/{n}.png"), good())
+    is_file = Path.is_file
+
+    def asked(path: Path) -> bool:
+        if path.name == "2.png":
+            raise error
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", asked)
+    rows = list[Judgement]()
+    watch(tmp_path / "in", write_model(tmp_path / "m.onnx"), rows.append)
+    assert [str(row.verdict) for row in rows] == ["OK", "OK", "ERROR", "OK"]
+    assert f"expected a readable file, got {error.strerror}" in (rows[2].reason or "")
+
+
+def test_files_that_wait_for_room_when_a_run_ends_are_not_read(tmp_path: Path) -> None:
+    files = [tmp_path / f"{n}.png" for n in range(5)]
+    for file in files:
+        cv2.imwrite(str(file), good())
+    begun, room = list[int](), Room(1)
+
+    def prepare(frame: Frame) -> Frame:
+        begun.append(frame.number)
+        return frame
+
+    frames = FolderFrames(files, 65535, Geometry(), prepare, 4, room, 4)
+    eventually(lambda: frames.next(0.1) is not None)
+    time.sleep(0.2)
+    frames.close()
+    assert begun == [1]
 
 
 def test_the_news_that_the_source_is_gone_comes_at_once_and_then_rarely(detector: Detector) -> None:

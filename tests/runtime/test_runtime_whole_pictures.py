@@ -65,6 +65,20 @@ def test_a_jpeg_that_was_cut_off_and_closed_is_refused(mode: Mode, share: float)
         decode_rgb(cut(whole, share))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_jpeg_with_a_second_picture_in_it_is_looked_at_as_any_other(mode: Mode) -> None:
+    both = io.BytesIO()
+    picture(mode).save(both, "MPO", save_all=True, append_images=[picture(mode)], quality=90)
+    data = both.getvalue()
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    assert_array_equal(decode_rgb(data), decode_rgb(jpeg(picture(mode), quality=90)))
+    pixels, end = data.index(b"\xff\xda"), data.index(b"\xff\xd9")
+    middle = (pixels + end) // 2
+    for damaged in (data[:middle] + data[end:], data[:middle] + bytes(end - middle) + data[end:]):
+        with pytest.raises(ImageError, match="expected a whole picture, got a damaged file"):
+            decode_rgb(damaged)
+
+
 def test_sloppy_but_whole_jpegs_are_read() -> None:
     whole = jpeg(picture(), quality=90)
     end = whole.rindex(b"\xff\xd9")

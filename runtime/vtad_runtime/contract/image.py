@@ -91,12 +91,24 @@ def decode_rgb(data: bytes, name: str = "picture", formats: tuple[str, ...] = FO
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height) after EXIF orientation; pixels are decoded only where a PNG says more after them. Raises ImageError."""
     with _open(path) as image:
-        width, height = image.size
-        if image.format == "TIFF":  # some Pillow versions swap `size` before loading, some after: the tags do not move
-            tags: Any = image.tag_v2  # type: ignore[attr-defined]
-            width, height = int(tags[256]), int(tags[257])
+        width, height = _stored_size(image)
         swapped = _exif(image).get(ORIENTATION, 1) in (5, 6, 7, 8)
     return (height, width) if swapped else (width, height)
+
+
+def pixels_in(path: Path) -> int:
+    """How many pixels a file holds, from its headers alone. Raises ImageError."""
+    with _open(path) as image:
+        width, height = _stored_size(image)
+    return width * height
+
+
+def _stored_size(image: ImageFile) -> tuple[int, int]:
+    """(width, height) before EXIF orientation."""
+    if image.format == "TIFF":  # some Pillow versions swap `size` before loading, some after: the tags do not move
+        tags: Any = image.tag_v2  # type: ignore[attr-defined]
+        return int(tags[256]), int(tags[257])
+    return image.size
 
 
 def pages(path: Path) -> int:
@@ -118,7 +130,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     In a JPEG, whose edges have a grey fringe that nobody drew, a pixel is defect above half of the brightest.
     """
     with _open(path) as image:
-        if image.format == "JPEG":
+        if _is_jpeg(image):
             grey = _to_rgb(image, path).rgb.max(axis=2)
             return np.asarray(2 * grey.astype(np.uint16) > max(int(grey.max()), 2 * JPEG_NOISE))
         if image.mode in _SIXTEEN_BIT or image.mode in ("I", "F"):  # a label of 1 must not round to 0
@@ -130,17 +142,22 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
 def _open(path: Path) -> Iterator[ImageFile]:
     """The opened picture file; whatever goes wrong with it inside the block becomes an ImageError."""
     path = Path(path)
-    if not path.is_file():
-        raise ImageError(f"{path}: expected a picture file, got {_kind(path)}")
     try:
+        if not path.is_file():  # a share that is gone raises here
+            raise ImageError(f"{path}: expected a picture file, got {_kind(path)}")
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: expected a picture file, got an empty file; copy it again")
         file = path.open("rb")
     except OSError as e:
-        raise ImageError(f"{path}: expected a readable file, got {e.strerror}; check its permissions") from e
+        raise _unreadable(path, e) from e
     # Given a path, Pillow maps uncompressed TIFF files into memory and then scrambles those with orientation 5..8.
     with file, _opened(file, path, FORMATS) as image:
         yield image
+
+
+def _unreadable(path: Path | str, error: OSError) -> ImageError:
+    where = "permissions" if isinstance(error, PermissionError) else "disk or its share"
+    return ImageError(f"{path}: expected a readable file, got {one_line(error)}; check its {where}")
 
 
 def _kind(path: Path) -> str:
@@ -170,7 +187,7 @@ def _opened(
         ) from e
     except Exception as e:  # Pillow's decoders raise almost anything on damaged bytes: SyntaxError, struct.error, ...
         if isinstance(e, OSError) and e.errno is not None:
-            raise ImageError(f"{path}: expected a readable file, got {e.strerror}; check its permissions") from e
+            raise _unreadable(path, e) from e
         raise ImageError(f"{path}: expected a whole picture, got a damaged file ({one_line(e)}){remedy}") from e
 
 
@@ -183,9 +200,14 @@ def _raise_limit() -> None:
     Image.MAX_IMAGE_PIXELS = -(-int(text) // 2)  # Pillow refuses from twice as many
 
 
+def _is_jpeg(image: ImageFile) -> bool:
+    """Pillow calls one that holds a second picture, as phones and stereo cameras write it, MPO; the first picture counts."""
+    return image.format in ("JPEG", "MPO")
+
+
 def _upright(image: ImageFile) -> Image.Image:
     """All pixels decoded, EXIF orientation applied. Raises DamagedFileError where some are missing."""
-    if image.format == "JPEG":
+    if _is_jpeg(image):
         return _turned(_jpeg(image))
     if image.format == "PNG":
         require_png(_bytes(image))
@@ -298,7 +320,7 @@ def _to_rgb(image: ImageFile, path: Path | str, full_scale: int = FULL_SCALE) ->
             f"{path}: expected pixels of 8 or 16 bits, got Pillow mode {image.mode!r} (floating point, 32-bit or Lab); "
             "save it as 8-bit or 16-bit PNG"
         )
-    if image.format == "JPEG" and image.mode in COLOUR_OR_GREY and image.getexif().get(ORIENTATION, 1) == 1:
+    if _is_jpeg(image) and image.mode in COLOUR_OR_GREY and image.getexif().get(ORIENTATION, 1) == 1:
         return Decoded(decode_jpeg(_bytes(image)))
     return Decoded(_by_bands(_upright(image)))
 

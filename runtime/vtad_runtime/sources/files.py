@@ -1,12 +1,11 @@
-"""Picture files as frames; those of a folder are decoded ahead by several threads."""
+"""Picture files as frames; those of a folder are read ahead by several threads, which judge them too where the model has callers."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Event
 
@@ -69,13 +68,12 @@ class FolderFrames:
         while len(self._window) < self._ahead and (item := next(self._files, None)) is not None:
             before, self._last_held = self._last_held, Event()
             self._window.append(self._pool.submit(self._decode, *item, before, self._last_held))
-        with suppress(TimeoutError):
-            frame = self._window[0].result(timeout_s)
-            self._window.popleft()
-            self._left -= 1
-            self.last_number = frame.number
-            return frame
-        return None
+        if not wait([self._window[0]], timeout_s).done:
+            return None
+        frame = self._window.popleft().result()
+        self._left -= 1
+        self.last_number = frame.number
+        return frame
 
     @property
     def ended(self) -> bool:
@@ -89,19 +87,23 @@ class FolderFrames:
     def _decode(self, number: int, path: Path, before: Event, held: Event) -> Frame | Unusable:
         try:
             before.wait()  # in their order, for the first is written first and makes room for the next
-            hold(path, self._room, self._stopping.is_set)
+            there_is = hold(path, self._room, self._stopping.is_set)
         finally:
             held.set()
         start = time.monotonic()
+        if not there_is:  # nobody takes it any more
+            return Unusable(number, time.time(), start, 0.0, 0, "stopped before it was read", path.as_posix())
         frame = as_frame(number, read_held(path, self._full_scale, self._room), self._geometry, start, start)
         return self._prepare(frame) if isinstance(frame, Frame) else frame
 
 
-def hold(path: Path, room: Room, stop: Callable[[], bool]) -> None:
-    """Wait until a file may be decoded, and hold room for that."""
+def hold(path: Path, room: Room, stop: Callable[[], bool]) -> bool:
+    """Wait until a file may be decoded, and hold room for that; False where `stop()` comes first."""
     size = decoding_bytes(path)
-    room.wait(size, stop)
+    if not room.wait(size, stop):
+        return False
     room.hold(path.as_posix(), size)
+    return True
 
 
 def read_held(path: Path, full_scale: int, room: Room) -> Shot:

@@ -94,8 +94,7 @@ class HotFolder(FrameSource):
             return None
         picture = self._in_flight[path]
         if (times := self._journal.crashes(picture.name, picture.stamp)) < MOST_CRASHES:
-            hold(path, self._room, stop)
-            return read_held(path, self._full_scale, self._room)
+            return read_held(path, self._full_scale, self._room) if hold(path, self._room, stop) else None
         said = f"set aside: the process died {times} times with this file in hand; to try it again, copy it here anew"
         warning("hot_folder_set_aside", f"{path}: {said}", file=path.as_posix())
         return Shot(None, path.as_posix(), time.monotonic(), error=said)

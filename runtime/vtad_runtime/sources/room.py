@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from vtad_runtime.contract.image import ImageError, image_size
+from vtad_runtime.contract.image import ImageError, pixels_in
 
 LIMIT_BYTES = 2**30
 DECODING = 8  # bytes a pixel while a file is decoded: Pillow's own picture, turned upright, or beside it as RGB
@@ -50,7 +50,6 @@ class Room:
 def decoding_bytes(path: Path) -> int:
     """What a file takes while it is decoded, by its header; 0 where that cannot be read, nor the file."""
     try:
-        width, height = image_size(path)
+        return DECODING * pixels_in(path)
     except ImageError:
         return 0
-    return DECODING * width * height
