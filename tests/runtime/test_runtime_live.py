@@ -73,11 +73,12 @@ def running(
     drop: Any = "none",
     geometry: Geometry | None = None,
     waiting: int = WAITING,
+    capture: CaptureOptions | None = None,
     **options: Any,
 ) -> Iterator[Any]:
     """Runs `judge_frames` in a thread, so that the test can go on; its error is raised at the end."""
     stop, failures = threading.Event(), []
-    capture_options = CaptureOptions(drop, geometry=geometry or Geometry())
+    capture_options = capture or CaptureOptions(drop, geometry=geometry or Geometry())
     name = "camera 0"
     judge = Judge(name, detector, rules or Rules())
     overdue = Silence(name, detector, partial(judge.gone, 7))
@@ -86,9 +87,9 @@ def running(
         try:
             with (
                 Writer(outputs, waiting=waiting, quiet=overdue.look) as writing,
-                Capture(name, source, capture_options, reopen) as capture,
+                Capture(name, source, capture_options, reopen) as frames,
             ):
-                judge_frames(capture, judge, writing, stop.is_set, silence=overdue, **options)
+                judge_frames(frames, judge, writing, stop.is_set, silence=overdue, **options)
         except Exception as e:
             failures.append(e)
 
@@ -241,6 +242,24 @@ def test_files_that_wait_for_room_when_a_run_ends_are_not_read(tmp_path: Path) -
     time.sleep(0.2)
     frames.close()
     assert begun == [1]
+
+
+def test_frames_that_every_skips_are_no_silence(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(silence, "SILENT_S", 0.2)
+    monkeypatch.setattr(writer, "QUIET_S", 0.02)
+    monkeypatch.setattr(loop, "POLL_S", 0.02)
+    source, kept = FakeSource(), Kept()
+    options = CaptureOptions("none", every_s=1000.0)
+    with caplog.at_level("INFO", "vtad"), running(source, detector, kept, capture=options, endless=False) as thread:
+        for _ in range(12):
+            source.put(good())
+            time.sleep(0.05)
+        source.put(None)
+        thread.join(20)
+    assert kept.verdicts == [(1, "OK")]
+    assert not caplog.records
 
 
 def test_the_news_that_the_source_is_gone_comes_at_once_and_then_rarely(detector: Detector) -> None:

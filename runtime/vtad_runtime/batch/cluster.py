@@ -24,8 +24,9 @@ import cv2
 
 from vtad_runtime.batch.job import Listing, Partition
 from vtad_runtime.batch.scoring import Scored, Scorer, Setup
-from vtad_runtime.batch.workers import POLL_S, cores
+from vtad_runtime.batch.workers import POLL_S
 from vtad_runtime.contract.errors import NOT_JUDGED, VtadError, one_line
+from vtad_runtime.engine.callers import cores
 
 ADDRESS = "RAY_ADDRESS"
 MOST_LOSSES = 3  # of one partition: whatever ends its actor each time lies in it

@@ -23,6 +23,7 @@ from vtad_runtime.contract.errors import FAILED, NOT_JUDGED, NOT_WRITTEN, VtadEr
 from vtad_runtime.contract.log import event, logging_to, note, warning
 from vtad_runtime.contract.progress import Bar
 from vtad_runtime.contract.threshold.conformal import REVIEW, review_level
+from vtad_runtime.engine.callers import cores
 from vtad_runtime.engine.engines import CPU
 from vtad_runtime.engine.opening import newest_model
 from vtad_runtime.verdict.detector import Detector
@@ -123,7 +124,7 @@ def _results(
         driver = workers.start(judge_on_cluster, setup, options.out, "the Ray cluster", end_s=workers.CLUSTER_END_S)
         yield from workers.spread([driver], left, stop)
         return
-    count = min(options.workers or workers.cores(), len(left))
+    count = min(options.workers or cores(), len(left))
     if count == 1:
         yield from workers.here(options.out, setup, left, stop)
     else:
@@ -182,7 +183,7 @@ def _partition(options: ScoreOptions, pictures: int) -> int:
     """How many pictures a partition gets: of few so many that every worker has some."""
     if options.partition is not None:
         return options.partition
-    at_work = MACHINES if options.on == "ray" else options.workers or workers.cores()
+    at_work = MACHINES if options.on == "ray" else options.workers or cores()
     least, most = PARTITION
     return min(most, max(least, -(-pictures // (PARTS * at_work * options.shard[1]))))
 

@@ -115,11 +115,6 @@ def end(workers: list[Worker]) -> None:
         worker.process.join()
 
 
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def begin(target: Target, pipe: Connection, setup: Setup, folder: Path) -> None:
     """The life of a process: `target`, and what it raises as a Failure."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

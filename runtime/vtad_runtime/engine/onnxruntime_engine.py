@@ -5,7 +5,6 @@ At first only the part of the graph that a verdict needs is opened (`subgraph`);
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -92,7 +91,7 @@ def _options(threads: int | None, callers: int) -> ort.SessionOptions:
     else:  # a thread that sleeps comes late to each operation; one that spins for long starves capture and writing
         options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
         options.add_session_config_entry("session.force_spinning_stop", "1")  # with the run
-    options.intra_op_num_threads = min(threads or 0, os.cpu_count() or 1)  # more gain nothing
+    options.intra_op_num_threads = min(threads or 0, cores())  # more gain nothing
     return options
 
 

@@ -7,7 +7,6 @@ that a second start does not compile anew. https://docs.openvino.ai
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections import deque
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from vtad_runtime.contract.card import AGAIN, ONNX_KEY, REFERENCES_KEY
 from vtad_runtime.contract.errors import one_line
+from vtad_runtime.engine.callers import cores
 from vtad_runtime.engine.declared import FLOAT, UINT8, Port, batch_of, card_of, names_of
 from vtad_runtime.engine.engines import cache_folder
 from vtad_runtime.engine.integrity import integrity, opened, whole_file
@@ -163,7 +163,7 @@ def _options(engine: str, threads: int | None, callers: int) -> dict[str, Any]:
     folder = cache_folder(engine)  # its own: taken for bfloat16, a graph in float32 ends the process
     return {
         "INFERENCE_PRECISION_HINT": PRECISION[engine],
-        "INFERENCE_NUM_THREADS": min(threads or os.cpu_count() or 1, os.cpu_count() or 1),
+        "INFERENCE_NUM_THREADS": min(threads or cores(), cores()),
         "NUM_STREAMS": callers,  # 1: one picture as fast as can be
         **({"CACHE_DIR": str(folder)} if folder else {}),
     }

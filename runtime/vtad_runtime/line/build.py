@@ -132,7 +132,7 @@ def build(
     ]
     if page is not None:
         page.outputs = lambda: wiring.states(receivers)
-    outputs_of_run.append(Calls(lambda judgement: room.leave(judgement.file or judgement.number)))
+    outputs_of_run.append(Calls(partial(_leave, room)))
     stack.callback(frames.stop)
     if hot is not None:
         stack.push(partial(_end_in_order, hot))
@@ -150,6 +150,12 @@ def build(
         window,
         device,
     )
+
+
+def _leave(room: Room, judgement: Judgement) -> None:
+    """Let the picture that was written leave. A judgement without one has the number of the last frame, which may be in hand."""
+    if judgement.frame is not None or judgement.file is not None:
+        room.leave(judgement.file or judgement.number)
 
 
 def _sort(hot: HotFolder, judgement: Judgement) -> None:

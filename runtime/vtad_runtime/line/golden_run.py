@@ -17,6 +17,7 @@ from vtad_runtime.contract.log import event, warning
 from vtad_runtime.line import wiring
 from vtad_runtime.line.golden import Golden, GoldenError, GoldenReport
 from vtad_runtime.line.options import RunOptions
+from vtad_runtime.line.silence import Silence
 from vtad_runtime.sources.capture import FrameSource
 from vtad_runtime.verdict.detector import Detector
 
@@ -57,12 +58,13 @@ class GoldenSamples:
             )
         return report
 
-    def turn(self) -> None:
+    def turn(self, silence: Silence) -> None:
         """Check again if due; frames that come meanwhile are dropped and counted. What cannot be checked ends no run."""
         if time.monotonic() < self._due:
             return
         try:
-            self._check()
+            with silence.due():
+                self._check()
         except GoldenError as e:
             warning("golden", f"golden samples: {e}", ok=False)
             self._show(False, (str(e),))

@@ -1,6 +1,7 @@
 """The loop of every run: frames of a source through the judge to the writer.
 
-Reading has threads of its own (`sources`), the model runs here, writing has another thread. Between them are bounded queues.
+Reading has threads of its own (`sources`), the model runs here or, where it has several callers, in those, writing has another
+thread. Between them are bounded queues.
 Reading never waits for the others unless nothing may be dropped. When writing is slower than the model, the model waits,
 frames are dropped at capture, and every drop is counted in the next row.
 """
@@ -25,6 +26,7 @@ class Frames(Protocol):
     """A source that is being read."""
 
     last_number: int  # of the newest frame handed on
+    last_read: int  # of the newest one that the source gave, handed on or not
 
     def start(self) -> None:
         """Begin to read. Raises SourceError."""
@@ -60,13 +62,12 @@ def judge_frames(
     for (--roi, --roi-mask), ModelError, and what an output raised.
     """
     taken: list[Frame | Unusable] = []
-    done, said_gone = 0, -GONE_EVERY_S
+    done, said_gone, read = 0, -GONE_EVERY_S, 0
 
     def judge_taken() -> None:
         nonlocal done
-        silence.begin()
-        judged = judge.judge(taken)
-        silence.end()
+        with silence.due():
+            judged = judge.judge(taken)
         for judgement in judged:
             if done == 0 and judgement.misfit and judgement.file is None:  # files may be of several sizes
                 raise SourceError(judgement.reason)
@@ -87,6 +88,9 @@ def judge_frames(
             if len(taken) == batch or done + len(taken) == max_frames:
                 judge_taken()
             continue
+        if frames.last_read != read:  # --every hands on few
+            read = frames.last_read
+            silence.end()
         if not endless:
             silence.begin()
         if taken:  # the rest of the batch is not there yet, or has no room before these are written

@@ -93,7 +93,7 @@ def run(
             _say_start(options, line, detector, rules)
             turns = [line.window.draw] if line.window is not None else []
             if golden is not None:
-                turns.append(golden.turn)
+                turns.append(partial(golden.turn, line.silence))
             judge_frames(
                 line.frames,
                 judge,

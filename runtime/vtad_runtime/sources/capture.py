@@ -86,7 +86,7 @@ class Capture:
         self._changed = threading.Condition()
         self._waiting: deque[tuple[int, Frame | Unusable]] = deque()  # frames dropped before it, and the frame
         self._dropped = 0  # since the last frame that was put into the queue
-        self._number = 0
+        self.last_read = 0  # of the newest one that the source gave
         self._due: float | None = None  # of the next frame that --every takes
         self._wait_s = FIRST_WAIT_S
         self._lost: str | None = None  # why, while it is being opened again
@@ -208,11 +208,11 @@ class Capture:
         arrived = time.monotonic()
         captured = arrived if shot.captured is None else shot.captured
         self._back(arrived)
-        self._number += 1
+        self.last_read += 1
         if not self._is_due(captured if shot.media_s is None else shot.media_s):
             return
         begun = start if shot.captured is None else captured
-        frame, room = as_frame(self._number, shot, self._options.geometry, begun, captured), self._options.room
+        frame, room = as_frame(self.last_read, shot, self._options.geometry, begun, captured), self._options.room
         if self._options.drop == "none" and frame.path is None:  # a hot folder holds its files itself
             room.wait(_bytes(frame), self._stopping.is_set)
             room.hold(frame.number, _bytes(frame))

@@ -1,4 +1,4 @@
-"""Picture files as frames; those of a folder are read ahead by several threads, which judge them too where the model has callers."""
+"""Picture files as frames; those of a folder are read ahead by several threads, and judged there where the model has callers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class FolderFrames:
 
         `ahead` files are decoded before they are asked for, none before it has `room`, where whoever writes it lets it leave.
         """
-        self.last_number = 0  # of the last frame handed on
+        self.last_number = self.last_read = 0  # of the last frame handed on
         self._full_scale, self._geometry, self._prepare, self._room = full_scale, geometry, prepare, room
         self._stopping, self._last_held = Event(), Event()
         self._last_held.set()
@@ -72,7 +72,7 @@ class FolderFrames:
             return None
         frame = self._window.popleft().result()
         self._left -= 1
-        self.last_number = frame.number
+        self.last_number = self.last_read = frame.number
         return frame
 
     @property

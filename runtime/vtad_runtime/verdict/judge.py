@@ -46,7 +46,7 @@ class _Ready(NamedTuple):
 
 
 class Judge:
-    """Turns the frames of one source into judgements. `prepare` may run in any thread, the rest in one."""
+    """Turns the frames of one source into judgements. `prepare` and `gone` may run in any thread, the rest in one."""
 
     def __init__(self, name: str, detector: Detector, rules: Rules, *, explain: bool = False) -> None:
         """`name` is the source's. `explain`: every picture's maps and reconstruction will be looked at."""
@@ -82,7 +82,7 @@ class Judge:
         return said
 
     def gone(self, number: int, reason: str | None) -> Judgement:
-        """The judgement that the source gives no frames; `number` is that of the last one."""
+        """The judgement that there is no verdict: no frames, or no answer of the engine; `number` is the last frame's."""
         alarm = None if self._alarm is None else self._alarm.on
         at, changed = time.time(), ", ".join(self._detector.integrity.changed) or None
         return Judgement(

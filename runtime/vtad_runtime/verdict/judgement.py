@@ -60,11 +60,11 @@ class Unusable:
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """One judged frame; or, without a frame, that the source is gone (ERROR)."""
+    """One judged frame; or, without a frame, that the source is gone or the engine does not answer (ERROR)."""
 
     source: str
-    number: int  # of the frame; the last one seen while the source is gone
-    captured_at: float  # seconds since the epoch; while the source is gone, of the moment when that was noticed
+    number: int  # of the frame; without one, of the last one seen
+    captured_at: float  # seconds since the epoch; without a frame, of the moment when that was noticed
     verdict: Verdict
     reason: str | None  # why UNSURE, STALE or ERROR; one line
     alarm: bool | None  # whether the alarm is on after this frame; None without --alarm
