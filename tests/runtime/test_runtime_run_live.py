@@ -593,6 +593,37 @@ def test_a_run_in_which_something_hangs_ends_within_seconds_of_the_signal_and_bl
     assert run("--watch", "in", "--max-frames", "1").exit_code == 0
 
 
+ENGINE_HANGS = """
+import ctypes
+from vtad_runtime.commands.run import run
+from vtad_runtime.contract.command_line import stopping
+from vtad_runtime.engine.onnxruntime_engine import OnnxSession
+stopping.LAST_S = 0.5
+
+def hang(*_):
+    print("hangs", flush=True)
+    lock = ctypes.create_string_buffer(64)
+    for _ in range(2):  # no signal ends the second one, and no line of Python runs in this thread again
+        ctypes.CDLL(None).pthread_mutex_lock(lock)
+
+OnnxSession.verdict = hang
+run()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="hangs by a lock of Linux's")
+def test_a_run_whose_engine_hangs_ends_within_seconds_of_the_signal_and_blames_no_file() -> None:
+    save(good(), "in/1.png")
+    for _ in range(2):
+        with running("--watch", "in", command=(sys.executable, "-c", ENGINE_HANGS)) as process:
+            eventually(lambda process=process: "hangs\n" in process.stdout)  # type: ignore[misc]
+            start = time.monotonic()
+            assert process.end() == 0
+            assert time.monotonic() - start < 5
+            assert "after the signal: ended at once" in process.stderr[-1]
+    assert run("--watch", "in", "--max-frames", "1").exit_code == 0
+
+
 EVIL = """
 import os, signal
 from vtad_runtime.commands.run import run

@@ -56,6 +56,7 @@ class Line:
     page: PageState | None
     window: Window | None
     device: FrameSource | None  # a camera, a stream or a video
+    hot: HotFolder | None
 
     def start(self) -> None:
         """Begin to read, and count the time from now. Raises SourceError."""
@@ -149,6 +150,7 @@ def build(
         page,
         window,
         device,
+        hot,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 
-from vtad_runtime.contract.command_line.stopping import LAST_S, stoppable
+from vtad_runtime.contract.command_line.stopping import LAST_S, Stop, stoppable
 from vtad_runtime.contract.errors import NOT_JUDGED, NOT_WRITTEN
 from vtad_runtime.contract.json_values import finite
 from vtad_runtime.contract.log import event, logging_to, note, warning
@@ -90,6 +90,10 @@ def run(
             if golden is not None:
                 golden.begin(line.device, line.page, stop)
             line.start()
+            if line.hot is not None and isinstance(stop, Stop):
+                stop.at_once.append(
+                    line.hot.end_in_order
+                )  # whoever kills the process then kills it for no fault of a file
             _say_start(options, line, detector, rules)
             turns = [line.window.draw] if line.window is not None else []
             if golden is not None:

@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 
 from vtad_runtime.contract.errors import VtadError
@@ -21,10 +22,14 @@ REPEAT_S = 1.0  # `timeout` and terminals may send one request twice; the second
 
 
 class Stop:
-    """Calling it says whether a signal has come; `signal` is its number."""
+    """Calling it says whether a signal has come; `signal` is its number.
+
+    `at_once`: what else is done when one comes, in a thread of its own; of `stoppable` with `too_late` alone.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.at_once: list[Callable[[], None]] = []
 
     def __call__(self) -> bool:
         """Whether to stop."""
@@ -42,26 +47,54 @@ def stoppable(too_late: Callable[[int], None] | None = None) -> Iterator[Stop]:
     When the block has not ended `LAST_S` seconds after the signal, `too_late` is called with its number, in another thread.
     """
     stop, earlier = Stop(), {number: signal.getsignal(number) for number in SIGNALS}
-    ended, waiting = threading.Event(), list[threading.Thread]()
-
-    def wait(number: int, act: Callable[[int], None]) -> None:
-        if not ended.wait(LAST_S):
-            act(number)
 
     def remember(number: int, frame: FrameType | None) -> None:
         stop.signal = number
         signal.signal(number, earlier[signal.Signals(number)])
-        if too_late is not None:
-            waiting.append(threading.Thread(target=wait, args=(number, too_late), name="vtad-last", daemon=True))
-            waiting[-1].start()
 
+    with _handled_by(remember), nullcontext() if too_late is None else _heard(stop, too_late):
+        yield stop
+
+
+@contextmanager
+def _heard(stop: Stop, too_late: Callable[[int], None]) -> Iterator[None]:
+    """Listen to signals in a thread of its own: the main one, where it hangs in a library, runs no handler of Python."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    hears, tells = os.pipe()
+    if hasattr(os, "set_blocking"):  # Python asks for it, except on Windows
+        os.set_blocking(tells, False)
+    ended = threading.Event()
+
+    def listen() -> None:
+        while (heard := os.read(hears, 1)) and heard[0] not in SIGNALS:
+            pass
+        if not heard:
+            return
+        stop.signal = heard[0]
+        threading.Thread(target=_each, args=(stop.at_once,), name="vtad-last", daemon=True).start()
+        if not ended.wait(LAST_S):
+            too_late(heard[0])
+
+    thread = threading.Thread(target=listen, name="vtad-signals", daemon=True)
+    before = signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
+    thread.start()
     try:
-        with _handled_by(remember):
-            yield stop
+        yield
     finally:
         ended.set()
-        for thread in waiting:
-            thread.join()
+        signal.set_wakeup_fd(before)
+        os.close(tells)
+        thread.join()
+        os.close(hears)
+
+
+def _each(acts: list[Callable[[], None]]) -> None:
+    """Each in turn, whatever fails."""
+    for act in acts:
+        with suppress(Exception):
+            act()
 
 
 @contextmanager
