@@ -292,7 +292,8 @@ def test_a_trial_whose_process_cannot_start_is_a_refusal_in_one_line(
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
     found = engine_choice.tried(proven(tmp_path / "m.onnx"), 1, "openvino")
-    assert found == Trial("openvino", False, "its process did not start: No such file or directory", None, None)
+    said = "its process did not start: No such file or directory"
+    assert found == Trial("openvino", False, said, None, None, lasting=False)
 
 
 @needs_openvino
@@ -404,6 +405,88 @@ def test_of_an_engine_that_a_signal_stopped_nothing_is_remembered(
     assert caught.value.exit_code == 130
     (tmp_path / "openvino.py").unlink()
     assert not [file for file in kept("engines") if "openvino" in file.read_text()]
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """OpenVINO is three times as fast as the first engine; the names of those that are tried."""
+    asked: list[str] = []
+
+    def timed(_: Path, __: int | None, engine: str, **___: Any) -> Trial:
+        asked.append(engine)
+        return Trial(engine, True, "alike", 1.0, 3.0)
+
+    def opened(model: Path, threads: int | None, *, engine: str, **options: Any) -> Any:
+        found = open_model(model, threads, engine="cpu", **options)
+        found.engine = engine
+        return found
+
+    monkeypatch.setattr(engine_choice, "others", lambda: ("openvino",))
+    monkeypatch.setattr(engine_choice, "tried", timed)
+    monkeypatch.setattr(engine_choice, "open_model", opened)
+    return asked
+
+
+def test_auto_goes_on_without_an_engine_that_opens_no_more_and_tries_it_anew(
+    fast: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def gone(model: Path, threads: int | None, *, engine: str, **options: Any) -> Any:
+        if engine == "openvino":
+            raise ModelError("its device is missing")
+        return open_model(model, threads, engine=engine, **options)
+
+    path = proven(tmp_path / "m.onnx")
+    assert Detector(path, engine="auto").engine == "openvino"
+    monkeypatch.setattr(engine_choice, "open_model", gone)
+    for times in (1, 2):
+        assert Detector(path, engine="auto").engine == "cpu"
+        assert len(fast) == times
+    assert caplog.text.count("engine openvino is not taken: its device is missing") == 2
+
+
+def test_another_driver_is_another_machine(fast: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = proven(tmp_path / "m.onnx")
+    for times, driver in enumerate(("580.1", "580.2"), 1):
+        monkeypatch.setattr(engine_choice, "devices", lambda driver=driver: driver)
+        for _ in range(2):
+            assert Detector(path, engine="auto").engine == "openvino"
+            assert len(fast) == times
+
+
+def test_a_trial_that_a_signal_stopped_stops_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(engine_choice, "others", lambda: ("openvino", "openvino-bf16"))
+    monkeypatch.setattr(engine_choice, "tried", lambda _, __, engine, **___: asked.append(engine))
+    with caplog.at_level(logging.INFO, "vtad"):
+        assert Detector(proven(tmp_path / "m.onnx"), engine="auto").engine == "cpu"
+    assert asked == ["openvino"]
+    assert "engine cpu: the trial of openvino was stopped" in caplog.text
+
+
+def test_what_says_nothing_of_an_engine_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = proven(tmp_path / "m.onnx")
+    monkeypatch.setattr(engine_choice, "others", lambda: ("openvino",))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
+    assert Detector(path, engine="auto").engine == "cpu"
+    assert [json.loads(file.read_text()) for file in kept("engines")] == [[]]
+
+
+HANGING_TRIAL = """
+import runpy, sys, time
+from vtad_runtime.engine import opening
+opening.open_model = lambda *_, **__: time.sleep(60)
+sys.argv[1:] = ['["m.onnx", 1, "cpu", 1, false]']
+runpy.run_module("vtad_runtime.verdict.engine_trial", run_name="__main__")
+"""
+
+
+def test_a_trial_ends_with_the_process_that_waits_for_it() -> None:
+    process = subprocess.Popen([sys.executable, "-c", HANGING_TRIAL], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(20) == 130
 
 
 @needs_openvino

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,6 +78,14 @@ def processor() -> str:
 def features() -> str:
     """Digits that tell processors apart which compute otherwise; those of a virtual machine may share a name."""
     return hash_of(_of_processor("flags", "Features"))
+
+
+def devices() -> str:
+    """What Linux says of accelerators: a driver that is new, and a container without one, are another machine."""
+    with suppress(OSError):
+        driver = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
+        return " ".join([driver, *sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))])
+    return ""
 
 
 def _of_processor(*fields: str) -> str:

@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,14 +19,16 @@ from vtad_runtime.contract.disk.files import replacing
 from vtad_runtime.contract.errors import STOPPED, VtadError, one_line
 from vtad_runtime.contract.log import event, warning
 from vtad_runtime.contract.typed_json import WrongJson, parsed, typed
-from vtad_runtime.engine.engines import AUTO, CPU, ENGINES, cache_folder, features, hash_of, processor
+from vtad_runtime.engine.engines import AUTO, CPU, ENGINES, cache_folder, devices, features, hash_of, processor
 from vtad_runtime.engine.integrity import contents
 from vtad_runtime.engine.model import ModelError, OpenModel
 from vtad_runtime.engine.opening import is_package, open_model
 
 WORTH = 1.1  # times as fast as the first engine, from which another one is taken
 LONGEST_S = 300.0  # that an engine may take to compile a model and to judge eight pictures
-STOPPING = (signal.SIGINT, signal.SIGTERM)  # what a person or a service manager sends
+# Exit codes after what a person or a service manager sends; the last is that of Windows.
+STOPPED_BY = (-signal.SIGINT, -signal.SIGTERM, 0xC000013A)
+KILLED = -9  # by whom is not known: where memory is short, by the system
 LIBRARIES = ("vtad", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "openvino")
 
 
@@ -40,6 +41,7 @@ class Trial:
     said: str  # one line
     ms: float | None  # of the verdict, a picture, median; None: it does not run
     times_faster: float | None  # than `cpu`, by runs taken in turns
+    lasting: bool = True  # whether it says something of the engine, and not of the moment
 
 
 def open_proven(
@@ -69,7 +71,7 @@ class EngineChoice:
             raise ModelError(f"engine: expected one of {', '.join((AUTO, *ENGINES))}, got {engine}")
         self._model, self._threads, self._callers, self._allow_changed = model, threads, callers, allow_changed
         self._engine, self._known, self._due = engine, _Known(None), tuple[str, ...]()
-        self._stopped = ""  # engines whose trial was stopped by Ctrl-C or SIGTERM: nothing is known of them
+        self._stopped = ""  # the engine whose trial was stopped by Ctrl-C or SIGTERM: nothing is known of it
         if isinstance(model, bytes) or engine == CPU or (engine == AUTO and (is_package(model) or not others())):
             self._engine = CPU if engine == AUTO else engine
             return
@@ -95,13 +97,22 @@ class EngineChoice:
         if self._due:
             first = first or self.first()
         engine = self._fastest(first) if self._engine == AUTO else self._asked()
-        return first if first is not None and first.engine == engine else self._opened(engine)
+        if first is not None and first.engine == engine:
+            return first
+        try:
+            return self._opened(engine)
+        except ModelError as e:  # a device that was there when it was tried
+            if self._engine != AUTO or engine == CPU:
+                raise
+            warning("engine_refused", f"engine {engine} is not taken: {e}", engine=engine)
+            self._known.forget(engine)
+            return self.proven(first)
 
     def _asked(self) -> str:
         """The engine that was asked for, which the reference pictures must not speak against. Raises ModelError."""
         self._try()
-        if stopped := self._stopped:
-            raise ModelError(f"{self._model!s}: engine {stopped} was stopped while it was tried", STOPPED)
+        if self._stopped:
+            raise ModelError(f"{self._model!s}: engine {self._stopped} was stopped while it was tried", STOPPED)
         if trial := self._known.trials.get(self._engine):
             if trial.ok is False:
                 raise ModelError(
@@ -118,6 +129,9 @@ class EngineChoice:
                 return CPU
             event("engines", "trying engines once on this machine: " + ", ".join(self._due))
             self._try()
+        if self._stopped:
+            event("engine", f"engine {CPU}: the trial of {self._stopped} was stopped", engine=CPU)
+            return CPU
         found = [self._known.trials[name] for name in others() if name in self._known.trials]
         for trial in found:
             if new and not trial.ok:
@@ -133,14 +147,15 @@ class EngineChoice:
         return best.engine
 
     def _try(self) -> None:
-        """Try what is due."""
-        if self._due and not isinstance(self._model, bytes):
-            path, threads, changed = Path(self._model), self._threads, self._allow_changed
-            found = {
-                name: tried(path, threads, name, callers=self._callers, allow_changed=changed) for name in self._due
-            }
-            self._known.learn(trial for trial in found.values() if trial is not None)
-            self._stopped, self._due = ", ".join(name for name, trial in found.items() if trial is None), ()
+        """Try what is due, until a signal stops it."""
+        due, self._due = self._due, ()
+        for name in due:
+            path, changed = Path(str(self._model)), self._allow_changed  # of bytes no engine is due
+            trial = tried(path, self._threads, name, callers=self._callers, allow_changed=changed)
+            if trial is None:
+                self._stopped = name
+                return
+            self._known.learn(trial)
 
     def _opened(self, engine: str) -> OpenModel:
         return open_model(
@@ -156,23 +171,31 @@ def others() -> tuple[str, ...]:
 def tried(
     model: Path, threads: int | None, engine: str, *, callers: int = 1, allow_changed: bool = False
 ) -> Trial | None:
-    """What an engine shows in a process of its own; None where a signal stopped that, as Ctrl-C stops all of a terminal."""
+    """What an engine shows in a process of its own; None where a signal stopped that, as Ctrl-C stops all of a terminal.
+
+    It ends with this process: its stdin is a pipe that is open as long.
+    """
     import subprocess  # it takes 2 ms, and the first engine is not tried
 
     asked = json.dumps([str(model), threads, engine, callers, allow_changed])
     command = [sys.executable, "-m", "vtad_runtime.verdict.engine_trial", asked]
+    theirs, ours = os.pipe()
     try:
-        done = subprocess.run(command, capture_output=True, timeout=LONGEST_S, check=False)
+        done = subprocess.run(command, stdin=theirs, capture_output=True, timeout=LONGEST_S, check=False)
     except subprocess.TimeoutExpired:
         return Trial(engine, False, f"it took longer than {LONGEST_S:g} s", None, None)
     except OSError as e:
-        return Trial(engine, False, f"its process did not start: {one_line(e)}", None, None)
-    if -done.returncode in STOPPING:
+        return Trial(engine, False, f"its process did not start: {one_line(e)}", None, None, lasting=False)
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    if done.returncode in STOPPED_BY:
         return None
     try:
         return typed(Trial, parsed(done.stdout.splitlines()[-1] if done.stdout else b""), "trial")
     except WrongJson:
-        return Trial(engine, False, f"its process ended by {_end(done.returncode)}", None, None)
+        lasting = done.returncode != KILLED
+        return Trial(engine, False, f"its process ended by {_end(done.returncode)}", None, None, lasting)
 
 
 def _end(code: int) -> str:
@@ -198,16 +221,34 @@ class _Known:
             return _Known(None)  # opening it says what it is
         if digests is None or digests.files != found.files or digests.card != card_digest(found.card):
             return _Known(None)
-        about = [found.card, processor(), features(), os.cpu_count(), threads, callers, *map(_version, LIBRARIES)]
+        about = [
+            found.card,
+            processor(),
+            features(),
+            devices(),
+            os.cpu_count(),
+            threads,
+            callers,
+            *map(_version, LIBRARIES),
+        ]
         folder = cache_folder("engines")
         return _Known(folder and folder / f"{hash_of(json.dumps(about))}.json")
 
-    def learn(self, found: Iterable[Trial]) -> None:
-        """Add trials."""
-        self.trials |= {trial.engine: trial for trial in found}
+    def learn(self, trial: Trial) -> None:
+        """Add a trial."""
+        self.trials[trial.engine] = trial
+        self._write()
+
+    def forget(self, engine: str) -> None:
+        """An engine is to be tried anew at the next start."""
+        del self.trials[engine]
+        self._write()
+
+    def _write(self) -> None:
         if self.file is not None:
             with suppress(OSError), replacing(self.file) as beside:  # a cache that cannot be written is none
-                beside.write_text(json.dumps([asdict(t) for t in self.trials.values()], indent=1), encoding="utf-8")
+                kept = [asdict(trial) for trial in self.trials.values() if trial.lasting]
+                beside.write_text(json.dumps(kept, indent=1), encoding="utf-8")
 
 
 def _version(name: str) -> str:

@@ -1,12 +1,15 @@
 """One engine on this machine: does it judge the reference pictures in a model as torch did at its export, and how fast is it?
 
-`python -m vtad_runtime.verdict.engine_trial '["pill.onnx", null, "openvino", 1, false]'` prints a `Trial` as JSON.
+`python -m vtad_runtime.verdict.engine_trial '["pill.onnx", null, "openvino", 1, false]'` prints a `Trial` as JSON,
+if stdin stays open until then.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -15,7 +18,7 @@ from statistics import median
 
 import numpy as np
 
-from vtad_runtime.contract.errors import VtadError, one_line
+from vtad_runtime.contract.errors import STOPPED, VtadError, one_line
 from vtad_runtime.engine.engines import CPU, ENGINES
 from vtad_runtime.engine.model import OpenModel
 from vtad_runtime.engine.opening import open_model
@@ -52,7 +55,14 @@ def _timed(session: OpenModel, callers: int) -> float:
         return 1000 * (time.perf_counter() - start) / callers
 
 
+def _end_with_parent() -> None:
+    """End this process when its stdin ends, which the one that waits for it holds open."""
+    os.read(0, 1)
+    os._exit(STOPPED)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     asked_model, asked_threads, asked_engine, at_once, changed = json.loads(sys.argv[1])
     found = trial(Path(asked_model), asked_threads, asked_engine, callers=at_once, allow_changed=changed)
     print(json.dumps(asdict(found)))
