@@ -42,15 +42,15 @@ def test_no_images_give_none() -> None:
     )
 
 
-def parts(by: float, turned: bool = False) -> NDArray[np.uint8]:
-    """Twelve noisy pictures of one part, each shifted by up to so many pixels, or lying at any angle."""
+def parts(by: float, turned: bool = False, count: int = 12) -> NDArray[np.uint8]:
+    """Noisy pictures of one part, each shifted by up to so many pixels, or lying at any angle."""
     rng = np.random.default_rng(3)
     part = np.full((96, 128, 3), 90, np.uint8)
     cv2.rectangle(part, (30, 20), (90, 60), (200, 180, 60), -1)
     cv2.circle(part, (60, 70), 14, (20, 40, 160), -1)
     cv2.line(part, (40, 30), (80, 50), (10, 10, 10), 4)
     out = []
-    for _ in range(12):
+    for _ in range(count):
         x, y = rng.uniform(-by, by, 2)
         matrix = np.array([[1, 0, x], [0, 1, y]], np.float32)
         if turned:
@@ -65,6 +65,18 @@ def test_pictures_of_a_part_say_how_far_it_shifts(by: float) -> None:
     found = registered(parts(by))
     assert found.aligned
     assert 0.8 * by / 96 < found.shift < 2.1 * by / 96  # of two pictures, each shifted by up to so much
+
+
+@pytest.mark.parametrize("odd", [0, 255, None])
+def test_a_few_odd_pictures_say_nothing_of_the_shift(odd: int | None) -> None:
+    """Some of 36 are black, white, or of a part that was turned: nothing brings them together with others."""
+    pictures = parts(1.0, count=36)
+    before = registered(pictures).shift
+    for i in (5, 20):
+        pictures[i] = parts(0, turned=True)[i % 12] if odd is None else odd
+    found = registered(pictures)
+    assert found.aligned
+    assert found.shift <= 1.2 * before
 
 
 def test_turned_parts_textures_and_a_single_picture_are_not_aligned() -> None:

@@ -8,6 +8,7 @@ are turned against one another, which no shift brings together.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import cv2
@@ -22,6 +23,7 @@ RGB = NDArray[np.uint8]
 SIDE = 192  # pixels of the longer side, at which pictures are compared
 MOST = 48  # pictures at most
 ALIGNED = 0.4  # median response from which pictures are of parts that lie alike
+FOUND = 0.7  # correlation from which a pair shows the same once it is brought together; else its shift is chance
 QUANTILE = 0.95  # of the shifts: further away lies one picture of twenty
 ADDED = 0.5  # of it: two pictures lie so far apart, one lies half as far from the middle, and its own shift is in it already
 SHIFT = (0.005, 0.12)  # least and most that pictures are shown shifted by; a share of the side
@@ -32,7 +34,9 @@ class Registration(NamedTuple):
     """What pairs of good pictures say."""
 
     response: float  # the median, 0..1
-    shift: float  # `QUANTILE` of the larger of both directions, a share of the picture's side
+    shift: (
+        float  # `QUANTILE` of the larger of both directions, a share of the picture's side; of pairs that were `FOUND`
+    )
 
     @property
     def aligned(self) -> bool:
@@ -76,10 +80,21 @@ def registered(images: RGB) -> Registration:
     apart = max(1, len(seen) // 3)  # neighbours in time may lie more alike than others
     shifts, responses = list[float](), list[float]()
     for i, one in enumerate(seen):
-        (x, y), response = cv2.phaseCorrelate(one, seen[(i + apart) % len(seen)], window)
-        shifts.append(max(abs(x) / columns, abs(y) / rows))
+        other = seen[(i + apart) % len(seen)]
+        (x, y), response = cv2.phaseCorrelate(one, other, window)
         responses.append(response)
-    return Registration(float(np.median(responses)), float(np.quantile(shifts, QUANTILE)))
+        if _alike(one, other, x, y):
+            shifts.append(max(abs(x) / columns, abs(y) / rows))
+    return Registration(float(np.median(responses)), float(np.quantile(shifts, QUANTILE)) if shifts else 0.0)
+
+
+def _alike(one: NDArray[np.float32], other: NDArray[np.float32], x: float, y: float) -> bool:
+    """Whether two pictures (h, w) show the same where they overlap, once the other is moved back by its shift in pixels."""
+    rows, columns = one.shape
+    moved = cv2.warpAffine(other, np.array([[1, 0, -x], [0, 1, -y]]), (columns, rows))
+    left, top = math.ceil(abs(x)), math.ceil(abs(y))
+    both = [image[top : rows - top, left : columns - left] for image in (one, moved)]
+    return bool(both[0].size) and float(cv2.matchTemplate(both[0], both[1], cv2.TM_CCOEFF_NORMED)[0, 0]) >= FOUND
 
 
 def _seen(image: RGB) -> NDArray[np.float32]:
