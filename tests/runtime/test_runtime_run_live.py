@@ -10,13 +10,14 @@ import random
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -663,6 +664,26 @@ def test_a_picture_that_kills_the_process_is_set_aside_after_two_deaths_and_the_
     assert {row["file"]: row["reason"] for row in found if row["verdict"] != "OK"} == {"in/evil.png": said}
     assert f"in/evil.png: {said}" in last.stderr
     assert Path("sorted/ERROR/evil.png").is_file()
+
+
+KILLED_BEFORE_IT_SORTS = """
+import os, signal
+from vtad_runtime.commands.run import run
+from vtad_runtime.sources.hot_folder import HotFolder
+HotFolder.done = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+run()
+"""
+
+
+def test_a_kill_before_a_file_is_noted_and_sorted_loses_no_message() -> None:
+    save(good(), "in/1.png")
+    options = ("--watch", "in", "--sort-to", "sorted", "--json", "rows.jsonl", "--post", "http://127.0.0.1:9/")
+    command = [sys.executable, "-c", KILLED_BEFORE_IT_SORTS, *options]
+    assert subprocess.run(command, capture_output=True, env=ENVIRONMENT, check=False).returncode == -signal.SIGKILL
+    assert [json.loads(line)["file"] for line in Path("rows.jsonl").read_text().splitlines()] == ["in/1.png"]
+    (spool,) = Path("results/spool").glob("webhook-*/messages.sqlite")
+    with closing(sqlite3.connect(spool)) as messages:
+        assert messages.execute("SELECT count(*) FROM messages").fetchone() == (1,)
 
 
 def test_a_second_run_on_the_same_hot_folder_ends_with_one_line_whatever_its_results_folder() -> None:

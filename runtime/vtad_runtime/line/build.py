@@ -102,7 +102,6 @@ def build(
         assert results is not None  # the options say so of a hot folder
         hot = wiring.open_hot_folder(options, full_scale, results, room, stack)
         frames = Capture(source.name, hot, wiring.capture_options(options, room))
-        outputs_of_run.append(Calls(partial(_sort, hot)))
     stack.callback(frames.close)  # waits for its threads, when all is written
     silence = Silence(
         source.name,
@@ -128,12 +127,19 @@ def build(
         outputs_of_run.append(Calls(lambda judgement: note(frame_line(judgement))))
     outputs_of_run += [
         output
-        for output in (OpenedAhead(detector) if source.endless else None, page, window, *outputs)
+        for output in (
+            OpenedAhead(detector) if source.endless else None,
+            page,
+            window,
+            *outputs,
+            # After all others: what is noted as judged is not judged again after a kill, and nobody would hear of it.
+            Calls(partial(_sort, hot)) if hot is not None else None,
+            Calls(partial(_leave, room)),
+        )
         if output is not None
     ]
     if page is not None:
         page.outputs = lambda: wiring.states(receivers)
-    outputs_of_run.append(Calls(partial(_leave, room)))
     stack.callback(frames.stop)
     if hot is not None:
         stack.push(partial(_end_in_order, hot))
