@@ -25,6 +25,7 @@ from tiny_model import write_model
 
 import vtad_runtime
 from vtad_runtime.commands.run import run
+from vtad_runtime.review.recorded import read_run
 from vtad_runtime.sources import journal as journal_module
 from vtad_runtime.sources import sorting
 from vtad_runtime.sources.folder import SourceError
@@ -707,6 +708,63 @@ def test_sorting_to_a_real_other_file_system(folder: Path) -> None:
         assert not (folder / "sub/a.png").exists()
     finally:
         shutil.rmtree(to)
+
+
+class Run:
+    """A run on a hot folder that sorts, with the results folder that vtad-replay reads."""
+
+    def __init__(self, tmp_path: Path, number: int) -> None:
+        self.results = put(tmp_path / f"results/{number}/results.jsonl", b"")
+        self.journal = Journal(tmp_path / "results/a.journal", self.results)
+        sorter = Sorter(tmp_path / "out", tmp_path / "in", self.results.with_name("moves.jsonl"))
+        self.hot = HotFolder(tmp_path / "in", self.journal, 0, sorter)
+        self._rows = 0
+
+    def row(self, file: Path) -> int:
+        self._rows += 1
+        row = {"frame": self._rows, "file": file.as_posix(), "verdict": "OK", "score": self._rows}
+        with self.results.open("a") as results:
+            results.write(json.dumps(row) + "\n")
+        return self._rows
+
+    def judge(self, files: Iterator[Path] | None = None) -> None:
+        for file in files or self.hot.files(looks(12)):
+            self.hot.done(file, "OK", self.row(file))
+
+    def pictures(self) -> list[bytes | None]:
+        """What the picture holds that vtad-replay finds for each row."""
+        self.journal.close()
+        return [row.picture.read_bytes() if row.picture else None for row in read_run(self.results).rows]
+
+
+def test_replay_finds_no_picture_of_a_part_that_was_overwritten_before_it_was_moved(
+    folder: Path, tmp_path: Path
+) -> None:
+    run, part = Run(tmp_path, 1), put(folder / "a.png", b"one", mtime=1)
+    files = run.hot.files(looks(40))
+    for following in (b"two, not moved", b"three"):
+        file = next(files)
+        put(part, following, mtime=part.stat().st_mtime + 1)
+        run.hot.done(file, "OK", run.row(file))
+    run.judge(files)
+    put(part, b"four, of an older time", mtime=0.5)
+    assert run.pictures() == [None, None, b"three"]
+
+
+def test_what_an_earlier_run_left_to_be_moved_is_not_taken_for_a_picture_of_the_next_run(
+    folder: Path, tmp_path: Path
+) -> None:
+    first = Run(tmp_path, 1)
+    put(folder / "a.png", b"one", mtime=1)
+    first.row(next(first.hot.files(looks(12))))
+    die(first.journal)
+    second = Run(tmp_path, 2)
+    second.judge()
+    for content in (b"two", b"three"):
+        put(folder / "a.png", content)
+        second.judge()
+    assert second.pictures() == [b"two", b"three"]
+    assert (tmp_path / "out/OK/a.png").read_bytes() == b"one"
 
 
 def test_a_failed_move_leaves_the_file_and_nothing_half(

@@ -169,7 +169,7 @@ def _leave(room: Room, judgement: Judgement) -> None:
 def _sort(hot: HotFolder, judgement: Judgement) -> None:
     """Note a file that was judged and written, so that it is never judged again, and sort it. Raises JournalError."""
     if judgement.file is not None:
-        hot.done(Path(judgement.file), str(judgement.verdict))
+        hot.done(Path(judgement.file), str(judgement.verdict), judgement.number)
 
 
 def _end_in_order(hot: HotFolder, kind: object, error: BaseException | None, trace: object) -> None:

@@ -70,9 +70,9 @@ class _Places:
     def __init__(self, folder: Path, rows: list[dict[str, Any]]) -> None:
         self._folder = folder
         self._later = Counter(str(row.get("file")) for row in rows)  # how many rows with this file are still to come
-        self._moves: dict[str, list[str | None]] = {}
+        self._moves: dict[str, list[dict[str, Any]]] = {}  # by file
         for move in _objects(folder / MOVES_FILE):
-            self._moves.setdefault(str(move.get("file")), []).append(move.get("to"))
+            self._moves.setdefault(str(move.get("file")), []).append(move)
 
     def saved(self, name: Any) -> Path | None:
         """A picture below the results folder, if the row names one and it is there."""
@@ -83,8 +83,8 @@ class _Places:
         """The pixels that a row was judged by, or why they are not at hand."""
         file = str(row.get("file"))
         self._later[file] -= 1
-        moves = self._moves.get(file)
-        moved = moves.pop(0) if moves else None
+        move = self._move(file, row.get("frame"))
+        moved = move.get("to")
         if row.get("original"):
             saved = self.saved(row["original"])
             return (saved, None, "") if saved else (None, "missing", f"{row['original']} is gone")
@@ -93,11 +93,17 @@ class _Places:
         path = Path(moved or file)
         if not path.is_file():
             return None, "missing", f"{path} is not there"
-        if moved is None and self._later[file]:
+        if moved is None and (self._later[file] or _is_another(path, move)):
             return None, "missing", f"{path} was replaced by a file of the same name"
         if moved is None and _changed_since(path, row.get("captured_at")):
             return None, "missing", f"{path} was changed after it was judged"
         return path, None, ""
+
+    def _move(self, file: str, frame: Any) -> dict[str, Any]:
+        """What was noted of the file of a row, nothing where nothing was: by its frame; an older vtad-run noted none."""
+        moves = self._moves.get(file, [])
+        found = next((i for i, move in enumerate(moves) if move.get("frame", frame) == frame), None)
+        return {} if found is None else moves.pop(found)
 
 
 def _recorded(row: dict[str, Any], where: str, places: _Places) -> Recorded:
@@ -152,6 +158,14 @@ def _objects(file: Path) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(value, dict):
             yield value
+
+
+def _is_another(path: Path, move: dict[str, Any]) -> bool:
+    """Whether a file that was left where it was is not, by size and time of change, the one that was judged."""
+    size, mtime_ns, status = move.get("size"), move.get("mtime_ns"), path.stat()
+    if not (isinstance(size, int) and isinstance(mtime_ns, int)):
+        return False
+    return status.st_size != size or abs(status.st_mtime - mtime_ns / 1e9) > CLOCK_S
 
 
 def _changed_since(path: Path, captured_at: Any) -> bool:

@@ -82,7 +82,7 @@ class HotFolder(FrameSource):
         self._said_left_out = False
         self._unreadable: dict[str, str] = {}  # folder: reason, as it was said
         self._journal_error = ""  # the last one that was said
-        self._to_sort: list[tuple[_Picture, str]] = []  # judged; moved when that is on disk
+        self._to_sort: list[tuple[_Picture, str, int | None]] = []  # judged; moved when that is on disk
         self._ended = False  # no further file is handed on
         self._left_over = True  # files that an earlier run judged and did not get to sort
 
@@ -110,8 +110,8 @@ class HotFolder(FrameSource):
             self._ended = True
             self._commit(at_once=True)
 
-    def done(self, file: Path, verdict: str) -> None:
-        """Note that a picture handed on by `files` was judged; call it when its row is written.
+    def done(self, file: Path, verdict: str, frame: int | None = None) -> None:
+        """Note that a picture handed on by `files` was judged; call it when its row, of number `frame`, is written.
 
         With a sorter the file is moved once that is on disk, unless it has changed since it was handed on. Raises
         JournalError, and KeyError for a file that is not being judged.
@@ -119,7 +119,7 @@ class HotFolder(FrameSource):
         picture = self._in_flight[file]
         self._journal.done(picture.name, picture.stamp, verdict)
         with self._mutex:
-            self._to_sort.append((picture, verdict))
+            self._to_sort.append((picture, verdict, frame))
             del self._in_flight[file]
         self._commit(at_once=self._ended)
 
@@ -171,8 +171,8 @@ class HotFolder(FrameSource):
             if not self._journal.commit(at_once):
                 return
             to_sort, self._to_sort = self._to_sort, []
-        for picture, verdict in to_sort:
-            self._sort(picture, verdict)
+        for judged in to_sort:
+            self._sort(*judged)
 
     def _look(self, now: float) -> list[_Picture]:
         """Look through the folder once; the pictures that are new and whole, in order of arrival."""
@@ -186,7 +186,7 @@ class HotFolder(FrameSource):
                 in_flight = picture.path in self._in_flight
             verdict = self._journal.verdict(name, stamp)
             if verdict is not None and self._left_over and not in_flight:
-                self._sort(picture, verdict)
+                self._sort(picture, verdict, frame=None)
             if in_flight or verdict is not None:
                 continue
             earlier, since = self._waiting.get(name, (None, now))
@@ -239,11 +239,13 @@ class HotFolder(FrameSource):
             warning("hot_folder", f"{folder}: readable again")
         self._unreadable = unreadable
 
-    def _sort(self, picture: _Picture, verdict: str) -> None:
-        if self._sorter is None or _stamp(picture.path) != picture.stamp:
+    def _sort(self, picture: _Picture, verdict: str, frame: int | None) -> None:
+        """Move a picture that was judged; `frame` is the number of its row in this run."""
+        if self._sorter is None:
             return
+        about = {"frame": frame, **picture.stamp._asdict()}
         try:
-            self._sorter.move(picture.path, Verdict(verdict), lambda path: _stamp(path) == picture.stamp)
+            self._sorter.move(picture.path, Verdict(verdict), lambda path: _stamp(path) == picture.stamp, about)
         except SortError as e:
             warning("hot_folder", str(e))
 

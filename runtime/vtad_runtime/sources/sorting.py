@@ -12,19 +12,19 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 
 from vtad_runtime.contract.disk.files import Lines, beside_of, sweep, sync
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.verdict.verdict import Verdict
 
 MARK = ".vtad-sorted"  # a folder that holds this file is one of sorted files: a hot folder leaves it out
-
-
 ASIDE = ".vtad-sorting"  # a folder in a watched one: files on their way out
+NOTHING: Mapping[str, int | None] = MappingProxyType({})
 
 
 class SortError(VtadError):
@@ -37,8 +37,8 @@ class Sorter:
     def __init__(self, to: Path, root: Path | None = None, log: Path | None = None) -> None:
         """Sort into `to`. Of files below `root` the subfolders are kept. Raises SortError: `to` cannot be written to.
 
-        `log` is a JSON Lines file that gets {"file", "to"} for every move, "to" null where it failed: with it
-        vtad-replay finds the pictures again.
+        `log` is a JSON Lines file that gets {"file", "to"} for every file, "to" null where it stayed, and what is said about
+        it: with it vtad-replay finds the pictures again.
         """
         self.to = to
         self._root, self._log, self._mutex = root, log, threading.Lock()
@@ -53,52 +53,69 @@ class Sorter:
             got = "a file" if to.is_file() else e.strerror or e
             raise SortError(f"{to}: expected a folder to sort into, got {got}; choose another by --sort-to") from e
 
-    def move(self, file: Path, verdict: Verdict, is_meant: Callable[[Path], bool] = lambda _: True) -> Path | None:
+    def move(
+        self,
+        file: Path,
+        verdict: Verdict,
+        is_meant: Callable[[Path], bool] = lambda _: True,
+        about: Mapping[str, int | None] = NOTHING,
+    ) -> Path | None:
         """Move a file to <to>/<verdict>/ and say where it is now. Raises SortError: it is still where it was.
 
         Whole or not at all: across file systems it is copied beside its new name, renamed, and then deleted. None, and it
-        stays, where it is no more the one that `is_meant`: its writer may replace it at any moment before.
+        stays, where it is no more the one that `is_meant`: its writer may replace it at any moment before. `about` is
+        logged with it.
         """
-        aside = file.parent / ASIDE / file.name
+        aside, moved = file.parent / ASIDE / file.name, None
         with self._mutex:
             try:
-                aside.parent.mkdir(exist_ok=True)
-                if aside.exists():
-                    raise FileExistsError(errno.EEXIST, f"{aside} is in the way")
-                file.rename(aside)
-                if is_meant(aside):
-                    return self._moved(aside, file, verdict)
-                put_back(aside, file)
+                if is_meant(file):
+                    moved = self._moved_by_way_of(aside, file, verdict, is_meant)
             except OSError as e:
                 raise self._failed(file, verdict, e) from e
             finally:
-                with suppress(OSError):
-                    aside.parent.rmdir()
-        return None
+                self._note(file, moved, about)
+        return moved
 
     def take_up(self, aside: Path, file: Path, verdict: Verdict) -> None:
         """End the move of a file that a crash left in ASIDE; `file` was its name. Raises SortError: it is back under that."""
+        moved = None
         with self._mutex:
             try:
-                for taken in self._copies(aside, file, verdict):
+                moved = next(self._copies(aside, file, verdict), None)
+                if moved is None:
+                    moved = self._moved(aside, file, verdict)
+                else:
                     aside.unlink()
-                    self._note(file, taken)
-                    return
-                self._moved(aside, file, verdict)
             except OSError as e:
                 raise self._failed(file, verdict, e) from e
+            finally:
+                self._note(file, moved, {"frame": None})
+
+    def _moved_by_way_of(
+        self, aside: Path, file: Path, verdict: Verdict, is_meant: Callable[[Path], bool]
+    ) -> Path | None:
+        try:
+            aside.parent.mkdir(exist_ok=True)
+            if aside.exists():
+                raise FileExistsError(errno.EEXIST, f"{aside} is in the way")
+            file.rename(aside)
+            if is_meant(aside):
+                return self._moved(aside, file, verdict)
+            put_back(aside, file)
+            return None
+        finally:
+            with suppress(OSError):
+                aside.parent.rmdir()
 
     def _moved(self, aside: Path, file: Path, verdict: Verdict) -> Path:
         try:
-            moved = self._move(aside, self.to / str(verdict) / self._below(file), verdict)
+            return self._move(aside, self.to / str(verdict) / self._below(file), verdict)
         except OSError:
             put_back(aside, file)
             raise
-        self._note(file, moved)
-        return moved
 
     def _failed(self, file: Path, verdict: Verdict, error: OSError) -> SortError:
-        self._note(file, None)
         return SortError(f"{file}: cannot be moved to {self.to / str(verdict)}: {error.strerror or error}; left there")
 
     def _copies(self, aside: Path, file: Path, verdict: Verdict) -> Iterator[Path]:
@@ -137,7 +154,7 @@ class Sorter:
             raise
         return moved
 
-    def _note(self, file: Path, moved: Path | None) -> None:
+    def _note(self, file: Path, moved: Path | None, about: Mapping[str, int | None]) -> None:
         if self._log is None:
             return
         to = str(moved.resolve()) if moved else None
@@ -145,7 +162,7 @@ class Sorter:
             suppress(OSError),
             closing(Lines(self._log, new=False)) as log,
         ):  # a help for replay; the move itself counts
-            log.write(json.dumps({"file": file.as_posix(), "to": to}) + "\n")
+            log.write(json.dumps({"file": file.as_posix(), "to": to, **about}) + "\n")
 
 
 def put_back(aside: Path, file: Path) -> None:
