@@ -767,6 +767,19 @@ def test_what_an_earlier_run_left_to_be_moved_is_not_taken_for_a_picture_of_the_
     assert (tmp_path / "out/OK/a.png").read_bytes() == b"one"
 
 
+def test_a_file_that_comes_again_with_its_size_and_time_is_judged_once_more_when_the_first_was_moved_away(
+    folder: Path, tmp_path: Path
+) -> None:
+    for _ in range(2):  # over a restart
+        journal = Journal(tmp_path / "a.journal")
+        hot = HotFolder(folder, journal, settle_s=0, sorter=Sorter(tmp_path / "out", root=folder))
+        for _ in range(2):
+            put(folder / "a.png", mtime=1)
+            assert judge_all(hot) == ["a.png"]
+        die(journal)
+    assert sorted(file.name for file in (tmp_path / "out/OK").iterdir()) == ["a-2.png", "a-3.png", "a-4.png", "a.png"]
+
+
 def test_a_failed_move_leaves_the_file_and_nothing_half(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

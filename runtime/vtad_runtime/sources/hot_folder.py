@@ -245,7 +245,8 @@ class HotFolder(FrameSource):
             return
         about = {"frame": frame, **picture.stamp._asdict()}
         try:
-            self._sorter.move(picture.path, Verdict(verdict), lambda path: _stamp(path) == picture.stamp, about)
+            if self._sorter.move(picture.path, Verdict(verdict), lambda path: _stamp(path) == picture.stamp, about):
+                self._journal.moved(picture.name, picture.stamp)
         except SortError as e:
             warning("hot_folder", str(e))
 
@@ -255,10 +256,12 @@ class HotFolder(FrameSource):
             file, stamp = folder / aside.name, _stamp(aside)
             if stamp is None:
                 continue
-            verdict = self._journal.verdict(file.relative_to(self._folder).as_posix(), stamp)
+            name = file.relative_to(self._folder).as_posix()
+            verdict = self._journal.verdict(name, stamp)
             try:
                 if self._sorter is not None and verdict is not None:
                     self._sorter.take_up(aside, file, Verdict(verdict))
+                    self._journal.moved(name, stamp)
                 else:
                     put_back(aside, file)
             except (OSError, SortError) as e:

@@ -1,7 +1,8 @@
 """The memory of a hot folder: which files were judged, kept on disk through crashes and restarts.
 
 An SQLite file. A picture is known by its name below the folder, its size and its time of change (`Stamp`), so a new file
-under an old name is judged again. The order of writes, each step on the disk itself before the next begins:
+under an old name is judged again; one that was moved away is forgotten. The order of writes, each step on the disk itself
+before the next begins:
 
 1. journal: `begin`, with how long the results file is now
 2. results: the row (written by the caller, brought to disk from here)
@@ -95,6 +96,7 @@ class Journal:
         self._known: dict[str, tuple[Stamp, str]] = {}  # by name: content and verdict
         self._crashed: dict[str, tuple[Stamp, int]] = {}  # by name: content, and how often it was in hand at a crash
         self._unwritten: list[Entry] = []  # rows of `done` whose results may not be on disk yet
+        self._moved: list[Entry] = []  # name, size, mtime_ns of rows of `done` to take out
         self._commit_due = 0.0  # time.monotonic()
         self._forget_due = 0.0  # by the clock
         with self._as_journal_error(USAGE):
@@ -133,6 +135,16 @@ class Journal:
             self._crashed.pop(name, None)
             self._unwritten.append((os.fsencode(name), *stamp, verdict, round(self._clock(), 3)))
 
+    def moved(self, name: str, stamp: Stamp) -> None:
+        """Note that a judged file was moved away: the next one of its name is new, also with its size and time of change.
+
+        On disk after the next `commit`; until then a crash leaves it noted as judged.
+        """
+        with self._mutex:
+            if self.verdict(name, stamp) is not None:
+                del self._known[name]
+            self._moved.append((os.fsencode(name), *stamp))
+
     def commit(self, at_once: bool = True) -> bool:
         """Bring rows and journal to disk; unless `at_once`, only if that is due. Whether all is on disk.
 
@@ -140,12 +152,12 @@ class Journal:
         """
         with self._mutex, self._as_journal_error():
             start = time.monotonic()
-            if not self._unwritten or (not at_once and start < self._commit_due):
+            if not (self._unwritten or self._moved) or (not at_once and start < self._commit_due):
                 return not self._unwritten
-            if self._results is not None:
+            if self._unwritten and self._results is not None:
                 sync(self._results)
-            _store(self._database, done=self._unwritten)
-            self._unwritten = []
+            _store(self._database, done=self._unwritten, moved=self._moved)
+            self._unwritten, self._moved = [], []
             now = time.monotonic()
             self._commit_due = now + min((now - start) / SYNC_SHARE, MAX_DELAY_S)
             return True
@@ -254,11 +266,14 @@ def _filled(path: Path, done: Iterable[Entry], begun: Iterable[Entry]) -> sqlite
     return database
 
 
-def _store(database: sqlite3.Connection, begun: Iterable[Entry] = (), done: Iterable[Entry] = ()) -> None:
+def _store(
+    database: sqlite3.Connection, begun: Iterable[Entry] = (), done: Iterable[Entry] = (), moved: Iterable[Entry] = ()
+) -> None:
     """All of it or nothing, on the disk itself."""
     with database:  # commits, or rolls back
         database.execute("BEGIN")
         database.executemany("INSERT OR REPLACE INTO begun VALUES (?, ?, ?, ?, ?, ?)", begun)
+        database.executemany("DELETE FROM done WHERE (name, size, mtime_ns) = (?, ?, ?)", moved)
         for entry in done:
             database.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, ?)", entry)
             for table in ("begun", "crashed"):
