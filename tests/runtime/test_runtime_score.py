@@ -251,13 +251,48 @@ def test_a_source_that_goes_away_is_not_said_of_its_pictures(here: Path) -> None
         return False
 
     options = ScoreOptions("in", Path("out"), Path("m.onnx"), partition=4, workers=1)
-    with pytest.raises(VtadError, match="expected a folder of pictures, got an empty one"):
+    with pytest.raises(VtadError, match="expected a folder of pictures, got an empty one") as error:
         score_pictures(options, unmount_after_the_first)
+    assert error.value.exit_code == 3
     assert len(rows()) == 4
     Path("in").rmdir()
     Path("away").rename("in")
     assert scored().exit_code == 3
     assert [row["verdict"] for row in rows()].count("ERROR") == 1
+
+
+def test_a_share_that_fails_for_a_moment_ends_the_run_and_costs_no_picture_its_verdict(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = Path.open
+
+    def stale(self: Path, *args: Any, **options: Any) -> Any:
+        if self.name == "7.png":
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return works(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", stale)
+        failed = scored("--partition", 5)
+    assert failed.exit_code == 3
+    assert "7.png: expected a readable file, got Stale file handle; check its disk or its share, then run" in line(
+        failed
+    )
+    assert scored().exit_code == 3
+    assert [Path(row["file"]).name for row in rows() if row["verdict"] == "ERROR"] == ["11.png"]
+
+
+def test_a_list_that_cannot_be_read_for_a_moment_is_one_line_and_3(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stale(*_: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq.ParquetFile, "read_row_group", stale)
+        failed = scored()
+    assert failed.exit_code == 3
+    assert "listing.parquet: expected the list of pictures, got Stale file handle; run the same" in line(failed)
+    assert scored().exit_code == 3
+    assert len(rows()) == 17
 
 
 def test_thumbnails_show_the_heatmap_of_what_is_odd(here: Path) -> None:

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from vtad_runtime.batch.source import PictureSource
 from vtad_runtime.contract.disk.files import replacing, write_whole
 from vtad_runtime.contract.disk.lock import Lock, Locked
-from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full, one_line
+from vtad_runtime.contract.errors import NOT_JUDGED, NOT_WRITTEN, USAGE, VtadError, disk_full, one_line
 from vtad_runtime.contract.image import SUFFIXES
 from vtad_runtime.contract.json_values import iso_utc
 from vtad_runtime.contract.log import note, warning
@@ -103,7 +103,8 @@ class Listing:
 
     def __init__(self, folder: Path, job: Job) -> None:
         """Open that of a results folder. Raises JobError where it is not the one that belongs to the job."""
-        path, self._job = folder / LISTING_FILE, job
+        self._path, self._job = folder / LISTING_FILE, job
+        path = self._path
         try:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -114,8 +115,12 @@ class Listing:
             raise JobError(f"{path}: expected the list of pictures, got {one_line(e)}; {ANOTHER}") from e
 
     def __getitem__(self, number: int) -> Partition:
-        """A partition by its number. Raises OSError."""
-        names = self._file.read_row_group(number - 1)["name"].to_pylist()
+        """A partition by its number. Raises JobError where the disk or its share fails."""
+        try:
+            names = self._file.read_row_group(number - 1)["name"].to_pylist()
+        except (OSError, pa.ArrowException) as e:
+            said = f"{self._path}: expected the list of pictures, got {one_line(e)}; run the same command again to continue"
+            raise JobError(said, NOT_JUDGED) from e
         return Partition(number, (number - 1) * self._job.partition + 1, tuple(os.fsdecode(name) for name in names))
 
 

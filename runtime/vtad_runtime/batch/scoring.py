@@ -81,11 +81,18 @@ class Scorer:
                     errors.append(str(judgement.reason))
                     refused += errors[-1].endswith(REFUSED)
         if errors:
-            self._source.check()
+            self._check()
         if refused == len(rows):
             raise StorageError(f"{errors[0]}, and so of all others near it; check the credentials", NOT_JUDGED)
         header = Header(partition.number, self._job.digest, dict(verdicts))
         return Scored(partition.number, to_parquet(rows, header), dict(verdicts), tuple(errors[:SHOWN]))
+
+    def _check(self) -> None:
+        """Raise StorageError where the source is gone: it was there at the start."""
+        try:
+            self._source.check()
+        except StorageError as e:
+            raise StorageError(e, NOT_JUDGED) from e
 
     def _batches(self, partition: Partition) -> Iterator[list[Frame | Unusable]]:
         """The pictures in order, read and fitted ahead of the model."""

@@ -5,6 +5,7 @@ The same files are chosen as by `vtad-run --folder`, in the same order, and deco
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -17,10 +18,9 @@ from pyarrow import fs
 
 from vtad_runtime.contract.credentials import LOGIN, without_credentials
 from vtad_runtime.contract.errors import NOT_JUDGED, VtadError, one_line, why
-from vtad_runtime.contract.image import decode_picture, is_image
+from vtad_runtime.contract.image import decode_picture, is_image, read_picture
 from vtad_runtime.contract.log import note
 from vtad_runtime.sources.capture import Shot
-from vtad_runtime.sources.files import read_shot
 from vtad_runtime.sources.folder import RESULTS_FILE, below, natural
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -33,6 +33,10 @@ REFUSALS = (
     "EXPIRED_TOKEN",
     "ExpiredToken",
     "InvalidToken",
+)
+OF_ONE_FILE = (  # what a disk says of a file, and will say again; EINVAL: of an offset that stands in a damaged one
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.EACCES, errno.EPERM, errno.EINVAL),
 )
 DECODERS = 2  # of the readers at once: a large picture takes eight bytes a pixel while it is decoded
 LONGEST = 160  # characters of a library's words
@@ -103,8 +107,16 @@ class LocalFolder:
         return (self._folder / name).as_posix()
 
     def shot(self, name: str, full_scale: int) -> Shot:
-        """One file."""
-        return read_shot(self._folder / name, full_scale)
+        """One file. Raises StorageError where its disk or share fails, not the file."""
+        path, start = self._folder / name, time.monotonic()
+        try:
+            picture = read_picture(path, full_scale)
+        except Exception as e:  # ImageError as a rule
+            cause = e.__cause__
+            if isinstance(cause, OSError) and cause.errno is not None and cause.errno not in OF_ONE_FILE:
+                raise StorageError(f"{why(e)}, then run the same command again to continue", NOT_JUDGED) from e
+            return Shot(None, path.as_posix(), start, error=why(e))
+        return Shot(picture.rgb, path.as_posix(), start, doubt=picture.doubt)
 
     def check(self) -> None:
         """Raise StorageError where the folder is gone or empty, as a share is that is no longer mounted."""
