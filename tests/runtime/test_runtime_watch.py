@@ -698,6 +698,20 @@ def test_sorting_across_file_systems_copies_whole_and_keeps_the_time(
     assert list(folder.iterdir()) == []
 
 
+def test_sorting_to_a_share_that_lets_nobody_set_times_copies_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    across_file_systems(monkeypatch, folder)
+    path = put(folder / "a.png")
+    for name in ("utime", "chmod"):
+        monkeypatch.setattr(os, name, refuse)
+    assert moved(Sorter(tmp_path / "out", root=folder), path).read_bytes() == b"picture"
+    assert list(folder.iterdir()) == []
+
+
 @pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="no second file system")
 def test_sorting_to_a_real_other_file_system(folder: Path) -> None:
     to = Path("/dev/shm") / f"vtad-test-{os.getpid()}"
@@ -789,7 +803,7 @@ def test_a_failed_move_leaves_the_file_and_nothing_half(
         Path(to).write_bytes(b"ha")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copy2", fills_up)
+    monkeypatch.setattr(shutil, "copyfile", fills_up)
     path = put(folder / "a.png")
     with pytest.raises(SortError) as error:
         Sorter(tmp_path / "out", root=folder).move(path, Verdict.NG)
@@ -855,7 +869,7 @@ def test_a_part_that_takes_the_name_of_one_that_is_being_sorted_is_judged_too(
 
 
 @posix
-@pytest.mark.parametrize("dies_in", ["rename", "copy2", "sync", "link", "unlink"])
+@pytest.mark.parametrize("dies_in", ["rename", "copyfile", "sync", "link", "unlink"])
 @pytest.mark.parametrize("across", [False, True])
 def test_a_kill_while_sorting_leaves_one_copy_and_nothing_half(
     dies_in: str, across: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -870,7 +884,7 @@ def test_a_kill_while_sorting_leaves_one_copy_and_nothing_half(
         judge_all(HotFolder(folder, journal, settle_s=0, sorter=Sorter(tmp_path / "out", root=folder)))
         journal.close()
 
-    owner: Any = {"copy2": shutil, "sync": sorting, "link": os}.get(dies_in, Path)
+    owner: Any = {"copyfile": shutil, "sync": sorting, "link": os}.get(dies_in, Path)
     works = getattr(owner, dies_in)
 
     def die(*args: Any, **options: Any) -> None:
@@ -886,7 +900,7 @@ def test_a_kill_while_sorting_leaves_one_copy_and_nothing_half(
         judge()
         os._exit(1)  # it was never called
     died = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert died == (across or dies_in not in ("copy2", "sync"))
+    assert died == (across or dies_in not in ("copyfile", "sync"))
     judge()
     contents = {file.name: file.read_bytes() for file in (tmp_path / "out/OK/sub").iterdir()}
     assert contents == {"a.png": b"earlier", "a-2.png": b"x" * 1000}

@@ -141,8 +141,10 @@ class Sorter:
                 raise
         part = beside_of(self.to / str(verdict) / aside.name)
         try:
-            shutil.copy2(aside, part)
+            shutil.copyfile(aside, part)
             sync(part)
+            with suppress(OSError):  # a share may let nobody set times and modes
+                shutil.copystat(aside, part)
             moved = _rename_to_free_name(part, wanted)
         except OSError:
             part.unlink(missing_ok=True)
