@@ -650,6 +650,30 @@ def test_sorting_keeps_subfolders_and_never_overwrites(folder: Path, tmp_path: P
     assert not list(folder.rglob("*.png"))
 
 
+def test_the_next_free_number_of_a_name_is_found_in_few_steps(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2, 301):
+        put(tmp_path / f"out/OK/a-{number}.png")
+    put(tmp_path / "out/OK/a.png")
+    steps = list[object]()
+
+    def counted(works: Callable[..., Any]) -> Callable[..., Any]:
+        def count(*names: object) -> Any:
+            steps.append(names)
+            return works(*names)
+
+        return count
+
+    monkeypatch.setattr(os, "link", counted(os.link))
+    monkeypatch.setattr(os.path, "lexists", counted(os.path.lexists))
+    sorter = Sorter(tmp_path / "out", root=folder)
+    for number, most in ((301, 25), (302, 2)):
+        assert moved(sorter, put(folder / "a.png")).name == f"a-{number}.png"
+        assert len(steps) <= most
+        steps.clear()
+
+
 def no_links(number: int) -> Callable[..., None]:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))

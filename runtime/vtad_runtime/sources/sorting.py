@@ -10,6 +10,7 @@ import errno
 import filecmp
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +43,7 @@ class Sorter:
         """
         self.to = to
         self._root, self._log, self._mutex = root, log, threading.Lock()
+        self._last: dict[Path, int] = {}  # of a name that was taken: its last number
         if root is not None and to.resolve() == root.resolve():
             raise SortError(f"{to}: expected another folder to sort into than the one that is watched")
         try:
@@ -119,12 +121,13 @@ class Sorter:
         return SortError(f"{file}: cannot be moved to {self.to / str(verdict)}: {error.strerror or error}; left there")
 
     def _copies(self, aside: Path, file: Path, verdict: Verdict) -> Iterator[Path]:
-        """Where a whole copy of it lies already: the crash came after that, and before the original was deleted."""
-        for free in _names(self.to / str(verdict) / self._below(file)):
-            if not free.exists():
-                return
-            if not free.samefile(aside) and filecmp.cmp(aside, free, shallow=False):
-                yield free
+        """Where it lies already, whole: the crash came after that, and before the original was deleted."""
+        wanted = self.to / str(verdict) / self._below(file)
+        name_or_numbered = re.compile(re.escape(wanted.stem) + r"(-\d+)?" + re.escape(wanted.suffix))
+        for name in os.listdir(wanted.parent) if wanted.parent.is_dir() else ():
+            there = wanted.with_name(name)
+            if name_or_numbered.fullmatch(name) and (there.samefile(aside) or filecmp.cmp(aside, there, shallow=False)):
+                yield there
 
     def _below(self, file: Path) -> Path:
         """The path below the root, or the name alone."""
@@ -135,7 +138,7 @@ class Sorter:
     def _move(self, aside: Path, wanted: Path, verdict: Verdict) -> Path:
         wanted.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return _rename_to_free_name(aside, wanted)
+            return self._to_free_name(aside, wanted)
         except OSError as e:
             if e.errno != errno.EXDEV:
                 raise
@@ -145,7 +148,7 @@ class Sorter:
             sync(part)
             with suppress(OSError):  # a share may let nobody set times and modes
                 shutil.copystat(aside, part)
-            moved = _rename_to_free_name(part, wanted)
+            moved = self._to_free_name(part, wanted)
         except OSError:
             part.unlink(missing_ok=True)
             raise
@@ -155,6 +158,16 @@ class Sorter:
             moved.unlink(missing_ok=True)  # one place for one file: the one it cannot be taken from
             raise
         return moved
+
+    def _to_free_name(self, file: Path, wanted: Path) -> Path:
+        """Rename to `wanted`, or where that is taken to a free name-2, name-3, ... after the last one that was taken."""
+        with suppress(FileExistsError):
+            _rename(file, wanted)
+            self._last.pop(wanted, None)
+            return wanted
+        free, number = _rename_numbered(file, wanted, 1 + (self._last.get(wanted) or _last_number(wanted)))
+        self._last[wanted] = number
+        return free
 
     def _note(self, file: Path, moved: Path | None, about: Mapping[str, int | None]) -> None:
         if self._log is None:
@@ -169,25 +182,36 @@ class Sorter:
 
 def put_back(aside: Path, file: Path) -> None:
     """Give a file in ASIDE its name again, or the first free one like it: a new part may have that name now. Raises OSError."""
-    _rename_to_free_name(aside, file)
+    try:
+        _rename(aside, file)
+    except FileExistsError:
+        _rename_numbered(aside, file, 2)
     with suppress(OSError):
         aside.parent.rmdir()
 
 
-def _rename_to_free_name(file: Path, wanted: Path) -> Path:
-    """Rename to `wanted`, or where that is taken to the first free of name-2, name-3, ..."""
-    for free in _names(wanted):
-        try:
-            _rename(file, free)
-        except FileExistsError:
-            continue
-        return free
+def _rename_numbered(file: Path, wanted: Path, first: int) -> tuple[Path, int]:
+    """Rename to the first free of name-`first`, and so on; its name and number."""
+    for number in count(first):
+        with suppress(FileExistsError):
+            _rename(file, free := _numbered(wanted, number))
+            return free, number
     raise AssertionError("unreachable")
 
 
-def _names(wanted: Path) -> Iterator[Path]:
-    yield wanted
-    yield from (wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}") for number in count(2))
+def _last_number(wanted: Path) -> int:
+    """A taken number whose next one is free, 1 being the name itself; found in steps that double, then by halves."""
+    taken, free = 1, 2
+    while os.path.lexists(_numbered(wanted, free)):
+        taken, free = free, 2 * free
+    while free - taken > 1:
+        middle = (taken + free) // 2
+        taken, free = (middle, free) if os.path.lexists(_numbered(wanted, middle)) else (taken, middle)
+    return taken
+
+
+def _numbered(wanted: Path, number: int) -> Path:
+    return wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
 
 
 def _rename(file: Path, to: Path) -> None:
