@@ -466,7 +466,7 @@ folder, journal, results, to, step, count, total = sys.argv[1:]
 seen = 0
 
 def reached(name):
-    if name == step and seen == int(count):
+    if name == step and seen >= int(count):
         os.kill(os.getpid(), signal.SIGKILL)
 
 class Fragile(Sorter):
@@ -746,6 +746,33 @@ def test_sorting_to_a_real_other_file_system(folder: Path) -> None:
         assert not (folder / "sub/a.png").exists()
     finally:
         shutil.rmtree(to)
+
+
+@pytest.mark.parametrize("fails", ["listdir", "scandir"])
+def test_what_an_earlier_run_left_in_a_folder_that_cannot_be_read_at_first_is_sorted_when_it_can_be(
+    fails: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
+) -> None:
+    judged_one, aside = put(folder / "sub/a.png", mtime=1), put(folder / f"sub/{sorting.ASIDE}/b.png", mtime=1)
+    stamp = Stamp(judged_one.stat().st_size, judged_one.stat().st_mtime_ns)
+    judged(tmp_path / "a.journal", "sub/a.png", "sub/b.png", stamp=stamp)
+    works = getattr(os, fails)
+
+    def times_out(path: str | Path) -> Any:
+        if Path(path) in (folder / "sub", aside.parent):
+            raise OSError(errno.ETIMEDOUT, "Connection timed out", str(path))
+        return works(path)
+
+    journal = Journal(tmp_path / "a.journal")
+    hot = HotFolder(folder, journal, settle_s=0, sorter=Sorter(tmp_path / "out", root=folder))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, fails, times_out)
+        assert judge_all(hot) == []
+    assert judge_all(hot) == []
+    journal.close()
+    assert sorted(file.name for file in (tmp_path / "out/OK/sub").iterdir()) == ["a.png", "b.png"]
+    sub = folder / "sub"
+    said = f"{sub}: expected a readable folder, got Connection timed out; it is tried again"
+    assert messages == [said, f"{sub}: readable again"]
 
 
 class Run:

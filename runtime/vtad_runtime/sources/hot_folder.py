@@ -15,6 +15,7 @@ not whole), and again when it has changed.
 
 from __future__ import annotations
 
+import os
 import stat
 import threading
 import time
@@ -25,6 +26,7 @@ from pathlib import Path
 
 from vtad_runtime.contract.card import FULL_SCALE
 from vtad_runtime.contract.disk.walking import walk
+from vtad_runtime.contract.errors import one_line
 from vtad_runtime.contract.image import is_image
 from vtad_runtime.contract.log import event, warning
 from vtad_runtime.sources.capture import FrameSource, Shot
@@ -84,7 +86,7 @@ class HotFolder(FrameSource):
         self._journal_error = ""  # the last one that was said
         self._to_sort: list[tuple[_Picture, str, int | None]] = []  # judged; moved when that is on disk
         self._ended = False  # no further file is handed on
-        self._left_over = True  # files that an earlier run judged and did not get to sort
+        self._looked_into = set[Path]()  # folders in which what an earlier run did not get to sort was sorted
 
     def read(self, stop: Callable[[], bool]) -> Shot | None:
         """Wait for the next picture, whatever it takes; None when `stop()`. An unreadable one has an error."""
@@ -179,13 +181,13 @@ class HotFolder(FrameSource):
         waiting: dict[str, tuple[Stamp, float]] = {}
         names: set[str] = set()
         ready: list[_Picture] = []
-        for picture in self._pictures():
+        for picture, at_first in self._pictures():
             name, stamp = picture.name, picture.stamp
             names.add(name)
             with self._mutex:  # asked before the journal: `done` writes there before it gives the file free
                 in_flight = picture.path in self._in_flight
             verdict = self._journal.verdict(name, stamp)
-            if verdict is not None and self._left_over and not in_flight:
+            if verdict is not None and at_first and not in_flight:
                 self._sort(picture, verdict, frame=None)
             if in_flight or verdict is not None:
                 continue
@@ -194,14 +196,13 @@ class HotFolder(FrameSource):
             waiting[name] = stamp, since
             if now - since >= self._settle_s * (1 if stamp.size else EMPTY_SETTLES):
                 ready.append(picture)
-        self._left_over = False
         self._waiting = waiting
         if not self._unreadable:  # else `names` may lack some
             self._forget(names)
         return sorted(ready, key=lambda p: (p.stamp.mtime_ns, p.name))
 
-    def _pictures(self) -> Iterator[_Picture]:
-        """Every picture in the folder and below, each folder once however it is linked."""
+    def _pictures(self) -> Iterator[tuple[_Picture, bool]]:
+        """Every picture in the folder and below, each folder once however it is linked; and whether this is its first look."""
         unreadable: dict[str, str] = {}
         left_out: list[Path] = []
 
@@ -215,14 +216,20 @@ class HotFolder(FrameSource):
                 if folder == self._folder:
                     unreadable[str(folder)] = "it holds results or sorted files"
                 continue
-            if self._left_over:
-                self._take_up(folder)
+            at_first = folder not in self._looked_into
+            if at_first:
+                try:
+                    self._take_up(folder)
+                except OSError as e:
+                    unreadable[str(folder)] = one_line(e)
+                    continue
+                self._looked_into.add(folder)
             subfolders[:] = [name for name in subfolders if not name.startswith("~")]
             for path in filter(is_image, (folder / name for name in names)):
                 if path.name.startswith("~"):
                     left_out.append(path)
                 elif (stamp := _stamp(path)) is not None:
-                    yield _Picture(path, path.relative_to(self._folder).as_posix(), stamp)
+                    yield _Picture(path, path.relative_to(self._folder).as_posix(), stamp), at_first
         self._report(unreadable)
         if left_out and not self._said_left_out:
             self._said_left_out = True
@@ -251,8 +258,15 @@ class HotFolder(FrameSource):
             warning("hot_folder", str(e))
 
     def _take_up(self, folder: Path) -> None:
-        """End the moves that a crash cut short in this folder; what was not judged as it is now gets its name again."""
-        for aside in sorted((folder / ASIDE).glob("*")):
+        """End the moves that a crash cut short in this folder; what was not judged as it is now gets its name again.
+
+        Raises OSError: what is there cannot be listed.
+        """
+        try:
+            names = os.listdir(folder / ASIDE)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # none, or what nobody may move
+            return
+        for aside in (folder / ASIDE / name for name in sorted(names)):
             file, stamp = folder / aside.name, _stamp(aside)
             if stamp is None:
                 continue
