@@ -25,6 +25,7 @@ from tiny_model import write_model
 
 import vtad_runtime
 from vtad_runtime.commands.run import run
+from vtad_runtime.contract.disk.lock import hold_folder
 from vtad_runtime.review.recorded import read_run
 from vtad_runtime.sources import journal as journal_module
 from vtad_runtime.sources import sorting
@@ -227,6 +228,26 @@ def test_a_watched_folder_that_goes_away_is_waited_for(folder: Path, journal: Jo
     put(folder / "a.png")
     assert judge_all(hot) == ["a.png"]
     assert [line.split(": ")[1].split(",")[0] for line in messages] == ["expected a readable folder", "readable again"]
+
+
+def test_a_share_that_is_unmounted_is_said_and_what_is_put_into_its_empty_folder_is_judged(
+    folder: Path, journal: Journal, messages: list[str]
+) -> None:
+    lock = hold_folder(folder)
+    assert lock is not None
+    hot = HotFolder(folder, journal, settle_s=0)
+    folder.rename(folder.with_name("share"))
+    folder.mkdir()
+    assert judge_all(hot) == []
+    put(folder / "a.png")
+    assert judge_all(hot) == ["a.png"]
+    got = "one without the .vtad-watch.lock of this run, as where a share is not mounted"
+    assert messages == [f"{folder}: expected a readable folder, got {got}; it is tried again"]
+    shutil.rmtree(folder)
+    folder.with_name("share").rename(folder)
+    assert judge_all(hot) == []
+    assert messages[1:] == [f"{folder}: readable again"]
+    lock.close()
 
 
 def test_a_clean_restart_judges_nothing_twice_and_misses_nothing(folder: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vtad_runtime.contract.card import FULL_SCALE
+from vtad_runtime.contract.disk.lock import FOLDER_LOCK
 from vtad_runtime.contract.disk.walking import walk
 from vtad_runtime.contract.errors import one_line
 from vtad_runtime.contract.image import is_image
@@ -73,6 +74,7 @@ class HotFolder(FrameSource):
         if any((folder / name).exists() for name in (RESULTS_FILE, MARK)):
             raise SourceError(f"{folder}: expected a folder of new pictures, got one of results or of sorted files")
         self._folder = folder
+        self._locked = (folder / FOLDER_LOCK).exists()  # else nothing can be written into it
         self._journal = journal
         self._settle_s = settle_s
         self._sorter, self._full_scale = sorter, full_scale
@@ -211,6 +213,8 @@ class HotFolder(FrameSource):
                 unreadable[error.filename] = error.strerror or str(error)
 
         for folder, subfolders, names in walk(self._folder, refused):
+            if folder == self._folder and self._locked and FOLDER_LOCK not in names:
+                unreadable[str(folder)] = f"one without the {FOLDER_LOCK} of this run, as where a share is not mounted"
             if RESULTS_FILE in names or MARK in names:
                 subfolders.clear()
                 if folder == self._folder:
