@@ -33,6 +33,20 @@ def test_lines_are_on_their_way_to_the_disk_at_once_whatever_their_text(tmp_path
     lines.close()  # twice does no harm
 
 
+def test_line_breaks_stay_as_they_are_on_windows_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    binary, opened = 2**30, list[int]()
+
+    def windows_open(path: Path, flags: int, mode: int) -> int:
+        opened.append(flags)
+        return works(path, flags & ~binary, mode)
+
+    works = os.open
+    monkeypatch.setattr(os, "O_BINARY", binary, raising=False)
+    monkeypatch.setattr(os, "open", windows_open)
+    Lines(tmp_path / "a").close()
+    assert opened[0] & binary
+
+
 def test_what_a_power_cut_tore_does_not_swallow_the_next_line(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("one\ntw")
     for _ in range(2):

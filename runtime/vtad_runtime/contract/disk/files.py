@@ -177,7 +177,9 @@ class Lines:
     def __init__(self, path: Path, *, new: bool = True) -> None:
         """Open `path`, a new file or one to add to. Raises OSError, FileExistsError where a new one is there."""
         torn = not new and _ends_in_half_a_line(path)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_EXCL if new else 0), 0o666)
+        as_they_are = getattr(os, "O_BINARY", 0)  # Windows makes CR LF of each line break otherwise
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | as_they_are | (os.O_EXCL if new else 0)
+        self._file = os.open(path, flags, 0o666)
         if torn:
             self.write("\n")
 
