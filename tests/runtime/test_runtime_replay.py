@@ -494,6 +494,17 @@ def test_a_full_disk_is_4_and_leaves_nothing_half(model: Path, monkeypatch: pyte
     assert list(Path("replays").iterdir()) == []
 
 
+def test_a_disk_that_is_full_when_the_folder_is_made_is_4(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rows([{"file": "a", "verdict": "OK", "score": 0.0, "threshold": 2.0}])
+
+    def full(self: Path, *_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    said = "replays: expected a folder to write the report to, got No space left on device; choose another by --out"
+    assert said in failed(4, "live", "--threshold", "1")
+
+
 def test_another_category_is_pointed_out(model: Path) -> None:
     save(good(), "in/a.png")
     judge_folder(model)

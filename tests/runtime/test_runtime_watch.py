@@ -987,6 +987,18 @@ def test_a_folder_that_cannot_be_sorted_into_is_one_line(folder: Path) -> None:
         Sorter(folder, root=folder)
 
 
+def test_a_disk_that_is_full_when_the_folder_to_sort_into_is_made_is_4(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(SortError, match="got No space left on device") as error:
+        Sorter(tmp_path / "out")
+    assert error.value.exit_code == 4
+
+
 def test_a_move_that_fails_is_said_and_the_file_is_not_judged_again(
     folder: Path, journal: Journal, messages: list[str]
 ) -> None:

@@ -11,7 +11,7 @@ from vtad_runtime.contract.card import FULL_SCALE
 from vtad_runtime.contract.command_line.command import say
 from vtad_runtime.contract.command_line.stopping import stoppable
 from vtad_runtime.contract.disk.files import write_whole
-from vtad_runtime.contract.errors import FAILED, NOT_JUDGED, NOT_WRITTEN, VtadError, one_line
+from vtad_runtime.contract.errors import FAILED, NOT_JUDGED, NOT_WRITTEN, USAGE, VtadError, disk_full, one_line
 from vtad_runtime.contract.progress import watched
 from vtad_runtime.contract.threshold.conformal import REVIEW
 from vtad_runtime.drawing.encoding import PictureError
@@ -209,6 +209,5 @@ def _new_folder(parent: Path) -> Path:
         return next_folder(parent)
     except OSError as e:
         got = "a file" if parent.is_file() else e.strerror or e
-        raise VtadError(
-            f"{parent}: expected a folder to write the report to, got {got}; choose another by --out"
-        ) from e
+        said = f"{parent}: expected a folder to write the report to, got {got}; choose another by --out"
+        raise VtadError(said, NOT_WRITTEN if disk_full(e) else USAGE) from e

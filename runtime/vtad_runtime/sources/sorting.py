@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from vtad_runtime.contract.disk.files import Lines, beside_of, sweep, sync
-from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full
 from vtad_runtime.verdict.verdict import Verdict
 
 MARK = ".vtad-sorted"  # a folder that holds this file is one of sorted files: a hot folder leaves it out
@@ -53,7 +53,8 @@ class Sorter:
                 sweep(to / str(verdict))
         except OSError as e:
             got = "a file" if to.is_file() else e.strerror or e
-            raise SortError(f"{to}: expected a folder to sort into, got {got}; choose another by --sort-to") from e
+            said = f"{to}: expected a folder to sort into, got {got}; choose another by --sort-to"
+            raise SortError(said, NOT_WRITTEN if disk_full(e) else USAGE) from e
 
     def move(
         self,
