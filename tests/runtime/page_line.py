@@ -23,9 +23,9 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 class Line:
     """Judges pictures by the tiny model and writes them to a page's state."""
 
-    def __init__(self, folder: Path, quiet_s: float = 3.0) -> None:
+    def __init__(self, folder: Path, quiet_s: float = 3.0, oldest_s: float | None = 3.0) -> None:
         self.detector = Detector(write_model(folder / "tiny.onnx", make_card(64, 64)), threads=1)
-        self.state = PageState(self.detector.card, "camera 0", "tiny.onnx", quiet_s)
+        self.state = PageState(self.detector.card, "camera 0", "tiny.onnx", quiet_s, oldest_s=oldest_s)
         self.numbers = itertools.count(1)
 
     def judge(self, rgb: Pixels, **changes: Any) -> Judgement:

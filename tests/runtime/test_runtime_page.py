@@ -23,12 +23,17 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 import pytest
+from fake_camera import mjpeg_camera, write_video
 from page_line import Line, serving
-from tiny_model import GREY, bad, good
+from tiny_model import GREY, bad, good, write_model
 
-from vtad_runtime import Verdict
+from vtad_runtime import Detector, Verdict
+from vtad_runtime.line.build import build
+from vtad_runtime.line.options import RunOptions
+from vtad_runtime.line.wiring import rules_of
 from vtad_runtime.page import app, connections, picture
 from vtad_runtime.page.server import PageError, PageServer, parse_address
+from vtad_runtime.sources.address import Address
 
 WAIT_S = 30.0
 
@@ -431,6 +436,24 @@ def test_the_age_is_that_of_the_newest_frame_not_of_the_news(line: Line) -> None
     snapshot = line.state.snapshot()
     assert 100 <= snapshot["frame_age_s"] < 100 + WAIT_S
     assert snapshot["since_frame_s"] < WAIT_S
+
+
+def test_frames_of_a_live_source_alone_grow_too_old_to_be_shown_as_current(tmp_path: Path) -> None:
+    detector = Detector(write_model(tmp_path / "tiny.onnx"), threads=1)
+
+    def oldest(where: Address, **options: Any) -> Any:
+        asked = RunOptions(where, live="0", **options)
+        with ExitStack() as stack:
+            page = build(asked, detector, rules_of(asked, detector.card), stack)[1].page
+            assert page is not None
+            return page.snapshot()["oldest_s"]
+
+    video = Address("video", str(write_video(tmp_path / "a.avi", [good()])))
+    assert oldest(video) is oldest(video, max_age=10.0) is None
+    with mjpeg_camera(good()) as camera:
+        stream = Address("stream", camera.url)
+        assert [oldest(stream), oldest(stream, max_age=0.5), oldest(stream, max_age=10.0)] == [3, 3, 10]
+        assert oldest(stream, every=30.0) == 60
 
 
 def half_open(port: int, data: bytes = b"", count: int = 1) -> list[socket.socket]:

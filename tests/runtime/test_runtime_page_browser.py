@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import signal
 import subprocess
@@ -132,6 +133,16 @@ def test_an_old_frame_is_not_shown_as_ok(line: Line, page: Any) -> None:
         old = type(frame)(**{**frame.__dict__, "captured": frame.captured - 20})
         line.state.write(type(judgement)(**{**judgement.__dict__, "frame": old}))
         says(page, "NO FRAME")
+
+
+def test_a_frame_of_a_video_is_current_however_long_it_waited(tmp_path: Path, page: Any) -> None:
+    line = Line(tmp_path, oldest_s=None)
+    frame = line.judge(good()).frame
+    assert frame is not None
+    with serving(line) as server, running(line, good(), frame=dataclasses.replace(frame, captured=frame.captured - 20)):
+        page.goto(server.url)
+        says(page, "OK")
+        sync_api.expect(page.locator("#age")).to_have_text(re.compile("2[0-9]"))
 
 
 def test_a_dead_server_is_seen_and_a_new_one_found(line: Line, page: Any, tmp_path: Path) -> None:

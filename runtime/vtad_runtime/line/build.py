@@ -193,13 +193,15 @@ def _page(options: RunOptions, detector: Detector, rules: Rules, stack: ExitStac
 
     source = options.source
     rests = source.kind in ("watch", "folder")
+    quiet_s = QUIET_FILES_S if rests else max(QUIET_S, 2 * (options.every or 0))
     page = PageState(
         detector.card,
         source.name,
         str(detector.path),
-        QUIET_FILES_S if rests else max(QUIET_S, 2 * (options.every or 0)),
+        quiet_s,
         rules.unsure_from,
         detector.integrity,
+        max(quiet_s, rules.max_age_s or 0) if source.live else None,  # frames of a video wait as long as judging takes
     )
     given = os.environ.get(TOKEN)
     server = PageServer(page, options.live, given)

@@ -80,7 +80,7 @@ function shown() {
   if (quiet === null || quiet > update.quiet_s) {
     return { state: "GONE", word: "NO FRAME", why: last(`for ${duration(quiet ?? 0)}.`), live: false };
   }
-  if (age > update.quiet_s && latest.verdict !== "STALE") {
+  if (update.oldest_s !== null && age > update.oldest_s && latest.verdict !== "STALE") {
     return { state: "GONE", word: "NO FRAME", why: last(`the newest judged frame is ${duration(age)} old.`), live: false };
   }
   return { state: latest.verdict, word: latest.verdict, why: latest.reason ?? "", live: true };

@@ -71,14 +71,15 @@ class PageState:
         quiet_s: float = 3.0,
         unsure_from: float | None = None,
         integrity: Integrity | None = None,
+        oldest_s: float | None = None,
     ) -> None:
         """`source` and `model` as the user named them; after `quiet_s` without a frame no verdict is shown as current.
 
         `unsure_from`: the score above which a part is UNSURE, if it is not NG. `integrity`: of the model's file, where it is
-        known.
+        known. `oldest_s`: the age from which a frame's verdict is none of the present; None: frames may be of any age.
         """
         self._card, self._source, self._model, self._quiet_s = card, source, model, quiet_s
-        self._unsure_from, self._integrity = unsure_from, integrity
+        self._unsure_from, self._integrity, self._oldest_s = unsure_from, integrity, oldest_s
         self._lock = threading.Lock()
         self.seq = 0  # how many judgements came
         self.closed = False  # whether the run has ended
@@ -142,6 +143,7 @@ class PageState:
                 "closed": self.closed,
                 "now": time.time(),
                 "quiet_s": self._quiet_s,
+                "oldest_s": self._oldest_s,
                 "frame_age_s": finite(now - frame.captured) if frame else None,
                 "since_frame_s": finite(now - self._arrival(framed[0])) if framed else None,
                 "latest": _latest(*latest) if latest else None,
