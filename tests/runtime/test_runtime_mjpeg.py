@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.request import parse_http_list, parse_keqv_list
 
 import numpy as np
 import pytest
@@ -32,24 +34,36 @@ def jpeg(rgb: np.ndarray[Any, Any]) -> bytes:
     return data.getvalue()
 
 
-def parts(*pictures: bytes, lengths: bool = True) -> bytes:
+def parts(*pictures: bytes, lengths: bool = True, boundary: str = "--frame") -> bytes:
     body = b""
     for data in pictures:
         length = f"Content-Length: {len(data)}\r\n" if lengths else ""
-        body += b"--frame\r\nContent-Type: image/jpeg\r\n" + length.encode() + b"\r\n" + data + b"\r\n"
+        body += f"{boundary}\r\nContent-Type: image/jpeg\r\n{length}\r\n".encode() + data + b"\r\n"
     return body
 
 
 @contextmanager
-def answering(body: bytes, kind: str = MULTIPART, user: str = "", hold: bool = False) -> Iterator[str]:
-    """A server that sends this and hangs up, or holds the line; its URL. `user` is the Authorization it wants."""
+def answering(
+    body: bytes,
+    kind: str = MULTIPART,
+    user: str = "",
+    hold: bool = False,
+    offers: tuple[str, ...] = ('Basic realm="camera"',),
+    admits: Callable[[str], bool] | None = None,
+) -> Iterator[str]:
+    """A server that sends this and hangs up, or holds the line; its URL.
+
+    `user` is the Authorization it wants, or `admits` says whether one will do; `offers` are the logins it asks for.
+    """
     release = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if user and self.headers.get("Authorization") != user:
+            given = self.headers.get("Authorization", "")
+            if (user and given != user) or (admits and not admits(given)):
                 self.send_response(401)
-                self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+                for offer in offers:
+                    self.send_header("WWW-Authenticate", offer)
                 self.end_headers()
                 return
             self.send_response(200)
@@ -95,6 +109,29 @@ def test_each_picture_keeps_its_size_whether_or_not_its_length_is_said(lengths: 
             rgb = read(camera).rgb
             assert rgb.shape == picture.shape
             assert abs(rgb.astype(int) - picture).mean() < 2
+        with pytest.raises(SourceLost, match="broke off"):
+            camera.read(never)
+        camera.close()
+
+
+@pytest.mark.parametrize("lengths", [True, False])
+@pytest.mark.parametrize(
+    ("announced", "sent"),
+    [
+        ("frame", "--frame"),
+        ("--cam", "----cam"),  # as RFC 2046 has it
+        ("--cam", "--cam"),
+        ("frame", "frame"),
+        ("frame", "--other"),
+        ("--", "--cam"),
+    ],
+)
+def test_a_boundary_is_found_however_the_camera_writes_it(announced: str, sent: str, lengths: bool) -> None:
+    pictures = [good(64, 64), bad(160, 96), good(32, 48)]
+    body = b"\r\n" + parts(*map(jpeg, pictures), lengths=lengths, boundary=sent) + f"{sent}--\r\n".encode()
+    with answering(body, f"multipart/x-mixed-replace; boundary={announced}") as host:
+        camera = Mjpeg(f"http://{host}")
+        assert [read(camera).rgb.shape for _ in pictures] == [picture.shape for picture in pictures]
         with pytest.raises(SourceLost, match="broke off"):
             camera.read(never)
         camera.close()
@@ -158,6 +195,55 @@ def test_a_password_is_answered_and_never_told() -> None:
             Mjpeg(f"http://admin:wrong@{host}")
     assert "HTTP 401" in str(error.value)
     assert "wrong" not in str(error.value)
+
+
+def offer(algorithm: str, qop: str = "auth") -> str:
+    return f'Digest realm="Hall 2, line 1", nonce="n", algorithm={algorithm}, qop="{qop}", opaque="o"'
+
+
+def digest(given: str) -> bool:
+    """Whether an Authorization is Digest (RFC 7616) of admin and päss."""
+    if not given.startswith("Digest "):
+        return False
+    said = parse_keqv_list(parse_http_list(given.removeprefix("Digest ")))
+    hashed = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}[said["algorithm"]]
+    one, two = (hashed(text.encode()).hexdigest() for text in ("admin:Hall 2, line 1:päss", f"GET:{said['uri']}"))
+    whole = f"{one}:n:{said['nc']}:{said['cnonce']}:auth:{two}"
+    return said["response"] == hashed(whole.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "offers",
+    [
+        (offer("MD5"),),
+        (offer("SHA-256"), offer("MD5")),
+        (offer("SHA-512-256"), offer("MD5")),
+        ("NTLM", "Negotiate YII=", offer("SHA-256")),
+        (f'Basic realm="Hall 2, line 1", {offer("MD5-sess")}, Bearer, {offer("MD5")}',),
+    ],
+)
+def test_of_several_logins_digest_is_taken_where_it_is_one_of_ours(offers: tuple[str, ...]) -> None:
+    with answering(parts(jpeg(good())), offers=offers, admits=digest) as host:
+        camera = Mjpeg(f"http://admin:p%C3%A4ss@{host}")
+        assert read(camera).rgb.shape == (64, 64, 3)
+        camera.close()
+
+
+def test_basic_is_taken_where_digest_is_none_of_ours() -> None:
+    offers = (offer("SHA-512-256"), "Digest nonce=", 'Basic realm="camera"')
+    with answering(parts(jpeg(good())), user="Basic YWRtaW46cA==", offers=offers) as host:
+        camera = Mjpeg(f"http://admin:p@{host}")
+        assert read(camera).rgb.shape == (64, 64, 3)
+        camera.close()
+
+
+def test_a_login_that_is_not_supported_is_named() -> None:
+    offers = ("NTLM", 'Bearer realm="camera"', offer("MD5", "auth-int"))
+    with (
+        answering(b"", user="none", offers=offers) as host,
+        pytest.raises(SourceError, match="got a login method that is not supported: NTLM, Bearer, Digest MD5 auth-int"),
+    ):
+        Mjpeg(f"http://admin:p@{host}")
 
 
 def test_what_is_no_mjpeg_goes_to_opencv(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,13 @@ JPEG data. Here each picture keeps its size, and a damaged one is an error.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse, InvalidURL
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit, urlunsplit
-from urllib.request import HTTPBasicAuthHandler, HTTPDigestAuthHandler, HTTPPasswordMgrWithDefaultRealm
+from urllib.request import HTTPPasswordMgrWithDefaultRealm
 
 from vtad_runtime.contract.credentials import login_hint, without_credentials
 from vtad_runtime.contract.errors import VtadError, one_line
@@ -19,6 +20,7 @@ from vtad_runtime.contract.image import ImageError, decode_rgb
 from vtad_runtime.sources.bounded_http import cause, open_bounded
 from vtad_runtime.sources.capture import Shot, SourceLost
 from vtad_runtime.sources.folder import SourceError
+from vtad_runtime.sources.http_login import login_handlers
 
 READ_TIMEOUT_S = 3.0  # also of connecting
 ANSWER_S = 8.0  # from the request to the end of the answer's head
@@ -42,7 +44,8 @@ class Mjpeg:
         if kind != "multipart/x-mixed-replace" or not isinstance(boundary, str):
             self._answer.close()
             raise NotMjpegError(kind)
-        self._boundary = b"--" + boundary.removeprefix("--").encode("latin-1", "replace")
+        self._announced = boundary.encode("latin-1", "replace").lstrip(b"-")
+        self._boundary = b""  # as the camera sends it, which its first one shows
         self._at_part = False  # whether the boundary before the next part was read already
         self._rest = bytearray()  # received, not read yet
 
@@ -68,7 +71,9 @@ class Mjpeg:
 
     def _part(self, stream: _Reader) -> bytes:
         """The bytes of the next part. Raises OSError, ValueError."""
-        if not self._at_part:
+        if not self._boundary:
+            self._find_boundary(stream)
+        elif not self._at_part:
             self._up_to_boundary(stream)
         self._at_part = False
         length = None
@@ -85,6 +90,22 @@ class Mjpeg:
         if not 0 <= length <= MAX_BYTES:
             raise ValueError(f"a picture of {length} bytes")
         return stream.exactly(length)
+
+    def _find_boundary(self, stream: _Reader) -> None:
+        """Up to the first boundary: the announced one, dashes or none before it, or a line with a dash before a part's head."""
+        before, seen = b"", 0
+        while seen <= MAX_BYTES:
+            line = stream.line()
+            name = line.lstrip(b"-")
+            if self._announced and name.startswith(self._announced):
+                self._boundary = line[: len(line) - len(name) + len(self._announced)]
+                return
+            if before.startswith(b"-") and re.match(rb"[\w-]+:", line):
+                self._boundary = before.strip()
+                stream.give_back(line)
+                return
+            before, seen = line, seen + len(line)
+        raise ValueError(f"no boundary within {MAX_BYTES} bytes")
 
     def _up_to_boundary(self, stream: _Reader) -> bytes:
         """All bytes before the next boundary."""
@@ -123,6 +144,10 @@ class _Reader:
             self._receive()
         return self._taken(count)
 
+    def give_back(self, line: bytes) -> None:
+        """Have it read again."""
+        self._rest[:0] = line
+
     def _taken(self, count: int) -> bytes:
         taken = bytes(self._rest[:count])
         del self._rest[:count]
@@ -148,9 +173,8 @@ def _connected(url: str) -> HTTPResponse:
     passwords = HTTPPasswordMgrWithDefaultRealm()
     if parts.username is not None:
         passwords.add_password(None, plain, unquote(parts.username), unquote(parts.password or ""))
-    logins = HTTPBasicAuthHandler(passwords), HTTPDigestAuthHandler(passwords)
     try:
-        return open_bounded(plain, *logins, read_s=READ_TIMEOUT_S, answer_s=ANSWER_S)
+        return open_bounded(plain, *login_handlers(passwords), read_s=READ_TIMEOUT_S, answer_s=ANSWER_S)
     except (OSError, HTTPException, ValueError) as e:
         raise SourceError(
             f"{without_credentials(url)}: expected a stream that opens, got {_got(e)}; "
