@@ -49,7 +49,9 @@ def test_exactly_one_source_is_expected_and_the_options_are_named(given: dict[st
         assert f"--{name}" in str(error.value).partition("got")[2]
 
 
-@pytest.mark.parametrize("text", ["ftp://host/x", "http://", "rtsp://host:none/x", "camera:front", "video:"])
+@pytest.mark.parametrize(
+    "text", ["ftp://host/x", "http://", "http://a..b/x", "rtsp://host:none/x", "camera:front", "video:"]
+)
 def test_a_source_that_is_not_well_said_is_one_line(text: str) -> None:
     with pytest.raises(AddressError, match="expected"):
         parse(text)

@@ -170,6 +170,9 @@ def test_addresses() -> None:
     for wrong in ("", "eight", "host", "host:", ":80", "70000", "http://x:80", "1:2:3", "-1"):
         with pytest.raises(PageError, match="--live: expected PORT or HOST:PORT, got"):
             parse_address(wrong)
+    for no_name in ("line..local:80", f"{'a' * 64}:80"):
+        with pytest.raises(PageError, match="--live: expected an address of this machine, got"):
+            parse_address(no_name)
 
 
 def test_an_address_of_another_machine_is_one_line(line: Line) -> None:

@@ -392,6 +392,8 @@ def test_a_broker_that_accepts_and_never_answers_does_not_hold_up_the_judging(mq
         "mqtt://host/a/+/b",
         "mqtt://host/%23",
         "mqtt://u:p@host/topic?retain=1",
+        "mqtt://u:p@line..local/topic",
+        f"mqtt://{'a' * 64}.local/topic",
     ],
 )
 def test_a_wrong_broker_address_is_one_clear_error_without_the_password(tmp_path: Path, url: str) -> None:
@@ -586,7 +588,17 @@ def test_a_login_goes_into_the_header_and_secrets_are_never_shown(
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://host/x", "host/x", "file:///etc/passwd", "http:///x", "http://u:p@host:x/", "http://host/a b"]
+    "url",
+    [
+        "ftp://host/x",
+        "host/x",
+        "file:///etc/passwd",
+        "http:///x",
+        "http://u:p@host:x/",
+        "http://host/a b",
+        "http://u:p@line..local/x",
+        f"https://{'a' * 64}.local/x",
+    ],
 )
 def test_a_wrong_web_address_is_one_clear_error_without_the_password(tmp_path: Path, url: str) -> None:
     with pytest.raises(OutputError, match=r"^--post: expected http") as caught:

@@ -11,6 +11,7 @@ import threading
 import time
 
 from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.host_name import is_host_name
 from vtad_runtime.page.access import Access, by_token
 from vtad_runtime.page.state import PageState
 
@@ -91,6 +92,8 @@ def parse_address(text: str) -> tuple[str, int]:
             f"--live: expected PORT or HOST:PORT, got {text!r}; e.g. 8000, or 0.0.0.0:8000 for all addresses"
         )
     host = (found["host"] or "127.0.0.1").strip("[]")
+    if not is_host_name(host):
+        raise PageError(f"--live: expected an address of this machine, got {host!r}")
     return ("127.0.0.1" if host.lower() == "localhost" else host), int(found["port"])
 
 

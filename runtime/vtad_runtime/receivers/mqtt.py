@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.credentials import login_hint, without_credentials
 from vtad_runtime.contract.errors import one_line
+from vtad_runtime.contract.host_name import is_host_name
 from vtad_runtime.receivers.message import Messages, OutputError
 from vtad_runtime.receivers.spool import SPOOL_BYTES, WAITS_S, NotDelivered, Spool
 from vtad_runtime.verdict.judgement import Judgement
@@ -189,17 +190,17 @@ def parse_url(url: str) -> Broker:
     wrong = OutputError(f"--mqtt: {expected}, got {shown!r}{login_hint(url)}")
     try:
         parts = urlsplit(url)
-        port = parts.port
+        port, host = parts.port, parts.hostname or ""
     except ValueError as e:
         raise wrong from e
     topic = unquote(parts.path.removeprefix("/"))
-    if parts.scheme not in PORTS or not parts.hostname or not topic or parts.query or parts.fragment:
+    if parts.scheme not in PORTS or not is_host_name(host) or not topic or parts.query or parts.fragment:
         raise wrong
     if set(topic) & set("+#\0") or len(topic.encode()) > 60_000:
         raise OutputError(f"--mqtt: expected a topic without + and #, got {topic[:80]!r}")
     return Broker(
         shown=shown,
-        host=parts.hostname,
+        host=host,
         port=port or PORTS[parts.scheme],
         tls=parts.scheme == "mqtts",
         user=None if parts.username is None else unquote(parts.username),

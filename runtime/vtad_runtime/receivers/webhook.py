@@ -20,6 +20,7 @@ from urllib.request import Request
 
 from vtad_runtime.contract.card import Card
 from vtad_runtime.contract.credentials import login_hint, reserved_in_login
+from vtad_runtime.contract.host_name import is_host_name
 from vtad_runtime.receivers.message import Messages, OutputError
 from vtad_runtime.receivers.spool import SPOOL_BYTES, WAITS_S, NotDelivered, Rejected, Spool
 from vtad_runtime.sources.bounded_http import cause, open_bounded
@@ -100,6 +101,8 @@ def _parse_url(url: str) -> tuple[str, str, dict[str, str]]:
         raise OutputError(f"{wrong}, got a # in user or password{login_hint(url)}")
     if parts.scheme not in ("http", "https") or not host:
         raise OutputError(f"{wrong}, got {'scheme ' + parts.scheme if parts.scheme else 'no scheme'}")
+    if not is_host_name(host):
+        raise OutputError(f"{wrong}, got a host with a part that is empty or above 63 characters: {host[:80]!r}")
     if not url.isascii() or any(c.isspace() or not c.isprintable() for c in url):
         raise OutputError(f"{wrong} in ASCII without spaces; percent-encode the rest")
     server = f"[{host}]" if ":" in host else host

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from vtad_runtime.contract.credentials import login_hint, reserved_in_login, without_credentials
 from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.host_name import is_host_name
 
 Kind = Literal["camera", "video", "stream", "folder", "watch"]
 
@@ -102,7 +103,7 @@ def _checked(kind: Kind, where: str) -> Address:
 def _check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
-        whole = parts.scheme.lower() in SCHEMES and bool(parts.hostname) and "#" not in reserved_in_login(url)
+        whole = parts.scheme.lower() in SCHEMES and is_host_name(parts.hostname) and "#" not in reserved_in_login(url)
         _ = parts.port
     except ValueError:
         whole = False
