@@ -178,6 +178,18 @@ def test_bad_parts_among_the_good_are_named_largest_first_with_what_they_do_to_t
     assert "odd" not in calibrate("--good", "clean", "--out", "c.onnx").output
 
 
+@pytest.mark.parametrize("chosen", [("--threshold", "3"), ("--max-misses", "0.1", "--bad", "bad")])
+def test_nothing_is_said_of_a_budget_by_which_no_threshold_is_chosen(model: Path, chosen: tuple[str, ...]) -> None:
+    line([*range(10, 30), 150, 140])
+    spots(list(range(200, 250)), "bad")
+    result = calibrate("--good", "line", *chosen)
+    assert result.exit_code == 0, result.output
+    assert "odd among the good, is it a bad part?: line/020.png score 6" in result.stderr
+    assert "without the odd ones" not in result.stderr
+    assert "vouch for" not in result.stdout
+    assert "of these good pictures it calls NG: " in result.stdout
+
+
 def test_skewed_scores_name_no_picture_as_odd(model: Path) -> None:
     line([10] * 20 + [11, 12, 40, 50, 60, 70, 80])
     result = calibrate("--good", "line", "--false-alarms", "0.05")

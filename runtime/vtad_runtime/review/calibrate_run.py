@@ -71,11 +71,11 @@ def calibrate_run(
         f"{after.pixel_threshold:.4g}"
     )
     say(f"the threshold is chosen {after.chosen}")
-    for line in budget_lines(after) if of_good else []:
+    for line in budget_lines(after) if of_good and asked.by_budget else []:
         say(line)
     if of_good and (both := after.both_rules):
         say(both)
-    if not of_good and after.scores:
+    if after.scores and not (of_good and asked.by_budget):
         say(f"of these good pictures it calls NG: {choice(after.threshold, after.scores, ()).false_alarms}")
     if of_bad:
         say("trade-off, each rate with its exact 95 % interval:")
@@ -121,7 +121,7 @@ def _open(path: Path, which: str, allow_changed: bool) -> Detector:
 def _tell_odd(judged: tuple[Judged, ...], asked: Asked, threshold: float) -> None:
     odd = odd_pictures(judged)
     _list("odd among the good, is it a bad part?", [f"{j.file} score {j.score:.4g}" for j in odd])
-    without = threshold_without(judged, odd, asked) if odd else None
+    without = threshold_without(judged, odd, asked) if odd and asked.by_budget else None
     if without is not None and without < threshold:
         say(
             f"without the odd ones the threshold would be {without:.4g}; take bad parts out and calibrate again",

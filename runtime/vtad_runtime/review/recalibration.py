@@ -104,6 +104,11 @@ class Asked:
     false_alarms: float = FALSE_ALARMS  # the budget; the pixel threshold keeps to it in any case
     rule: BudgetRule = USUAL_RULE  # how the threshold follows from the budget
 
+    @property
+    def by_budget(self) -> bool:
+        """Whether the threshold follows from the budget."""
+        return self.threshold is None and self.max_misses is None
+
 
 def new_card(card: Card, good: Sequence[Judged], bad: Sequence[Judged], asked: Asked) -> Card:
     """The card with the calibration that these pictures give; without good ones, with that of the card. Raises CalibrationError.
