@@ -136,8 +136,11 @@ def test_beyond_this_machine_a_token_is_needed(line: Line) -> None:
         assert {"httponly", "samesite=strict"} <= {part.strip().lower() for part in cookie.split(";")}
         assert get(base + "page.js", Cookie=cookie.split(";")[0])[0] == 200
         assert get(base + "page.js", Cookie=cookie.split("=")[0] + "=wrong")[0] == 403
-        assert get(base, Host=f"192.0.2.7:{found[2]}", Cookie=cookie.split(";")[0])[0] == 200  # an address of ours
-        assert get(f"{base}?token={token}", Host="evil.example")[0] == 403
+        assert "domain" not in cookie.lower()  # so no other name is sent it
+        for host in (f"192.0.2.7:{found[2]}", "line1.factory.example"):  # that of a proxy, too
+            assert get(base, Host=host, Cookie=cookie.split(";")[0])[0] == 200
+            assert get(f"{base}?token={token}", Host=host)[0] == 200
+            assert get(base, Host=host)[0] == 403
 
 
 def test_each_run_has_a_token_of_its_own(line: Line) -> None:
