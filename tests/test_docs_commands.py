@@ -133,7 +133,7 @@ class Camera:
     """In the place of OpenCV's: noisy pictures without end."""
 
     def __init__(self, index: int) -> None:
-        self._opened, self._rng = index == 0, np.random.default_rng(0)
+        self._opened, self._rng = index in (0, 1), np.random.default_rng(0)
 
     def isOpened(self) -> bool:
         return self._opened
