@@ -208,7 +208,7 @@ def test_a_failed_proof_leaves_the_old_package_as_it_was(run: Run, monkeypatch: 
     old = run.path / "export" / "pill.mlpackage"
     old.mkdir(parents=True)
     (old / "Manifest.json").write_text("old")
-    monkeypatch.setattr(fallback, "fallback_of", lambda *_: (_ for _ in ()).throw(ParityError("it does not agree")))
+    monkeypatch.setattr(fallback, "to_onnx", lambda *_, **__: (_ for _ in ()).throw(ParityError("it does not agree")))
     with pytest.raises(ParityError):
         to_coreml(run)
     assert [p.name for p in old.parent.iterdir()] == ["pill.mlpackage"]

@@ -267,11 +267,12 @@ def test_sigterm_to_the_command_is_143_and_leaves_no_draft(run: Run, exported: E
     )
     folder = run.path / "export"
     deadline = time.monotonic() + 120
-    while not any(path.is_dir() for path in folder.glob(".*.part")):
+    while not any(folder.glob(".*.part/*.mlpackage")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert (folder / "pill.onnx").is_file()  # the ONNX fallback is there by now
+    assert not (folder / "pill.onnx").exists()  # the ONNX fallback is made by now, and waits beside its name
+    assert any(folder.glob(".*.part/pill.onnx"))
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr) == (143, "Error: stopped; nothing half written is left\n")

@@ -351,7 +351,7 @@ def test_the_python_export_of_an_int8_package_has_a_fallback_of_a_true_name_too(
 ) -> None:
     pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
     from vtad_export.coreml_format.exporter import to_coreml
-    from vtad_export.onnx_format.fallback import fallback_of
+    from vtad_export.onnx_format.fallback import fallback_for
     from vtad_runtime.engine.coreml_engine import onnx_fallback
 
     monkeypatch.setattr("vtad_export.coreml_format.conversion.SMALLEST", 200)
@@ -363,9 +363,10 @@ def test_the_python_export_of_an_int8_package_has_a_fallback_of_a_true_name_too(
     assert parity_of(made.fallback).precision == "fp32"
     for name, fallback in (("pill-int8", "pill"), ("other-int8", "other"), ("half", "half")):
         package = folder / f"{name}.mlpackage"
-        found = fallback_of(package, material)
+        with fallback_for(package, material) as found:
+            assert found.parity.precision == "fp32"
         assert found.path == onnx_fallback(package) == folder / f"{fallback}.onnx"
-        assert found.parity.precision == "fp32"
+        assert found.path.is_file()
 
 
 @pytest.mark.usefixtures("few_pictures")
