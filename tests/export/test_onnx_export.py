@@ -28,6 +28,7 @@ from vtad.version import VERSION
 from vtad_export import ParityError, to_onnx
 from vtad_export.commands.export import export as command
 from vtad_export.onnx_format.int8 import learned_products
+from vtad_export.onnx_format.reading_back import batch_sizes
 from vtad_export.proof.exporter import Export
 from vtad_export.proof.material import Samples, decoded, image_files, load_material, samples
 from vtad_export.proof.parity import prove
@@ -146,6 +147,17 @@ def test_a_fixed_batch_takes_any_number_of_pictures_and_judges_them_as_they_are(
         expected, got = free.run(pixels[:size]), four.run(pixels[:size])
         np.testing.assert_allclose(got.score, expected.score, rtol=1e-5, atol=1e-5)
         assert got.reconstruction.shape == expected.reconstruction.shape
+
+
+def test_of_large_pictures_fewer_are_judged_at_a_time_for_all_of_a_batch_is_in_memory(exported: Export) -> None:
+    def sizes(height: int, width: int) -> tuple[int, ...]:
+        spec = dataclasses.replace(exported.card.input, height=height, width=width)
+        return batch_sizes(dataclasses.replace(exported.card, input=spec))
+
+    assert sizes(32, 32) == (1, 2, 7, 64)
+    assert sizes(512, 768) == (1, 2, 7, 8)
+    assert sizes(2048, 2048) == (1, 2)
+    assert "batches of 1, 2, 7 and 64" in exported.certificate
 
 
 def altered_weight(model: onnx.ModelProto) -> onnx.ModelProto:

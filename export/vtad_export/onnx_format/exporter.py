@@ -15,7 +15,7 @@ from vtad.run_folder import Run, RunError, make_folder, replacing, write_text
 from vtad_export.folding.detector import folded
 from vtad_export.onnx_format.graph import executor, fix_batch, onnx_graph, write_graph
 from vtad_export.onnx_format.int8 import int8_matmuls
-from vtad_export.onnx_format.reading_back import BATCHES, Constants, read_back
+from vtad_export.onnx_format.reading_back import Constants, batch_sizes, read_back
 from vtad_export.proof.certificate import head_lines, images, measured_lines, note_lines, quality_lines
 from vtad_export.proof.errors import ParityError
 from vtad_export.proof.exporter import Export, Precision, for_batch
@@ -31,8 +31,6 @@ from vtad_runtime.verdict.detector import Detector as Runtime
 from vtad_runtime.verdict.verdict import decide
 
 TESTS = 160  # test images that both programs judge, for AUROC and AUPRO before and after int8: some 20 seconds
-
-SIZES = f"{', '.join(map(str, BATCHES[:-1]))} and {BATCHES[-1]}"
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,17 @@ class OnnxExport(Export):
             *measured_lines(self),
             f"    constants       {held} of {of_them} tensors equal the checkpoint's {how}, the rest are folded",
             "    verdict alone   score and heatmap are those of the whole graph, bit for bit, on the same images",
-            f"    read back       card, interface{f', batches of {SIZES}' if self.card.outputs[0].shape == ('batch',) else ''}",
+            f"    read back       card, interface{self._batches()}",
             *quality_lines(self.quality, "torch", "this artefact"),
             *note_lines(self.note),
         ]
         return "\n".join(lines)
+
+    def _batches(self) -> str:
+        if self.card.outputs[0].shape != ("batch",):
+            return ""
+        *smaller, largest = batch_sizes(self.card)
+        return f", batches of {', '.join(map(str, smaller))} and {largest}"
 
 
 def to_onnx(

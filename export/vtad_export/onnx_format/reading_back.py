@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +26,7 @@ from vtad_runtime.engine.model import OUTPUTS
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 
 BATCHES = (1, 2, 7, 64)  # of the runtime's 1 to 64
+MOST_BYTES = 2e9  # that judging one batch may take
 # Tensors of the arranged detector that torch.onnx folds into others. They are compared by execution only.
 FOLDED = tuple(f"context_density.density.{name}" for name in ("base_log_sigma", "log_sigma", "log_spread", "offset"))
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of a batch norm
@@ -53,15 +54,16 @@ def read_back(
     """Open a written file with the runtime's eyes. Raises ParityError where anything is not as it was meant; ModelError.
 
     `whole`: the float32 graph, which a file in int8 must be, rounded. `arranged`: the detector that it was traced from;
-    `detector`: as it was trained. `pixels` (N, 3, H, W): judged in batches of every size, each picture as it is alone, within
-    `drift`, the largest errors by output. `references`: the reference pictures it carries.
+    `detector`: as it was trained. `pixels` (N, 3, H, W): judged in the batches of `batch_sizes`, each picture as it is alone,
+    within `drift`, the largest errors by output. `references`: the reference pictures it carries.
     """
     model = onnx.load(path)
     check_interface(declared_interface(meant), interface_of(model), "onnx")
     held = compare_constants(whole, arranged, detector)
     check_rounded(model, whole)
     check_attributes(model, arranged)
-    session = OnnxSession(path, at_once=max(BATCHES))
+    sizes = batch_sizes(meant)
+    session = OnnxSession(path, at_once=sizes[-1])
     check_card(meant, session.card, "onnx")
     metadata = {p.key: p.value for p in model.metadata_props if p.key != ONNX_KEY}
     if metadata != ({} if references is None else {REFERENCES_KEY: references}):
@@ -69,7 +71,7 @@ def read_back(
             f"the onnx artefact: expected a card and reference pictures as metadata, got {sorted(metadata)}; nothing was kept"
         )
     if meant.outputs[0].shape == ("batch",):
-        check_batches(session, pixels, drift)
+        check_batches(session, pixels, drift, sizes)
     return held
 
 
@@ -180,11 +182,19 @@ def _attributes_of(layer: nn.Module | None, kind: str) -> dict[str, Any]:
     return {}
 
 
-def check_batches(session: OnnxSession, pixels: Pixels, drift: Mapping[str, float]) -> None:
-    """Raise ParityError where a picture is judged otherwise in a batch of any size than alone. ModelError."""
-    pixels = pixels[: max(b for b in BATCHES if b < max(BATCHES))]
+def batch_sizes(card: Card) -> tuple[int, ...]:
+    """The batches that are judged, smallest first: of large pictures fewer at a time, for all of a batch is in memory at once."""
+    area = card.input.height * card.input.width / 384**2
+    bytes_each = 24e6 * area * (1 + area)  # of the preset `default`: maps grow with the area, attention with its square
+    most = max(2, int(MOST_BYTES / bytes_each))
+    return tuple(sorted({min(size, most) for size in BATCHES}))
+
+
+def check_batches(session: OnnxSession, pixels: Pixels, drift: Mapping[str, float], sizes: Sequence[int]) -> None:
+    """Raise ParityError where a picture is judged otherwise in a batch of these sizes than alone. ModelError."""
+    pixels = pixels[: sizes[-2]]
     alone = [vars(session.run(pixels[i : i + 1])) for i in range(len(pixels))]
-    for size in BATCHES:
+    for size in sizes:
         which = [i % len(pixels) for i in range(size)]
         together = vars(session.run(pixels[which]))
         for name in OUTPUTS:
