@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import shutil
 import signal
@@ -12,12 +13,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 from tiny_run import done, error, invoke
 
+from vtad.report import page
 from vtad.report.card_words import card_text
 from vtad.run_folder import Run, RunError, WriteError
 from vtad_export.commands.export import export
@@ -93,6 +96,62 @@ def test_after_all_the_newest_export_is_the_default_precision(run: Run) -> None:
     assert found.stem == "pill"
 
 
+@pytest.mark.parametrize("precision", ["int8", None])
+def test_what_this_command_did_not_make_does_not_become_the_newest(
+    run: Run, made_at_once: list[str], precision: str | None
+) -> None:
+    from vtad_runtime.engine.opening import newest_model
+
+    old = run.path / "export" / "pill.onnx"
+    old.parent.mkdir()
+    old.write_text("of an earlier export")
+    os.utime(old, (0, 0))
+    made_at_once.append("proof of onnx fp32")
+    invoke(export, "--run", run.path, "--format", "all", *(("--precision", precision) if precision else ()))
+    assert old.stat().st_mtime == 0
+    assert newest_model(run.path.parents[1]).stem == "pill-int8"
+
+
+@pytest.mark.usefixtures("made_at_once")
+def test_a_compressed_backbone_is_for_the_compressed_packages_of_all_formats(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, given = CoreML.export, {}
+
+    def noted(format: CoreML, material: Any, precision: Any, request: Request) -> Export:
+        given[precision] = format.with_backbone, format.target
+        return honest(format, material, precision, request)
+
+    monkeypatch.setattr(CoreML, "export", noted)
+    done(export, "--run", run.path, "--format", "all", "--with-backbone", "--target", "iOS17")
+    assert given == dict.fromkeys(("fp16", "fp32", "int8"), (True, "iOS17"))
+    monkeypatch.undo()
+    asked: list[bool] = []
+    monkeypatch.setattr(
+        "vtad_export.coreml_format.exporter.to_coreml", lambda *_, **options: asked.append(options["with_backbone"])
+    )
+    material: Any = SimpleNamespace(run=run, card=run.card())
+    for precision in ("fp16", "fp32", "int8", "palettized4"):
+        CoreML(with_backbone=True).export(material, precision, Request(run.path))
+    assert asked == [False, False, True, True]
+
+
+@pytest.mark.usefixtures("made_at_once")
+def test_a_run_that_cannot_be_written_to_costs_its_page_and_nothing_else(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read_only(_run: Run) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "report.html")
+
+    monkeypatch.setattr(page, "show_certificates", read_only)
+    for kind in ("onnx", "all"):
+        result = invoke(export, "--run", run.path, "--format", kind, "--out", tmp_path / "exports")
+        assert result.exit_code == 0
+        assert kind == "onnx" or result.stdout.count("proven") == len(PAIRS)
+        said = f"{run.path / 'report.html'}: expected to put the certificates there, got Read-only file system"
+        assert said in caplog.text + result.stderr
+
+
 @pytest.mark.usefixtures("made_at_once")
 @pytest.mark.parametrize(
     ("kind", "name"), [("onnx", "tablet.onnx"), ("coreml", "x.mlpackage"), ("coreai", "x.aimodel")]
@@ -113,12 +172,30 @@ def test_out_with_the_suffix_of_an_artefact_is_the_name_of_the_file(
         (("--format", "coreml"), "x.onnx", "coreml artefacts end in .mlpackage; name such a file, or a folder"),
         ((), "folder.onnx", "expected a file to write, got a folder of that name"),
         (("--format", "coreml", "--batch", "4"), "exports", "--batch 4: coreml artefacts take one picture at a time"),
-        (("--precision", "int8", "--batch", "4"), "exports", "expected a batch of 1 in int8"),
+        (
+            ("--precision", "int8", "--batch", "4"),
+            "exports",
+            "--batch 4: onnx int8 artefacts take one picture at a time",
+        ),
+        (("--target", "iOS18"), "exports", "--target: expected a Core ML export, got --format onnx"),
+        (
+            ("--format", "coreai", "--layout", "ane"),
+            "exports",
+            "--layout: expected a Core ML export, got --format coreai",
+        ),
+        (("--with-backbone",), "exports", "--with-backbone: expected a Core ML export, got --format onnx"),
+        (
+            ("--format", "coreml", "--with-backbone"),
+            "exports",
+            "--with-backbone: expected --precision int8 or palettized6 or palettized4, got --format coreml",
+        ),
+        (("--json",), "exports", "--json: expected --show FILE, whose card it prints, got none"),
     ],
 )
 def test_what_no_artefact_can_be_is_one_line_before_anything_is_made(
-    run: Run, tmp_path: Path, given: tuple[str, ...], name: str, says: str
+    run: Run, tmp_path: Path, given: tuple[str, ...], name: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(material, "load_material", lambda *_, **__: pytest.fail("it was loaded"))
     (tmp_path / "folder.onnx").mkdir()
     assert says in error(2, export, "--run", run.path, *given, "--out", tmp_path / name)
     assert not list(tmp_path.glob("*/*.onnx"))

@@ -25,6 +25,42 @@ def test_only_an_onnx_export_is_registered(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     said = error(2, export, "--run", tmp_path, "--register", "--format", "coreml")
     assert "--register: expected an ONNX export, got --format coreml" in said
+    said = error(2, export, "--run", tmp_path, "--register", "--format", "all", "--precision", "fp16")
+    assert "--register: expected an ONNX export, got --format all --precision fp16" in said
+
+
+def test_no_other_precision_is_registered_in_the_place_of_one_that_was_not_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registered: list[str] = []
+
+    def register(_mirror: Any, model: str, _category: str) -> str:
+        registered.append(model)
+        return "7"
+
+    for name, stand_in in {
+        "vtad_export.commands.sending.prepare": lambda: None,
+        "vtad_export.commands.sending.store_of": lambda _: SimpleNamespace(address="sqlite:///mlflow.db"),
+        "vtad.tracking.mirror.Mirror.new": lambda *_: SimpleNamespace(send=lambda: None, page="page"),
+        "vtad_export.registry.logged.send_export": lambda *_: None,
+        "vtad_export.registry.logged.log_model": lambda _, path: path,
+        "vtad_export.registry.logged.register": register,
+    }.items():
+        monkeypatch.setattr(name, stand_in)
+    tracked: Any = SimpleNamespace(tracked=True, config=lambda: SimpleNamespace(category="pill"))
+
+    def send(*made: tuple[str, str]) -> None:
+        exports: list[Any] = [
+            SimpleNamespace(parity=SimpleNamespace(format=kind, precision=p), path=f"{kind} {p}") for kind, p in made
+        ]
+        sender(tracked, "fp32")(exports)
+
+    send(("onnx", "int8"), ("coreml", "fp32"))
+    assert registered == []
+    assert "--register: nothing is registered, for there is no proven onnx fp32" in capsys.readouterr().err
+    send(("onnx", "int8"), ("onnx", "fp32"))
+    assert registered == ["onnx fp32"]
+    assert "registered: pill version 7" in capsys.readouterr().out
 
 
 def loaded(exported: Export) -> Any:
@@ -79,7 +115,7 @@ def test_a_store_that_is_away_stops_a_registration_and_keeps_no_login(
     pytest.importorskip("mlflow", reason="mlflow is not installed: pip install 'vtad[track]'")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
     with pytest.raises(VtadError, match=re.escape("--register: http://***@127.0.0.1:9: ")) as raised:
-        sender(run, registers=True)([exported])
+        sender(run, registers="fp32")([exported])
     assert raised.value.exit_code == 4
     assert "secret" not in str(raised.value)
     assert "secret" not in (run.path / "tracking.json").read_text()

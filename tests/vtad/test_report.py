@@ -157,6 +157,9 @@ def test_every_certificate_is_shown_and_what_is_none_is_left_out(tmp_path: Path)
     page_ = made_page(run, made_pictures(3, 3))
     shown = read(write_page(run, page_)).text
     assert (run.path / "report.html").read_text() == with_certificates
+    written = (run.path / "report.html").stat().st_ino
+    show_certificates(run)
+    assert (run.path / "report.html").stat().st_ino == written  # what says the same is not written again
     for words in ("onnx fp32", "coreml fp32", "reference execution", "2.5e-06", "no limit"):
         assert words in shown, words
     assert "Judges 11 good pictures and 13 synthetic defects as torch does: no verdict differs" in shown

@@ -12,6 +12,7 @@ from vtad.report.library import missing
 from vtad.report.pictures import LAYERS
 from vtad.run_folder import Run, write_text
 from vtad.version import VERSION
+from vtad_runtime.contract.disk.files import write_whole
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -28,15 +29,17 @@ def write_page(run: Run, page: Page) -> Path:
 
 
 def show_certificates(run: Run) -> None:
-    """Put the certificates that are in the export folder now on the page that is there, if one is. Raises WriteError."""
+    """Put the certificates that are in the export folder now on the page that is there, if one is. Raises OSError."""
     path = run.path / "report.html"
     if missing() or not path.is_file():
         return
-    before, begin, rest = path.read_text(encoding="utf-8").partition(EXPORTS)
+    text = path.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(EXPORTS)
     _, end, after = rest.partition("</section>")
     if begin and end:
         shown = _environment().get_template("exports.html").render(certificates=certificates(run)).strip()
-        write_text(path, before + shown + after)
+        if (changed := before + shown + after) != text:
+            write_whole(path, changed.encode("utf-8"))
 
 
 def html(page: Page) -> str:

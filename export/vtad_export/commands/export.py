@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -21,10 +21,12 @@ from vtad_export.proof.exporter import ON_REQUEST, Export, Exporter, Precision, 
 from vtad_runtime.contract.command_line.command import no_traceback, say
 from vtad_runtime.contract.command_line.stopping import stopped_as_line
 from vtad_runtime.contract.errors import FAILED, USAGE, VtadError
+from vtad_runtime.contract.log import warning
 from vtad_runtime.engine.model import MAX_BATCH
 
 if TYPE_CHECKING:
     from vtad.run_folder import Run
+    from vtad_export.commands.making import Pairs
     from vtad_export.proof.material import Material
 
 NOT_MADE = 3
@@ -74,16 +76,12 @@ def _errors(_context: click.Context, _option: click.Parameter, given: tuple[str,
 @click.option(
     "--target",
     type=click.Choice(get_args(Target)),
-    default="iOS16",
-    show_default=True,
-    help="coreml: oldest system it runs on.",
+    help="coreml: oldest system it runs on.  [default: iOS16]",
 )
 @click.option(
     "--layout",
     type=click.Choice(get_args(Layout)),
-    default="ane",
-    show_default=True,
-    help="coreml: the transformer as the Neural Engine likes it, or as it was trained.",
+    help="coreml: the transformer as the Neural Engine likes it, or as it was trained.  [default: ane]",
 )
 @click.option(
     "--with-backbone",
@@ -147,6 +145,8 @@ def export(
         say(listing())
         return
     with no_traceback(), library_errors_as_lines(), stopped_as_line(CUT_SHORT, COMPLETE):
+        if as_json and show is None:
+            raise VtadError("--json: expected --show FILE, whose card it prints, got none", USAGE)
         if show is not None:
             _show(show, as_json)
             return
@@ -166,25 +166,26 @@ def _export(
     batch: int | None,
     tolerance: dict[str, float],
     max_flips: int | None,
-    target: Target,
-    layout: Layout,
+    target: Target | None,
+    layout: Layout | None,
     with_backbone: bool,
     no_references: bool,
     register: bool,
 ) -> None:
-    if register and kind not in ("onnx", "all"):
-        raise VtadError(f"--register: expected an ONNX export, got --format {kind}: leave one of them out", USAGE)
-    send = sender(run, register)
-    wanted = [f for f in exporters(target, layout, with_backbone) if kind in ("all", f.name)]
+    wanted = [f for f in exporters(target or "iOS16", layout or "ane", with_backbone) if kind in ("all", f.name)]
     pairs = [(f, p) for f in wanted for p in f.precisions if precision == p or not (precision or p in ON_REQUEST)]
     if not pairs:
         precisions = " or ".join(wanted[0].precisions)
         raise VtadError(f"--precision {precision}: {kind} artefacts are {precisions}; see --list", USAGE)
+    if kind != "all":
+        pairs = pairs[:1]
+    asked_for = f"--format {kind}" + (f" --precision {precision}" if precision else "")
+    _require_taken(pairs, asked_for, batch, {"--target": target, "--layout": layout, "--with-backbone": with_backbone})
+    onnx = next((p for f, p in pairs if f.name == "onnx"), None)
+    if register and onnx is None:
+        raise VtadError(f"--register: expected an ONNX export, got {asked_for}: leave one of them out", USAGE)
+    send = sender(run, onnx if register else None)
     folder, name = _place(out or run.path / "export", kind, wanted)
-    for format in wanted:
-        if batch not in (None, 1) and not format.batches:
-            raise VtadError(f"--batch {batch}: {format.name} artefacts take one picture at a time", USAGE)
-    from vtad.report.page import show_certificates
     from vtad.run_folder import require_writable
     from vtad_export.commands.making import make_all
     from vtad_export.proof.material import load_material
@@ -201,19 +202,45 @@ def _export(
     if kind != "all":
         made = _one(*pairs[0], material, request, chosen=precision is not None)
         say(made.certificate)
-        show_certificates(run)
+        _show_on_page(run)
         send([made])
         return
     rows = make_all(pairs, material, request, lambda text: say(text, err=True))
-    show_certificates(run)
     say(table(rows, request.folder))
     if material.sample.note:
         say(f"  note: {material.sample.note}")
+    _show_on_page(run)
     send([row.made for row in rows if row.made])
     if any(row.status == "failed" for row in rows):
         sys.exit(FAILED)
     if any(row.status == "not made" for row in rows):
         sys.exit(NOT_MADE)
+
+
+def _require_taken(pairs: Pairs, asked_for: str, batch: int | None, of_coreml: Mapping[str, object]) -> None:
+    """Raise VtadError for an option that none of the artefacts takes; each must take the `batch`."""
+    from vtad_export.proof.tolerance import COMPRESSED  # numpy: --help is to be quick
+
+    for format, precision in pairs:
+        if batch not in (None, 1) and (precision == "int8" or not format.batches):
+            which = f"{format.name} {precision}" if format.batches else format.name
+            raise VtadError(f"--batch {batch}: {which} artefacts take one picture at a time", USAGE)
+    coreml = {precision for format, precision in pairs if format.name == "coreml"}
+    for option, value in of_coreml.items():
+        if value and not coreml:
+            raise VtadError(f"{option}: expected a Core ML export, got {asked_for}: leave one of them out", USAGE)
+    if of_coreml["--with-backbone"] and coreml.isdisjoint(COMPRESSED):
+        raise VtadError(f"--with-backbone: expected --precision {' or '.join(COMPRESSED)}, got {asked_for}", USAGE)
+
+
+def _show_on_page(run: Run) -> None:
+    """Put the certificates on the run's page. The export is complete without that: what hinders it is a warning."""
+    from vtad.report.page import show_certificates
+
+    try:
+        show_certificates(run)
+    except OSError as e:
+        warning("report", f"{run.path / 'report.html'}: expected to put the certificates there, got {e.strerror or e}")
 
 
 def _place(out: Path, kind: str, wanted: Sequence[Exporter]) -> tuple[Path, str | None]:

@@ -45,13 +45,12 @@ def make_all(pairs: Pairs, material: Material, request: Request, say: Callable[[
             reason = f"judged otherwise: {named(made.flipped)}" if made.flipped else ""
             row = Row(format.name, precision, time.monotonic() - start, made.status, made, reason)
         rows.append(row)
-    _newest(pairs, material, request)
+    _newest(rows)
     return rows
 
 
-def _newest(pairs: Pairs, material: Material, request: Request) -> None:
-    """vtad-run takes what was written last: of all precisions, let that be the default one of the first format."""
-    for format in reversed(dict.fromkeys(format for format, _ in pairs)):
-        path = request.folder / format.file_name(material.card.identity.category, format.precisions[0])
-        if path.exists():
-            path.touch()
+def _newest(rows: Sequence[Row]) -> None:
+    """vtad-run takes what was written last: let that be the first of what was made, the default precision of ONNX."""
+    made = [row.made for row in rows if row.made]
+    if made:
+        made[0].path.touch()

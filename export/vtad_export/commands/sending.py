@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from vtad.commands.tracking_options import Store, not_sent, store_named, store_of
 from vtad.run_folder import Run
 from vtad.tracking.library import prepare
-from vtad_export.proof.exporter import Export
+from vtad_export.proof.exporter import Export, Precision
 from vtad_runtime.contract.command_line.command import say
 from vtad_runtime.contract.credentials import without_credentials
 from vtad_runtime.contract.errors import NOT_WRITTEN, VtadError, why
@@ -15,11 +15,12 @@ from vtad_runtime.contract.errors import NOT_WRITTEN, VtadError, why
 Send = Callable[[Sequence[Export]], None]
 
 
-def sender(run: Run, registers: bool) -> Send:
-    """What takes the exports of a run: certificates, and each ONNX file as an MLflow model, the first one registered if asked.
+def sender(run: Run, registers: Precision | None) -> Send:
+    """What takes the exports of a run: certificates, and each ONNX file as an MLflow model.
 
-    A store that is away is a warning; with `registers` the function raises VtadError. Raises TrackingError where the extra is
-    not installed and a model is to be registered.
+    `registers`: the precision of the ONNX file that is registered too, if that was made. A store that is away is a warning;
+    with `registers` the function raises VtadError. Raises TrackingError where the extra is not installed and a model is to be
+    registered.
     """
     if registers:
         prepare()
@@ -40,7 +41,7 @@ def sender(run: Run, registers: bool) -> Send:
     return send
 
 
-def _send(run: Run, store: Store, made: Sequence[Export], registers: bool) -> None:
+def _send(run: Run, store: Store, made: Sequence[Export], registers: Precision | None) -> None:
     from vtad.tracking.mirror import Mirror
     from vtad_export.registry.logged import log_model, register, send_export
 
@@ -52,8 +53,10 @@ def _send(run: Run, store: Store, made: Sequence[Export], registers: bool) -> No
         if one.parity.format != "onnx":
             continue
         model = log_model(mirror, one.path)
-        if registers:
+        if one.parity.precision == registers:
             version = register(mirror, model, category)
             say(f"registered: {category} version {version}, load it by models:/{category}@champion")
-            registers = False
+            registers = None
+    if registers:
+        say(f"--register: nothing is registered, for there is no proven onnx {registers}", err=True)
     say(f"tracked: {mirror.page}")

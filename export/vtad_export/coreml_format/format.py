@@ -47,6 +47,7 @@ class CoreML(Exporter):
     def export(self, material: Material, precision: Precision, request: Request) -> Export:
         """See `to_coreml`."""
         from vtad_export.coreml_format.exporter import to_coreml  # takes torch
+        from vtad_export.proof.tolerance import COMPRESSED
 
         return to_coreml(
             material.run,
@@ -54,7 +55,7 @@ class CoreML(Exporter):
             precision=precision,
             target=self.target,
             layout=self.layout,
-            with_backbone=self.with_backbone,
+            with_backbone=self.with_backbone and precision in COMPRESSED,
             tolerance=request.tolerance,
             max_flips=request.max_flips,
             material=material,
