@@ -250,8 +250,13 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
 
 
 def not_written(path: Path, error: OSError) -> WriteError:
-    """The error for a file or folder that could not be written."""
-    return WriteError(f"{path}: could not be written: {error.strerror or error}; make room, or choose another --out")
+    """The error for a file or folder that could not be written; a file elsewhere that was needed for it is named."""
+    reason, other = error.strerror or error, error.filename2 or error.filename
+    if isinstance(other, str | Path) and not Path(other).absolute().is_relative_to(path.parent.absolute()):
+        return WriteError(
+            f"{path}: could not be written: {other}: {reason}; make room there, or set TMPDIR to another folder"
+        )
+    return WriteError(f"{path}: could not be written: {reason}; make room, or choose another --out")
 
 
 def sha256(path: Path) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +17,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
+from PIL import Image
 from safetensors.torch import load_file
 from shared_exports import traces
 from tiny_run import disk_fills_up, done, error
@@ -314,6 +318,28 @@ def test_a_full_disk_is_exit_code_4_and_the_earlier_export_stays(
     with pytest.raises(WriteError):
         to_onnx(run)
     assert files(path.parent) == []
+
+
+@pytest.mark.usefixtures("ready_graph", "few_pictures")
+def test_a_full_folder_of_temporary_files_is_named_and_no_other_out_is_asked_for(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Image.Image.save
+
+    def full(image: Image.Image, file: Any, *given: Any, **options: Any) -> None:
+        if not isinstance(file, Path):
+            return save(image, file, *given, **options)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(Image.Image, "save", full)
+    line = error(4, command, "--run", run.path)
+    assert re.search(
+        r"pill\.onnx: could not be written: .*/tmp/vtad-proof-\w+/0000\.png: No space left on device; make", line
+    )
+    assert "--out" not in line
+    assert files(run.path / "export") == []
 
 
 @pytest.mark.usefixtures("ready_graph", "few_pictures")

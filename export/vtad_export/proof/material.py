@@ -135,7 +135,10 @@ def image_files(sample: Samples) -> Iterator[list[Path]]:
         written = []
         for number, pixels in enumerate(sample.images[len(sample.files) :]):
             path = Path(folder) / f"{number:04d}.png"
-            Image.fromarray(pixels).save(path, compress_level=1)
+            try:
+                Image.fromarray(pixels).save(path, compress_level=1)
+            except OSError as e:  # a full disk says not where
+                raise OSError(e.errno, e.strerror or str(e), str(path)) from e
             written.append(path)
         yield [*sample.files, *written]
 
