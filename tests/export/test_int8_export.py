@@ -23,6 +23,7 @@ from vtad.report.card_words import error_lines
 from vtad.run_folder import Run
 from vtad_export import to_onnx
 from vtad_export.commands.export import export as command
+from vtad_export.onnx_format import int8
 from vtad_export.onnx_format.exporter import OnnxExport
 from vtad_export.onnx_format.int8 import learned_products
 from vtad_export.proof.certificate import quality_lines
@@ -33,6 +34,7 @@ from vtad_export.proof.parity import Flip, accept, compare
 from vtad_export.proof.quality import Measured, Quality, measured
 from vtad_export.proof.tolerance import allowed_flips, limits
 from vtad_runtime.contract.card import Parity
+from vtad_runtime.contract.disk.files import PART
 from vtad_runtime.contract.references import largest_error
 from vtad_runtime.contract.threshold.conformal import spread
 from vtad_runtime.engine.model import OUTPUTS
@@ -74,6 +76,22 @@ def test_every_product_by_a_learned_matrix_is_int8_and_nothing_else(made: OnnxEx
     convolutions = {n.input[1] for n in before.graph.node if n.op_type == "Conv"}
     kept = {t.name for t in onnx.load(made.path).graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
     assert convolutions & {t.name for t in before.graph.initializer} <= kept
+
+
+def test_what_a_process_that_is_killed_leaves_of_the_way_is_swept_later(
+    exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        left.extend(path.name for path in tmp_path.iterdir())
+        raise KeyboardInterrupt
+
+    left: list[str] = []
+    monkeypatch.setattr(int8, "quantize_dynamic", killed)
+    with pytest.raises(KeyboardInterrupt):
+        int8.int8_matmuls(onnx.load(exported.path), tmp_path / "beside")
+    assert len(left) == 1
+    assert PART.fullmatch(left[0])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_is_vtads_file_although_quantization_signs_it_as_its_own(made: OnnxExport, trained: Run) -> None:

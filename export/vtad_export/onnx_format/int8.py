@@ -8,7 +8,7 @@ quantization (QDQ): docs/experiments.md.
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from pathlib import Path
 
 import onnx
@@ -18,6 +18,7 @@ from vtad.run_folder import RunError
 from vtad_export.onnx_format.descriptions import layer_of
 from vtad_export.onnx_format.graph import fix_batch
 from vtad_export.proof.quiet import quiet
+from vtad_runtime.contract.disk.files import beside_of
 
 
 def int8_matmuls(model: onnx.ModelProto, beside: Path) -> onnx.ModelProto:
@@ -29,8 +30,10 @@ def int8_matmuls(model: onnx.ModelProto, beside: Path) -> onnx.ModelProto:
     chosen = learned_products(model)
     if not chosen:
         raise RunError("int8: expected matrix products by learned weights in the graph, got none: export in fp32")
-    with tempfile.TemporaryDirectory(prefix=".int8-", dir=beside.parent) as folder:
-        given, made = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+    folder = beside_of(beside)
+    try:
+        folder.mkdir()
+        given, made = folder / "fp32.onnx", folder / "int8.onnx"
         given.write_bytes(model.SerializeToString())
         with quiet():  # it recommends preparations that change nothing here
             quantize_dynamic(
@@ -42,6 +45,8 @@ def int8_matmuls(model: onnx.ModelProto, beside: Path) -> onnx.ModelProto:
                 weight_type=QuantType.QInt8,
             )
         rounded = onnx.load(made)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     fix_batch(rounded, 1)
     return rounded
 
