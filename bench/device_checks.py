@@ -27,7 +27,12 @@ def rows(report: DeviceReport) -> list[str]:
     machine = ", ".join(filter(None, (report.machine.model, report.machine.chip, report.machine.system)))
     package = f"{report.package.category} {report.package.precision}, weights {report.package.weights_sha256[:8]}"
     start = (machine, package, report.created[:10])
-    return [_line(*start, *_measured(f, c, report.pictures)) for f in report.functions for c in f.checks]
+    found = [_line(*start, *_measured(f, c, report.pictures)) for f in report.functions for c in f.checks]
+    return found + [
+        _line(*start, f.name, units, _planned(f), *[""] * 4, f"no: did not run: {reason}")
+        for f in report.functions
+        for units, reason in (f.failed or {}).items()
+    ]
 
 
 def merged(text: str, reports: list[DeviceReport]) -> str:
@@ -47,19 +52,22 @@ def merged(text: str, reports: list[DeviceReport]) -> str:
 
 
 def _measured(function: FunctionReport, check: UnitsCheck, pictures: int) -> tuple[str, ...]:
-    on_engine = sum(p.device == ENGINE for p in function.placements)
-    plan = f"{on_engine} of {len(function.placements)}" if function.placements else "no plan"
     error = check.max_error.get("score")
     return (
         function.name,
         check.compute_units,
-        plan,
+        _planned(function),
         f"{check.load_ms:.0f}",
         f"{check.latency_ms:.1f}",
         "not finite" if error is None else f"{error:.1e}",
         f"{check.verdict_flips} of {pictures}",
         "yes" if check.ok else f"no: {', '.join(check.over) or 'verdicts'}",
     )
+
+
+def _planned(function: FunctionReport) -> str:
+    on_engine = sum(p.device == ENGINE for p in function.placements)
+    return f"{on_engine} of {len(function.placements)}" if function.placements else "no plan"
 
 
 def _line(*cells: str) -> str:

@@ -37,6 +37,7 @@ class FakeMac:
     planned: list[str] = field(default_factory=list)  # compute units of the plans asked for
     compiled: list[Path] = field(default_factory=list)
     plan_fails: bool = False
+    refused: set[str] = field(default_factory=set)  # compute units on which no model loads
 
 
 def fake_mac(monkeypatch: pytest.MonkeyPatch, predict: Predict, tmp_path: Path) -> FakeMac:
@@ -57,6 +58,8 @@ def fake_mac(monkeypatch: pytest.MonkeyPatch, predict: Predict, tmp_path: Path) 
             assert isinstance(units, ct.ComputeUnit)
             self.runs = not bound.arguments["skip_model_load"]
             if self.runs:
+                if units.name in mac.refused:
+                    raise RuntimeError(f"Error compiling model:\n{units.name} is not there")
                 mac.loaded.append((self.path.name, units.name))
                 mac.functions.append(bound.arguments["function_name"])
 

@@ -16,8 +16,9 @@ import pytest
 pytest.importorskip("coremltools", reason="coremltools is not installed: pip install 'vtad[export]'")
 
 from fake_coreml import FakeMac, fake_mac
-from tiny_run import done
+from tiny_run import done, invoke
 
+from bench import device_checks
 from vtad.run_folder import RunError
 from vtad_export.commands.export import export
 from vtad_export.coreml_format.device.check import COMPUTE_UNITS, RUNS, WARM_UP, device_check, misplaced
@@ -156,6 +157,7 @@ def test_verdicts_that_flip_fail(mac: FakeMac, made: CoreMLExport) -> None:
     report = checked(made.path)
     assert not report.ok
     assert all(c.verdict_flips > 0 for c in report.functions[0].checks)
+    assert {c.flips_allowed for c in device_check(made.path, max_flips=3).functions[0].checks} == {3}
 
 
 def test_the_command_prints_it_and_writes_one_json_beside_the_package(
@@ -180,6 +182,7 @@ def test_every_function_of_a_package_is_checked_by_what_it_gives(
     spec = specification(package)
     for name in ("verdict", "explain"):
         spec.description.functions.add().name = name
+        spec.mlProgram.functions[name].CopyFrom(spec.mlProgram.functions["main"])
     write(package, spec, made)
     whole = mac.predict
     mac.predict = lambda path, rgb: {
@@ -191,6 +194,29 @@ def test_every_function_of_a_package_is_checked_by_what_it_gives(
     assert mac.functions[1:] == ["verdict"] * 4 + ["explain"] * 4
     assert [len(f.checks[0].max_error) for f in report.functions] == [2, 5]
     assert [f.placements for f in report.functions] == [(), report.functions[1].placements]
+    share = made.proof.neural_engine_lint.generations[REFERENCE].flops_share
+    assert [f.expected_share for f in report.functions] == [share, share]
+    assert [f.otherwise for f in report.functions] == [None, ()]  # there is a plan of one of them
+
+
+def test_a_choice_of_compute_units_that_does_not_load_is_reported_beside_those_that_do(
+    mac: FakeMac, made: CoreMLExport, tmp_path: Path
+) -> None:
+    mac.refused = {"CPU_AND_NE", "ALL"}
+    package = Path(shutil.copytree(made.path, tmp_path / "pill.mlpackage"))
+    out = invoke(export, "--device-check", package)
+    assert out.exit_code == 1
+    assert "CPU_AND_NE   did not run: Error compiling model: CPU_AND_NE is not there" in out.stdout
+    file = tmp_path / "pill.device-check.json"
+    report = DeviceReport.from_json(file.read_bytes(), str(file))
+    (function,) = report.functions
+    assert [c.compute_units for c in function.checks] == ["CPU_AND_GPU", "CPU_ONLY"]
+    assert all(c.ok for c in function.checks)
+    assert (function.failed or {}).keys() == mac.refused
+    assert not report.ok
+    rows = [row for row in device_checks.rows(report) if "did not run" in row]
+    assert len(rows) == 2
+    assert all(row.count("|") == len(device_checks.COLUMNS) + 1 for row in rows)
 
 
 def test_the_check_needs_no_torch(made: CoreMLExport) -> None:

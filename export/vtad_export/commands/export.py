@@ -151,7 +151,7 @@ def export(
             _show(show, as_json)
             return
         if device_check is not None:
-            _check_device(device_check)
+            _check_device(device_check, options["max_flips"])
             return
         _export(choose_run(run_path, runs, category), **options)
 
@@ -283,11 +283,11 @@ def _show(path: Path, as_json: bool) -> None:
         say(f"{path}: {found}", err=True)
 
 
-def _check_device(model: Path) -> None:
+def _check_device(model: Path, max_flips: int | None) -> None:
     from vtad.run_folder import write_text
     from vtad_export.coreml_format.device.check import device_check
 
-    report = device_check(model)
+    report = device_check(model, max_flips)
     file = model.with_suffix(".device-check.json")
     write_text(file, report.to_json() + "\n")
     say("\n".join([*report.lines(), f"  to send: {file}"]))

@@ -64,6 +64,7 @@ class FunctionReport:
     otherwise: tuple[str, ...] | None = (
         None  # what the plan puts elsewhere than the lint, by output; None: not compared
     )
+    failed: dict[str, str] | None = None  # why it did not load or run, by choice of compute units; None: on all it did
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class DeviceReport:
     @property
     def ok(self) -> bool:
         """Whether every function agrees with torch on every choice of compute units. Placement and latency do not count."""
-        return all(check.ok for function in self.functions for check in function.checks)
+        return all(not f.failed and all(check.ok for check in f.checks) for f in self.functions)
 
     def to_json(self) -> str:
         """As indented JSON; `from_json` gives an equal report back."""
@@ -180,7 +181,7 @@ def _measured(function: FunctionReport, pictures: int) -> list[str]:
             f"{c.load_ms:.0f}), {verdict}, {c.verdict_flips} verdict flips",
             f"                   largest errors: {errors}",
         ]
-    return lines
+    return lines + [f"      {units:<12} did not run: {reason}" for units, reason in (function.failed or {}).items()]
 
 
 def _said(raw: Any) -> str:
