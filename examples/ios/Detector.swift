@@ -8,7 +8,12 @@ struct Calibration: Decodable { let scores: [Float]; let threshold: Float; let p
 struct Parity: Decodable { let precision: String; let tolerance: [String: Double] }
 struct Card: Decodable {
     let schema: Int, identity: Identity, input: Input, calibration: Calibration, parity: Parity?, weights_sha256: String
+    let compute_units: String?
 }
+/// By their names on the card.
+let computeUnits: [(String, MLComputeUnits)] = [
+    ("CPU_AND_NE", .cpuAndNeuralEngine), ("CPU_AND_GPU", .cpuAndGPU), ("CPU_ONLY", .cpuOnly), ("ALL", .all)
+]
 enum Verdict: String { case ok = "OK", ng = "NG", error = "ERROR" }
 struct Result { let verdict: Verdict, score: Float, pValue: Float, heatmap: [Float] }
 enum DetectorError: Error { case noModel, noCard, otherSchema(Int), wrongSize, noOutput, noBuffer }
@@ -17,17 +22,22 @@ final class Detector {
     let url: URL, card: Card, metadata: [String: String]
     private let model: MLModel
 
-    /// `url`: the .mlmodelc that Xcode makes of the package. `function`: one of a package of several, from iOS 18 on.
-    init(_ url: URL, units: MLComputeUnits = .cpuAndNeuralEngine, function: String? = nil) throws {
+    /// `url`: the .mlmodelc that Xcode makes of the package. `units`: nil for what its card says. `function`: one of a
+    /// package of several, from iOS 18 on.
+    init(_ url: URL, units: MLComputeUnits? = nil, function: String? = nil) throws {
         let configuration = MLModelConfiguration()
-        configuration.computeUnits = units
+        configuration.computeUnits = units ?? .cpuAndNeuralEngine
         if #available(iOS 18, macOS 15, *), let function { configuration.functionName = function }
         self.url = url
-        model = try MLModel(contentsOf: url, configuration: configuration)
-        metadata = model.modelDescription.metadata[.creatorDefinedKey] as? [String: String] ?? [:]
+        let first = try MLModel(contentsOf: url, configuration: configuration)
+        metadata = first.modelDescription.metadata[.creatorDefinedKey] as? [String: String] ?? [:]
         guard let text = metadata["vtad.card"] else { throw DetectorError.noCard }
         card = try JSONDecoder().decode(Card.self, from: Data(text.utf8))
         guard card.schema == 3 else { throw DetectorError.otherSchema(card.schema) }
+        let named = card.compute_units, own = units ?? computeUnits.first { $0.0 == named }?.1
+        let loaded = configuration.computeUnits
+        configuration.computeUnits = own ?? loaded
+        model = configuration.computeUnits == loaded ? first : try MLModel(contentsOf: url, configuration: configuration)
     }
 
     /// `buffer`: 32BGRA of the input's size. The heatmap is row by row.

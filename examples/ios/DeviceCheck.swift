@@ -12,7 +12,7 @@ struct UnitsCheck: Encodable {
     let max_error: [String: Double?], verdict_flips: Int, flips_allowed: Int, over: [String]
 }
 struct FunctionReport: Encodable {
-    let name: String, placements: [Placement], checks: [UnitsCheck], no_plan: String?
+    let name: String, placements: [Placement], checks: [UnitsCheck], no_plan: String?, failed: [String: String]?
 }
 struct Package: Encodable { let name: String, category: String, precision: String, weights_sha256: String }
 struct Machine: Encodable { let model: String, chip: String, system: String, made_by: String }
@@ -21,22 +21,24 @@ struct DeviceReport: Encodable {
     let created: String, package: Package, machine: Machine, pictures: Int, functions: [FunctionReport]
 }
 
-private let choices: [(String, MLComputeUnits)] = [
-    ("CPU_AND_NE", .cpuAndNeuralEngine), ("CPU_AND_GPU", .cpuAndGPU), ("CPU_ONLY", .cpuOnly), ("ALL", .all)
-]
+private let compressed = ["int8", "palettized6", "palettized4"] // of which a hundredth may flip, rounded up
 
 /// Measure every function on every choice of compute units. Takes a minute or more.
 func deviceCheck(_ url: URL) async throws -> DeviceReport {
-    let first = try Detector(url), card = first.card
+    let first = try Detector(url, units: .cpuOnly), card = first.card
     guard let text = first.metadata["vtad.references"], let parity = card.parity else { throw DetectorError.noCard }
     let references = try JSONDecoder().decode(References.self, from: Data(text.utf8))
     var names: [String] = []
     if #available(iOS 18, *) { names = try await MLModelAsset(url: url).functionNames }
     var functions: [FunctionReport] = []
     for name in names.isEmpty ? [nil] : names.map(Optional.some) {
-        let checks = try choices.map { try check(url, $0, name, references, parity) }
+        var checks: [UnitsCheck] = [], failed: [String: String] = [:]
+        for units in computeUnits {
+            do { checks.append(try check(url, units, name, references, parity)) } catch { failed[units.0] = "\(error)" }
+        }
         let (placements, noPlan) = await plan(url, name ?? "main")
-        functions.append(FunctionReport(name: name ?? "main", placements: placements, checks: checks, no_plan: noPlan))
+        functions.append(FunctionReport(name: name ?? "main", placements: placements, checks: checks, no_plan: noPlan,
+                                        failed: failed.isEmpty ? nil : failed))
     }
     var system = utsname()
     uname(&system)
@@ -80,7 +82,7 @@ private func check(_ url: URL, _ units: (String, MLComputeUnits), _ function: St
     let over = errors.filter { $0.value > parity.tolerance[$0.key] ?? .greatestFiniteMagnitude }.map(\.key).sorted()
     return UnitsCheck(compute_units: units.0, load_ms: load, latency_ms: times[times.count / 2], slowest_ms: times.last!,
                       max_error: errors.mapValues { $0.isFinite ? $0 : nil }, verdict_flips: flips,
-                      flips_allowed: parity.precision == "int8" ? 1 : 0, over: over)
+                      flips_allowed: compressed.contains(parity.precision) ? 1 : 0, over: over)
 }
 
 /// A WebP file as a 32BGRA buffer, its levels as they are stored.

@@ -16,5 +16,6 @@ for name in sys.argv[2:]:
     rgb = np.asarray(ImageOps.exif_transpose(Image.open(name)).convert("RGB"))
     smaller = min(size[0], rgb.shape[1]), min(size[1], rgb.shape[0])
     rgb = cv2.resize(cv2.resize(rgb, smaller, interpolation=cv2.INTER_AREA), size, interpolation=cv2.INTER_LINEAR)
-    score = session.run(["score"], {card["input"]["name"]: rgb.transpose(2, 0, 1)[None]})[0][0]
-    print(name, "NG" if score > card["calibration"]["threshold"] else "OK", score)
+    (score,), heatmap = session.run(["score", "heatmap"], {card["input"]["name"]: rgb.transpose(2, 0, 1)[None]})
+    verdict = "NG" if score > card["calibration"]["threshold"] else "OK"
+    print(name, verdict if np.isfinite(score) and np.isfinite(heatmap).all() else "ERROR", score)

@@ -13,8 +13,10 @@ from documents import ROOT, blocks
 
 from bench import device_checks
 from vtad_export.coreml_format.device import report as device_report
+from vtad_export.coreml_format.device.check import COMPUTE_UNITS
 from vtad_export.coreml_format.device.report import DeviceReport
-from vtad_runtime.contract.card import SCHEMA
+from vtad_export.proof.tolerance import COMPRESSED
+from vtad_runtime.contract.card import SCHEMA, Card
 from vtad_runtime.contract.errors import VtadError
 
 IOS = ROOT / "examples" / "ios"
@@ -66,6 +68,16 @@ def test_the_swift_of_the_example_and_of_the_documents_parses() -> None:
 def test_the_app_has_fewer_than_300_lines_and_reads_cards_of_today() -> None:
     assert sum(len((IOS / name).read_text().splitlines()) for name in ("VtadApp.swift", "Detector.swift")) < 300
     assert f"card.schema == {SCHEMA}" in (IOS / "Detector.swift").read_text()
+
+
+def test_the_app_knows_the_compute_units_and_the_precisions_that_the_program_knows() -> None:
+    units = re.search(r"let computeUnits: .*?= \[(.*?)\]\n", (IOS / "Detector.swift").read_text(), re.DOTALL)
+    compressed = re.search(r"let compressed = \[(.*?)\]", (IOS / "DeviceCheck.swift").read_text())
+    assert units is not None
+    assert tuple(re.findall(r'\("(\w+)"', units[1])) == COMPUTE_UNITS
+    assert "compute_units" in {field.name for field in dataclasses.fields(Card)}
+    assert compressed is not None
+    assert tuple(re.findall(r'"(\w+)"', compressed[1])) == COMPRESSED
 
 
 def test_the_app_writes_the_fields_that_the_report_has() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -48,6 +49,29 @@ def test_ten_lines_of_plain_python_give_the_verdicts_and_scores_of_the_runtime(
         assert float(score) == pytest.approx(expected.score, rel=1e-5), file
         seen.append(verdict)
     assert set(seen) == {"OK", "NG"}
+
+
+@pytest.mark.parametrize("broken", ["score", "heatmap"])
+def test_a_score_or_heatmap_that_is_not_finite_is_an_error(
+    exported: Export, pills: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broken: str
+) -> None:
+    honest = onnxruntime.InferenceSession
+
+    class Broken:
+        def __init__(self, path: str) -> None:
+            self.session = honest(path)
+            self.get_modelmeta = self.session.get_modelmeta
+
+        def run(self, names: list[str], given: dict[str, Any]) -> list[Any]:
+            return [
+                v * np.nan if n == broken else v for n, v in zip(names, self.session.run(names, given), strict=True)
+            ]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Broken)
+    file = next((pills / "pill/test/good").iterdir())
+    monkeypatch.setattr("sys.argv", [str(JUDGE), str(exported.path), str(file)])
+    runpy.run_path(str(JUDGE))
+    assert capsys.readouterr().out.startswith(f"{file} ERROR ")
 
 
 def test_in_ort_format_the_model_keeps_its_card_its_reference_pictures_and_its_scores(

@@ -152,6 +152,7 @@ def test_a_browser_judges_files_and_its_camera_as_the_runtime_does(
         page.click("#self-test")
         page.wait_for_function("document.getElementById('said').textContent.includes('8 reference pictures')")
         assert float(page.inner_text("#said").rsplit(" ", 1)[1]) <= 1e-3
+        assert page.evaluate(MARKED) == 0  # no map of an earlier picture lies over another
         page.evaluate("window.last = null")
         page.click("#camera")
         page.wait_for_function("window.last && window.last.picture.width === 64")
