@@ -109,6 +109,23 @@ def test_a_picture_that_cannot_be_read_is_an_error_and_takes_no_other_with_it(ex
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("value", [300, -1, 10**30, None, 0.5, 255.0, "127", [1, 2]])
+def test_an_array_of_json_whose_numbers_are_no_levels_is_an_error_and_takes_no_other_with_it(
+    exported: Export, value: object
+) -> None:
+    judge = loaded(exported)
+    grey: list[list[list[Any]]] = np.full((32, 32, 3), 127).tolist()
+    other: list[list[list[Any]]] = np.full((32, 32, 3), 127).tolist()
+    other[3][4][1] = value
+    if value == 0.5:
+        other = np.full((32, 32, 3), 0.5).tolist()
+    first, second = judge.predict([other, grey])
+    assert (first.verdict, first.score) == ("ERROR", None)
+    assert second.score is not None
+    assert "\n" not in (first.reason or "\n")
+
+
+@pytest.mark.slow
 def test_a_store_that_is_away_stops_a_registration_and_keeps_no_login(
     run: Run, exported: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,8 +74,16 @@ def _picture(one: Any) -> Any:
     if isinstance(one, str) and one.startswith(DATA):
         return base64.b64decode(one.partition(",")[2])
     if isinstance(one, list):  # an array that came as JSON
-        return np.asarray(one, dtype=np.uint8)
+        return _levels(one)
     return one
+
+
+def _levels(one: list[Any]) -> np.ndarray[Any, Any]:
+    """A picture of JSON's numbers. Raises ValueError: they are not whole numbers from 0 to 255, be it that they are 0 to 1."""
+    given = np.asarray(one)
+    if given.dtype.kind not in "iu" or (given.size and not 0 <= given.min() <= given.max() <= 255):
+        raise ValueError("expected whole numbers from 0 to 255 (height, width, 3), RGB, got other values")
+    return given.astype(np.uint8)
 
 
 def _judged(result: Any) -> Judged:
