@@ -29,11 +29,12 @@ from vtad_export.coreml_format.conversion import convert, write_package
 from vtad_export.coreml_format.exporter import CoreMLExport
 from vtad_export.coreml_format.graph import layout_of, prepared, trace
 from vtad_export.coreml_format.likelihoods import (
+    REACH,
     EngineFeatureGmm,
     EnginePatchMemory,
     EnginePositionGaussian,
 )
-from vtad_export.coreml_format.lint.generations import REFERENCE
+from vtad_export.coreml_format.lint.generations import PRODUCT_LIMIT, REFERENCE, SMALLEST_NORMAL
 from vtad_export.coreml_format.lint.report import lint
 from vtad_export.coreml_format.mil import Executor
 from vtad_export.coreml_format.mlpackage import read_program
@@ -156,6 +157,29 @@ def test_scorers_of_a_picture_of_nothing_are_high_and_finite_in_float16(size: fl
             good, far = engine.half()(torch.zeros(1, 8, 4, 4).half()), engine(features.half())
         assert far.isfinite().all(), type(engine)
         assert far.min() > good.max(), type(engine)
+
+
+def test_directions_of_whole_pictures_are_not_lost_where_subnormal_numbers_are_0() -> None:
+    torch.manual_seed(0)
+    gaussian = PositionGaussian(176, 24, 24, directions=3)
+    gaussian.directions.normal_(0, 2e-5)
+    engine = EnginePositionGaussian(gaussian, WHOLE)
+    assert (gaussian.directions.abs() < SMALLEST_NORMAL).float().mean() > 0.9
+    engine.directions[engine.directions.abs() < SMALLEST_NORMAL] = 0
+    features = gaussian.directions.sum(1).sign()[None, :, :, None].expand(1, -1, -1, 16)
+    expected, got = gaussian.coordinates(features), engine.coordinates(features)
+    assert 0.5 < expected.min() <= expected.max() < 4
+    assert (expected - got).abs().max() <= 1e-3
+
+
+def test_a_coordinate_that_is_too_far_is_the_farthest_and_no_product_becomes_infinite() -> None:
+    gaussian = PositionGaussian(8, 4, 4, directions=3)
+    for size in (0.0, 1e-5, 0.1, 20.0):
+        gaussian.directions.fill_(size)
+        engine = EnginePositionGaussian(gaussian, WHOLE)
+        far = torch.full((1, 1, 8, 16), 6e4)
+        assert torch.matmul(engine.directions, far.clamp(max=REACH)).max() < PRODUCT_LIMIT
+        assert torch.equal(engine.coordinates(far), gaussian.coordinates(far.clamp(max=REACH)))
 
 
 def test_blurs_by_convolutions_equal_those_by_products() -> None:

@@ -13,6 +13,7 @@ from vtad_export.coreml_format.lint.report import Lint, lint
 from vtad_export.coreml_format.lint.rules import RULES
 from vtad_export.coreml_format.lint.segments import segments
 from vtad_export.coreml_format.lint.sources import SOURCES
+from vtad_export.coreml_format.lint.subnormals import subnormals
 from vtad_export.coreml_format.lint.work import flops
 from vtad_export.coreml_format.mlpackage import Constant, Operation, Program, Value
 
@@ -200,6 +201,23 @@ def test_int8_activations_are_for_the_newer_ones() -> None:
     found = lint(one("quantize", X, value("y", 1, 8, 64, 64, dtype=np.int8)))
     assert rules(found) == {"int8 activations": ", ".join(CHIPS[:3]), "operation": ", ".join(CHIPS[:3])}
     assert eligible(found) == CHIPS[3:]
+
+
+@pytest.mark.parametrize(("small", "lost"), [(0.0, False), (3e-5, True), (5e-7, False)])
+def test_a_weight_whose_norm_lies_below_normal_float16_is_lost_on_the_older_chips(small: float, lost: bool) -> None:
+    weight = np.full((8, 8, 1, 1), small, HALF)
+    weight[0, 0] = 1e-3
+    program = one("conv", X, Y, {"w": weight}, weight="w")
+    found = lint(program)
+    assert rules(found) == ({"subnormal": ", ".join(CHIPS[:4])} if lost else {})
+    assert eligible(found) == CHIPS
+    assert [(s.weight, s.share) for s in subnormals(program)] == ([("w", 63 / 64)] if small else [])
+
+
+def test_what_is_added_or_multiplied_by_element_is_not_lost() -> None:
+    tiny: dict[str, Constant] = {"w": np.full((8, 8, 1, 1), 1e-3, HALF), "b": np.full(8, 3e-5, HALF)}
+    assert rules(lint(one("conv", X, Y, tiny, weight="w", bias="b"))) == {}
+    assert rules(lint(one("mul", X, Y, tiny, y="b"))) == {}
 
 
 def test_a_dilated_convolution_is_in_doubt() -> None:

@@ -28,8 +28,18 @@ from vtad.training import train
 from vtad_export.coreml_format.choices import Layout
 from vtad_export.coreml_format.conversion import convert, write_package
 from vtad_export.coreml_format.graph import EngineDetector, prepared, trace
+from vtad_export.coreml_format.lint.rules import LOST
 from vtad_export.coreml_format.mil import FLOAT16_LIMIT, REFERENCE, Executor, rounded
-from vtad_export.coreml_format.mlpackage import PackageError, Program, read_program, specification, weight_file
+from vtad_export.coreml_format.mlpackage import (
+    Constant,
+    Operation,
+    PackageError,
+    Program,
+    Value,
+    read_program,
+    specification,
+    weight_file,
+)
 from vtad_export.coreml_format.reference_proof import ReferenceProof, prove_package
 from vtad_export.coreml_format.same_program import difference
 from vtad_export.proof.errors import ParityError, RoundingError
@@ -232,6 +242,32 @@ def test_float16_is_rounded_as_ieee_754_does() -> None:
     values = (rng.normal(size=5000) * 10.0 ** rng.integers(-9, 6, 5000)).astype(np.float32)
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(rounded(values), values.astype(np.float16).astype(np.float32))
+
+
+def test_subnormal_numbers_can_be_taken_for_0_in_sums_of_products_as_on_the_m1() -> None:
+    x, y = (Value(name, np.float16, (1, 1, 2, 2)) for name in "xy")
+    small: dict[str, Constant] = {"w": np.full((1, 1, 2, 2), 3e-5, np.float16)}
+    given = np.full((1, 1, 2, 2), 100, np.float32)
+
+    def nothing(kind: str, flushed: bool) -> bool:
+        program = Program((x,), small, (Operation(kind, {"x": ("x",), "y": ("w",)}, (y,)),), ("y",), "CoreML6")
+        return not Executor(program, flushed).run(given)["y"].any()
+
+    assert nothing("matmul", flushed=True)
+    assert not nothing("matmul", flushed=False)
+    assert not nothing("mul", flushed=True)
+
+
+def test_a_package_is_held_to_its_budget_with_subnormal_numbers_taken_for_0_too(
+    laid_out: Packages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proof = laid_out.prove(laid_out.half, laid_out.full)
+    allowed = limits("fp16", laid_out.detector, laid_out.card.calibration, 1)
+    assert 0 < proof.flushed_error["score"] <= allowed["score"]
+    assert all(0 < s.share <= 1 and s.of_norm < LOST for s in proof.subnormal)
+    monkeypatch.setattr("vtad_export.coreml_format.mil.SMALLEST_NORMAL", 0.05)
+    with pytest.raises(RoundingError, match=r"^with subnormal numbers taken for 0, .*export with --precision fp32"):
+        laid_out.prove(laid_out.half, laid_out.full)
 
 
 def test_an_unknown_operation_is_an_error_that_names_it(packages: Packages, tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ class CoreMLExport(Export):
         if rounded:
             lines += [
                 f"    float16         largest activation {proof.largest_float16:.0f} of 65504",
+                f"    subnormals      {self._subnormals()}",
             ]
         lines += fallback_lines(proof.against_fallback)
         held = proof.constants_equal + len(proof.constants_derived)
@@ -83,6 +84,13 @@ class CoreMLExport(Export):
             *note_lines(self.note),
         ]
         return "\n".join(lines)
+
+    def _subnormals(self) -> str:
+        """The weight that has the most of them, and what taking them for 0 does."""
+        proof = self.proof
+        most = proof.subnormal[0] if proof.subnormal else None
+        held = f"{most.share:.1%} of {most.weight}, {most.of_norm:.1e} of its norm" if most else "no weight has any"
+        return f"{held}; taken for 0, as on the M1: score off by {proof.flushed_error['score']:.1e}"
 
     def _verdict(self) -> str:
         """Where the shorter function is, and what it saves."""

@@ -3,7 +3,9 @@
 Each scorer gives its share of the fused score at once, w (x - m) with weight and mean of the score fusion. Distances are
 computed at an eighth of their size, so their squares have room: float16 ends at 65504. A feature farther than REACH from its
 mean counts as that far, which only pictures of nothing reach (a covered lens); so no sum of squares is infinite, and no
-infinity is taken from another.
+infinity is taken from another. At the other end, directions of whole pictures are sums over thousands of features, of weights
+that float16 holds as subnormals, and the M1 takes those for 0 in products (sbryngelson/ane-guide, chapter 3): they are stored
+larger by a power of two, and the coordinates are divided by it.
 
 standard                        here
 |z - c|^2 p + low rank          p |z|^2 - 2 p z . c + p |c|^2 as two convolutions of z / 8, likewise the low rank
@@ -13,6 +15,8 @@ log sum exp                     with its largest term taken out by hand: float16
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,13 +24,16 @@ from torch import Tensor, nn
 from vtad.models.context_density import LOG_2PI, ContextDensity, floor_log_sigma
 from vtad.models.feature_gmm import FeatureGmm
 from vtad.models.patch_memory import NEAREST, PatchMemory
+from vtad.models.position_gaussian import FARTHEST as FARTHEST_COORDINATE
 from vtad.models.position_gaussian import PositionGaussian
 from vtad.models.score_fusion import ScoreFusion, ScorerMaps
+from vtad_export.coreml_format.lint.generations import PRODUCT_LIMIT
 from vtad_export.folding.scorers import Share
 
 SCALE = 1 / 8  # of distances
 REACH = 144.0  # standard deviations: 176 squares of REACH / 8 sum up to 57000
 FARTHEST = 1800.0  # a squared distance, at SCALE squared: 115200, whose half float16 holds
+MOST_ENLARGED = 256  # times, directions of whole pictures: a coordinate of 255 standard deviations is finite then
 HIGHEST = 3e4  # z-score of a cell: upsampling and weights keep it finite
 
 
@@ -106,7 +113,7 @@ class EnginePatchMemory(nn.Module):
 
 
 class EnginePositionGaussian(PositionGaussian):
-    """`PositionGaussian`: its factor at SCALE, its scale and the weight in one map."""
+    """`PositionGaussian`: its factor at SCALE, its directions enlarged, its scale and the weight in one map."""
 
     gain: Tensor
 
@@ -117,7 +124,8 @@ class EnginePositionGaussian(PositionGaussian):
         self.register_buffer("factor", gaussian.factor * SCALE)
         self.follows_picture = gaussian.follows_picture
         if self.follows_picture:
-            self.register_buffer("directions", gaussian.directions.clone())
+            self.enlarged = _room(gaussian.directions)
+            self.register_buffer("directions", gaussian.directions * self.enlarged)
             self.register_buffer("slopes", gaussian.slopes * SCALE)
         self.register_buffer("gain", share.weight / SCALE / gaussian.scale)
 
@@ -127,7 +135,9 @@ class EnginePositionGaussian(PositionGaussian):
 
     def coordinates(self, x: Tensor) -> Tensor:
         """As of `PositionGaussian`, of bounded features."""
-        return super().coordinates(torch.clamp(x, -REACH, REACH))
+        most = FARTHEST_COORDINATE * self.enlarged
+        z = torch.matmul(self.directions, torch.clamp(x, -REACH, REACH)).sum((1, 3))
+        return z.clamp(-most, most) * (1 / self.enlarged)
 
     def forward(self, y: Tensor) -> Tensor:
         """(B, D, rows, columns) -> (B, rows, columns)."""
@@ -176,6 +186,13 @@ class EngineCells(nn.Module):
     def forward(self, heatmap: Tensor) -> Tensor:
         """(B, H, W) -> (B, cells)."""
         return F.avg_pool2d(heatmap[:, None], self.side).flatten(1)
+
+
+def _room(directions: Tensor) -> float:
+    """The power of two by which directions (blocks, R, D) can be larger, their products with bounded features still finite."""
+    largest = REACH * float(directions.abs().sum(2).max())
+    room = min(MOST_ENLARGED, PRODUCT_LIMIT / largest) if largest > 0 else 1.0
+    return 2.0 ** math.floor(math.log2(room))
 
 
 def _conv(weight: Tensor, bias: Tensor | None) -> nn.Conv2d:

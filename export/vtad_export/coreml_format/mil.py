@@ -2,7 +2,8 @@
 
 It is no device proof: it says that the program in the file computes what torch computes, not how a chip rounds. A value
 declared float16 is rounded to float16 where the operation gives it; inside an operation sums are kept in float32 (so does
-the Neural Engine, as far as is known). Elementwise float16 arithmetic is thereby exactly that of IEEE 754.
+the Neural Engine, as far as is known). Elementwise float16 arithmetic is thereby exactly that of IEEE 754. What the M1 is known
+to do otherwise in sums of products can be asked for: subnormal numbers are 0 there (sbryngelson/ane-guide, chapter 3).
 """
 
 from __future__ import annotations
@@ -18,14 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vtad_export.coreml_format.lint.generations import PRODUCTS, SMALLEST_NORMAL
 from vtad_export.coreml_format.mil_ops import OPERATIONS, Unsupported
 from vtad_export.coreml_format.mlpackage import Constant, Operation, PackageError, Program, read_program
 
 REFERENCE = "reference execution, not device proof"
 FLOAT16_LIMIT = 65504.0
-
-
-_HELD: dict[type[np.generic], type[np.generic]] = {np.float16: np.float32}  # float16 values are held in float32
 
 
 def rounded(x: NDArray[Any]) -> NDArray[np.float32]:
@@ -61,20 +60,20 @@ class Peak:
 
 @dataclass
 class Executor:
-    """A package read back from disk. `wide` computes float16 values in float32: what rounding the constants alone does."""
+    """A package read back from disk. `flushed`: sums of products take and give 0 for subnormal float16 numbers."""
 
     program: Program
-    wide: bool = False
+    flushed: bool = False
     peak: Peak = field(default_factory=Peak)
 
     @staticmethod
-    def load(path: Path, wide: bool = False, function: str | None = None) -> Executor:
+    def load(path: Path) -> Executor:
         """Read a function of a package and check that every operation is known. Raises PackageError."""
-        program = read_program(path, function)
+        program = read_program(path)
         if unknown := sorted({op.kind for op in program.operations} - OPERATIONS.keys()):
             raise PackageError(f"{path}: the reference executor does not know the operation {', '.join(unknown)}")
         _check_precisions(program)
-        return Executor(program, wide)
+        return Executor(program)
 
     def __post_init__(self) -> None:
         self._constants = {name: self._widened(value) for name, value in self.program.constants.items()}
@@ -125,6 +124,9 @@ class Executor:
         for key, names in op.arguments.items():
             many = key == "values"  # the one input of MIL that is a list, that of concat
             given[key] = [fetch(n) for n in names] if many else fetch(names[0])
+        flushes = self.flushed and op.kind in PRODUCTS and op.outputs[0].dtype is np.float16
+        if flushes:
+            given = {key: _flushed(value) for key, value in given.items()}
         try:
             results = OPERATIONS[op.kind](**given)
         except (TypeError, ValueError, RuntimeError, IndexError) as e:
@@ -141,15 +143,21 @@ class Executor:
             half = declared.dtype is np.float16
             if half:
                 self.peak.see(declared.name, result)
-            values[declared.name] = (
-                rounded(result) if half and not self.wide else result.astype(_HELD.get(declared.dtype, declared.dtype))
-            )
+            held = rounded(result) if half else result.astype(declared.dtype)
+            values[declared.name] = _flushed(held) if flushes else held
 
     @staticmethod
     def _widened(value: Constant) -> Constant:
         if isinstance(value, str) or value.dtype != np.float16:
             return value
         return value.astype(np.float32)
+
+
+def _flushed(value: Any) -> Any:
+    """Float16 numbers, held in float32, with 0 for subnormal ones; any other argument as it is."""
+    if not isinstance(value, np.ndarray) or value.dtype != np.float32:
+        return value
+    return np.where(np.abs(value) < SMALLEST_NORMAL, np.float32(0), value)
 
 
 def _check_precisions(program: Program) -> None:

@@ -12,10 +12,11 @@ import numpy as np
 from vtad.models.detector import Detector
 from vtad_export.coreml_format.graph import Verdict
 from vtad_export.coreml_format.lint.report import Lint, lint
+from vtad_export.coreml_format.lint.subnormals import Subnormal, subnormals
 from vtad_export.coreml_format.mil import FLOAT16_LIMIT, REFERENCE, Executor
 from vtad_export.coreml_format.mlpackage import Program
 from vtad_export.coreml_format.same_program import difference
-from vtad_export.proof.errors import ParityError
+from vtad_export.proof.errors import ParityError, RoundingError
 from vtad_export.proof.exporter import Precision
 from vtad_export.proof.material import Execute, Samples
 from vtad_export.proof.parity import FallbackComparison, Flip, accept, compare
@@ -23,7 +24,9 @@ from vtad_export.proof.quality import Quality
 from vtad_export.proof.tolerance import COMPRESSED, TOLERANCE, limits
 from vtad_runtime.contract.card import Calibration, Parity
 
-FULL_IMAGES = 6  # of each kind: what the float32 program behind a float16 package is held to torch on
+FULL_IMAGES = (
+    6  # of each kind: what the float32 program behind a float16 package is held to torch on, and what is flushed
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ class ReferenceProof:
     constants_derived: tuple[str, ...]  # those that the converter folded into others: compared by execution only
     largest_float16: float  # activation, against FLOAT16_LIMIT
     largest_float16_at: str  # its name in the program
+    subnormal: tuple[Subnormal, ...]  # float16 weights that have such numbers, the most of the norm first
+    # By output, on some of the images, with 0 for every subnormal number in sums of products: what the M1 does.
+    flushed_error: Mapping[str, float]
     against_fallback: FallbackComparison | None  # the ONNX fallback on the same images, where the samples have one
     quality: Quality | None  # on test images, where it was asked for
     neural_engine_lint: Lint  # by the largest activations that were seen
@@ -76,6 +82,8 @@ def prove_package(
             derived,
             0.0,
             "",
+            (),
+            {},
             found.fallback,
             None,
             lint(reference.program),
@@ -89,6 +97,7 @@ def prove_package(
     if where := difference(executor.program, reference.program):
         raise ParityError(f"the coreml artefact is not the float32 program rounded: {where}; nothing was kept")
     found = compare(detector, executor, sample, calibration, tolerance)
+    flushed = _flushed_error(executor.program, detector, few, calibration, precision, tolerance)
     peak = executor.peak
     if peak.value > FLOAT16_LIMIT:
         raise ParityError(f"the coreml artefact: float16 overflows at {peak.name}; export with --precision fp32")
@@ -105,10 +114,29 @@ def prove_package(
         derived,
         peak.value,
         peak.name,
+        subnormals(executor.program),
+        flushed,
         found.fallback,
         quality,
         lint(executor.program, peak.largest),
     )
+
+
+def _flushed_error(
+    program: Program,
+    detector: Detector,
+    sample: Samples,
+    calibration: Calibration,
+    precision: Precision,
+    tolerance: Mapping[str, float],
+) -> dict[str, float]:
+    """Errors by output with 0 for subnormal numbers in sums of products. Raises RoundingError where the M1 would be off."""
+    found = compare(detector, Executor(program, flushed=True), sample, calibration, tolerance)
+    try:
+        accept(found, sample, format="coreml", precision=precision, tolerance=tolerance)
+    except RoundingError as e:
+        raise RoundingError(f"with subnormal numbers taken for 0, as on the M1: {e}") from e
+    return found.max_error
 
 
 def prove_verdict(verdict: Program, explain: Program) -> Lint:

@@ -14,18 +14,25 @@ class Generation:
     max_kernel_width: int  # of a float16 convolution
     max_kernel_height: int
     crops_in_fixed_point: bool  # a slice that starts within a row goes through 16 times its values: guide, chapter 19
+    flushes: bool  # subnormal numbers are 0 in sums of products: guide, chapter 3, of the M1; not on the M5; between not known
 
 
 GENERATIONS = (
-    Generation("A12/A13", 16384, 13, 29, crops_in_fixed_point=False),  # not known
-    Generation("A14/M1", 16384, 13, 29, crops_in_fixed_point=True),
-    Generation("A15/M2", 16384, 16, 32, crops_in_fixed_point=True),
-    Generation("A16/M3", 16384, 16, 32, crops_in_fixed_point=False),
-    Generation("A17 Pro/M4 and later", 65536, 16, 32, crops_in_fixed_point=False),
+    Generation("A12/A13", 16384, 13, 29, crops_in_fixed_point=False, flushes=True),  # not known
+    Generation("A14/M1", 16384, 13, 29, crops_in_fixed_point=True, flushes=True),
+    Generation("A15/M2", 16384, 16, 32, crops_in_fixed_point=True, flushes=True),
+    Generation("A16/M3", 16384, 16, 32, crops_in_fixed_point=False, flushes=True),
+    Generation("A17 Pro/M4 and later", 65536, 16, 32, crops_in_fixed_point=False, flushes=False),
 )
 A12, A14, A15, A16 = 0, 1, 2, 3
 REFERENCE = A14  # what one number speaks of where there is room for one only
 MAX_CHANNELS = 65536  # on all of them
+# Operations that sum up products.
+PRODUCTS = frozenset(("conv", "conv_transpose", "einsum", "linear", "matmul", "scaled_dot_product_attention"))
+PRODUCT_LIMIT = (
+    32752.0  # the largest number that such a sum may be on the M1, half of what float16 holds: guide, chapter 3
+)
+SMALLEST_NORMAL = 2.0**-14  # of float16; what is smaller and not 0 is subnormal
 
 # After the guide, chapter 35 (families) and appendix A (operations).
 _FIRST = {

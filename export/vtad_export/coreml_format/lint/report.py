@@ -22,6 +22,7 @@ _SAID: dict[Effect, str] = {
     "slower": "likely slower",
     "no faster": "likely no faster",
     "infinite": "likely infinite",
+    "inexact": "likely inexact",
     "doubtful": "in doubt",
 }
 
@@ -114,7 +115,7 @@ class Lint:
 
 
 def lint(program: Program, largest: Mapping[str, float] | None = None) -> Lint:
-    """Checker every operation of a program, which is one function of a package, for every generation.
+    """Check every operation of a program, which is one function of a package, for every generation.
 
     `largest`: the largest magnitude of each tensor that was seen when the program was executed; without, any is possible.
     """

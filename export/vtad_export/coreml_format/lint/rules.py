@@ -14,9 +14,11 @@ from vtad_export.coreml_format.lint.generations import (
     FIRST_GENERATION,
     GENERATIONS,
     MAX_CHANNELS,
+    SMALLEST_NORMAL,
     Generation,
 )
 from vtad_export.coreml_format.lint.layout import channel_axes
+from vtad_export.coreml_format.lint.subnormals import subnormals, weights
 from vtad_export.coreml_format.lint.work import ALIGNED, taken
 from vtad_export.coreml_format.mlpackage import Constant, Operation, Program, Value
 
@@ -25,14 +27,18 @@ CROP_LIMIT = (
     65504 / 16
 )  # of a value that goes through a fixed-point format with four fractional bits: guide, chapter 19
 
-Effect = Literal["elsewhere", "slower", "no faster", "infinite", "doubtful"]
+LOST = 0.01  # of the norm of a weight: float16 itself rounds by a twentieth of that
+
+Effect = Literal["elsewhere", "slower", "no faster", "infinite", "inexact", "doubtful"]
 
 
 @dataclass(frozen=True)
 class Rule:
     """One rule of thumb."""
 
-    effect: Effect  # likely on GPU or CPU; slow; gives infinity; or eligible by one source and not by another
+    effect: (
+        Effect  # likely on GPU or CPU; slow; gives infinity; loses digits; or eligible by one source and not by another
+    )
     reason: str
     advice: str  # "" where there is nothing to do
     sources: str  # names of `sources.SOURCES`, with chapters
@@ -47,6 +53,13 @@ RULES = {
         "let the slice start at 0, or put what is sliced off at the end",
         "guide 19 and 35",
         "guide 35 sees the danger on all chips up to the A17, guide 19 on the M1 and M2 families alone",
+    ),
+    "subnormal": Rule(
+        "inexact",
+        f"weights below {SMALLEST_NORMAL:.1e} are taken for 0 in sums of products, here {LOST:.0%} of a weight's norm or more",
+        "store the weight larger by a power of two, and divide the sum by it",
+        "guide 3: measured on the M1",
+        "guide 3 saw the M5 keep them; the chips between are not known",
     ),
     "dtype": Rule(
         "elsewhere",
@@ -146,6 +159,7 @@ class Checker:
         self._channels = channel_axes(program)
         self._largest = largest
         self._int8 = program.steps.keys()
+        self._lost = {s.weight for s in subnormals(program) if s.of_norm >= LOST}
         self._mixed = any(v.dtype is np.float16 for v in self.values.values())  # someone chose where
 
     def broken(self, op: Operation, number: int) -> Iterator[str]:
@@ -174,6 +188,8 @@ class Checker:
             case "avg_pool" | "max_pool":
                 if max(self._ints(op, "strides"), default=1) > 2 or max(self._ints(op, "kernel_sizes"), default=1) > 13:
                     yield "pool"
+        if generation.flushes and any(name in self._lost for name in weights(op)):
+            yield "subnormal"
         if number < A15 and any(name in self._int8 for names in op.arguments.values() for name in names):
             yield "int8 weights"
         yield from self._rows(op, tensors)
