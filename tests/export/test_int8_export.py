@@ -387,6 +387,24 @@ def test_the_python_export_of_an_int8_package_has_a_fallback_of_a_true_name_too(
         assert found.path.is_file()
 
 
+@pytest.mark.parametrize("changed", ["calibration", "input"])
+def test_a_model_of_another_threshold_or_other_pixels_is_no_fallback(
+    exported: Export, tmp_path: Path, changed: str
+) -> None:
+    from vtad_export.onnx_format.fallback import open_fallback
+    from vtad_runtime.engine.integrity import write_sealed
+
+    card, model = exported.card, tmp_path / "pill.onnx"
+    shutil.copy2(exported.path, model)
+    assert open_fallback(model, card) is not None
+    other: dict[str, Any] = {
+        "calibration": dataclasses.replace(card.calibration, threshold=card.calibration.threshold + 0.1),
+        "input": dataclasses.replace(card.input, roi=(0, 0, 32, 32)),
+    }
+    write_sealed(model, dataclasses.replace(card, **{changed: other[changed]}))
+    assert open_fallback(model, card) is None
+
+
 @pytest.mark.usefixtures("few_pictures")
 @pytest.mark.parametrize(
     ("precision", "target", "values"), [("palettized6", "iOS16", 64), ("palettized4", "iOS18", 16)]

@@ -71,7 +71,7 @@ def to_coreai(
 ) -> CoreAIExport:
     """Export a complete run, by default to its export/<category>.aimodel, with parity-coreai.json beside it.
 
-    The ONNX fallback is made beside it unless one of the same weights is there. Arguments as of `to_onnx`. Raises RunError (the
+    The ONNX fallback is made beside it unless one that judges alike is there. Arguments as of `to_onnx`. Raises RunError (the
     packages are absent or of another version), CardError, DataError, WriteError, or ParityError when the asset does not
     agree with torch; nothing is left then.
     """

@@ -117,7 +117,7 @@ def to_coreml(
 
     It has two functions: `explain`, the default one, gives everything; `verdict` score and heatmap alone. A target before iOS 18
     knows one function a package: there `verdict` is a package of its own, <category>.verdict.mlpackage, with the same card.
-    Beside it: parity-coreml.json and the ONNX fallback, for machines that are no Macs, made unless one of the same weights is
+    Beside it: parity-coreml.json and the ONNX fallback, for machines that are no Macs, made unless one that judges alike is
     there; the proof compares all three. `layout`: ane is the transformer as the Neural Engine likes it, standard as it was
     trained. `with_backbone`: compress its weights too, not the transformer's alone. The other arguments are as of `to_onnx`.
     Raises RunError, CardError, DataError, WriteError, or ParityError when the package does not agree with torch; nothing new is

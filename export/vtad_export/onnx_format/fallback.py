@@ -1,4 +1,4 @@
-"""The ONNX fallback: the model of the same weights beside a package, which vtad-run takes where the package does not run."""
+"""The ONNX fallback: the model that judges as a package does, beside it; vtad-run takes it where the package does not run."""
 
 from __future__ import annotations
 
@@ -13,43 +13,50 @@ from vtad_export.onnx_format.exporter import to_onnx
 from vtad_export.onnx_format.graph import executor_of
 from vtad_export.proof.material import Fallback, Material
 from vtad_runtime.contract.disk.files import beside_of
+from vtad_runtime.contract.card import Card
 from vtad_runtime.engine.coreml_engine import plain_stem
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
 
 
-def open_fallback(path: Path, weights_sha256: str) -> Fallback | None:
-    """The proven ONNX artefact in a file; None where there is none of these weights."""
+def open_fallback(path: Path, card: Card) -> Fallback | None:
+    """The proven ONNX artefact in a file; None where there is none that judges the same pictures by the same rule as `card`."""
     try:
         session = OnnxSession(path)
     except ModelError:
         return None  # not there, not ours, or damaged
-    if session.card.weights_sha256 != weights_sha256 or session.card.parity is None:
+    found = session.card
+    if found.parity is None or _judgement(found) != _judgement(card):
         return None
-    return Fallback(path, executor_of(session), session.card.parity)
+    return Fallback(path, executor_of(session), found.parity)
+
+
+def _judgement(card: Card) -> tuple[object, ...]:
+    """What a verdict follows from: weights, the pixels they take, and the threshold, which may have been calibrated anew."""
+    return card.weights_sha256, card.input, card.calibration
 
 
 @contextlib.contextmanager
 def fallback_for(package: Path, material: Material) -> Iterator[Fallback]:
     """The ONNX model that `vtad_runtime.engine.coreml_engine.onnx_fallback` finds for a package; made where there is none.
 
-    What has the package's name stays if it is of these weights and what its name says. Else it is the float32 model under that
-    name, less a final -int8: a copy of pill.onnx where that is there, or a new one. What is made takes its place when the block
-    ends well; before that, and when the block fails, all files are as they were. Raises ParityError, RunError, WriteError.
+    What has the package's name stays if it judges as the package and is what its name says. Else it is the float32 model
+    under that name, less a final -int8: a copy of pill.onnx if that judges so, or a new one. What is made takes its place when
+    the block ends well; before that, and when it fails, all files are as they were. Raises ParityError, RunError, WriteError.
     """
-    weights = material.card.weights_sha256
+    card = material.card
     own = package.with_suffix(".onnx")
-    there = open_fallback(own, weights)
+    there = open_fallback(own, card)
     if there and (there.parity.precision == "int8" or plain_stem(own.stem) == own.stem):
         yield there
         return
     path = own.with_stem(plain_stem(own.stem))
-    if there := open_fallback(path, weights):
+    if there := open_fallback(path, card):
         yield there
     else:
         with _room(path) as room:
             _make(room / path.name, path.with_stem(material.card.identity.category), material)
-            made = open_fallback(room / path.name, weights)
+            made = open_fallback(room / path.name, card)
             assert made is not None
             yield dataclasses.replace(made, path=path)
     if path != own:
@@ -57,7 +64,7 @@ def fallback_for(package: Path, material: Material) -> Iterator[Fallback]:
 
 
 def _make(path: Path, plain: Path, material: Material) -> None:
-    if open_fallback(plain, material.card.weights_sha256):
+    if open_fallback(plain, material.card):
         shutil.copyfile(plain, path)
     else:
         to_onnx(material.run, path, material=material)

@@ -41,7 +41,7 @@ Execute = Callable[[Pixels], Values]  # (B, 3, H, W) -> outputs by name
 
 @dataclass(frozen=True, eq=False)
 class Fallback:
-    """The ONNX artefact of the same weights, held to the tolerances of its own proof."""
+    """The ONNX artefact of the same weights and threshold, held to the tolerances of its own proof."""
 
     path: Path
     execute: Execute
