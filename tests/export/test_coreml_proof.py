@@ -28,6 +28,7 @@ from vtad.training import train
 from vtad_export.coreml_format.choices import Layout
 from vtad_export.coreml_format.conversion import convert, write_package
 from vtad_export.coreml_format.graph import EngineDetector, prepared, trace
+from vtad_export.coreml_format.lint.generations import PRODUCT_LIMIT
 from vtad_export.coreml_format.lint.rules import LOST
 from vtad_export.coreml_format.mil import FLOAT16_LIMIT, REFERENCE, Executor, rounded
 from vtad_export.coreml_format.mlpackage import (
@@ -40,7 +41,7 @@ from vtad_export.coreml_format.mlpackage import (
     specification,
     weight_file,
 )
-from vtad_export.coreml_format.reference_proof import ReferenceProof, prove_package
+from vtad_export.coreml_format.reference_proof import ReferenceProof, prove_package, prove_verdict
 from vtad_export.coreml_format.same_program import difference
 from vtad_export.proof.errors import ParityError, RoundingError
 from vtad_export.proof.material import Samples, samples
@@ -235,6 +236,53 @@ def test_values_that_overflow_float16_are_refused(packages: Packages, tmp_path: 
     assert executor.peak.value > FLOAT16_LIMIT
     with pytest.raises(ParityError):
         packages.prove(wrong, packages.full)
+
+
+def test_what_overflows_on_test_images_alone_is_refused_and_float32_is_named(packages: Packages) -> None:
+    same = Measured(None, None)
+
+    def judge(execute: Any) -> Quality:
+        execute.peak.see("late", np.array([np.inf]), FLOAT16_LIMIT)
+        return Quality(images=1, of=1, before=same, after=same, flipped=())
+
+    given = packages.detector, packages.sample.first(1), packages.card.calibration, packages.arranged
+    with pytest.raises(RoundingError, match=r"float16 overflows at late: inf of 65504; export with --precision fp32"):
+        prove_package(packages.half, packages.full, *given, judge=judge)
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("matmul", PRODUCT_LIMIT), ("mul", FLOAT16_LIMIT)])
+def test_sums_of_products_may_be_half_as_large_as_other_float16_numbers(kind: str, limit: float) -> None:
+    x, y = (Value(name, np.float16, (1, 1, 1, 1)) for name in "xy")
+    two: dict[str, Constant] = {"w": np.full((1, 1, 1, 1), 2, np.float16)}
+    program = Program((x,), two, (Operation(kind, {"x": ("x",), "y": ("w",)}, (y,)),), ("y",), "CoreML6")
+    executor = Executor(program)
+    executor.run(np.full((1, 1, 1, 1), 16384, np.float32))
+    assert (executor.peak.value, executor.peak.limit) == (32768, limit)
+
+
+def test_a_verdict_that_is_rounded_otherwise_than_its_explain_is_refused() -> None:
+    image = (Value("image", np.float32, (1, 3, 4, 4)),)
+    held: dict[str, Constant] = {"k": np.array(2, np.float32), "fp16": "fp16", "fp32": "fp32"}
+
+    def value(name: str, dtype: Any, *shape: int) -> Value:
+        return Value(name, dtype, shape)
+
+    mul = Operation("mul", {"x": ("image",), "y": ("k",)}, (value("heatmap", np.float32, 1, 3, 4, 4),))
+    mean = Operation("reduce_mean", {"x": ("heatmap",)}, (value("score", np.float32, 1),))
+    explain = Program(image, held, (mul, mean), ("score", "heatmap"), "CoreML6")
+    assert prove_verdict(explain, explain).operations == 2
+    half = Operation("cast", {"x": ("heatmap",), "dtype": ("fp16",)}, (value("half", np.float16, 1, 3, 4, 4),))
+    back = Operation("cast", {"x": ("half",), "dtype": ("fp32",)}, (value("whole", np.float32, 1, 3, 4, 4),))
+    rounded_mean = dataclasses.replace(mean, arguments={"x": ("whole",)})
+    wide = dataclasses.replace(mean, outputs=(value("score", np.float16, 1),))
+    for operations_of in ((mul, half, back, rounded_mean), (mul, wide)):
+        wrong = Program(image, held, operations_of, ("score", "heatmap"), "CoreML6")
+        assert difference(wrong, explain) is None
+        with pytest.raises(ParityError, match="the function verdict is not a part of explain"):
+            prove_verdict(wrong, explain)
+    other = Program(image, held | {"k": np.array(2, np.float16)}, (mul, mean), ("score", "heatmap"), "CoreML6")
+    with pytest.raises(ParityError, match="k is not k"):
+        prove_verdict(other, explain)
 
 
 def test_float16_is_rounded_as_ieee_754_does() -> None:

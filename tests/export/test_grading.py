@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from vtad.models.detector import Detector
 from vtad.report.card_words import card_text
 from vtad.run_folder import Run
 from vtad_export.proof.certificate import measured_lines
-from vtad_export.proof.errors import ParityError
+from vtad_export.proof.errors import ParityError, RoundingError
 from vtad_export.proof.exporter import Export
 from vtad_export.proof.grading import ENOUGH, WITHIN, graded, shortage
 from vtad_export.proof.material import Material, Samples, load_material
@@ -126,3 +127,29 @@ def test_near_the_threshold_no_error_beyond_its_limit_passes(material: Material)
         ParityError, match=r"score .*\(at most 0\.15\).*--precision fp32, or allow it: --tolerance score="
     ):
         prove(material, only, material.card.calibration, 1.2 * DRIFT["fp16"].score)
+
+
+@pytest.mark.parametrize(
+    ("format", "precision", "rounding"),
+    [("coreai", "fp16", True), ("coreml", "int8", True), ("coreml", "fp32", False), ("onnx", "int8", False)],
+)
+def test_an_overflow_where_float16_computes_is_a_matter_of_the_precision_and_float32_is_named(
+    material: Material, format: str, precision: str, rounding: bool
+) -> None:
+    few, calibration = material.sample.first(1), material.card.calibration
+    allowed = limits(precision, material.detector, calibration, 2)
+    entry: Any = {"format": format, "precision": precision, "tolerance": allowed}
+
+    def refusal(change: Any) -> ParityError:
+        def execute(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+            found = outputs(material.detector, pixels)
+            return {**found, "heatmap": change(found["heatmap"])}
+
+        with pytest.raises(ParityError) as raised:
+            accept(compare(material.detector, execute, few, calibration, allowed), few, **entry)
+        return raised.value
+
+    infinite = refusal(lambda x: np.full_like(x, np.inf))
+    assert isinstance(infinite, RoundingError) == rounding
+    assert ("float16 overflows: export with --precision fp32" in str(infinite)) == rounding
+    assert not isinstance(refusal(lambda x: x[:, 1:]), RoundingError)  # of another shape: no precision mends that

@@ -216,6 +216,18 @@ def in_torch(material: Material) -> Execute:
     return execute
 
 
+@pytest.mark.parametrize("output", ["score", "heatmap"])
+def test_what_is_no_number_on_a_test_image_is_refused_even_of_a_good_one(material: Material, output: str) -> None:
+    good = [t for t in material.sample.tests if t.kind == "good"][:1]
+
+    def broken(pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        found = in_torch(material)(pixels)
+        return {**found, output: np.full_like(found[output], np.nan)}
+
+    with pytest.raises(RoundingError, match=r"^good/.*: expected a score .* export with --precision fp32"):
+        measured(good, material.card, material.detector, broken, 1)
+
+
 def test_at_most_so_many_test_images_are_judged_of_every_kind(material: Material) -> None:
     found = measured(material.sample.tests, material.card, material.detector, in_torch(material), 4)
     assert (found.images, found.of, found.flipped) == (4, 9, ())

@@ -68,7 +68,7 @@ class CoreMLExport(Export):
         ]
         if rounded:
             lines += [
-                f"    float16         largest activation {proof.largest_float16:.0f} of 65504",
+                f"    float16         largest activation {proof.largest_float16:.0f} of {proof.float16_limit:.0f}",
                 f"    subnormals      {self._subnormals()}",
             ]
         lines += fallback_lines(proof.against_fallback)
@@ -89,8 +89,8 @@ class CoreMLExport(Export):
         """The weight that has the most of them, and what taking them for 0 does."""
         proof = self.proof
         most = proof.subnormal[0] if proof.subnormal else None
-        held = f"{most.share:.1%} of {most.weight}, {most.of_norm:.1e} of its norm" if most else "no weight has any"
-        return f"{held}; taken for 0, as on the M1: score off by {proof.flushed_error['score']:.1e}"
+        held = f"{most.share:.1%} of {most.weight.removesuffix('_to_fp16')}" if most else "in no weight"
+        return f"{held}; as 0 (M1), score off by {proof.flushed_error['score']:.1e}"
 
     def _verdict(self) -> str:
         """Where the shorter function is, and what it saves."""

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vtad_export.coreml_format.lint.generations import PRODUCTS, SMALLEST_NORMAL
+from vtad_export.coreml_format.lint.generations import PRODUCT_LIMIT, PRODUCTS, SMALLEST_NORMAL
 from vtad_export.coreml_format.mil_ops import OPERATIONS, Unsupported
 from vtad_export.coreml_format.mlpackage import Constant, Operation, PackageError, Program, read_program
 
@@ -35,27 +35,33 @@ def rounded(x: NDArray[Any]) -> NDArray[np.float32]:
 
 @dataclass
 class Peak:
-    """The largest magnitude seen of every float16 activation, against FLOAT16_LIMIT; infinity and NaN count as infinity."""
+    """The largest magnitude seen of every float16 activation, and its limit; infinity and NaN count as infinity."""
 
     largest: dict[str, float] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)
     _changing: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
-    def see(self, name: str, x: NDArray[Any]) -> None:
-        """Take note of a value."""
+    def see(self, name: str, x: NDArray[Any], limit: float) -> None:
+        """Take note of a value that may be `limit` at most."""
         found = max(float(x.max()), -float(x.min())) if x.size else 0.0
         found = found if np.isfinite(found) else float("inf")
         with self._changing:
-            self.largest[name] = max(found, self.largest.get(name, 0.0))
+            self.largest[name], self.limits[name] = max(found, self.largest.get(name, 0.0)), limit
 
     @property
     def name(self) -> str:
-        """The activation with the largest of them; "" before any was seen."""
-        return max(self.largest, key=self.largest.__getitem__, default="")
+        """The activation that comes nearest to its limit, or is the farthest beyond; "" before any was seen."""
+        return max(self.largest, key=lambda name: self.largest[name] / self.limits[name], default="")
 
     @property
     def value(self) -> float:
         """Its magnitude."""
         return self.largest.get(self.name, 0.0)
+
+    @property
+    def limit(self) -> float:
+        """What it may be: half as much where products are summed, as on the M1."""
+        return self.limits.get(self.name, FLOAT16_LIMIT)
 
 
 @dataclass
@@ -142,7 +148,7 @@ class Executor:
                 raise PackageError(f"{label}: declared {declared.dtype.__name__}, computed {result.dtype}")
             half = declared.dtype is np.float16
             if half:
-                self.peak.see(declared.name, result)
+                self.peak.see(declared.name, result, PRODUCT_LIMIT if op.kind in PRODUCTS else FLOAT16_LIMIT)
             held = rounded(result) if half else result.astype(declared.dtype)
             values[declared.name] = _flushed(held) if flushes else held
 

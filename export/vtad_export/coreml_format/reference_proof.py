@@ -38,7 +38,8 @@ class ReferenceProof:
     flipped: tuple[Flip, ...]  # images judged otherwise than by torch, test images among them
     constants_equal: int  # tensors of the checkpoint that the float32 program holds bit for bit, float16 rounded
     constants_derived: tuple[str, ...]  # those that the converter folded into others: compared by execution only
-    largest_float16: float  # activation, against FLOAT16_LIMIT
+    largest_float16: float  # of the activation that comes nearest to what it may be
+    float16_limit: float  # that
     largest_float16_at: str  # its name in the program
     subnormal: tuple[Subnormal, ...]  # float16 weights that have such numbers, the most of the norm first
     # By output, on some of the images, with 0 for every subnormal number in sums of products: what the M1 does.
@@ -60,7 +61,7 @@ def prove_package(
     tolerance: Mapping[str, float] | None = None,
     judge: Callable[[Execute], Quality] | None = None,
 ) -> ReferenceProof:
-    """Execute a saved package against the detector in torch. Raises ParityError or PackageError.
+    """Execute a saved package against the detector in torch. Raises ParityError or PackageError; RoundingError for float16.
 
     `full` is the same detector in a float32 package, and `path` itself for one: it is held to torch's last digits. A package
     of lower `precision` must be that program rounded, and may drift by `tolerance`, by default the budget of its precision.
@@ -81,6 +82,7 @@ def prove_package(
             equal,
             derived,
             0.0,
+            FLOAT16_LIMIT,
             "",
             (),
             {},
@@ -97,15 +99,18 @@ def prove_package(
     if where := difference(executor.program, reference.program):
         raise ParityError(f"the coreml artefact is not the float32 program rounded: {where}; nothing was kept")
     found = compare(detector, executor, sample, calibration, tolerance)
-    flushed = _flushed_error(executor.program, detector, few, calibration, precision, tolerance)
-    peak = executor.peak
-    if peak.value > FLOAT16_LIMIT:
-        raise ParityError(f"the coreml artefact: float16 overflows at {peak.name}; export with --precision fp32")
     quality = judge(executor) if judge else None
+    peak = executor.peak  # on test images too
+    if peak.value > peak.limit:
+        raise RoundingError(
+            f"the coreml artefact: float16 overflows at {peak.name}: {peak.value:.0f} of {peak.limit:.0f}; "
+            "export with --precision fp32; nothing was kept"
+        )
     if quality:
         found = dataclasses.replace(found, flipped=found.flipped + quality.flipped)
     tests = quality.images if quality else 0
     parity = accept(found, sample, format="coreml", precision=precision, tolerance=tolerance, tests=tests)
+    flushed = _flushed_error(executor.program, detector, few, calibration, precision, tolerance)
     return ReferenceProof(
         parity,
         REFERENCE,
@@ -113,6 +118,7 @@ def prove_package(
         equal,
         derived,
         peak.value,
+        peak.limit,
         peak.name,
         subnormals(executor.program),
         flushed,
@@ -147,7 +153,7 @@ def prove_verdict(verdict: Program, explain: Program) -> Lint:
     part = dataclasses.replace(explain, outputs=explain.outputs[: len(verdict.outputs)])
     if verdict.outputs != Verdict._fields or part.outputs != Verdict._fields:
         raise ParityError(f"the function verdict: expected score and heatmap, got {', '.join(verdict.outputs)}")
-    if where := difference(dataclasses.replace(verdict, steps={}, palettes={}), part):
+    if where := difference(verdict, part, same_precision=True):
         raise ParityError(f"the function verdict is not a part of explain: {where}; nothing was kept")
     return lint(verdict)
 

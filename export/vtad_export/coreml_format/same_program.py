@@ -6,6 +6,7 @@ wrong epsilon. This comparison carries the tight proof over.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,29 +19,36 @@ FREE = "output_indices_dtype"  # of topk: its indices are not used, and their in
 Source = tuple[Operation, int]  # an operation and which of its outputs
 
 
-def difference(half: Program, full: Program) -> str | None:
+def difference(half: Program, full: Program, *, same_precision: bool = False) -> str | None:
     """Where the programs part, in one line; None when `half` is `full` with casts and constants rounded.
 
-    Walks both from their outputs to the input, casts of precision skipped.
+    Walks both from their outputs to the input, casts of precision skipped. `same_precision`: nothing is skipped or rounded, and
+    every type and shape is the same, so that both compute the same bits.
     """
     if len(half.outputs) != len(full.outputs):
         return f"{len(half.outputs)} outputs instead of {len(full.outputs)}"
+    if same_precision:
+        half = replace(half, steps={}, palettes={})
     made_half, made_full = _made(half), _made(full)
     pending = list(zip(half.outputs, full.outputs, strict=True))
     seen: set[tuple[str, str]] = set()
     while pending:
-        a, b = (_uncast(name, made) for name, made in zip(pending.pop(), (made_half, made_full), strict=True))
+        a, b = pending.pop()
+        if not same_precision:
+            a, b = _uncast(a, made_half), _uncast(b, made_full)
         if (a, b) in seen:
             continue
         seen.add((a, b))
         if a not in made_half or b not in made_full:
-            if not _same_given(a, b, half, full):
+            if not _same_given(a, b, half, full) or (same_precision and _type(a, half) != _type(b, full)):
                 return f"{a} is not {b} of the float32 program"
             continue
         (op_a, output_a), (op_b, output_b) = made_half[a], made_full[b]
         arguments = [{k: len(v) for k, v in op.arguments.items() if k != FREE} for op in (op_a, op_b)]
         if (op_a.kind, output_a) != (op_b.kind, output_b) or arguments[0] != arguments[1]:
             return f"{op_a.kind} {a} is not {op_b.kind} {b} of the float32 program"
+        if same_precision and _declared(op_a) != _declared(op_b):
+            return f"{op_a.kind} {a} gives {_declared(op_a)} instead of {_declared(op_b)}"
         for key, names in op_a.arguments.items():
             if key == FREE or (key == "perm" and _same_order(names[0], op_b.arguments[key][0], half, full)):
                 continue
@@ -50,6 +58,19 @@ def difference(half: Program, full: Program) -> str | None:
 
 def _made(program: Program) -> dict[str, Source]:
     return {v.name: (op, i) for op in program.operations for i, v in enumerate(op.outputs)}
+
+
+def _declared(op: Operation) -> str:
+    """Types and shapes of what an operation gives."""
+    return ", ".join(f"{v.dtype.__name__} {v.shape}" for v in op.outputs)
+
+
+def _type(name: str, program: Program) -> object:
+    """Of a constant or an input."""
+    held = program.constants.get(name)
+    if held is None:
+        return next((v.dtype, v.shape) for v in program.inputs if v.name == name)
+    return held.dtype if isinstance(held, np.ndarray) else str
 
 
 def _uncast(name: str, made: dict[str, Source]) -> str:

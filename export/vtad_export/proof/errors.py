@@ -12,4 +12,4 @@ class ParityError(VtadError):
 
 
 class RoundingError(ParityError):
-    """Every output is there and is a number, and yet they drift farther than their precision may, or verdicts differ."""
+    """A matter of the precision: outputs drift farther than it may, verdicts differ, or float16 overflows."""

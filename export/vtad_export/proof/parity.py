@@ -31,6 +31,7 @@ from vtad_runtime.contract.threshold.conformal import spread
 BATCH = 4
 NAMED = 5  # flips that an error names
 ROUNDINGS = 4  # times what rounding alone moves, an output may be off that decides nothing
+FLOAT16_FORMATS = ("coreml", "coreai")  # they compute in float16 in all precisions but fp32, and that may overflow
 FAULT = "install the versions of constraints.txt and export again, or report it"
 
 
@@ -67,6 +68,7 @@ class Comparison:
     fallback: FallbackComparison | None
     # How far that alone moves outputs that decide nothing, if they are over the limits of float32.
     rounding: dict[str, float]
+    faulty: frozenset[str]  # outputs that are not of torch's shape, or no numbers in torch: no matter of precision
 
 
 def prove(
@@ -92,11 +94,13 @@ def compare(
     flipped: list[Flip] = []
     scores: list[NDArray[np.float32]] = []
     fallback_flips, near_error = 0, 0.0
+    faulty: set[str] = set()
     for number, batch in enumerate(batches(sample.images, torch.device("cpu"), BATCH, "proving")):
         with torch.inference_mode():
             expected = {k: v.numpy() for k, v in detector(batch)._asdict().items()}
         got = execute(batch.numpy())
         _widen(worst, expected, got, calibration)
+        faulty |= {k for k, v in expected.items() if v.shape != got[k].shape or not np.isfinite(v).all()}
         score, threshold = expected["score"], calibration.threshold
         graded = np.arange(number * BATCH, number * BATCH + len(batch)) >= sample.ungraded
         differs = _differs(score, got["score"], threshold)
@@ -120,6 +124,7 @@ def compare(
         tuple(flipped),
         FallbackComparison(fallback_worst, apart, fallback_flips) if sample.fallback else None,
         _rounding(detector, sample, calibration, worst, tolerance),
+        frozenset(faulty),
     )
 
 
@@ -169,7 +174,8 @@ def accept(
         most = f" (at most {allowed})" if allowed else ""
         over.append(f"{flips} of {images} verdicts differ{most}: {named(flipped)}")
     if over:
-        rounded = precision != "fp32" and all(map(math.isfinite, worst.values()))
+        finite = all(map(math.isfinite, worst.values()))
+        rounded = precision != "fp32" and (finite or (format in FLOAT16_FORMATS and not found.faulty))
         error = RoundingError if rounded else ParityError
         remedy = _remedy(found, format, precision, limit, flips if flips > allowed else 0) if rounded else FAULT
         raise error(f"the {format} artefact does not agree with torch: {'; '.join(over)}; {remedy}; nothing was kept")
@@ -204,6 +210,8 @@ def _near(scores: NDArray[np.float32], error: float, flips: int, calibration: Ca
 
 def _remedy(found: Comparison, format: str, precision: str, tolerance: Mapping[str, float], flips: int) -> str:
     """What to do where rounding moved too much: a finer precision, or options that allow what was found."""
+    if not all(map(math.isfinite, found.max_error.values())):
+        return "float16 overflows: export with --precision fp32"
     finer = "fp16" if format == "coreml" and precision in COMPRESSED else "fp32"
     allow = [
         f"--tolerance {name}={_rounded_up(error):g}"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vtad.data.layout import GOOD, DataError, TestImage
 from vtad.metrics import evaluate_pixels, image_metrics
 from vtad.models.detector import Detector
+from vtad_export.proof.errors import RoundingError
 from vtad_export.proof.material import Execute
 from vtad_export.proof.parity import Flip
 from vtad_runtime.contract.card import Card
@@ -40,7 +41,10 @@ class Quality:
 
 
 def measured(every: Sequence[TestImage], card: Card, detector: Detector, execute: Execute, most: int) -> Quality:
-    """Judge test images by both, at most `most`, evenly spread over the kinds. Raises DataError for one that cannot be read."""
+    """Judge test images by both, at most `most`, evenly spread over the kinds.
+
+    Raises DataError for one that cannot be read, RoundingError for one of which the artefact gives what is no number.
+    """
     number = min(most, len(every))
     tests = [every[i * len(every) // number] for i in range(number)]
     scores: tuple[list[float], list[float]] = [], []
@@ -51,6 +55,11 @@ def measured(every: Sequence[TestImage], card: Card, detector: Detector, execute
         with torch.inference_mode():
             judged = detector(torch.from_numpy(pixels))
         here = execute(pixels)
+        if not all(np.isfinite(here[output]).all() for output in ("score", "heatmap")):
+            raise RoundingError(
+                f"{_name(test)}: expected a score and a heatmap of numbers, got infinity or NaN; "
+                "export with --precision fp32; nothing was kept"
+            )
         masks.append(mask)
         both = ((judged.score.numpy(), judged.heatmap.numpy()), (here["score"], here["heatmap"]))
         for i, (score, heatmap) in enumerate(both):
@@ -64,7 +73,7 @@ def measured(every: Sequence[TestImage], card: Card, detector: Detector, execute
         before=_measured(defective, scores[0], masks, maps[0]),
         after=_measured(defective, scores[1], masks, maps[1]),
         flipped=tuple(
-            Flip(f"{test.kind}/{test.path.name}", expected, got)
+            Flip(_name(test), expected, got)
             for test, expected, got in zip(tests, *scores, strict=True)
             if (expected > threshold) != (got > threshold)
         ),
@@ -80,6 +89,10 @@ def _measured(
     marked = [(mask, heat) for mask, heat in zip(masks, maps, strict=True) if mask is not None]
     pixels = evaluate_pixels([mask for mask, _ in marked], [heat for _, heat in marked])
     return Measured(image_metrics(defective, scores).auroc, pixels.aupro)
+
+
+def _name(test: TestImage) -> str:
+    return f"{test.kind}/{test.path.name}"
 
 
 def _read(test: TestImage, card: Card) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
