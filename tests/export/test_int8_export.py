@@ -19,7 +19,7 @@ from tiny_run import done, error
 
 import vtad_export.onnx_format.exporter as exporter
 from vtad.data.layout import find_category
-from vtad.report.card_words import error_lines
+from vtad.report.card_words import card_text, error_lines
 from vtad.run_folder import Run
 from vtad_export import to_onnx
 from vtad_export.commands.export import export as command
@@ -33,7 +33,7 @@ from vtad_export.proof.material import Execute, Material, load_material
 from vtad_export.proof.parity import Flip, accept, compare
 from vtad_export.proof.quality import Measured, Quality, measured
 from vtad_export.proof.tolerance import allowed_flips, limits
-from vtad_runtime.contract.card import Parity
+from vtad_runtime.contract.card import Card, Parity
 from vtad_runtime.contract.disk.files import PART
 from vtad_runtime.contract.references import largest_error
 from vtad_runtime.contract.threshold.conformal import spread
@@ -191,6 +191,20 @@ def test_the_test_images_tell_auroc_and_aupro_before_and_after(made: OnnxExport,
         assert values.image_auroc is not None
         assert values.aupro is not None
         assert report["quality"][side] == dataclasses.asdict(values)
+
+
+def test_test_images_count_among_those_whose_verdicts_may_flip(made: OnnxExport) -> None:
+    parity = made.parity
+    assert parity.images_test == 9
+    images = parity.images_good + parity.images_defective + 9
+    assert f"verdict flips   {parity.verdict_flips} of {images}" in error_lines(parity)
+    assert "and 9 test images" in card_text(made.path, made.card)
+    raw = json.loads(made.card.to_json())
+    del raw["parity"]["images_test"]  # as earlier versions wrote it
+    old = Card.from_json(json.dumps(raw)).parity
+    assert old is not None
+    assert old == dataclasses.replace(parity, images_test=0)
+    assert "test images" not in "".join(error_lines(old))
 
 
 def test_a_program_that_sees_nothing_is_measured_as_such(material: Material) -> None:

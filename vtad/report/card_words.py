@@ -59,7 +59,7 @@ def error_lines(parity: Parity) -> list[str]:
     ]
     return [
         *lines,
-        f"verdict flips   {parity.verdict_flips} of {parity.images_good + parity.images_defective}",
+        f"verdict flips   {parity.verdict_flips} of {parity.images_good + parity.images_defective + parity.images_test}",
         *_near_lines(parity.near),
     ]
 
@@ -82,9 +82,10 @@ def _allowed(limit: float | None, unit: str) -> str:
 def _proof(parity: Parity | None) -> list[str]:
     if parity is None:
         return ["none: this is not an export"]
+    tests = f" and {parity.images_test} test images" if parity.images_test else ""
     head = (
         f"{parity.format} {parity.precision} against torch on {parity.images_good} good images and "
-        f"{parity.images_defective} synthetic defects"
+        f"{parity.images_defective} synthetic defects{tests}"
     )
     return [head, *(f"  {line}" for line in error_lines(parity))]
 

@@ -196,6 +196,7 @@ def accept(
         tolerance={name: limit[name] for name in worst if name in limit},
         verdict_flips=flips,
         near=found.near,
+        images_test=tests,
     )
 
 

@@ -203,6 +203,7 @@ class Parity:
     tolerance: dict[str, float]  # an output that decides nothing has none
     verdict_flips: int  # of the good images and the synthetic defects, and of test images
     near: Near | None = None  # None on cards of earlier versions
+    images_test: int = 0  # the category's own, judged where weights are compressed; 0 on cards of earlier versions
 
 
 @dataclass(frozen=True)
