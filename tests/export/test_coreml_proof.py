@@ -128,6 +128,16 @@ def test_the_constants_of_the_package_are_the_checkpoints_bit_for_bit(packages: 
     }
 
 
+def test_a_tensor_that_the_layout_changed_is_not_said_to_equal_the_checkpoints(laid_out: Packages) -> None:
+    proof = laid_out.prove(laid_out.full)
+    assert (
+        "model.encoder.0.attention.qkv.weight" in proof.constants_derived
+    )  # three projections, and the norm before them
+    tensors = dict(laid_out.detector.named_parameters()) | dict(laid_out.detector.named_buffers())
+    numbers = [name for name, t in tensors.items() if t.is_floating_point()]
+    assert proof.constants_equal == len(numbers) - len(proof.constants_derived)
+
+
 @pytest.mark.parametrize("layout", ["packages", "laid_out"])
 def test_no_tensor_of_a_pruned_scorer_is_said_to_be_folded(layout: str, request: pytest.FixtureRequest) -> None:
     made: Packages = request.getfixturevalue(layout)

@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vtad.models.detector import Detector
 from vtad_export.coreml_format.graph import Verdict
@@ -36,8 +38,10 @@ class ReferenceProof:
     parity: Parity
     method: str
     flipped: tuple[Flip, ...]  # images judged otherwise than by torch, test images among them
-    constants_equal: int  # tensors of the checkpoint that the float32 program holds bit for bit, float16 rounded
-    constants_derived: tuple[str, ...]  # those that the converter folded into others: compared by execution only
+    constants_equal: (
+        int  # tensors of the checkpoint that the float32 program holds bit for bit, as they are or transposed
+    )
+    constants_derived: tuple[str, ...]  # those that were folded or rearranged: compared by execution only
     largest_float16: float  # of the activation that comes nearest to what it may be
     float16_limit: float  # that
     largest_float16_at: str  # its name in the program
@@ -65,13 +69,13 @@ def prove_package(
 
     `full` is the same detector in a float32 package, and `path` itself for one: it is held to torch's last digits. A package
     of lower `precision` must be that program rounded, and may drift by `tolerance`, by default the budget of its precision.
-    `judge`: measures the package on test images, whose flips count. `arranged`: the detector as it was converted, whose tensors
-    the package's constants must be; `detector` by default.
+    `judge`: measures the package on test images, whose flips count. `arranged`: the detector as it was converted: a constant that
+    has the name of one of its tensors must be it; `detector` by default.
     """
     if tolerance is None:
         tolerance = limits("fp32" if path == full else precision, detector, calibration, sample.ungraded)
     reference = Executor.load(full)
-    equal, derived = compare_constants(reference.program, arranged or detector)
+    equal, derived = compare_constants(reference.program, arranged or detector, detector)
     if path == full:
         found = compare(detector, reference, sample, calibration, tolerance)
         parity = accept(found, sample, format="coreml", precision="fp32", tolerance=tolerance)
@@ -158,24 +162,25 @@ def prove_verdict(verdict: Program, explain: Program) -> Lint:
     return lint(verdict)
 
 
-def compare_constants(program: Program, detector: Detector) -> tuple[int, tuple[str, ...]]:
-    """Tensors of the detector that a float32 program holds under their own name, bit for bit; and the names of the rest.
+def compare_constants(program: Program, arranged: Detector, detector: Detector) -> tuple[int, tuple[str, ...]]:
+    """How many tensors of the detector a float32 program holds bit for bit, as they are or transposed; names of the rest.
 
-    Raises ParityError where one of the same name differs.
+    Raises ParityError where a constant of the name of a tensor of `arranged`, the detector as it was converted, is not that.
     """
-    tensors = dict(detector.named_parameters()) | dict(detector.named_buffers())
-    equal, derived = 0, []
-    for name, tensor in tensors.items():
-        expected = tensor.detach().cpu().numpy()
-        held = [v for v in map(program.constants.get, _constant_names(name)) if isinstance(v, np.ndarray)]
-        for value in held:
-            if value.size != expected.size or value.tobytes() != expected.tobytes():
+    for name, expected in _tensors(arranged).items():
+        for value in map(program.constants.get, _constant_names(name)):
+            if isinstance(value, np.ndarray) and value.tobytes() != expected.tobytes():
                 raise ParityError(f"the coreml artefact: the constant {name} is not the checkpoint's; nothing was kept")
-        if held:
-            equal += 1
-        elif expected.dtype == np.float32:
-            derived.append(name)
-    return equal, tuple(derived)
+    contents = {value.tobytes() for value in program.constants.values() if isinstance(value, np.ndarray)}
+    trained = _tensors(detector)
+    derived = tuple(n for n, t in trained.items() if not contents & {t.tobytes(), t.T.tobytes()})
+    return len(trained) - len(derived), derived
+
+
+def _tensors(detector: Detector) -> dict[str, NDArray[Any]]:
+    """Those of numbers that are not whole, which count batches."""
+    tensors = dict(detector.named_parameters()) | dict(detector.named_buffers())
+    return {name: t.detach().cpu().numpy() for name, t in tensors.items() if t.dtype.is_floating_point}
 
 
 def _constant_names(name: str) -> list[str]:
