@@ -175,6 +175,15 @@ def test_a_slice_that_starts_within_a_row_of_large_values_becomes_infinite_on_so
     assert eligible(found) == CHIPS  # it runs there, and gives infinity
 
 
+@pytest.mark.parametrize(
+    ("axis", "largest", "infinite"), [(3, 5000.0, True), (-1, 5000.0, True), (3, 4094.0, False), (1, 5000.0, False)]
+)
+def test_so_do_the_parts_of_rows_that_are_split(axis: int, largest: float, infinite: bool) -> None:
+    operation = Operation("split", {"x": ("x",), "axis": ("a",)}, (Y, value("z", 1, 8, 64, 64)))
+    program = Program((value("x", 1, 8, 64, 128),), {"a": np.array(axis, INT)}, (operation,), ("y", "z"), "CoreML6")
+    assert rules(lint(program, {"x": largest})) == ({"slice": "A14/M1, A15/M2"} if infinite else {})
+
+
 @pytest.mark.parametrize(("strides", "doubtful"), [([2, 2], False), ([8, 8], True)])
 def test_where_sources_differ_the_finding_says_so_and_the_operation_counts_as_eligible(
     strides: list[int], doubtful: bool

@@ -36,7 +36,7 @@ from vtad_export.onnx_format.reading_back import check_rounded, compare_constant
 from vtad_export.proof.errors import ParityError
 from vtad_export.proof.interface import check_card
 from vtad_export.proof.material import Samples, samples
-from vtad_export.proof.parity import prove
+from vtad_export.proof.parity import accept, compare
 from vtad_export.proof.tolerance import TOLERANCE
 from vtad_runtime.contract.card import REFERENCES_KEY, Card, CardError
 from vtad_runtime.contract.errors import VtadError
@@ -69,14 +69,8 @@ class Checked:
         pixels = np.concatenate([self.sample.good, self.sample.defective]).transpose(0, 3, 1, 2)
         card, whole = write_sealed(path, self.card), onnx.load(path)
         read_back(path, card, whole, self.arranged, self.detector, pixels, TOLERANCE, self.references)
-        prove(
-            self.detector,
-            executor(path),
-            self.sample,
-            self.card.calibration,
-            format="onnx",
-            precision="fp32",
-        )
+        found = compare(self.detector, executor(path), self.sample, self.card.calibration, TOLERANCE)
+        accept(found, self.sample, format="onnx", precision="fp32", tolerance=TOLERANCE)
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ from vtad_export.onnx_format.int8 import learned_products
 from vtad_export.onnx_format.reading_back import batch_sizes
 from vtad_export.proof.exporter import Export
 from vtad_export.proof.material import Samples, decoded, image_files, load_material, samples
-from vtad_export.proof.parity import prove
+from vtad_export.proof.parity import accept, compare
 from vtad_export.proof.tolerance import TOLERANCE
 from vtad_runtime.contract.card import ONNX_KEY, REFERENCES_KEY
 from vtad_runtime.contract.fit import fit_image
@@ -240,7 +240,9 @@ def proof_with(trained: Run, threshold: float, change: Callable[[Outputs], Outpu
             return change({k: v.numpy() for k, v in detector(torch.from_numpy(batch))._asdict().items()})
 
     calibration = dataclasses.replace(trained.card().calibration, threshold=threshold)
-    prove(detector, execute, Samples(found.good, found.defective[:4]), calibration, format="onnx", precision="fp32")
+    sample = Samples(found.good, found.defective[:4])
+    result = compare(detector, execute, sample, calibration, TOLERANCE)
+    accept(result, sample, format="onnx", precision="fp32", tolerance=TOLERANCE)
 
 
 def test_one_flipped_verdict_fails_however_small_the_error(trained: Run) -> None:
@@ -268,8 +270,9 @@ def test_numbers_that_are_none_in_torch_are_no_proof_either(trained: Run, monkey
             return {k: np.nan_to_num(v.numpy()) for k, v in detector(torch.from_numpy(batch))._asdict().items()}
 
     detector.density_mean.fill_(float("nan"))
+    result = compare(detector, execute, found, trained.card().calibration, TOLERANCE)
     with pytest.raises(ParityError, match="density_map inf"):
-        prove(detector, execute, found, trained.card().calibration, format="onnx", precision="fp32")
+        accept(result, found, format="onnx", precision="fp32", tolerance=TOLERANCE)
 
 
 @pytest.mark.usefixtures("ready_graph")

@@ -27,8 +27,9 @@ from vtad.models.ssim import SSIM, Blur
 from vtad.models.whitening import Whitening
 from vtad_export.coreml_format.choices import Function, Layout
 from vtad_export.coreml_format.likelihoods import EngineCells, EngineFusion, EngineMaps, EnginePositionGaussian
-from vtad_export.coreml_format.neural_engine import LEVELS, ChannelAutoencoder
+from vtad_export.coreml_format.neural_engine import ChannelAutoencoder
 from vtad_export.folding.detector import adopt
+from vtad_export.folding.features import LEVELS
 from vtad_export.proof.quiet import quiet
 
 FLOAT32, FLOAT16 = "float32", "float16"

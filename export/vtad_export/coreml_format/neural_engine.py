@@ -43,9 +43,9 @@ from vtad_export.coreml_format.likelihoods import (
     EnginePositionGaussian,
 )
 from vtad_export.folding.detector import adopt
+from vtad_export.folding.features import LEVELS
 from vtad_export.folding.scorers import WHOLE, FoldedSegmentationHead, Share
 
-LEVELS = 255.0  # the highest level of a pixel
 HEAD_EPS = 1e-5  # of F.layer_norm
 
 

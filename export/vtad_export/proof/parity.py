@@ -71,21 +71,6 @@ class Comparison:
     faulty: frozenset[str]  # outputs that are not of torch's shape, or no numbers in torch: no matter of precision
 
 
-def prove(
-    detector: Detector,
-    execute: Execute,
-    sample: Samples,
-    calibration: Calibration,
-    *,
-    format: str,
-    precision: str,
-    tolerance: Mapping[str, float] = TOLERANCE,
-) -> Parity:
-    """Run both on all samples. Raises ParityError: a flip, a value that is not finite, or an error over its tolerance."""
-    found = compare(detector, execute, sample, calibration, tolerance)
-    return accept(found, sample, format=format, precision=precision, tolerance=tolerance)
-
-
 def compare(
     detector: Detector, execute: Execute, sample: Samples, calibration: Calibration, tolerance: Mapping[str, float]
 ) -> Comparison:

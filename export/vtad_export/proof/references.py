@@ -1,4 +1,4 @@
-"""Chooses the reference pictures of a run and asks torch about them; every artefact carries them, for whoever checks an engine.
+"""Chooses the reference pictures of a run and asks torch about them; ONNX files and Core ML packages carry them, for checks.
 
 Four good pictures and four synthetic defects. Where their noise takes more room than a model should carry, they are rounded to
 even levels, then to every fourth, which is hard to see; then there are fewer. Torch judges the pixels that are stored.

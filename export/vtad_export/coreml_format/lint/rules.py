@@ -178,7 +178,7 @@ class Checker:
         if number < FIRST_GENERATION.get(op.kind, len(GENERATIONS)):
             yield "operation"
         match op.kind:
-            case "slice_by_index" if generation.crops_in_fixed_point and self._starts_within_a_row(op):
+            case "slice_by_index" | "split" if generation.crops_in_fixed_point and self._starts_within_a_row(op):
                 if self._largest.get(op.arguments["x"][0], np.inf) > CROP_LIMIT:
                     yield "slice"
             case "pad":
@@ -218,6 +218,9 @@ class Checker:
         yield "channels last" if last else "short rows"
 
     def _starts_within_a_row(self, op: Operation) -> bool:
+        """Whether a slice does, or any part but the first of what is split."""
+        if op.kind == "split":
+            return self._ints(op, "axis")[0] in (-1, len(op.outputs[0].shape) - 1)
         begin, mask = self._ints(op, "begin"), self._ints(op, "begin_mask")
         return bool(begin) and begin[-1] != 0 and not (mask and mask[-1])
 
