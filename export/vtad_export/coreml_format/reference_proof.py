@@ -26,9 +26,7 @@ from vtad_export.proof.quality import Quality
 from vtad_export.proof.tolerance import COMPRESSED, TOLERANCE, limits
 from vtad_runtime.contract.card import Calibration, Parity
 
-FULL_IMAGES = (
-    6  # of each kind: what the float32 program behind a float16 package is held to torch on, and what is flushed
-)
+FULL_IMAGES = 6  # of each kind: for the float32 program behind a float16 package, and for subnormal numbers taken for 0
 
 
 @dataclass(frozen=True)
@@ -38,9 +36,7 @@ class ReferenceProof:
     parity: Parity
     method: str
     flipped: tuple[Flip, ...]  # images judged otherwise than by torch, test images among them
-    constants_equal: (
-        int  # tensors of the checkpoint that the float32 program holds bit for bit, as they are or transposed
-    )
+    constants_equal: int  # tensors of the checkpoint that the float32 program holds bit for bit, perhaps transposed
     constants_derived: tuple[str, ...]  # those that were folded or rearranged: compared by execution only
     largest_float16: float  # of the activation that comes nearest to what it may be
     float16_limit: float  # that

@@ -29,9 +29,7 @@ REFERENCE = A14  # what one number speaks of where there is room for one only
 MAX_CHANNELS = 65536  # on all of them
 # Operations that sum up products.
 PRODUCTS = frozenset(("conv", "conv_transpose", "einsum", "linear", "matmul", "scaled_dot_product_attention"))
-PRODUCT_LIMIT = (
-    32752.0  # the largest number that such a sum may be on the M1, half of what float16 holds: guide, chapter 3
-)
+PRODUCT_LIMIT = 32752.0  # the largest that such a sum is on the M1, half of what float16 holds: guide, chapter 3
 SMALLEST_NORMAL = 2.0**-14  # of float16; what is smaller and not 0 is subnormal
 
 # After the guide, chapter 35 (families) and appendix A (operations).

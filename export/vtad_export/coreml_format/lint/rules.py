@@ -36,9 +36,8 @@ Effect = Literal["elsewhere", "slower", "no faster", "infinite", "inexact", "dou
 class Rule:
     """One rule of thumb."""
 
-    effect: (
-        Effect  # likely on GPU or CPU; slow; gives infinity; loses digits; or eligible by one source and not by another
-    )
+    # Likely on GPU or CPU; slow; gives infinity; loses digits; or eligible by one source and not by another.
+    effect: Effect
     reason: str
     advice: str  # "" where there is nothing to do
     sources: str  # names of `sources.SOURCES`, with chapters
