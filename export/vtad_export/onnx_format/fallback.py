@@ -12,8 +12,8 @@ from vtad.run_folder import not_written
 from vtad_export.onnx_format.exporter import to_onnx
 from vtad_export.onnx_format.graph import executor_of
 from vtad_export.proof.material import Fallback, Material
-from vtad_runtime.contract.disk.files import beside_of
 from vtad_runtime.contract.card import Card
+from vtad_runtime.contract.disk.files import beside_of
 from vtad_runtime.engine.coreml_engine import plain_stem
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
