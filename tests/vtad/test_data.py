@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import random
@@ -63,6 +64,23 @@ def test_good_pictures_may_lie_in_subfolders_and_other_files_are_left_alone(
     (good / "._000.png").write_bytes(b"\0")
     names = [p.relative_to(good).as_posix() for p in find_category(data, "part").train_good]
     assert names == [*(f"{i:03d}.png" for i in range(6)), "monday/a.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_named_and_not_left_out(
+    make_category: MakeCategory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_category("part")
+    scandir, shut = os.scandir, data / "part" / "train" / "good" / "lot_2"
+    shut.mkdir()
+
+    def refuse(path: str) -> object:
+        if Path(path) == shut:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="lot_2: expected a readable folder, got Permission denied"):
+        find_category(data, "part")
 
 
 def test_a_missing_category_names_those_found_and_how_to_make_one(make_category: MakeCategory) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vtad_runtime.contract.disk.walking import walk
-from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.errors import VtadError, one_line
 from vtad_runtime.contract.image import is_image
 
 GOOD = "good"
@@ -83,7 +83,7 @@ def find_categories(data_dir: Path) -> tuple[str, ...]:
 
 
 def find_category(data_dir: Path, category: str) -> CategoryFiles:
-    """The files of `data_dir`/`category`. Raises DataError: no such category, no train/good, or no pictures in it."""
+    """The files of `data_dir`/`category`. Raises DataError: no such category, no train/good, no pictures in it, a shut folder."""
     root = data_dir / category
     require_folder_name(category)
     train = _good_folder(root / "train") or root / "train" / GOOD
@@ -115,16 +115,28 @@ def require_folder_name(category: str) -> None:
 
 
 def pictures_below(folder: Path) -> tuple[Path, ...]:
-    """Every picture file in `folder` and its subfolders, dot folders aside, sorted by relative name."""
-    found = [here / name for here, _, names in walk(folder) for name in names]
-    files = [path for path in found if is_image(path) and path.is_file()]
+    """Every picture file in `folder` and its subfolders, dot folders aside, sorted by relative name; none if it does not exist.
+
+    Raises DataError where a folder cannot be listed.
+    """
+    files = [path for path in _files_below(folder) if is_image(path) and path.is_file()]
     return tuple(sorted(files, key=lambda path: path.relative_to(folder).as_posix()))
+
+
+def _files_below(folder: Path) -> list[Path]:
+    return [here / name for here, _, names in walk(folder, _refuse) for name in names] if folder.exists() else []
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(
+        f"{error.filename}: expected a readable folder, got {one_line(error)}; check its permissions"
+    ) from error
 
 
 def files_left_out(files: CategoryFiles) -> dict[str, int]:
     """How many files of a category are no pictures that vtad reads, by suffix; hidden files and those of Windows aside."""
     folders = _good_folder(files.root / "train"), files.root / "test"
-    found = [here / name for folder in folders if folder for here, _, names in walk(folder) for name in names]
+    found = [path for folder in folders if folder for path in _files_below(folder)]
     shown = [p for p in found if not p.name.startswith(".") and p.name.lower() not in LITTER]
     kinds = [
         "(link to nothing)" if not p.exists() else p.suffix.lower() or "(no suffix)" for p in shown if _left_out(p)
