@@ -19,7 +19,7 @@ from vtad.data.layout import CategoryFiles, DataError, find_category
 from vtad.data.registration import with_shift
 from vtad.data.sizing import with_size
 from vtad.fitting.checkpoint import save_tensors
-from vtad.fitting.device import pick_device
+from vtad.fitting.device import pick_device, room_errors_as_lines
 from vtad.fitting.distributed import ALONE, Processes
 from vtad.fitting.loop import Report, Reporter, Validated, begun, resumed
 from vtad.fitting.symmetries import with_symmetries
@@ -37,7 +37,10 @@ from vtad.run_folder import (
     sha256,
 )
 
+SMALLER = "lower --batch-size, or --image-height and --image-width, or take another --device"
 
+
+@room_errors_as_lines(SMALLER)
 def train(
     config: Config,
     *,
@@ -59,8 +62,8 @@ def train(
     `resume` continues a run that was stopped, with the configuration of that run; only where its data are may be another.
     `stop` is called after each step. `started` is called once, with the run folder, before the first step. `processes`: those
     that share each batch; the first alone calls `report`, `started` and `validated`, and writes.
-    Raises DataError, ConfigError, BackboneError, CalibrationError, RunError, TrainingError or Interrupted, each with one line;
-    ProcessLost, and Ended where another process says why.
+    Raises DataError, ConfigError, BackboneError, CalibrationError, RunError, TrainingError, NoRoom or Interrupted, each with
+    one line; ProcessLost, and Ended where another process says why.
     """
     if resume is not None:
         config = dataclasses.replace(processes.of_first(resume.config), data=config.data)

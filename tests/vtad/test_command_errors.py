@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from tiny_run import done, error, flags, invoke
 
@@ -305,6 +306,37 @@ def test_a_fault_of_ours_is_one_line_and_70(make_category: MakeCategory, monkeyp
     monkeypatch.setattr(sampling, "corrupt_batch", fault)
     line = error(70, vtad_train, "--category", "part", *flags())
     assert line == "Error: internal error: ZeroDivisionError: a fault; please report it"
+
+
+FULL = [
+    MemoryError("Unable to allocate 3 GiB"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+@pytest.mark.parametrize("full", FULL, ids=["numpy", "cuda", "cpu"])
+def test_a_training_that_does_not_fit_into_memory_names_the_options_that_make_it_smaller(
+    make_category: MakeCategory, monkeypatch: pytest.MonkeyPatch, full: Exception
+) -> None:
+    make_category("part", train=16)
+    monkeypatch.setattr(training, "Detector", _raising(full))
+    line = error(2, vtad_train, "--category", "part", *flags())
+    assert f"expected enough memory, got: {full}: lower --batch-size, or --image-height and --image-width" in line
+
+
+def test_an_evaluation_that_does_not_fit_into_memory_names_the_device(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "load_detector", _raising(FULL[1]))
+    assert "take another --device" in error(2, vtad_eval, "--run", run.path)
+
+
+def _raising(error: Exception) -> Callable[..., Any]:
+    def fail(*_: object) -> Any:
+        raise error
+
+    return fail
 
 
 @pytest.mark.parametrize(

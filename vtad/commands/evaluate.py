@@ -15,7 +15,8 @@ from vtad_runtime.contract.command_line.command import no_traceback, say
 _CODES = """\b
 Exit codes:
   0    evaluated
-  2    usage: no such run, no test images, an unreadable image or mask
+  2    usage: no such run, no test images, an unreadable image or mask,
+       too little memory
   4    metrics.json or report.html could not be written
   70   internal error
 """

@@ -52,7 +52,7 @@ _CODES = """\b
 Exit codes:
   0    trained, calibrated and saved
   1    the training diverged, or another of its processes ended
-  2    usage: bad arguments, missing or unreadable images, too few of them,
+  2    usage: bad arguments, missing or unreadable images, too few of them, too little memory,
        no usable pretrained weights, an output folder that cannot be made
   4    a file could not be written, e.g. the disk is full
   70   internal error

@@ -16,7 +16,7 @@ from vtad.data.layout import GOOD, DataError
 from vtad.data.run_data import run_data
 from vtad.evaluation.at_source import Map, Mask, at_source
 from vtad.evaluation.judging import Judged, judged
-from vtad.fitting.device import pick_device
+from vtad.fitting.device import pick_device, room_errors_as_lines
 from vtad.inspection import input_spec
 from vtad.metrics import Curve, PixelReport, RankedPixels, ScoreReport, evaluate_scores
 from vtad.models.trained import load_detector
@@ -53,6 +53,9 @@ class Evaluation:
         return values
 
 
+ELSEWHERE = "take another --device, or train with smaller --image-height and --image-width"
+
+
 @dataclass(frozen=True)
 class _Maps:
     heatmap: Map  # (H, W)
@@ -61,6 +64,7 @@ class _Maps:
     mask: Mask | None  # (H, W); None: defective, but nobody marked where
 
 
+@room_errors_as_lines(ELSEWHERE)
 def evaluate(
     run: Run,
     *,
@@ -71,7 +75,7 @@ def evaluate(
     """Judge the test images of a run's category, write metrics.json and the card's results, return them.
 
     `data`: the folder of categories, by default the one it was trained from. `watch` sees each picture as it is judged, with
-    its mask at the picture's size or shrunk with it. Raises RunError, CardError, DataError.
+    its mask at the picture's size or shrunk with it. Raises RunError, CardError, DataError, NoRoom.
     """
     config, card = run.config(), run.card()
     found_data = run_data(run, Path(data) if data else None)

@@ -1,20 +1,33 @@
-"""Which device computes, and whether bfloat16 makes it faster there."""
+"""Which device computes, whether bfloat16 makes it faster there, and what is said when its memory does not suffice."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
 from vtad.config import ConfigError
+from vtad_runtime.contract.errors import VtadError, one_line
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 GAIN = 1.05  # bfloat16 must make a step this much faster to be worth its rounding
 TURNS = 3  # times that each way is timed, after one that is not
 HOPELESS = 3.0  # a product that is so much slower in bfloat16 decides it
+NO_ROOM = (  # as torch says it of CUDA, MPS and the CPU, where it has no class for it; and OpenCV
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "insufficient memory",
+    "alloc_failed",
+)
+
+
+class NoRoom(VtadError):
+    """What was to be computed does not fit into memory. The message is one line."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -30,6 +43,20 @@ def pick_device(name: str) -> torch.device:
         have = ", ".join(kind for kind, there in present.items() if there)
         raise ConfigError(f"device: expected one that this machine has ({have}) or auto, got {name}")
     return torch.device(name)
+
+
+@contextmanager
+def room_errors_as_lines(remedy: str) -> Iterator[None]:
+    """Raise NoRoom, which names the remedy, for whatever a library raises inside the block when memory is at its end."""
+    try:
+        yield
+    except VtadError:
+        raise
+    except Exception as e:
+        said = one_line(e)
+        if not isinstance(e, MemoryError) and not any(words in said.lower() for words in NO_ROOM):
+            raise
+        raise NoRoom(f"expected enough memory, got: {said}: {remedy}") from e
 
 
 def matrix_product(bfloat16: bool) -> None:

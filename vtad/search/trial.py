@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-import torch
 
 from vtad.config import Config, ConfigError
-from vtad.fitting.device import pick_device
+from vtad.fitting.device import NoRoom, pick_device, room_errors_as_lines
 from vtad.fitting.loop import Interrupted, Reporter, TrainingError
 from vtad.models.detector import Detector
 from vtad.models.trained import load_detector
 from vtad.run_folder import Run
 from vtad.search.judge import Judge
 from vtad.search.space import Space
-from vtad.training import train
+from vtad.training import SMALLER, train
 
 TENTHS = 10  # of a training: trials are compared where they are equally far
 
@@ -52,11 +51,12 @@ class Trainer:
         values = self.space.draw(trial)
         try:
             config = dataclasses.replace(self.config, **values).check()
-            return self._trained(config, run, trial, report, stop)
+            with room_errors_as_lines(SMALLER):
+                return self._trained(config, run, trial, report, stop)
         except Interrupted:
             shutil.rmtree(run.path, ignore_errors=True)  # its next attempt begins anew, in a folder of its own
             raise
-        except (ConfigError, TrainingError, torch.OutOfMemoryError) as e:
+        except (ConfigError, TrainingError, NoRoom) as e:
             run.checkpoint.unlink(missing_ok=True)
             raise NoFigure(str(e)) from e
 
