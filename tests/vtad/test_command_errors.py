@@ -185,6 +185,28 @@ def test_of_several_categories_each_is_known_to_have_pictures_before_the_first_i
     assert "nut/train/good: expected at least 6 good pictures, got 2" in refused("--category", "all", *flags())
 
 
+def test_of_several_categories_every_picture_is_opened_before_the_first_is_trained(
+    make_category: MakeCategory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_category("bolt", train=16)
+    (make_category("nut", train=16) / "nut" / "train" / "good" / "007.png").write_bytes(b"no picture")
+    monkeypatch.setattr(training, "ImageCache", _too_soon)
+    assert "nut/train/good/007.png: expected" in refused("--category", "all", *flags())
+
+
+def test_a_category_that_cannot_be_trained_keeps_no_other_from_its_training(make_category: MakeCategory) -> None:
+    path = make_category("bolt", train=16) / "bolt" / "train" / "good" / "007.png"
+    content = path.read_bytes()
+    middle = len(content) // 2  # its headers say nothing of it
+    path.write_bytes(content[:middle] + bytes(20) + content[middle + 20 :])
+    make_category("nut", train=16)
+    result = invoke(vtad_train, "--category", "all", *flags(epochs=1))
+    assert result.exit_code == 2
+    assert "bolt: data/bolt/train/good/007.png: expected" in result.stderr.replace(f"{Path.cwd()}/", "")
+    assert "Error: 1 of 2 categories could not be trained, see above: bolt" in result.stderr
+    assert Run(Path("runs/nut/0001")).complete
+
+
 @pytest.mark.parametrize(("command", "slow"), [(vtad_eval, "load_detector"), (vtad_export, "load_material")])
 def test_a_run_that_cannot_be_written_to_is_said_before_a_picture_is_judged(
     command: Any, slow: str, run: Run, monkeypatch: pytest.MonkeyPatch

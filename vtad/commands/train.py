@@ -32,6 +32,7 @@ from vtad.commands.train_options import (
 from vtad.config import Config, ConfigError
 from vtad.data.images import split_good
 from vtad.data.layout import find_categories, find_category
+from vtad.data.sizing import sizes_of
 from vtad.preset_file import preset_of
 from vtad.report.library import missing
 from vtad.run_folder import Run
@@ -39,7 +40,7 @@ from vtad_runtime.contract.card import FULL_SCALE
 from vtad_runtime.contract.command_line.command import no_traceback, say
 from vtad_runtime.contract.command_line.sections import SectionCommand
 from vtad_runtime.contract.command_line.stopping import stoppable
-from vtad_runtime.contract.errors import VtadError
+from vtad_runtime.contract.errors import INTERNAL, NOT_WRITTEN, STOPPED, VtadError, disk_full, why
 from vtad_runtime.contract.progress import Bar
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ Exit codes:
   4    a file could not be written, e.g. the disk is full
   70   internal error
   130  stopped by Ctrl-C, 143 by SIGTERM; continue by vtad-train --resume
+  Of several categories one that fails keeps no other from its training; the
+  exit code is that of the first that failed.
 """
 
 
@@ -112,9 +115,13 @@ def train(
             return
         names = _once(processes, lambda: _categories(category, data_dir))
         configs = [preset_of(preset_name, name, data=str(data_dir), out=out, **changes) for name in names]
-        _once(processes, lambda: _require_pictures(configs))
-        for config in configs:
-            _train(config, None, store, processes)
+        if len(configs) > 1:
+            _once(processes, lambda: _require_pictures(configs))
+        if len(configs) == 1 or processes is not None:  # of several processes, one may fail alone
+            for config in configs:
+                _train(config, None, store, processes)
+            return
+        _train_each(configs, store)
 
 
 @contextmanager
@@ -155,9 +162,35 @@ def _categories(category: str | None, data_dir: Path) -> tuple[str, ...]:
 
 
 def _require_pictures(configs: list[Config]) -> None:
-    """Before the first of several trainings: every category has enough good pictures. Raises DataError."""
+    """Before the first of several trainings: every category has enough good pictures, as their headers say. Raises DataError."""
     for config in configs:
-        split_good(find_category(Path(config.data), config.category).train_good, config.val_split, config.seed)
+        files = find_category(Path(config.data), config.category).train_good
+        split_good(files, config.val_split, config.seed)
+        sizes_of(files)
+
+
+def _train_each(configs: list[Config], store: Store | None) -> None:
+    """One after the other. A category that fails keeps no other from its training; it is said when it fails, and at the end.
+
+    Raises VtadError: some failed, with the exit code of the first; stopped, or a file that cannot be written, at once.
+    """
+    failed: dict[str, int] = {}
+    for config in configs:
+        try:
+            with library_errors_as_lines():
+                _train(config, None, store, None)
+        except Exception as e:
+            code = e.exit_code if isinstance(e, VtadError) else INTERNAL
+            if code >= STOPPED or code == NOT_WRITTEN or isinstance(e, BrokenPipeError) or disk_full(e):
+                raise
+            failed[config.category] = code
+            say(
+                f"{config.category}: {why(e) if code != INTERNAL else f'internal error: {why(e)}; please report it'}",
+                err=True,
+            )
+    if failed:
+        names, (first, *_) = ", ".join(failed), failed.values()
+        raise VtadError(f"{len(failed)} of {len(configs)} categories could not be trained, see above: {names}", first)
 
 
 def _train(config: Config, resume: Run | None, store: Store | None, joined: Processes | None) -> None:

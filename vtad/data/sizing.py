@@ -25,12 +25,16 @@ def with_size(config: Config, files: Sequence[Path]) -> Config:
     """The configuration with its input size filled in; itself when it is given. Raises DataError naming an unreadable file."""
     if config.size == "given":
         return config
+    height, width = chosen_size(sizes_of(files), config.image_height * config.image_width)
+    return dataclasses.replace(config, size="given", image_height=height, image_width=width).check()
+
+
+def sizes_of(files: Sequence[Path]) -> list[tuple[int, int]]:
+    """(width, height) of each picture, from its headers. Raises DataError naming an unreadable file."""
     try:
-        sizes = [image_size(file) for file in files]
+        return [image_size(file) for file in files]
     except ImageError as e:
         raise DataError(f"{e}; vtad-data check finds every such file") from e
-    height, width = chosen_size(sizes, config.image_height * config.image_width)
-    return dataclasses.replace(config, size="given", image_height=height, image_width=width).check()
 
 
 def chosen_size(sizes: Sequence[tuple[int, int]], pixels: int) -> tuple[int, int]:
