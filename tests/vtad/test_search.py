@@ -330,6 +330,19 @@ def test_trials_that_are_pruned_or_diverge_count_and_say_why(worker: Callable[..
     assert len(states(one)) == 5
 
 
+def test_the_best_is_that_of_all_trials_also_for_a_worker_that_wants_fewer(worker: Callable[..., Worker]) -> None:
+    many = worker(Trainings(), 3)
+    many.study.enqueue_trial({"learning_rate": 9e-3})  # better than the first
+    many.work()
+    best = max(many.study.get_trials(), key=lambda trial: trial.value or 0.0)
+    few = worker(Trainings(), 1)
+    few.work()
+    found = found_in(few.study, 1)
+    assert found.best is not None
+    assert found.best.number == best.number > 0
+    assert len(found.standing.ended) == found.standing.wanted == 3
+
+
 def test_a_stopped_trial_is_tried_again_with_its_options_when_the_command_comes_again(
     worker: Callable[..., Worker],
 ) -> None:

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vtad.config import Config
 from vtad.inspection import without_places
-from vtad.search.attempts import Standing, standing
+from vtad.search.attempts import ENDED, Standing, slot, standing
 from vtad.search.space import Space
 from vtad_runtime.contract.errors import VtadError
 
@@ -78,11 +78,14 @@ class Found:
 
 
 def found_in(study: optuna.Study, wanted: int) -> Found:
-    """Of a study of so many trials."""
-    now = standing(study.get_trials(deepcopy=False), wanted)
-    complete = [trial for trial in now.ended if trial.state is TrialState.COMPLETE]
+    """Of all trials of a study, also where fewer are `wanted` than it has: another worker may have wanted more."""
+    trials = study.get_trials(deepcopy=False)
+    there = len({slot(trial) for trial in trials if trial.state in ENDED})
+    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     start = next((trial for trial in complete if START in trial.user_attrs), None)
-    return Found(now, max(complete, key=lambda trial: trial.value or 0.0, default=None), start)
+    return Found(
+        standing(trials, max(wanted, there)), max(complete, key=lambda trial: trial.value or 0.0, default=None), start
+    )
 
 
 def _require_same(name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
