@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from tiny_run import TINY, done, error, invoke, tiny
 
 from vtad.run_folder import Run
 from vtad_benchmark.commands.bench import bench
+from vtad_benchmark.jobs import working
 from vtad_benchmark.jobs.plan import Plan
 from vtad_benchmark.methods import presets
 from vtad_benchmark.methods.options import Options, adopts
@@ -237,6 +239,28 @@ def test_a_job_that_fails_holds_nothing_else_up_and_is_tried_again(pills: Path, 
     done(bench, *command)
     assert [row.category for row in read_rows(out)] == ["a", "b"]
     assert not list(out.glob("locks/*/*.failed"))
+
+
+def test_a_fault_of_ours_ends_its_job_alone(pills: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(plan: object, job: object, *_: object) -> None:
+        raise ZeroDivisionError(f"a fault in {job}")
+
+    monkeypatch.setattr(working, "do", fault)
+    result = invoke(bench, "--data", pills, "--out", tmp_path, "--seeds", 2, "--method", "l1")
+    assert result.exit_code == 1
+    for seed in (0, 1):
+        said = f"internal error: ZeroDivisionError: a fault in pill, l1, seed {seed}; please report it"
+        assert f"pill, l1, seed {seed}: {said}" in result.stderr
+
+
+def test_a_file_system_without_locks_is_worked_on(pills: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    monkeypatch.setattr(working, "do", lambda *_: pytest.fail("a method was begun"))
+    with pytest.raises(pytest.fail.Exception, match="a method was begun"):
+        invoke(bench, "--data", pills, "--out", tmp_path, "--seeds", 1, "--method", "l1")
 
 
 def test_what_nothing_could_judge_is_not_trained(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vtad_runtime.contract.errors import VtadError, disk_full, one_line
+from vtad_runtime.contract.errors import INTERNAL, NOT_WRITTEN, STOPPED, VtadError, disk_full, one_line, why
 
 EXTRAS = {"optuna": "sweep", "sqlalchemy": "sweep", "mlflow": "track", "jinja2": "report", "matplotlib": "report"}
 
@@ -24,3 +24,19 @@ def library_errors_as_lines() -> Iterator[None]:
     except ImportError as e:
         extra = EXTRAS.get((e.name or "").partition(".")[0], "export")
         raise VtadError(f"this command needs {e.name}, which is not installed: pip install 'vtad[{extra}]'") from e
+
+
+def code_of(error: Exception) -> int:
+    """What a command ends with after an error."""
+    return error.exit_code if isinstance(error, VtadError) else INTERNAL
+
+
+def ends_all(error: Exception) -> bool:
+    """Whether the error of one training ends the others, too: stopped, a full disk, a reader of stdout that went away."""
+    code = code_of(error)
+    return code == NOT_WRITTEN or code >= STOPPED or isinstance(error, BrokenPipeError) or disk_full(error)
+
+
+def line_of(error: Exception) -> str:
+    """One line about an error that ends no command."""
+    return str(error) if isinstance(error, VtadError) else f"internal error: {why(error)}; please report it"

@@ -15,7 +15,7 @@ import click
 from click.core import ParameterSource
 
 from vtad.commands.curves import curves
-from vtad.commands.library_errors import library_errors_as_lines
+from vtad.commands.library_errors import code_of, ends_all, library_errors_as_lines, line_of
 from vtad.commands.options import ALL, CONTEXT, DATA_FOLDER, NAMES_HELP, require_category
 from vtad.commands.tracking_options import Store, store_named, store_of, tracking, tracking_options
 from vtad.commands.train_options import (
@@ -40,7 +40,7 @@ from vtad_runtime.contract.card import FULL_SCALE
 from vtad_runtime.contract.command_line.command import no_traceback, say
 from vtad_runtime.contract.command_line.sections import SectionCommand
 from vtad_runtime.contract.command_line.stopping import stoppable
-from vtad_runtime.contract.errors import INTERNAL, NOT_WRITTEN, STOPPED, VtadError, disk_full, why
+from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.progress import Bar
 
 if TYPE_CHECKING:
@@ -180,14 +180,10 @@ def _train_each(configs: list[Config], store: Store | None) -> None:
             with library_errors_as_lines():
                 _train(config, None, store, None)
         except Exception as e:
-            code = e.exit_code if isinstance(e, VtadError) else INTERNAL
-            if code >= STOPPED or code == NOT_WRITTEN or isinstance(e, BrokenPipeError) or disk_full(e):
+            if ends_all(e):
                 raise
-            failed[config.category] = code
-            say(
-                f"{config.category}: {why(e) if code != INTERNAL else f'internal error: {why(e)}; please report it'}",
-                err=True,
-            )
+            failed[config.category] = code_of(e)
+            say(f"{config.category}: {line_of(e)}", err=True)
     if failed:
         names, (first, *_) = ", ".join(failed), failed.values()
         raise VtadError(f"{len(failed)} of {len(configs)} categories could not be trained, see above: {names}", first)

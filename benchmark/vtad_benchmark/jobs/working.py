@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vtad.commands.library_errors import library_errors_as_lines
-from vtad.run_folder import WriteError, make_folder, write_text
+from vtad.commands.library_errors import ends_all, library_errors_as_lines, line_of
+from vtad.run_folder import make_folder, write_text
 from vtad_benchmark.jobs.plan import Job, Plan
 from vtad_benchmark.jobs.provenance import made
 from vtad_benchmark.methods.options import short_name
@@ -22,7 +22,6 @@ from vtad_benchmark.results.row import BASELINES, Row
 from vtad_benchmark.results.rows import write_row
 from vtad_runtime.contract.command_line.stopping import stoppable, stopped, stopped_as_line
 from vtad_runtime.contract.disk.lock import Lock, Locked
-from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.progress import Bar
 
 if TYPE_CHECKING:  # torch is imported when a job needs it
@@ -64,13 +63,11 @@ def _done_now(plan: Plan, job: Job, given: Surroundings, number: str) -> bool:
         try:
             with library_errors_as_lines():
                 row = do(plan, job, say, given.orphaned)
-        except WriteError:
-            raise
-        except VtadError as e:
-            if e.exit_code >= 128:  # stopped
+        except Exception as e:  # whatever it is, it must not keep the other jobs from being done
+            if ends_all(e):
                 raise
-            write_text(plan.failure(job), f"{time.time()} {e}\n")
-            say(f"failed: {e}")
+            write_text(plan.failure(job), f"{time.time()} {line_of(e)}\n")
+            say(f"failed: {line_of(e)}")
             return False
         write_row(plan.row(job), row)
         plan.failure(job).unlink(missing_ok=True)
@@ -81,18 +78,21 @@ def _done_now(plan: Plan, job: Job, given: Surroundings, number: str) -> bool:
 
 @contextmanager
 def _held(plan: Plan, job: Job) -> Iterator[bool]:
-    """Whether the job's lock could be taken; it is freed at the end."""
-    path = plan.lock(job)
+    """Whether the job's lock could be taken, or there are no locks; it is freed at the end."""
+    path, lock = plan.lock(job), None
     make_folder(path.parent)
     try:
         lock = Lock(path)
     except Locked:
         yield False
         return
+    except OSError:  # a file system without locks
+        pass
     try:
         yield True
     finally:
-        lock.close()
+        if lock is not None:
+            lock.close()
 
 
 def held_elsewhere(plan: Plan, job: Job) -> bool:
