@@ -22,7 +22,7 @@ from tiny_run import TINY, done, error, invoke, tiny
 
 from vtad.run_folder import Run
 from vtad_benchmark.commands.bench import bench
-from vtad_benchmark.jobs import working
+from vtad_benchmark.jobs import processes, working
 from vtad_benchmark.jobs.plan import Plan
 from vtad_benchmark.methods import presets
 from vtad_benchmark.methods.options import Options, adopts
@@ -166,6 +166,20 @@ def test_every_choice_of_a_method_is_in_its_fingerprint() -> None:
     assert Options(minutes=5, patches=5).fingerprint("padim") == plain.fingerprint("padim")
     assert Options(size=(64, 64)).fingerprint("padim") != plain.fingerprint("padim")
     assert Options(size=(64, 64)).fingerprint("paper") == plain.fingerprint("paper")
+
+
+def test_a_change_may_be_of_any_field_and_has_its_type(
+    pills: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[Plan] = []
+    monkeypatch.setattr(processes, "work_here", lambda plan, *_: plans.append(plan))
+    texts = ("optimizer=sgd", "shift=0.03", "fit=letterbox", "bits=12", "threshold_rule=guaranteed", "backbone=false")
+    changes = [part for text in (*texts, "learning_rate=1e-3", "symmetries=none") for part in ("--change", text)]
+    assert invoke(bench, "--data", pills, "--out", tmp_path, *changes).exit_code == 1
+    config = plans[0].options.config("default", "cup", 0)
+    assert (config.optimizer, config.shift, config.fit, config.bits) == ("sgd", 0.03, "letterbox", 12)
+    assert (config.threshold_rule, config.backbone) == ("guaranteed", False)
+    assert (config.learning_rate, config.symmetries) == (1e-3, "none")
 
 
 def test_the_folder_of_a_training_is_the_one_of_earlier_versions() -> None:
@@ -321,9 +335,9 @@ def test_processes_share_the_jobs_and_do_none_twice(pills: Path, tmp_path: Path)
     for name in ("a", "b", "c", "d"):
         shutil.copytree(pills / "pill", data / name)
     command = ("--data", data, "--out", out, "--method", "l1", "--minutes", 0.01, "--size", "64x64", "--seeds", 1)
-    processes = started(*command, "--jobs", 2), started(*command)
-    said = [process.communicate(timeout=300)[1] for process in processes]
-    assert {process.returncode for process in processes} <= {0, 3}, said
+    both = started(*command, "--jobs", 2), started(*command)
+    said = [process.communicate(timeout=300)[1] for process in both]
+    assert {process.returncode for process in both} <= {0, 3}, said
     assert [row.category for row in read_rows(out)] == ["a", "b", "c", "d"]
     lines = [line for text in said for line in text.splitlines()]
     assert sum(": done in" in line for line in lines) == 4
@@ -339,6 +353,8 @@ def test_processes_share_the_jobs_and_do_none_twice(pills: Path, tmp_path: Path)
         ("--size", "60x64", "multiple of"),
         ("--change", "registers=few", "--change: expected a field of the configuration and its value"),
         ("--change", "register=0", "got 'register=0'"),
+        ("--change", "bits=11", "bits: expected"),
+        ("--change", "minutes=3", "minutes has an option of its own"),
         ("--change", "seed=3", "seed has an option of its own"),
         ("--data", "nowhere", "expected a folder of categories"),
     ],

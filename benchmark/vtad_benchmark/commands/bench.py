@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -18,6 +19,7 @@ from vtad_benchmark.methods.options import MINUTES, PATCHES, Options
 from vtad_benchmark.results.row import BASELINES
 from vtad_runtime.contract.command_line.command import no_traceback, say
 from vtad_runtime.contract.errors import FAILED
+from vtad_runtime.contract.typed_json import WrongJson, typed
 
 ELSEWHERE = 3
 
@@ -141,20 +143,25 @@ def _changes(texts: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
     found = []
     for text in texts:
         name, _, value = text.partition("=")
-        kind = kinds.get(name)
         try:
-            if kind is bool:
-                found.append((name, {"true": True, "false": False}[value]))
-            elif kind in (int, float, str):
-                found.append((name, kind(value)))
-            else:
-                raise ValueError(name)
-        except (KeyError, ValueError):
+            found.append((name, typed(kinds[name], _toml_or_text(kinds[name], value), name)))
+        except (KeyError, WrongJson) as e:
+            why = f" ({e})" if name in kinds else ""
             raise ConfigError(
                 f"--change: expected a field of the configuration and its value, such as registers=0 or "
-                f"synthetic_defects=false, got {text!r}"
-            ) from None
+                f"synthetic_defects=false, got {text!r}{why}"
+            ) from e
     return tuple(found)
+
+
+def _toml_or_text(kind: Any, text: str) -> Any:
+    """A value as TOML reads it; a word without quotes as it stands."""
+    if kind is str:
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

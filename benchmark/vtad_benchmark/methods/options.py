@@ -17,6 +17,7 @@ PATCHES = 20_000  # that PatchCore stores
 # Of training, where neither --minutes nor the preset says.
 MINUTES: dict[str, float] = {"paper": 60, "l1": 10, "ssim": 10}
 PLACES = ("data", "out", "preset_file")  # fields of a configuration that say where something is
+OWN_OPTION = ("size", "minutes", "epochs")
 OF_THE_JOB = ("category", "seed", "preset", *PLACES)  # and those that are no choice of a method
 
 
@@ -54,12 +55,12 @@ class Options:
         if method in BASELINES:
             return preset("default", category, **changes)
         for name, value in self.changes:
-            if name in OF_THE_JOB:
+            if name in (*OF_THE_JOB, *OWN_OPTION):
                 raise ConfigError(f"--change: {name} has an option of its own: leave it out of --change")
             changes[name] = value
         if self.epochs is not None:
             changes["epochs"] = self.epochs
-        elif self.minutes is not None or (method in MINUTES and "minutes" not in changes):
+        elif self.minutes is not None or method in MINUTES:
             changes["minutes"] = self.minutes or MINUTES[method]
         return preset_of(method, category, **changes)
 
