@@ -198,7 +198,10 @@ def open_run(path: Path) -> Run:
 
 
 def newest_run(out: Path, category: str | None = None, complete: bool = True) -> Run:
-    """The run trained last under a folder of runs. Raises RunError when there is none."""
+    """The run trained last under a folder of runs; of those that are not complete, one with a checkpoint if there is any.
+
+    Raises RunError when there is none.
+    """
     # Not by a glob with the category in it: a folder may be called lot[12].
     runs = (Run(p.parent) for p in out.glob("*/*/config.json") if category in (None, p.parent.parent.name))
     found = [run.path for run in runs if run.complete == complete]
@@ -208,7 +211,12 @@ def newest_run(out: Path, category: str | None = None, complete: bool = True) ->
         raise RunError(f"{out}: found no {kind}{of}: vtad-train makes one")
     # Not the card's time: an evaluation writes the card anew.
     trained = {p: (p / "model.safetensors" if complete else p / "config.json") for p in found}
-    return Run(max(found, key=lambda p: (trained[p].stat().st_mtime_ns if trained[p].exists() else 0, p.name)))
+
+    def rank(path: Path) -> tuple[bool, int, str]:
+        goes_on = not complete and Run(path).checkpoint.is_file()
+        return goes_on, trained[path].stat().st_mtime_ns if trained[path].exists() else 0, path.name
+
+    return Run(max(found, key=rank))
 
 
 @contextlib.contextmanager

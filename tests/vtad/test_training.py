@@ -32,7 +32,7 @@ from vtad.fitting import replay_buffer as replay
 from vtad.fitting.loop import Interrupted, Report, TrainingError
 from vtad.fitting.validation import Validation
 from vtad.inspection import advice
-from vtad.run_folder import Run, RunError, WriteError, append_line
+from vtad.run_folder import Run, RunError, WriteError, append_line, create_run
 from vtad.training import train, unfinished_run
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.threshold.conformal import calibration
@@ -382,6 +382,8 @@ def test_what_cannot_be_resumed_says_why(configured: Callable[..., Config], run:
     with pytest.raises(RunError, match="before its first checkpoint"):
         unfinished_run(tmp_path / "runs", None, "pill")
     run.checkpoint.write_bytes(run.weights.read_bytes()[:1000])
+    create_run(configured())  # a later one, killed before its first checkpoint
+    assert unfinished_run(tmp_path / "runs", None, "pill") == run
     with pytest.raises(RunError, match="expected a checkpoint of this run") as caught:
         train(configured(), resume=run)
     assert "\n" not in str(caught.value)
