@@ -102,6 +102,15 @@ class Run:
         """Replace the card."""
         write_text(self.path / "card.json", card.to_json() + "\n")
 
+    def remove_checkpoint(self) -> None:
+        """When all else is on the disk: a power cut must not take both. Raises WriteError."""
+        try:
+            for path in (*self.path.iterdir(), self.path):
+                files.sync(path)
+            self.checkpoint.unlink(missing_ok=True)
+        except OSError as e:
+            raise not_written(self.path, e) from e
+
 
 def require_unfinished(run: Run) -> None:
     """Raise RunError where a run needs no training."""

@@ -113,7 +113,7 @@ def train(
             seen.write(run)
             card = make_card(config, SCORE_RULE, chosen, images_seen, sha256(run.weights))
             run.write_card(dataclasses.replace(card, weighing=seen.weights))
-            run.checkpoint.unlink(missing_ok=True)
+            run.remove_checkpoint()
 
         processes.of_first(finish)
     return run

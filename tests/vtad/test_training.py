@@ -34,6 +34,7 @@ from vtad.fitting.validation import Validation
 from vtad.inspection import advice
 from vtad.run_folder import Run, RunError, WriteError, append_line, create_run
 from vtad.training import train, unfinished_run
+from vtad_runtime.contract.disk import files
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.threshold.conformal import calibration
 
@@ -371,6 +372,20 @@ def test_contradictions_and_missing_weights_are_found_before_anything_is_written
     with pytest.raises(VtadError, match="--preset scratch"):
         train(configured(name="default"))
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_a_training_made_is_on_the_disk_before_its_checkpoint_goes(
+    configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: dict[str, bool] = {}
+
+    def note(path: Path) -> None:
+        synced[path.name] = (path if path.is_dir() else path.parent).joinpath("checkpoint.safetensors").is_file()
+
+    monkeypatch.setattr(files, "sync", note)
+    run = train(configured(epochs=1))
+    assert all(synced[name] for name in ("model.safetensors", "calibration.json", "card.json", run.path.name))
+    assert not run.checkpoint.exists()
 
 
 def test_what_cannot_be_resumed_says_why(configured: Callable[..., Config], run: Run, tmp_path: Path) -> None:

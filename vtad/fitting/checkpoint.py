@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vtad.older_runs import tensors_of_today
 from vtad.run_folder import RunError, replacing
+from vtad_runtime.contract.disk import files
 
 
 @dataclass
@@ -75,6 +76,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
         try:
             save_file(plain, beside, metadata)
             beside.chmod(mode)
+            files.sync(beside)  # or a power cut after the renaming leaves an empty file in place of the earlier one
         except SafetensorError as e:  # its only cause here is a failed write
             raise OSError(str(e)) from e
 
