@@ -6,7 +6,6 @@ import hashlib
 import math
 import os
 import tempfile
-import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from vtad.data.layout import DataError
 from vtad_runtime.contract.card import Input
 from vtad_runtime.contract.disk.files import sha256_of
+from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, disk_full
 from vtad_runtime.contract.fit import read_fitted
 from vtad_runtime.contract.image import ImageError
 from vtad_runtime.contract.progress import watched
@@ -83,7 +83,7 @@ class ImageCache:
     """Pictures decoded and fitted once: `cache[i]` is (H, W, 3) uint8 RGB, `cache[[3, 1]]` is (2, H, W, 3), a copy.
 
     Decoding runs in threads. Up to `memory` bytes the pictures are kept in memory; beyond that they go to a temporary
-    file, which is removed by `close`, at the end of a `with` block, when the cache is dropped, and at exit.
+    file without a name, whose room is free after `close`, a `with` block, and the end of the process, however it ends.
     Raises DataError, naming the first file in order that cannot be used.
     """
 
@@ -98,13 +98,9 @@ class ImageCache:
     ) -> None:
         self.files = tuple(files)
         shape = (len(self.files), spec.height, spec.width, 3)
-        self._spill: Path | None = None
-        self._array: NDArray[np.uint8]
-        if math.prod(shape) <= memory:
-            self._array = np.empty(shape, np.uint8)
-        else:
-            self._array, self._spill = _mapped(shape, temporary)
-        self._remove = weakref.finalize(self, _remove, self._spill)
+        self._array: NDArray[np.uint8] = (
+            np.empty(shape, np.uint8) if math.prod(shape) <= memory else _mapped(shape, temporary)
+        )
         try:
             self._fill(spec, workers or min(8, os.cpu_count() or 1))
         except BaseException:
@@ -136,11 +132,6 @@ class ImageCache:
         n, h, w, c = self._array.shape
         return n, h, w, c
 
-    @property
-    def spilled(self) -> Path | None:
-        """The temporary file that holds the pictures; None when they are in memory or the cache is closed."""
-        return self._spill
-
     def __len__(self) -> int:
         return len(self._array)
 
@@ -160,30 +151,21 @@ class ImageCache:
         self.close()
 
     def close(self) -> None:
-        """Let go of the pictures and remove the temporary file. Safe to call again; the cache is empty afterwards."""
+        """Let go of the pictures, and of the temporary file. Safe to call again; the cache is empty afterwards."""
         self._array = np.empty((0, *self._array.shape[1:]), np.uint8)
-        self._spill = None
-        self._remove()
 
 
-def _mapped(shape: tuple[int, ...], folder: Path | None) -> tuple[NDArray[np.uint8], Path]:
-    """A zero-filled array in a new temporary file. Raises DataError when there is no room for it."""
-    path: Path | None = None
+def _mapped(shape: tuple[int, ...], folder: Path | None) -> NDArray[np.uint8]:
+    """A zero-filled array in a temporary file without a name, which goes with it. Raises DataError when there is no room."""
     try:
-        handle, name = tempfile.mkstemp(prefix="vtad-images-", suffix=".bin", dir=folder)
-        path = Path(name)
-        with os.fdopen(handle, "r+b") as file:
+        with tempfile.TemporaryFile(dir=folder) as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, math.prod(shape))  # a full disk shows here, not as a crash later
-            return np.memmap(file, np.uint8, "r+", shape=shape), path
+            return np.memmap(file, np.uint8, "r+", shape=shape)
     except OSError as e:
-        if path is not None:
-            _remove(path)
         need = math.prod(shape) / (1 << 30)
         where = folder or tempfile.gettempdir()
-        raise DataError(f"{where}: expected room for {need:.1f} GiB of decoded pictures, got {e.strerror or e}") from e
-
-
-def _remove(path: Path | None) -> None:
-    if path is not None:
-        path.unlink(missing_ok=True)
+        raise DataError(
+            f"{where}: expected room for {need:.1f} GiB of decoded pictures, got {e.strerror or e}",
+            NOT_WRITTEN if disk_full(e) else USAGE,
+        ) from e
