@@ -90,6 +90,18 @@ def test_a_file_in_place_of_the_data_folder_is_such_an_error(tmp_path: Path) -> 
         assert (result.exit_code, result.stderr.count("\n"), result.stderr[:7]) == (2, 1, "Error: ")
 
 
+def test_a_reader_that_goes_away_is_141_and_no_folder_that_cannot_be_read(
+    make_category: MakeCategory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    data = make_category("part")
+    monkeypatch.setattr("vtad.commands.data.say", gone)
+    result = run("check", "--category", "part", "--data", str(data))
+    assert (result.exit_code, result.stderr) == (141, "")
+
+
 def test_a_full_disk_is_exit_code_4_and_leaves_nothing(tmp_path: Path) -> None:
     with small_disk(1000):
         result = run("demo", "--category", "pill", "--data", str(tmp_path), *FEW)

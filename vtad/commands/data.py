@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
+from vtad.commands.library_errors import library_errors_as_lines
 from vtad.commands.options import ALL, NAMES_HELP, data_option
 from vtad.data.images import FEWEST
 from vtad.data.layout import DataError, find_categories, find_category, require_folder_name
 from vtad_runtime.contract.command_line.command import no_traceback, say
-from vtad_runtime.contract.errors import VtadError
 
 SHEET_HELP = "Draw what was found odd, with names and reasons: a PNG or JPEG."
 
@@ -59,27 +59,22 @@ def check(ctx: click.Context, category: str, data_dir: Path, sheet: Path | None)
     from vtad.data.contact_sheet import require_format, write_contact_sheet
 
     good, checked = True, []
-    with no_traceback():
-        try:
-            names = find_categories(data_dir) if category == ALL else (category,)
-            if not names:
-                raise DataError(
-                    f"{data_dir}: expected folders in the MVTec AD layout, got none; "
-                    "point --data at them, or make demo images: vtad-data demo --category pill"
-                )
-            if sheet is not None:
-                require_format(sheet)
-            for name in names:
-                files = find_category(data_dir, name)
-                report = check_category(files)
-                say(report.to_text())
-                checked.append((files, report))
-                good = good and report.ok
-            if sheet is not None:
-                shown = write_contact_sheet(sheet, checked)
-                say(
-                    f"{sheet}: {shown} findings to look at" if shown else f"nothing odd to show: {sheet} is not written"
-                )
-        except OSError as e:
-            raise VtadError(f"{e.filename or data_dir}: expected a readable folder, got {e.strerror or e}") from e
+    with no_traceback(), library_errors_as_lines():
+        names = find_categories(data_dir) if category == ALL else (category,)
+        if not names:
+            raise DataError(
+                f"{data_dir}: expected folders in the MVTec AD layout, got none; "
+                "point --data at them, or make demo images: vtad-data demo --category pill"
+            )
+        if sheet is not None:
+            require_format(sheet)
+        for name in names:
+            files = find_category(data_dir, name)
+            report = check_category(files)
+            say(report.to_text())
+            checked.append((files, report))
+            good = good and report.ok
+        if sheet is not None:
+            shown = write_contact_sheet(sheet, checked)
+            say(f"{sheet}: {shown} findings to look at" if shown else f"nothing odd to show: {sheet} is not written")
     ctx.exit(0 if good else 1)
