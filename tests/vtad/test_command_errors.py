@@ -29,6 +29,7 @@ from vtad_export.commands.export import export as vtad_export
 from vtad_export.proof import material
 from vtad_runtime.contract.disk import files
 from vtad_runtime.contract.disk.lock import Lock
+from vtad_runtime.contract.errors import VtadError
 
 MakeCategory = Callable[..., Path]
 WriteImage = Callable[..., Path]
@@ -375,6 +376,23 @@ def _raising(error: Exception) -> Callable[..., Any]:
 def test_help_names_every_exit_code(command: Any, codes: str) -> None:
     text = done(command, "--help")
     assert all(f"\n    {code:<3} " in text for code in codes.split())
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ImportError("libGL.so.1: cannot open shared object file: No such file or directory"),
+        ImportError("cannot import name 'x' from 'torch'", name="torch"),
+    ],
+)
+def test_a_library_that_is_there_and_cannot_be_loaded_is_not_called_absent(broken: ImportError) -> None:
+    with (
+        pytest.raises(VtadError, match="expected libraries that can be loaded, got: ") as caught,
+        library_errors_as_lines(),
+    ):
+        raise broken
+    assert str(broken) in str(caught.value)
+    assert "not installed" not in str(caught.value)
 
 
 def test_a_reader_that_goes_away_is_not_called_a_file_that_cannot_be_read() -> None:

@@ -22,7 +22,10 @@ def library_errors_as_lines() -> Iterator[None]:
             raise
         raise VtadError(f"{e.filename or 'a file'}: expected to read it, got {one_line(e)}") from e
     except ImportError as e:
-        extra = EXTRAS.get((e.name or "").partition(".")[0], "export")
+        if not isinstance(e, ModuleNotFoundError) or e.name is None:  # it is there, and cannot be loaded
+            said = f"expected libraries that can be loaded, got: {one_line(e)}; install what is missing, or vtad anew"
+            raise VtadError(said) from e
+        extra = EXTRAS.get(e.name.partition(".")[0], "export")
         raise VtadError(f"this command needs {e.name}, which is not installed: pip install 'vtad[{extra}]'") from e
 
 
