@@ -48,7 +48,12 @@ def made_run(folder: Path, category: str = "pill", good: int = 60) -> Run:
 
 
 def made_page(
-    run: Run, pictures: Sequence[tuple[str, str, float]], side: int = 96, noise: int = 40, distinct: int = 500
+    run: Run,
+    pictures: Sequence[tuple[str, str, float]],
+    side: int = 96,
+    noise: int = 40,
+    distinct: int = 500,
+    note: str | None = None,
 ) -> Page:
     """The page of an evaluation of pictures with these names below test/, kinds and scores; so many are drawn anew."""
     config, card = run.config(), run.card()
@@ -77,7 +82,7 @@ def made_page(
         defective_ok=None,
         data_fingerprint="d" * 64,
         data=str(root),
-        note=None,
+        note=note,
         paper_pro=None,
         pro_curve=pixels.pro_curve(),
     )

@@ -176,7 +176,9 @@ def test_no_name_can_change_the_page(tmp_path: Path) -> None:
     run = made_run(tmp_path, category)
     kinds = ("</script><script>alert(1)</script>", "good", "{{ 7 * 7 }}")
     odd = [(name, kind, float(i)) for i, name in enumerate(ODD) for kind in kinds]
-    shown = read(write_page(run, made_page(run, odd)))
+    note = "the images in gut_\udce4 are not those that the run was trained on"  # of a data folder
+    shown = read(write_page(run, made_page(run, odd, note=note)))
+    assert "the images in gut_? are not those" in shown.text
     assert "49" not in [option["value"] for option in shown.all("option")]
     assert {a["value"] for a in shown.all("option")} >= set(kinds)
     names = shown.data["name"]

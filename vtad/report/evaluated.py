@@ -93,7 +93,7 @@ def evaluation_page(run: Run, found: Evaluation, entries: list[Entry]) -> Page:
         subtitle=f"Judged on {found.scores.good} good and {found.scores.defective} defective test pictures. "
         f"{trained_on(card)}.",
         headlines=_headlines(found, of_scores),
-        notes=tuple(filter(None, (found.note, _without_mask(found)))),
+        notes=tuple(map(printable, filter(None, (found.note, _without_mask(found))))),
         explorer=of_scores,
         gallery=shown,
         gallery_note=f"The {len(shown)} most telling of {len(entries)} pictures." if len(shown) < len(entries) else "",
