@@ -20,6 +20,7 @@ SYMMETRIES = ("mirror", "flip", "turn180", "turn90", "turn270", "transpose", "tr
 SQUARE_ONLY = SYMMETRIES[3:]  # these exchange rows and columns
 
 FULL_SCALES: dict[Bits, FullScale] = {10: 1023, 12: 4095, 14: 16383, 16: FULL_SCALE}  # what is white, by `bits`
+LARGEST_SEED = 2**64 - 1  # that torch takes
 CELL = 8  # pixels a side of one cell of the density map, in the presets default and scratch
 
 
@@ -122,8 +123,9 @@ class Config:
             raise ConfigError(
                 f"backbone_file: the preset {self.preset} has no backbone: leave --backbone out, or take the preset default"
             )
-        if min(self.registers, self.decoder_depth, self.picture_directions, self.warmup, self.seed) < 0:
-            raise ConfigError("registers, decoder_depth, picture_directions, warmup and seed: expected 0 or more")
+        if min(self.registers, self.decoder_depth, self.picture_directions, self.warmup) < 0:
+            raise ConfigError("registers, decoder_depth, picture_directions and warmup: expected 0 or more")
+        _require_seed(self)
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"{name}: expected a finite number, got {value}")
@@ -237,3 +239,8 @@ def _positive(config: Config, *names: str) -> None:
     for name in names:
         if getattr(config, name) < 1:
             raise ConfigError(f"{name}: expected 1 or more, got {getattr(config, name)}")
+
+
+def _require_seed(config: Config) -> None:
+    if not 0 <= config.seed <= LARGEST_SEED:
+        raise ConfigError(f"seed: expected 0 or more, up to {LARGEST_SEED}, got {config.seed}")

@@ -32,6 +32,7 @@ from vtad.run_folder import create_run, replacing
         ({"val_split": 1.0}, "val_split: expected a share between 0 and 1"),
         ({"false_alarms": 0.0}, "false_alarms: expected a share between 0 and 1"),
         ({"seed": -1}, "seed: expected 0 or more"),
+        ({"seed": 10**20}, "seed: expected 0 or more, up to 18446744073709551615"),
         ({"learning_rate": 0.0}, "learning_rate: expected more than 0"),
         ({"minutes": float("nan")}, "minutes: expected a finite number, got nan"),
         ({"nll_weight": -1.0}, "weights of the loss: expected 0 or more"),

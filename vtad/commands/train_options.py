@@ -11,7 +11,7 @@ from typing import Any, get_args
 import click
 
 from vtad.commands.options import DEVICES, F
-from vtad.config import PRESETS, Bits, Config, Fit, Optimizer
+from vtad.config import LARGEST_SEED, PRESETS, Bits, Config, Fit, Optimizer
 from vtad.preset_file import SUFFIX
 from vtad_runtime.contract.card import BudgetRule
 from vtad_runtime.contract.command_line.sections import SectionOption
@@ -58,7 +58,12 @@ _FIELDS: tuple[tuple[str, str, Any, str], ...] = (
     (TRAINING, "--fit", click.Choice(get_args(Fit)), "How pictures of another shape are brought to the input's size."),
     (TRAINING, "--bits", click.Choice(get_args(Bits)), "What a camera uses of 16; auto: 12 if nothing is above 4095."),
     (TRAINING, "--synthetic-defects/--no-synthetic-defects", _FLAG, "Corrupt the input."),
-    (TRAINING, "--seed", click.IntRange(0), "The same seed and --epochs give the same weights on one machine."),
+    (
+        TRAINING,
+        "--seed",
+        click.IntRange(0, LARGEST_SEED),
+        "The same seed and --epochs give the same weights on one machine.",
+    ),
     (TRAINING, "--batch-size", _COUNT, "Images a step."),
     (TRAINING, "--optimizer", click.Choice(get_args(Optimizer)), "Optimizer."),
     (TRAINING, "--learning-rate", _POSITIVE, "Largest learning rate."),
