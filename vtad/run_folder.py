@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ class Run:
         """The inspection card. Raises RunError when training did not end, CardError when it is damaged."""
         if not self.complete:
             raise RunError(
-                f"{self.path}: this run is not complete: continue it by vtad-train --resume --run {self.path}"
+                f"{self.path}: this run is not complete: continue it by vtad-train --resume --run {shlex.quote(str(self.path))}"
             )
         return read_card(self.path / "card.json")
 

@@ -24,6 +24,7 @@ from vtad.commands.sweep import sweep as vtad_sweep
 from vtad.commands.train import train as vtad_train
 from vtad.evaluation import evaluate as evaluation
 from vtad.fitting import sampling
+from vtad.fitting.loop import Interrupted
 from vtad.run_folder import Run
 from vtad_export.commands.export import export as vtad_export
 from vtad_export.proof import material
@@ -295,6 +296,16 @@ def test_resume_says_what_is_wrong_with_the_run(run: Run) -> None:
     assert "got one that another process trains now" in _last(invoke(vtad_train, "--resume").stderr)
     lock.close()
     assert "expected a checkpoint of this run" in _last(invoke(vtad_train, "--resume").stderr)
+
+
+def test_commands_to_copy_take_names_with_spaces(make_category: MakeCategory, run: Run) -> None:
+    assert "vtad-data demo --category 'lot 12'" in error(2, vtad_train, "--category", "lot 12")
+    data = make_category("lot 12")
+    assert f"give --data {data}" in error(2, vtad_train, "--category", "lot 12", "--data", data / "lot 12")
+    (run.path / "card.json").unlink()
+    spaced = run.path.rename(run.path.with_name("lot 12"))
+    assert f"--resume --run '{spaced}'" in error(2, vtad_eval, "--run", spaced)
+    assert str(Interrupted(Run(spaced))) == f"stopped; continue by: vtad-train --resume --run '{spaced}'"
 
 
 def _last(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -149,4 +150,5 @@ def _say_found(found: Found, folder: Path, category: str) -> None:
     beside = f"; the values that the search starts from: {found.start.value:.4f}" if found.start else ""
     say(f"best: trial {best.number}, quality {best.value:.4f}{beside}")
     say(f"{folder / 'sweep.html'}: what was tried, and how it went")
-    say(f"{folder / 'best.toml'}: vtad-train --category {category} --preset {folder / 'best.toml'}")
+    best_file = folder / "best.toml"
+    say(f"{best_file}: vtad-train --category {shlex.quote(category)} --preset {shlex.quote(str(best_file))}")

@@ -11,6 +11,7 @@ mask or masks, or as part.png beside part.jpg.
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,12 +92,12 @@ def find_category(data_dir: Path, category: str) -> CategoryFiles:
         if data_dir.name == category and _good_folder(data_dir / "train") is not None:
             raise DataError(
                 f"{root}: expected a folder in the MVTec AD layout, got none; {data_dir} is the category itself: "
-                f"give --data {data_dir.parent}"
+                f"give --data {shlex.quote(str(data_dir.parent))}"
             )
         found = ", ".join(find_categories(data_dir)) or "no categories"
         raise DataError(
             f"{root}: expected a folder in the MVTec AD layout, got none ({data_dir} holds {found}); "
-            f"put good pictures into {train}, or make demo images: vtad-data demo --category {category}"
+            f"put good pictures into {train}, or make demo images: vtad-data demo --category {shlex.quote(category)}"
         )
     if not train.is_dir():
         raise DataError(f"{train}: expected a folder of good pictures, got nothing there; put them there")

@@ -7,6 +7,7 @@ same weights as one that was not.
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -49,7 +50,7 @@ class Interrupted(VtadError):
     """The training was stopped from outside; its checkpoint is written."""
 
     def __init__(self, run: Run) -> None:
-        super().__init__(f"stopped; continue by: vtad-train --resume --run {run.path}")
+        super().__init__(f"stopped; continue by: vtad-train --resume --run {shlex.quote(str(run.path))}")
         self.run = run
 
 
