@@ -47,6 +47,21 @@ def test_a_mask_may_have_the_name_of_its_picture_and_may_be_absent(make_category
     assert [t.mask and t.mask.name for t in dents] == ["000.png", None]
 
 
+def test_a_mask_may_lie_beside_its_picture(make_category: MakeCategory) -> None:
+    data = make_category()
+    part = data / "part"
+    for mask in (part / "ground_truth" / "dent").iterdir():
+        mask.rename(part / "test" / "dent" / mask.name)
+    lone = part / "test" / "dent" / "gas_mask.png"  # no picture called gas
+    shutil.copy(part / "test" / "good" / "000.png", lone)
+    dents = [t for t in find_category(data, "part").test if t.kind == "dent"]
+    assert [(t.path.name, t.mask and t.mask.name) for t in dents] == [
+        ("000.png", "000_mask.png"),
+        ("001.png", "001_mask.png"),
+        ("gas_mask.png", None),
+    ]
+
+
 def test_no_test_folder_is_needed(make_category: MakeCategory) -> None:
     data = make_category()
     shutil.rmtree(data / "part" / "test")

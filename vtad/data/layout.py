@@ -5,7 +5,7 @@
 <data>/<category>/ground_truth/<kind>/*.png   optional; <stem>_mask.png, or <stem>.png as some sets in this layout do
 
 As people have them: a folder of good pictures may be called good, ok or Good; masks may lie beside the pictures, in a folder gt,
-mask or masks, or as part.png beside part.jpg.
+mask or masks, or as part_mask.png beside part.png, or part.png beside part.jpg.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ GOOD = "good"
 GOOD_NAMES = ("good", "ok")  # what people call a folder of good pictures, in any case
 MASK_FOLDERS = ("gt", "mask", "masks", "ground_truth")  # among the pictures of a defect type
 LITTER = ("thumbs.db", "desktop.ini")  # files that systems leave everywhere
+MASK_END = "_mask"  # of the name of a mask, before its suffix
 MASK_SUFFIX = ".png"  # of a mask that lies beside its picture under the same name
 MVTEC_CATEGORIES = (
     "bottle",
@@ -183,7 +184,7 @@ def _test_images(root: Path) -> tuple[TestImage, ...]:
         masks = {**beside, **masks}
         for path in pictures:
             name = _stem(path, folder)
-            found.append(TestImage(path, kind, masks.get(f"{name}_mask") or masks.get(name)))
+            found.append(TestImage(path, kind, masks.get(name + MASK_END) or masks.get(name)))
     return tuple(found)
 
 
@@ -196,6 +197,10 @@ def _apart(folder: Path) -> tuple[tuple[Path, ...], dict[str, Path]]:
     pictures = [p for p in files if p not in in_mask_folder]
     others = {_stem(p, folder) for p in pictures if p.suffix.lower() != MASK_SUFFIX}
     beside = {p for p in pictures if p.suffix.lower() == MASK_SUFFIX and _stem(p, folder) in others}
+    stems = {_stem(p, folder) for p in pictures}
+    beside |= {
+        p for p in pictures if (name := _stem(p, folder)).endswith(MASK_END) and name.removesuffix(MASK_END) in stems
+    }
     masks = {_stem(p, folder): p for p in beside}
     for mask in in_mask_folder:
         parts = [part for part in mask.relative_to(folder).parts if part.lower() not in MASK_FOLDERS]
