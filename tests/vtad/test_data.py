@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from tiny_run import small_disk
 
-from vtad.data.images import ImageCache, fingerprint, split_good
+from vtad.data.images import ImageCache, evenly, fingerprint, split_good
 from vtad.data.layout import MVTEC_CATEGORIES, DataError, find_categories, find_category
 from vtad_runtime.contract.card import Input
 from vtad_runtime.contract.fit import fit_image
@@ -169,6 +169,14 @@ def test_too_few_pictures_and_impossible_shares_are_errors(tmp_path: Path) -> No
     for share in (0.0, 1.0, float("nan")):
         with pytest.raises(DataError, match="val_split"):
             split_good([tmp_path / f"{i}.png" for i in range(9)], share)
+
+
+def test_of_many_pictures_those_that_decide_are_spread_over_all_days_and_of_few_all_are_taken() -> None:
+    assert evenly(5, 8).tolist() == [0, 1, 2, 3, 4]
+    assert evenly(0, 8).tolist() == []
+    many = evenly(200, 8).tolist()
+    assert many == sorted(set(many))
+    assert np.diff([*many, 200]).tolist() == [25] * 8
 
 
 def test_a_pipe_among_the_pictures_is_an_error_and_no_wait_without_end(make_category: MakeCategory) -> None:

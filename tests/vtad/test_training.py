@@ -21,17 +21,19 @@ from tiny_run import disk_fills_up, done, error, flags, tiny
 
 from vtad import training
 from vtad.calibration import calibrate
+from vtad.calibration.pictures import drawn_pictures
 from vtad.calibration.record import CalibrationRecord
 from vtad.commands.train import train as command
 from vtad.config import Config, ConfigError, Optimizer
-from vtad.data.images import split_good
+from vtad.data.images import ImageCache, split_good
 from vtad.data.layout import find_category
 from vtad.fitting import feature_statistics as statistics
 from vtad.fitting import loop, schedule
 from vtad.fitting import replay_buffer as replay
 from vtad.fitting.loop import Interrupted, Report, TrainingError
 from vtad.fitting.validation import Validation
-from vtad.inspection import advice
+from vtad.inspection import advice, input_spec
+from vtad.models.trained import load_detector
 from vtad.run_folder import Run, RunError, WriteError, append_line, create_run
 from vtad.training import train, unfinished_run
 from vtad_runtime.contract.disk import files
@@ -372,6 +374,38 @@ def test_contradictions_and_missing_weights_are_found_before_anything_is_written
     with pytest.raises(VtadError, match="--preset scratch"):
         train(configured(name="default"))
     assert not (tmp_path / "runs").exists()
+
+
+def test_pictures_spread_over_all_days_decide_and_each_score_keeps_its_name(
+    configured: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def validation(learner: Any, held_out: Any, *more: Any) -> Validation:
+        seen["validation"] = held_out
+        return Validation(learner, held_out, *more)
+
+    def drawn(good: Any, *more: Any) -> Any:
+        seen["calibration"] = good
+        return drawn_pictures(good, *more)
+
+    monkeypatch.setattr(loop, "VALIDATION_IMAGES", 2)
+    monkeypatch.setattr(loop, "Validation", validation)
+    monkeypatch.setattr(calibrate, "FUSION_IMAGES", 2)
+    monkeypatch.setattr(calibrate, "drawn_pictures", drawn)
+    config = configured(epochs=1)
+    run = train(config)
+    _, kept = split_good(find_category(Path(config.data), "pill").train_good, config.val_split, config.seed)
+    assert len(kept) == 4
+    with ImageCache(kept, input_spec(run.config())) as held_out:
+        assert (seen["validation"] == held_out[[0, 2]]).all()
+        assert (seen["calibration"] == held_out[[0, 2, 1, 3]]).all()
+        with torch.inference_mode():
+            scores = load_detector(run)(torch.from_numpy(held_out[:]).permute(0, 3, 1, 2)).score.tolist()
+    record = CalibrationRecord.read(run)
+    assert record is not None
+    noted = {Path(good.file).name: good.score for good in record.good if good.held_out}
+    assert noted == pytest.approx(dict(zip([file.name for file in kept], scores, strict=True)), rel=1e-4)
 
 
 def test_what_a_training_made_is_on_the_disk_before_its_checkpoint_goes(

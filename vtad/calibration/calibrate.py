@@ -14,7 +14,7 @@ from vtad.calibration.pictures import drawn_pictures
 from vtad.calibration.record import CalibrationRecord, GoodScore
 from vtad.calibration.score_fusion import fit_score_fusion
 from vtad.config import Config
-from vtad.data.images import ImageCache
+from vtad.data.images import ImageCache, evenly
 from vtad.data.registration import shift_of
 from vtad.defects.parts import Parts
 from vtad.fitting.feature_statistics import Samples
@@ -44,18 +44,26 @@ def calibrate(
     were fitted on, if they are at hand.
     """
     detector.eval()
-    good, synthetic_scores, weights = _fit(detector, held_out[:], parts, config, device)
+    order = _spread_first(len(held_out))
+    good, synthetic_scores, weights = _fit(detector, held_out[order], parts, config, device)
     learnt = cross_fitted(detector, images, config, device, samples)
     others = shifted_to(good, learnt) if learnt is not None else None
     of_all = good if others is None else Scores(*map(np.concatenate, zip(good, others, strict=True)))
     chosen = calibration(of_all.scores.tolist(), of_all.peaks.tolist(), config.false_alarms, config.threshold_rule)
-    files = [*held_out.files, *(images.files if others is not None else ())]
+    files = [*(held_out.files[i] for i in order), *(images.files if others is not None else ())]
     names = (file.relative_to(root).as_posix() for file in files)
     judged = [
         GoodScore(name, score, peak, number < len(good.scores))
         for number, (name, score, peak) in enumerate(zip(names, *(part.tolist() for part in of_all), strict=True))
     ]
     return chosen, CalibrationRecord(tuple(sorted(judged, key=lambda g: -g.score)), synthetic_scores, weights)
+
+
+def _spread_first(count: int) -> NDArray[np.int64]:
+    """An order of so many pictures of which the first FUSION_IMAGES and SCORER_IMAGES are spread evenly; of fewer, their own."""
+    scored = evenly(count, SCORER_IMAGES)
+    first = scored[evenly(len(scored), FUSION_IMAGES)]
+    return np.concatenate([first, np.setdiff1d(scored, first), np.setdiff1d(np.arange(count), scored)])
 
 
 def _fit(

@@ -51,6 +51,15 @@ def split_good(
     return tuple(sorted(train, key=names.__getitem__)), tuple(sorted(val, key=names.__getitem__))
 
 
+def evenly(count: int, most: int) -> NDArray[np.int64]:
+    """Indices of at most `most` of so many pictures, spread evenly; in order, and all of them where they are not more.
+
+    Pictures lie in the order of their names, and often names are dates: the first ones would be those of a few days.
+    """
+    few = min(most, count)
+    return np.arange(few) * count // max(1, few)
+
+
 def of_one_colour(image: NDArray[np.uint8]) -> bool:
     """Whether nothing is to be seen in a picture (H, W, 3): a covered lens, a wrong exposure."""
     return bool((image == image[0, 0]).all())

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vtad.backbones.pretrained import Pretrained
 from vtad.config import Config
-from vtad.data.images import ImageCache
+from vtad.data.images import ImageCache, evenly
 from vtad.defects.parts import Parts
 from vtad.fitting.aligned_parts import aligned_parts
 from vtad.fitting.checkpoint import Progress, load, save
@@ -37,7 +37,7 @@ from vtad.models.features import BackboneFeatures
 from vtad.run_folder import Run, RunError, append_line, replacing
 from vtad_runtime.contract.errors import FAILED, VtadError
 
-VALIDATION_IMAGES = 64  # at most so many held-out images decide about stopping
+VALIDATION_IMAGES = 64  # at most so many held-out images decide about stopping, spread evenly
 
 
 class TrainingError(VtadError):
@@ -87,7 +87,9 @@ class Loop:
     ) -> None:
         self.run, self.learner, self.sampler, self.processes = run, learner, sampler, learner.processes
         self.schedule = Schedule(learner.config, sampler.steps_an_epoch)
-        self.validation = Validation(learner, held_out[:VALIDATION_IMAGES], sampler.batch_size, sampler.parts)
+        self.validation = Validation(
+            learner, held_out[evenly(len(held_out), VALIDATION_IMAGES)], sampler.batch_size, sampler.parts
+        )
         # What the scorers were fitted on, in the process that did it; None of a training that goes on.
         self.samples = samples
         self.at, self.best = at, best  # the progress, and the weights with the least validation loss so far

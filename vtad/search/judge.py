@@ -17,7 +17,7 @@ from vtad.calibration.pictures import drawn_pictures
 from vtad.calibration.score_fusion import Defective, Pictures, quality_so_far
 from vtad.config import Config
 from vtad.data.batches import batches
-from vtad.data.images import ImageCache, split_good
+from vtad.data.images import ImageCache, evenly, split_good
 from vtad.data.layout import CategoryFiles
 from vtad.data.registration import shift_of, with_shift
 from vtad.defects.parts import NONE
@@ -27,7 +27,7 @@ from vtad.models.detector import Detector
 from vtad_runtime.contract.fit import resize
 
 SHARE = 0.2  # of the good pictures, that judge
-MOST = 64  # of them, at most
+MOST = 64  # of them, at most, spread evenly
 DEFECTIVE = 2  # pictures with synthetic defects, for each good one
 SEED = 19_104_104  # of the judge; no trial's
 FEW = 24  # pictures of each sort, by which a trial is pruned
@@ -42,7 +42,7 @@ class Judge:
         """`config` has the size at which defects are drawn. Raises DataError: too few good pictures, an unreadable one."""
         learnt, kept = split_good(files.train_good, SHARE, SEED)
         self.trial_files = dataclasses.replace(files, train_good=learnt, test=())  # what a trial may see
-        with ImageCache(kept[:MOST], input_spec(config)) as images:
+        with ImageCache([kept[i] for i in evenly(len(kept), MOST)], input_spec(config)) as images:
             good, shift = images[:], shift_of(with_shift(config, images)[0])
         self._pictures = drawn_pictures(good, NONE, shift, DEFECTIVE * len(good), SEED)
 
@@ -67,8 +67,13 @@ class Judge:
         It does not depend on the scale of a loss, whose weights a search changes: trials can be compared by it.
         """
         known, shown, damage, _ = self._pictures
-        good, shifted, defective = (_at_size(part[:FEW], detector.size) for part in (known, shown, damage.images))
-        masks = _masks_at_size(damage.masks[:FEW], detector.size)
+        few = evenly(len(known), FEW)
+        broken = np.concatenate([few, few + len(known)])[:FEW]  # defects are drawn on each good picture in turn
+        good, shifted, defective = (
+            _at_size(part[which], detector.size)
+            for part, which in ((known, few), (shown, few), (damage.images, broken))
+        )
+        masks = _masks_at_size(damage.masks[broken], detector.size)
         device = detector.density_mean.device
         detector.eval()
         found = quality_so_far(detector, Pictures(good, shifted, Defective(defective, masks)), device)
