@@ -18,11 +18,12 @@ from vtad.commands.sweep import sweep as vtad_sweep
 from vtad.config import Config, preset
 from vtad.fitting.loop import Interrupted
 from vtad.run_folder import Run
-from vtad.search import storage
+from vtad.search import storage, tracked
 from vtad.search.attempts import ERROR, SLOT, STOPPED, SURPLUS, WHY, may_begin, standing
 from vtad.search.space import DEFAULT, SEARCHED, Space, read_space
 from vtad.search.storage import StorageError, beating, next_trial, open_storage, sqlite_url
 from vtad.search.study import START, Settings, StudyError, found_in, join
+from vtad.search.tracked import Tracker
 from vtad.search.trial import NoFigure
 from vtad.search.worker import Worker
 from vtad.toml_file import TomlFileError
@@ -433,6 +434,32 @@ def test_workers_at_once_make_exactly_the_trials_that_are_wanted(worker: Callabl
     assert len(found.standing.ended) == 9
     assert states(workers[0]).count("COMPLETE") == 9
     assert found.standing.done
+
+
+def test_a_study_has_a_run_in_each_store_that_it_is_tracked_in_and_one_that_is_stopped_ends_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[str] = []
+    ends: list[tuple[str, str, str | None]] = []
+
+    def new_parent(address: str, *_: object) -> str:
+        made.append(address)
+        return f"run {len(made)}"
+
+    def add_to_parent(address: str, run_id: str, *, status: str | None = None, **_: object) -> None:
+        ends.append((address, run_id, status))
+
+    monkeypatch.setattr(tracked, "new_parent", new_parent)
+    monkeypatch.setattr(tracked, "add_to_parent", add_to_parent)
+    study = optuna.create_study()
+    first, other, again = "http://user:word@here:5000", "http://there:5000", "http://here:5000"
+    parents = [Tracker.of((address, None), study, "pill").parent for address in (first, other, again)]
+    assert (parents, made) == (["run 1", "run 2", "run 1"], [first, other])
+    tracker = Tracker.of((other, None), study, "pill")
+    for cause, status in ((Interrupted(Run(Path("0000"))), "KILLED"), (ZeroDivisionError(), "FAILED")):
+        with pytest.raises(type(cause)), tracker.study():
+            raise cause
+        assert ends.pop() == (other, "run 2", status)
 
 
 def test_without_optuna_the_command_names_the_extra(

@@ -27,6 +27,7 @@ from vtad.search.tracked import Tracker
 from vtad.search.trial import Trainer
 from vtad.search.worker import Say, Worker
 from vtad.toml_file import toml_comment
+from vtad.tracking.mirror import FINISHED, KILLED
 from vtad_runtime.contract.progress import Bar
 
 DRAWN_BY = ("jinja2", "matplotlib")
@@ -80,13 +81,15 @@ def sweep(
             tracker.judged(trainer.run_of(trial.number), trial)
             _write_best(folder, found_in(joined, trials), start)
 
-        Worker(joined, opened, trainer, trials, say, stop, ended).work()
+        with tracker.study():
+            Worker(joined, opened, trainer, trials, say, stop, ended).work()
         found = found_in(joined, trials)
         _write_best(folder, found, start)
         if found.best is not None:
             with Bar("drawing the report"):
                 write_page(folder / PAGE, joined, found)
-            tracker.ended(found.best, [folder / BEST, folder / PAGE])
+        made = [folder / BEST, folder / PAGE] if found.best is not None else []
+        tracker.ended(found.best, made, KILLED if stop() and not found.standing.done else FINISHED)
     return found
 
 

@@ -10,15 +10,17 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial
 
+from vtad.fitting.loop import Interrupted
 from vtad.run_folder import Run
-from vtad.tracking.address import TrackingError
+from vtad.tracking.address import TrackingError, without_login
 from vtad.tracking.following import tracked
+from vtad.tracking.mirror import FAILED, KILLED
 from vtad.tracking.parents import add_to_parent, new_parent
 from vtad.tracking.record import Tracked
 from vtad_runtime.contract.credentials import without_credentials
 from vtad_runtime.contract.log import warning
 
-PARENT = "mlflow_run"  # user attribute of the study: the id of its run in MLflow
+PARENTS = "mlflow_runs"  # user attribute of the study: the id of its run in MLflow, by the address of the store
 QUALITY = "quality"
 
 
@@ -36,12 +38,13 @@ class Tracker:
         if track is None:
             return Tracker()
         address, experiment = track[0], track[1] or category
-        if PARENT not in study.user_attrs:
+        kept = without_login(address)
+        if kept not in (known := study.user_attrs.get(PARENTS, {})):
             with _warned(address):
-                study.set_user_attr(PARENT, new_parent(address, experiment, f"sweep {study.study_name}"))
-        return Tracker(
-            address, experiment, study.user_attrs.get(PARENT)
-        )  # the one that was kept, of two that came together
+                parent = new_parent(address, experiment, f"sweep {study.study_name}")
+                study.set_user_attr(PARENTS, {**known, kept: parent})
+        # Of two that came together, the one that was kept.
+        return Tracker(address, experiment, study.user_attrs.get(PARENTS, {}).get(kept))
 
     @contextmanager
     def trial(self, number: int) -> Iterator[Callable[[Run], None]]:
@@ -59,12 +62,24 @@ class Tracker:
             with _warned(self.address):
                 add_to_parent(self.address, kept.run_id, metrics={QUALITY: trial.value})
 
-    def ended(self, best: FrozenTrial, files: Sequence[Path]) -> None:
+    @contextmanager
+    def study(self) -> Iterator[None]:
+        """Where the block is left by a signal or an error, the study's own run ends as killed or failed."""
+        try:
+            yield
+        except BaseException as e:
+            killed = isinstance(e, Interrupted) or not isinstance(e, Exception)
+            self.ended(None, (), KILLED if killed else FAILED)
+            raise
+
+    def ended(self, best: FrozenTrial | None, files: Sequence[Path], status: str) -> None:
         """What the study found goes to its own run, which ends."""
-        if self.address is not None and self.parent is not None and best.value is not None:
-            figures = {QUALITY: best.value, "best_trial": float(best.number)}
+        if self.address is not None and self.parent is not None:
+            found = (
+                {} if best is None or best.value is None else {QUALITY: best.value, "best_trial": float(best.number)}
+            )
             with _warned(self.address):
-                add_to_parent(self.address, self.parent, metrics=figures, files=files, status="FINISHED")
+                add_to_parent(self.address, self.parent, metrics=found, files=files, status=status)
 
 
 @contextmanager
