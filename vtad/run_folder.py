@@ -65,6 +65,18 @@ class Run:
         """One line an epoch."""
         return self.path / "metrics.jsonl"
 
+    def epochs(self) -> list[dict[str, Any]]:
+        """The rows of `metrics`, one an epoch; without those that a power cut tore or that are still being written."""
+        try:
+            lines = self.metrics.read_bytes().splitlines()
+        except OSError:  # none: the minutes ended within an epoch
+            return []
+        rows = []
+        for line in lines:
+            with contextlib.suppress(WrongJson):
+                rows.append(parsed(line))
+        return [row for row in rows if isinstance(row, dict)]
+
     @property
     def complete(self) -> bool:
         """Whether training and calibration ended."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vtad.commands.curves import ASCII, BLOCKS, curve, curves
+from vtad.report.history import training_plots
 from vtad.run_folder import Run
 
 
@@ -51,3 +52,12 @@ def test_the_loss_and_its_validation_are_named_with_the_least_value(tmp_path: Pa
 def test_one_epoch_is_no_curve_nor_is_less(tmp_path: Path) -> None:
     assert curves(Run(tmp_path), 40, blocks=True) == []
     assert curves(written(tmp_path, {"epoch": 1, "loss": 1.0, "val_loss": 1.0}), 40, blocks=True) == []
+
+
+def test_a_line_that_a_power_cut_tore_is_left_out_by_all_who_read_it(tmp_path: Path) -> None:
+    run = written(tmp_path, {"epoch": 1, "loss": 4.0}, {"epoch": 2, "loss": 3.0}, {"epoch": 3, "loss": 1.0})
+    text = run.metrics.read_text().replace('{"epoch": 2, "loss": 3.0}', '{"epoch": 2, "lo')
+    run.metrics.write_text(text + '{"epoch": 4')
+    assert [row["epoch"] for row in run.epochs()] == [1, 3]
+    assert curves(run)[0] == "loss, epochs 1 to 3: 1, least 1 in 3"
+    assert training_plots(run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -21,10 +20,7 @@ def curves(run: Run, columns: int | None = None, blocks: bool | None = None) -> 
 
     `blocks`: in Unicode's; by default where stdout can show them.
     """
-    text = (
-        run.metrics.read_text(encoding="utf-8") if run.metrics.is_file() else ""
-    )  # none: the minutes ended within an epoch
-    rows = [json.loads(line) for line in text.splitlines()]
+    rows = run.epochs()
     columns = min(WIDEST, columns or shutil.get_terminal_size().columns)
     levels = BLOCKS if (has_blocks(sys.stdout) if blocks is None else blocks) else ASCII
     loss = [(row["epoch"], row["loss"]) for row in rows]

@@ -6,7 +6,6 @@ from typing import Any
 
 from vtad.report.plots import Plot, lines
 from vtad.run_folder import Run
-from vtad_runtime.contract.typed_json import WrongJson, parsed
 
 LOSSES = {"mse": "squared error", "ssim": "1 - SSIM", "nll": "NLL", "segmentation_loss": "segmentation loss"}
 TOKEN_NORMS = "token norms"
@@ -19,28 +18,11 @@ NORMS = {
 
 def training_plots(run: Run) -> dict[str, Plot]:
     """The loss and its parts, and the norms of the tokens, by title; none of what was not kept."""
-    rows = _rows(run)
+    rows = run.epochs()
     shown = {"loss": {"training": _line(rows, "loss"), "validation": _line(rows, "val_loss")}}
     shown |= {title: {title: _line(rows, key)} for key, title in LOSSES.items() if any(_line(rows, key)[1])}
     shown[TOKEN_NORMS] = {name: _line(rows, key) for key, name in NORMS.items()}
     return {title: plot for title, named in shown.items() if (plot := lines(title, named))}
-
-
-def _rows(run: Run) -> list[dict[str, Any]]:
-    """One an epoch. A line that cannot be read is left out: the page must not fail because of it."""
-    found = []
-    try:
-        text = run.metrics.read_bytes()
-    except OSError:
-        return []
-    for line in text.splitlines():
-        try:
-            row = parsed(line)
-        except WrongJson:
-            continue
-        if isinstance(row, dict):
-            found.append(row)
-    return found
 
 
 def _line(rows: list[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:

@@ -106,7 +106,7 @@ class Mirror:
         After a training that was killed, rows are written anew: the store keeps the first. Their time is the training's
         own, so that a row that is sent twice is one point.
         """
-        rows = [row for row in _rows(self.run.metrics) if row["epoch"] > self._tracked.epochs]
+        rows = [row for row in self.run.epochs() if row["epoch"] > self._tracked.epochs]
         for i in range(0, len(rows), ROWS):
             part = rows[i : i + ROWS]
             metrics = [
@@ -192,12 +192,6 @@ class Mirror:
     def _keep(self, **changes: Any) -> None:
         self._tracked = dataclasses.replace(self._tracked, **changes)
         self._tracked.write(self.run)
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """Whole lines: the last may be written at this moment."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def _metrics(values: Mapping[str, Any], time_ms: int, step: int) -> Iterator[Metric]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ def judged(run: Run, data: Path, out: Path, say: Callable[[str], None]) -> Found
     entries, card = seen.entries(), run.card()
     guaranteed, estimated = decisions(card.calibration, test, [entry.score for entry in entries])
     detector = load_detector(run)
-    epochs = _epochs(run)
+    epochs = run.epochs()
     last = epochs[-1] if epochs else {}
     norms: dict[str, Any] = next((row for row in reversed(epochs) if "val_loss" in row), {})
     say("exporting")
@@ -150,8 +149,3 @@ def _is_of_weights(path: Path, card: Card) -> bool:
         return open_model(path, 1).card.weights_sha256 == card.weights_sha256
     except VtadError:  # damaged, or of another version: made anew
         return False
-
-
-def _epochs(run: Run) -> list[dict[str, Any]]:
-    lines = run.metrics.read_text(encoding="utf-8").splitlines() if run.metrics.is_file() else []
-    return [json.loads(line) for line in lines]
