@@ -75,7 +75,7 @@ def without_places(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def advice(card: Card) -> str | None:
-    """One line when the held-out images are too few for the false-alarm budget, else None."""
+    """One line when the good images of a calibration are too few for the false-alarm budget, else None."""
     c = card.calibration
     needed = images_needed(c.false_alarms)
     if c.images >= needed:

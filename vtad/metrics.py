@@ -8,10 +8,8 @@ times as long, and as much memory, on tens of millions of pixels.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -51,10 +49,6 @@ class ScoreReport:
     miss_rate: float | None  # share of defective pictures that are not NG
     kinds: dict[str, KindMetrics]  # by defect type
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, ready for JSON."""
-        return dataclasses.asdict(self)
-
 
 @dataclass(frozen=True)
 class PixelReport:
@@ -66,10 +60,6 @@ class PixelReport:
     average_precision: float | None
     aupro: float | None
     max_fpr: float  # up to where AUPRO integrates
-
-    def to_dict(self) -> dict[str, Any]:
-        """A plain dict, ready for JSON."""
-        return dataclasses.asdict(self)
 
 
 def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:

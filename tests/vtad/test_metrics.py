@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 
@@ -175,8 +176,8 @@ def test_the_report_counts_false_alarms_and_misses_and_splits_them_by_kind() -> 
 
 
 def test_reports_become_json_without_nan() -> None:
-    scores = evaluate_scores([True], [1.0], ["dent"], 0.0).to_dict()
-    pixels = evaluate_pixels([], []).to_dict()
+    scores = dataclasses.asdict(evaluate_scores([True], [1.0], ["dent"], 0.0))
+    pixels = dataclasses.asdict(evaluate_pixels([], []))
     text = json.dumps([scores, pixels], allow_nan=False)
     assert json.loads(text)[0]["kinds"]["dent"] == {"images": 1, "auroc": None, "miss_rate": 0.0}
     assert json.loads(text)[1]["aupro"] is None

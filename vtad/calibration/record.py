@@ -20,7 +20,7 @@ MOST_NAMED = 10
 
 @dataclass(frozen=True)
 class GoodScore:
-    """A good picture that the detector has not learnt from."""
+    """A good picture, judged by scorers fitted without it; the segmentation head has learnt from it unless it is held out."""
 
     file: str  # below the category's folder
     score: float

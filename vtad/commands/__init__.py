@@ -1,4 +1,4 @@
-"""vtad-data, vtad-train and vtad-eval: options, and one function called. torch is imported late, so that --help is quick.
+"""vtad-data, vtad-train, vtad-sweep and vtad-eval: options, and one function called. --help is quick: torch is imported late.
 
 May import everything in `vtad`.
 """

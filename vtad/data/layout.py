@@ -110,6 +110,15 @@ def find_category(data_dir: Path, category: str) -> CategoryFiles:
     return CategoryFiles(category, root, train_good, _test_images(root))
 
 
+def require_test_images(files: CategoryFiles) -> tuple[TestImage, ...]:
+    """The test images of a category. Raises DataError where there are none."""
+    if not files.test:
+        raise DataError(
+            f"{files.root / 'test'}: expected test images in folders good/ and one for each defect type, got none"
+        )
+    return files.test
+
+
 def require_folder_name(category: str) -> None:
     """Raise DataError where `category` is a path, empty, or starts with a dot."""
     if not category or Path(category).name != category or category.startswith("."):

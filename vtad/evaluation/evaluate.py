@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vtad.data.images import fingerprint
-from vtad.data.layout import GOOD, DataError
+from vtad.data.layout import GOOD, require_test_images
 from vtad.data.run_data import run_data
 from vtad.evaluation.at_source import Map, Mask, at_source
 from vtad.evaluation.judging import Judged, judged
@@ -80,10 +80,7 @@ def evaluate(
     config, card = run.config(), run.card()
     found_data = run_data(run, Path(data) if data else None)
     files = found_data.files
-    if not files.test:
-        raise DataError(
-            f"{files.root / 'test'}: expected test images in folders good/ and one for each defect type, got none"
-        )
+    require_test_images(files)
     require_writable(run.path, "look at its permissions")
     where = pick_device(device)
     detector = load_detector(run, where)

@@ -58,11 +58,6 @@ class Plot:
         share = (value - self.x[0]) / (self.x[1] - self.x[0])
         return round(self.left + (self.right - self.left) * min(max(share, 0.0), 1.0), 2)
 
-    def at_y(self, value: float) -> float:
-        """Likewise."""
-        share = (value - self.y[0]) / (self.y[1] - self.y[0])
-        return round(self.bottom + (self.top - self.bottom) * min(max(share, 0.0), 1.0), 2)
-
     def frame(self) -> dict[str, Any]:
         """For the page's script."""
         return {key: value for key, value in vars(self).items() if key != "svg"}

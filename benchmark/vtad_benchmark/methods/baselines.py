@@ -10,13 +10,13 @@ from typing import Any
 from vtad.config import Config
 from vtad.data.bit_depth import bit_depth
 from vtad.data.images import ImageCache, fingerprint, split_good
-from vtad.data.layout import CategoryFiles, find_category
+from vtad.data.layout import CategoryFiles, find_category, require_test_images
 from vtad.data.sizing import with_size
 from vtad.fitting.device import pick_device
 from vtad.inspection import input_spec
 from vtad.models.features import BackboneFeatures
 from vtad_benchmark.methods.baseline import Baseline, gigaflop, stored_numbers
-from vtad_benchmark.methods.found import Found, pictures, test_images
+from vtad_benchmark.methods.found import Found, pictures
 from vtad_benchmark.methods.judge import decisions, judge, scores_and_peaks
 from vtad_benchmark.methods.options import Options
 from vtad_benchmark.methods.padim import JoinedFeatures, Padim
@@ -33,7 +33,7 @@ def fit_and_judge(method: Any, options: Options, category: str, seed: int, data:
     PatchCore see the features of the same frozen backbone.
     """
     files = find_category(data, category)
-    test = test_images(files)
+    test = require_test_images(files)
     config = _like_default(options.config(method, category, seed, data=str(data)), files)
     spec, device = input_spec(config), pick_device(config.device)
     train_files, held_out = split_good(files.train_good, config.val_split, config.seed)

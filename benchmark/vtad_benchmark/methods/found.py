@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vtad.data.images import fingerprint
-from vtad.data.layout import GOOD, CategoryFiles, DataError, TestImage
+from vtad.data.layout import GOOD, CategoryFiles
 from vtad_benchmark.results.row import Cost, Decision, Pictures, Ranking
 from vtad_runtime.contract.card import Input
 
@@ -25,15 +25,6 @@ class Found:
     export: str | None
     run: str | None
     trained_commit: str | None
-
-
-def test_images(files: CategoryFiles) -> tuple[TestImage, ...]:
-    """The test images of a category. Raises DataError where there are none."""
-    if not files.test:
-        raise DataError(
-            f"{files.root / 'test'}: expected test images in folders good/ and one for each defect type, got none"
-        )
-    return files.test
 
 
 def pictures(files: CategoryFiles, spec: Input, train_fingerprint: str) -> Pictures:

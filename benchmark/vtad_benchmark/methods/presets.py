@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vtad.config import Config
-from vtad.data.layout import find_category
+from vtad.data.layout import find_category, require_test_images
 from vtad.evaluation.evaluate import evaluate
 from vtad.fitting.loop import Reporter
 from vtad.inspection import input_spec
@@ -17,7 +17,7 @@ from vtad.report.page import write_page
 from vtad.run_folder import Run, RunError
 from vtad.training import train
 from vtad_benchmark.methods.baseline import gigaflop, stored_numbers
-from vtad_benchmark.methods.found import Found, pictures, test_images
+from vtad_benchmark.methods.found import Found, pictures
 from vtad_benchmark.methods.judge import decisions
 from vtad_benchmark.methods.latency import Latency, latency
 from vtad_benchmark.methods.options import Options, adopts
@@ -49,7 +49,7 @@ def trained(
     config = options.config(method, category, seed, data=str(data), out=str(runs))
     if complete := _newest(config, complete=True):
         return complete
-    test_images(find_category(data, category))  # a training that nothing could judge is not begun
+    require_test_images(find_category(data, category))  # a training that nothing could judge is not begun
     begun = _newest(config, complete=False)
     return train(config, resume=begun, report=report, stop=stop)
 
@@ -63,7 +63,7 @@ def judged(run: Run, data: Path, out: Path, say: Callable[[str], None]) -> Found
     say("evaluating")
     config = run.config()
     files = find_category(data, config.category)
-    test = test_images(files)
+    test = require_test_images(files)
     seen = Seen(len(test), files.root, run.card().calibration)
     found = evaluate(run, data=data, watch=seen.add)
     entries, card = seen.entries(), run.card()
