@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtad.config import Config
-from vtad.data.images import ImageCache
+from vtad.data.images import ImageCache, evenly
 
 RGB = NDArray[np.uint8]
 
@@ -66,8 +66,7 @@ def shift_of(config: Config) -> float:
 
 def some(images: ImageCache) -> RGB:
     """At most `MOST` of the images, evenly spread: (N, H, W, 3)."""
-    few = min(MOST, len(images))
-    return images[np.arange(few) * len(images) // few]
+    return images[evenly(len(images), MOST)]
 
 
 def registered(images: RGB) -> Registration:
