@@ -12,6 +12,7 @@ from PIL import Image
 from tiny_run import done, error, invoke, small_disk
 
 from vtad.commands.data import data as command
+from vtad.data import contact_sheet
 
 MakeCategory = Callable[..., Path]
 WriteImage = Callable[..., Path]
@@ -89,3 +90,15 @@ def test_a_sheet_that_cannot_be_written_is_one_line_and_leaves_nothing(odd: Path
     with small_disk(100):
         assert "could not be written" in error(4, command, *arguments, tmp_path / "new" / "sheet.png")
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_jpeg_that_would_be_too_tall_is_refused_with_what_to_do(
+    odd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contact_sheet, "TALLEST_JPEG", 100)
+    for name, code in (("sheet.png", 1), ("sheet.jpg", 2)):
+        result = invoke(command, "check", "--category", "part", "--data", odd, "--contact-sheet", tmp_path / name)
+        assert result.exit_code == code
+    assert "expected findings that fit into a JPEG of 100 rows" in result.stderr
+    assert "name a .png" in result.stderr
+    assert not (tmp_path / "sheet.jpg").exists()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +109,20 @@ def test_nothing_is_left_behind_when_writing_fails(tmp_path: Path, monkeypatch: 
     with pytest.raises(DemoError, match="No space left on device"):
         write_demo(tmp_path / "pill", **SMALL)
     assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from vtad.data import demo
+demo._write_png = lambda path, image: os.kill(os.getpid(), 9)
+demo.write_demo(Path(sys.argv[1]), size=96, train=4, good=2, per_defect=2)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by a signal")
+def test_what_a_killed_one_left_goes_with_the_next(tmp_path: Path) -> None:
+    assert subprocess.run([sys.executable, "-c", KILLED, tmp_path / "pill"], check=False).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1
+    write_demo(tmp_path / "pill", **SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["pill"]

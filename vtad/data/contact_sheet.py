@@ -21,6 +21,7 @@ from vtad_runtime.contract.progress import watched
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 WIDTH = 1280  # of the sheet, pixels
+TALLEST_JPEG = 65_500  # pixels
 SIDE = 150  # of a small picture at most
 MARGIN, LINE = 12, 15  # between groups; of text
 SHOWN = 24  # groups of each kind
@@ -65,6 +66,11 @@ def write_contact_sheet(path: Path, checked: Sequence[tuple[CategoryFiles, Check
     if not sections:
         return 0
     sheet = _drawn(sections)
+    if FORMATS[path.suffix.lower()] == "JPEG" and sheet.height > TALLEST_JPEG:
+        raise VtadError(
+            f"{path}: expected findings that fit into a JPEG of {TALLEST_JPEG} rows, got {sheet.height} rows; name a .png",
+            USAGE,
+        )
     try:
         with replacing(path) as beside:
             sheet.save(beside, FORMATS[path.suffix.lower()])

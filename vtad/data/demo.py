@@ -11,8 +11,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import shutil
-import tempfile
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vtad_runtime.contract.disk.files import replacing_folder, sweep
 from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE, VtadError, disk_full
 from vtad_runtime.contract.progress import watched
 
@@ -98,37 +97,31 @@ def write_demo(
     jobs = [("train", "good", i, 0.0) for i in range(train)] + [("test", "good", i, 0.0) for i in range(good)]
     # From faint to obvious, more of these than of those.
     jobs += [("test", kind, i, math.sqrt((i + 0.5) / per_defect)) for kind in DEFECTS for i in range(per_defect)]
-    draft: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        root = draft / "images"
+        sweep(folder.parent)
+        with replacing_folder(folder) as root:
 
-        def write(job: tuple[str, str, int, float]) -> None:
-            split, kind, index, strength = job
-            key = (seed, zlib.crc32(f"{split}/{kind}/{index}".encode()))
-            picture = draw(key, size, None if kind == "good" else kind, strength)
-            _write_png(root / split / kind / f"{index:03d}.png", picture.rgb[..., ::-1])
-            if kind != "good":
-                _write_png(root / "ground_truth" / kind / f"{index:03d}_mask.png", picture.mask.astype(np.uint8) * 255)
+            def write(job: tuple[str, str, int, float]) -> None:
+                split, kind, index, strength = job
+                key = (seed, zlib.crc32(f"{split}/{kind}/{index}".encode()))
+                picture = draw(key, size, None if kind == "good" else kind, strength)
+                _write_png(root / split / kind / f"{index:03d}.png", picture.rgb[..., ::-1])
+                if kind != "good":
+                    mask = picture.mask.astype(np.uint8) * 255
+                    _write_png(root / "ground_truth" / kind / f"{index:03d}_mask.png", mask)
 
-        for split, kind, _, _ in jobs:
-            (root / split / kind).mkdir(parents=True, exist_ok=True)
-            if kind != "good":
-                (root / "ground_truth" / kind).mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-            list(watched(pool.map(write, jobs), "drawing", len(jobs)))
-        if folder.is_dir():
-            folder.rmdir()
-        root.rename(folder)
+            for split, kind, _, _ in jobs:
+                (root / split / kind).mkdir(parents=True, exist_ok=True)
+                if kind != "good":
+                    (root / "ground_truth" / kind).mkdir(parents=True, exist_ok=True)
+            with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+                list(watched(pool.map(write, jobs), "drawing", len(jobs)))
     except OSError as e:
         raise DemoError(
             f"{folder}: expected to write demo images here, got {e.strerror or e}",
             NOT_WRITTEN if disk_full(e) else USAGE,
         ) from e
-    finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
     return DemoCounts(train, good, dict.fromkeys(DEFECTS, per_defect))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from vtad.data.images import fingerprint
 from vtad.data.layout import GOOD, require_test_images
-from vtad.data.run_data import run_data
+from vtad.data.run_data import RunData, run_data
 from vtad.evaluation.at_source import Map, Mask, at_source
 from vtad.evaluation.judging import Judged, judged
 from vtad.fitting.device import pick_device, room_errors_as_lines
@@ -64,21 +64,23 @@ class _Maps:
     mask: Mask | None  # (H, W); None: defective, but nobody marked where
 
 
+def evaluate(run: Run, *, data: Path | str | None = None, device: str = "auto") -> Evaluation:
+    """Judge the test images of a run's category, write metrics.json and the card's results, return them.
+
+    `data`: the folder of categories, by default the one it was trained from. Raises RunError, CardError, DataError, NoRoom.
+    """
+    return evaluate_on(run, run_data(run, Path(data) if data else None), device)
+
+
 @room_errors_as_lines(ELSEWHERE)
-def evaluate(
+def evaluate_on(
     run: Run,
-    *,
-    data: Path | str | None = None,
+    found_data: RunData,
     device: str = "auto",
     watch: Callable[[Judged, Mask | None], None] = lambda judged, mask: None,
 ) -> Evaluation:
-    """Judge the test images of a run's category, write metrics.json and the card's results, return them.
-
-    `data`: the folder of categories, by default the one it was trained from. `watch` sees each picture as it is judged, with
-    its mask at the picture's size or shrunk with it. Raises RunError, CardError, DataError, NoRoom.
-    """
+    """`evaluate` on these data. `watch` sees each picture as it is judged, its mask at the picture's size or shrunk with it."""
     config, card = run.config(), run.card()
-    found_data = run_data(run, Path(data) if data else None)
     files = found_data.files
     require_test_images(files)
     require_writable(run.path, "look at its permissions")

@@ -11,7 +11,7 @@ from vtad.calibration.record import CalibrationRecord
 from vtad.data.layout import GOOD
 from vtad.data.run_data import run_data
 from vtad.evaluation.at_source import Mask
-from vtad.evaluation.evaluate import Evaluation, evaluate
+from vtad.evaluation.evaluate import Evaluation, evaluate, evaluate_on
 from vtad.evaluation.judging import Judged
 from vtad.report.card_words import card_rows
 from vtad.report.certificates import certificates
@@ -41,9 +41,10 @@ def evaluate_with_report(
     """
     if missing():
         return evaluate(run, data=data, device=device)
-    files = run_data(run, Path(data) if data else None).files
+    found_data = run_data(run, Path(data) if data else None)
+    files = found_data.files
     seen = Seen(len(files.test), files.root, run.card().calibration)
-    found = evaluate(run, data=data, device=device, watch=seen.add)
+    found = evaluate_on(run, found_data, device, seen.add)
     write_page(run, evaluation_page(run, found, seen.entries()))
     return found
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from vtad.config import Config
 from vtad.data.layout import find_category, require_test_images
-from vtad.evaluation.evaluate import evaluate
+from vtad.data.run_data import run_data
+from vtad.evaluation.evaluate import evaluate_on
 from vtad.fitting.loop import Reporter
 from vtad.inspection import input_spec
 from vtad.models.trained import load_detector
@@ -62,10 +63,10 @@ def judged(run: Run, data: Path, out: Path, say: Callable[[str], None]) -> Found
     """
     say("evaluating")
     config = run.config()
-    files = find_category(data, config.category)
-    test = require_test_images(files)
+    there = run_data(run, data)
+    files, test = there.files, require_test_images(there.files)
     seen = Seen(len(test), files.root, run.card().calibration)
-    found = evaluate(run, data=data, watch=seen.add)
+    found = evaluate_on(run, there, watch=seen.add)
     entries, card = seen.entries(), run.card()
     guaranteed, estimated = decisions(card.calibration, test, [entry.score for entry in entries])
     detector = load_detector(run)
