@@ -114,3 +114,10 @@ def test_what_is_no_size_is_one_line(text: str) -> None:
     with pytest.raises(click.BadParameter, match="expected a size such as 10GB") as error:
         size_in_bytes(text)
     assert "\n" not in str(error.value)
+
+
+def test_a_camera_number_that_opencv_does_not_take_is_refused() -> None:
+    for number in ("99999999999", "2147483648"):
+        with pytest.raises(AddressError, match="--camera: expected its number such as 0"):
+            address(camera=number)
+    assert address(camera="2147483647").where == "2147483647"

@@ -22,7 +22,7 @@ from vtad_runtime.contract.errors import NOT_WRITTEN, USAGE
 from vtad_runtime.outputs.pictures import PictureOptions
 from vtad_runtime.outputs.results_folder import ResultsFolder, SinkError
 from vtad_runtime.outputs.run_file import MaskFile, RunFile
-from vtad_runtime.sources.folder import SourceError, find
+from vtad_runtime.sources.folder import SourceError, find, say_unread
 from vtad_runtime.verdict.alarm import AlarmRule
 from vtad_runtime.verdict.judge import Judge, Rules
 from vtad_runtime.verdict.judgement import Frame, Judgement
@@ -220,3 +220,11 @@ def test_a_full_disk_is_one_clear_error_and_leaves_whole_lines(
     assert len(lines(results)) == 1
     results.write(judge())
     assert len(lines(results)) == 2
+
+
+def test_pictures_of_formats_that_are_not_read_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a.png", "b.HEIC", "c/d.gif", ".hidden.gif", "notes.txt")
+    say_unread(find(tmp_path).unread)
+    assert "not judged: 2 of formats that are not read, such as " in caplog.text
+    say_unread(())
+    assert len(caplog.records) == 1

@@ -568,6 +568,20 @@ def test_a_hot_folder_is_judged_once_over_a_restart() -> None:
     assert not Path("in/4.png").exists()
 
 
+def test_a_file_whose_writer_rests_in_the_middle_is_judged_when_it_is_whole() -> None:
+    save(good(), "whole.png")
+    whole = Path("whole.png").read_bytes()
+    Path("in").mkdir(exist_ok=True)
+    with running("--watch", "in", "--sort-to", "sorted") as process:
+        with Path("in/slow.png").open("wb", buffering=0) as file:
+            file.write(whole[: len(whole) // 2])
+            time.sleep(1.5)
+            file.write(whole[len(whole) // 2 :])
+        eventually(lambda: Path("sorted/OK/slow.png").is_file())
+        assert process.end() == 0
+    assert [(row["file"], row["verdict"]) for row in rows()] == [("in/slow.png", "OK")]
+
+
 HANGS = """
 import time
 from vtad_runtime.commands.run import run

@@ -21,7 +21,7 @@ from vtad_runtime.contract.errors import NOT_JUDGED, VtadError, one_line, why
 from vtad_runtime.contract.image import decode_picture, is_image, read_picture
 from vtad_runtime.contract.log import note
 from vtad_runtime.sources.capture import Shot
-from vtad_runtime.sources.folder import RESULTS_FILE, below, natural
+from vtad_runtime.sources.folder import RESULTS_FILE, below, natural, say_unread
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 REFUSED = "access to this object is denied"  # ends the reason of a row
@@ -97,9 +97,10 @@ class LocalFolder:
     def listed(self) -> list[str]:
         """The names. Raises SourceError, StorageError."""
         self.check()
-        start, skipped = len(self.name.rstrip("/")) + 1, list[Path]()
-        names = sorted((path.as_posix()[start:] for path in below(self._folder, skipped)), key=natural)
+        start, skipped, unread = len(self.name.rstrip("/")) + 1, list[Path](), list[Path]()
+        names = sorted((path.as_posix()[start:] for path in below(self._folder, skipped, unread)), key=natural)
         _say_left_out(map(str, skipped))
+        say_unread(unread)
         return names
 
     def file(self, name: str) -> str:

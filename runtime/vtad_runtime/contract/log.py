@@ -76,7 +76,7 @@ class JsonFormatter(logging.Formatter):
         fields: dict[str, Any] = getattr(record, "fields", {})
         values = {key: finite(value) for key, value in fields.items()}
         name = getattr(record, "event", record.levelname.lower())
-        said = {"ts": iso_utc(record.created), "event": name, "message": _one_line(record.getMessage())}
+        said = {"ts": iso_utc(record.created), "event": name, "message": plain_line(record.getMessage())}
         return json.dumps({**values, **said}, default=str)
 
 
@@ -87,7 +87,7 @@ class PlainFormatter(logging.Formatter):
         """The line, without its end."""
         if getattr(record, "event", None) == NOTE:
             return record.getMessage()
-        return f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {_one_line(record.getMessage())}"
+        return f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {plain_line(record.getMessage())}"
 
 
 class _Lines(logging.Handler):
@@ -123,7 +123,7 @@ class _Lines(logging.Handler):
                 raise VtadError(f"stdout: cannot write: {one_line(e)}", NOT_WRITTEN) from e
 
 
-def _one_line(message: str) -> str:
-    """No line breaks and no control characters: names of files and answers of servers may hold anything."""
+def plain_line(message: str) -> str:
+    """Text without line breaks and control characters: names of files and answers of servers may hold anything."""
     text = " ".join(message.split()).encode("utf-8", "replace").decode("utf-8")
     return "".join(c if c.isprintable() else "?" for c in text)

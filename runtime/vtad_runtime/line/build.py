@@ -118,7 +118,7 @@ def build(
     quiet = files is not None  # of a folder the drift is counted and not said: it need not be of one line
     if not (drift.watched or quiet):
         note("drift is not watched: the card holds no calibration scores; vtad-calibrate makes a model that does")
-    outputs_of_run += [summary, DriftEvents(drift, page.set_drift if page else None, quiet=quiet)]
+    outputs_of_run += [summary, DriftEvents(drift, page.set_drift if page and not quiet else None, quiet=quiet)]
     if options.alarm is not None:
         outputs_of_run.append(AlarmEvents())
     if console and files is not None:

@@ -30,7 +30,7 @@ from vtad_runtime.outputs.pictures import PictureOptions
 from vtad_runtime.outputs.results_folder import ResultsFolder, SinkError
 from vtad_runtime.outputs.run_file import MaskFile, RunFile
 from vtad_runtime.sources.capture import CaptureOptions, FrameSource
-from vtad_runtime.sources.folder import RESULTS_FILE, Source, SourceError, find
+from vtad_runtime.sources.folder import RESULTS_FILE, Source, SourceError, find, say_unread
 from vtad_runtime.sources.opencv_sources import Camera, Video, open_stream
 from vtad_runtime.sources.room import Room
 from vtad_runtime.verdict.alarm import AlarmRule
@@ -174,7 +174,8 @@ def find_files(options: RunOptions) -> Source:
     if found.skipped:
         names = ", ".join(str(s) for s in found.skipped[:3]) + (", ..." if len(found.skipped) > 3 else "")
         note(f"left out, being masks or earlier results: {names}")
-    return Source(found.root, found.files[: options.max_frames], found.skipped)
+    say_unread(found.unread)
+    return dataclasses.replace(found, files=found.files[: options.max_frames])
 
 
 def open_hot_folder(

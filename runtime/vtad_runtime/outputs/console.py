@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vtad_runtime.contract.log import warning
+from vtad_runtime.contract.log import plain_line, warning
 from vtad_runtime.contract.progress import Bar
 from vtad_runtime.verdict.judgement import Judgement, Output
 from vtad_runtime.verdict.verdict import Verdict
@@ -54,4 +54,4 @@ def frame_line(judgement: Judgement) -> str:
         words.append(f"dropped {judgement.dropped}")
     if judgement.alarm:
         words.append("ALARM")
-    return "  ".join(words + [word for word in (judgement.file, judgement.reason) if word])
+    return "  ".join(words + [plain_line(word) for word in (judgement.file, judgement.reason) if word])

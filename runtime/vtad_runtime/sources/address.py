@@ -22,6 +22,7 @@ KINDS: tuple[Kind, ...] = ("camera", "video", "stream", "folder", "watch")
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
 SCHEMES = ("rtsp", "rtsps", "http", "https")
 URL = re.compile("(rtmp|rtsp|http|mqtt|udp|tcp|ftp)s?:/", re.IGNORECASE)
+LAST_CAMERA = 2**31 - 1  # OpenCV's integers
 OPTIONS = "--camera N, --video FILE, --stream URL, --folder DIR|GLOB|FILE, --watch DIR or --source X"
 
 
@@ -90,7 +91,7 @@ def parse(text: str) -> Address:
 def _checked(kind: Kind, where: str) -> Address:
     if not where:
         raise AddressError(f"--{kind}: expected where it is, got an empty text")
-    if kind == "camera" and not (where.isascii() and where.isdecimal()):
+    if kind == "camera" and not (where.isascii() and where.isdecimal() and int(where[:11]) <= LAST_CAMERA):
         got = repr(without_credentials(where))
         raise AddressError(f"--camera: expected its number such as 0, got {got}; --list-cameras finds them")
     if kind == "stream":

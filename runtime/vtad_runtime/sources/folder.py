@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vtad_runtime.contract.disk.walking import walk
 from vtad_runtime.contract.errors import VtadError
 from vtad_runtime.contract.image import SUFFIXES, is_image
+from vtad_runtime.contract.log import warning
 
+# Pictures of these kinds are not read; that they are left out is said.
+UNREAD = frozenset(
+    [
+        ".gif",
+        ".heic",
+        ".heif",
+        ".avif",
+        ".jp2",
+        ".jxl",
+        ".ppm",
+        ".pgm",
+        ".exr",
+        ".psd",
+        ".svg",
+        ".raw",
+        ".dng",
+        ".cr2",
+        ".nef",
+        ".arw",
+    ]
+)
 RESULTS_FILE = "results.jsonl"  # a folder that holds this one is an output of vtad-run, not a source
 
 
@@ -26,6 +48,7 @@ class Source:
     root: Path  # the folder that names are relative to
     files: tuple[Path, ...]
     skipped: tuple[Path, ...]  # folders left out: masks of a ground truth, earlier results
+    unread: tuple[Path, ...] = ()  # pictures left out, of formats that are not read
 
 
 def find(source: str | Path) -> Source:
@@ -37,9 +60,9 @@ def find(source: str | Path) -> Source:
     path = Path(source)
     if path.is_file():
         return Source(path.parent, (path,), ())
-    skipped: list[Path] = []
+    skipped, unread = list[Path](), list[Path]()
     if path.is_dir():
-        files = list(below(path, skipped))
+        files = list(below(path, skipped, unread))
         root, what = path, f"folder {path}"
     elif glob.has_magic(str(source)):
         matches = (Path(m) for m in glob.glob(str(source), recursive=True))
@@ -52,18 +75,30 @@ def find(source: str | Path) -> Source:
         names = ", ".join(str(s) for s in skipped)
         left_out = f" beside {names}, which holds masks or earlier results" if skipped else ""
         raise SourceError(f"{what}: expected pictures ({' '.join(sorted(SUFFIXES))}), got none{left_out}")
-    return Source(root, tuple(sorted(files, key=lambda f: natural(f.relative_to(root).as_posix()))), tuple(skipped))
+    ordered = sorted(files, key=lambda f: natural(f.relative_to(root).as_posix()))
+    return Source(root, tuple(ordered), tuple(skipped), tuple(unread))
 
 
-def below(root: Path, skipped: list[Path]) -> Iterator[Path]:
-    """All pictures below `root`; folders left out go into `skipped`. Follows links, each folder once. Raises SourceError."""
+def below(root: Path, skipped: list[Path], unread: list[Path]) -> Iterator[Path]:
+    """All pictures below `root`; folders left out go into `skipped`, pictures of formats that are not read into `unread`.
+
+    Follows links, each folder once. Raises SourceError.
+    """
     for folder, subfolders, names in walk(root, _refuse):
         masks = folder.name == "ground_truth" and (folder.parent / "test").is_dir()
         if masks or RESULTS_FILE in names:
             subfolders.clear()
             skipped.append(folder)
             continue
+        unread += (folder / name for name in names if Path(name).suffix.lower() in UNREAD and not name.startswith("."))
         yield from (folder / name for name in names if is_image(folder / name))
+
+
+def say_unread(pictures: Sequence[Path]) -> None:
+    """Say that pictures are left out since their formats are not read, if there are any."""
+    if pictures:
+        said = f"not judged: {len(pictures)} of formats that are not read, such as {pictures[0]}; save them as PNG"
+        warning("left_out", said, files=len(pictures))
 
 
 def _refuse(error: OSError) -> None:

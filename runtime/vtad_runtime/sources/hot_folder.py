@@ -39,6 +39,7 @@ from vtad_runtime.sources.sorting import ASIDE, MARK, Sorter, SortError, put_bac
 from vtad_runtime.verdict.verdict import Verdict
 
 EMPTY_SETTLES = 10  # times settle_s for an empty file: some writers make it long before they fill it
+LOOK_AGAIN_S = 3.0  # after a file could not be read, until it is looked at once more: some writers rest in the middle
 BEGUN_AT_ONCE = 32  # files noted in the journal by one write
 MIN_WAIT_S, MAX_WAIT_S = 0.02, 0.5  # between two looks
 MOST_CRASHES = 2  # of the process with a file in hand, the second time with that one alone
@@ -83,6 +84,7 @@ class HotFolder(FrameSource):
         self._mutex = threading.Lock()
         self._in_flight: dict[Path, _Picture] = {}
         self._waiting: dict[str, tuple[Stamp, float]] = {}  # by name: the stamp and since when it has been so
+        self._doubted: dict[str, Stamp] = {}  # by name: that could not be read, and are looked at once more
         self._said_left_out = False
         self._unreadable: dict[str, str] = {}  # folder: reason, as it was said
         self._journal_error = ""  # the last one that was said
@@ -93,15 +95,29 @@ class HotFolder(FrameSource):
     def read(self, stop: Callable[[], bool]) -> Shot | None:
         """Wait for the next picture, whatever it takes; None when `stop()`. An unreadable one has an error."""
         self._coming = self._coming or self.files(stop)
-        path = next(self._coming, None)
-        if path is None:
-            return None
-        picture = self._in_flight[path]
-        if (times := self._journal.crashes(picture.name, picture.stamp)) < MOST_CRASHES:
-            return read_held(path, self._full_scale, self._room) if hold(path, self._room, stop) else None
-        said = f"set aside: the process died {times} times with this file in hand; to try it again, copy it here anew"
-        warning("hot_folder_set_aside", f"{path}: {said}", file=path.as_posix())
-        return Shot(None, path.as_posix(), time.monotonic(), error=said)
+        for path in self._coming:
+            picture = self._in_flight[path]
+            if (times := self._journal.crashes(picture.name, picture.stamp)) >= MOST_CRASHES:
+                said = f"set aside: the process died {times} times with this file in hand; to try it again, copy it here anew"
+                warning("hot_folder_set_aside", f"{path}: {said}", file=path.as_posix())
+                return Shot(None, path.as_posix(), time.monotonic(), error=said)
+            if not hold(path, self._room, stop):
+                return None
+            shot = read_held(path, self._full_scale, self._room)
+            if shot.error is None or not self._later(picture):
+                return shot
+        return None
+
+    def _later(self, picture: _Picture) -> bool:
+        """Whether a picture that cannot be read is looked at once more after a while: its writer may only be resting."""
+        if self._doubted.pop(picture.name, None) == picture.stamp:
+            return False
+        self._doubted[picture.name] = picture.stamp
+        self._waiting[picture.name] = picture.stamp, time.monotonic() + LOOK_AGAIN_S - self._settle_s
+        self._room.leave(picture.path.as_posix())
+        with self._mutex:
+            del self._in_flight[picture.path]
+        return True
 
     def files(self, stop: Callable[[], bool]) -> Iterator[Path]:
         """Each new picture when it is whole, until `stop()`. Raises JournalError.
