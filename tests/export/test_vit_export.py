@@ -27,7 +27,7 @@ from vtad_export.proof import grading, material
 from vtad_runtime import Detector
 from vtad_runtime.contract.image import read_rgb
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.service  # converts a model of full depth: half a minute
 
 
 @pytest.fixture(scope="module")

@@ -21,11 +21,9 @@ from PIL import Image
 from tiny_model import bad, good, make_card, write_model
 
 from vtad_runtime.commands import run as cli
-from vtad_runtime.contract.command_line import stopping
 from vtad_runtime.contract.disk import files
 from vtad_runtime.contract.image import image_size
 from vtad_runtime.outputs.results_folder import ResultsFolder
-from vtad_runtime.verdict.judgement import Judgement
 
 # Commands run elsewhere must find the package under test, also by a relative search path.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
@@ -339,30 +337,37 @@ def test_a_heatmap_that_cannot_be_encoded_costs_neither_its_row_nor_the_run(monk
     assert (summary["pictures_left_out"], summary["unwritten"]) == (2, 0)
 
 
-@pytest.mark.usefixtures("model")
+SIGNAL_AT_THE_TENTH = """
+import os, sys
+from vtad_runtime.commands.run import run
+from vtad_runtime.contract.command_line import stopping
+from vtad_runtime.outputs.results_folder import ResultsFolder
+number, write = int(sys.argv.pop(1)), ResultsFolder.write
+
+def signal_at_the_tenth(self, judgement, **options):
+    written = write(self, judgement, **options)
+    if judgement.number == 10:
+        os.kill(os.getpid(), number)
+    return written
+
+ResultsFolder.write = signal_at_the_tenth
+stopping.LAST_S = 120.0  # a busy machine is slow
+run()
+"""
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_finishes_what_is_in_flight(number: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+def test_a_signal_finishes_what_is_in_flight(number: int, code: int, model: Path) -> None:
     for i in range(60):
         save(good(), f"in/{i}.png")
-    write = ResultsFolder.write
-
-    def signal_at_the_tenth(self: ResultsFolder, judgement: Judgement, **options: Any) -> Judgement:
-        written = write(self, judgement, **options)
-        if judgement.number == 10:
-            os.kill(os.getpid(), number)
-        return written
-
-    monkeypatch.setattr(ResultsFolder, "write", signal_at_the_tenth)
-    # What is done when that is over would end this process, and a busy machine is slow.
-    monkeypatch.setattr(stopping, "LAST_S", 120.0)
-    result = run("--folder", "in", "--save", "none")
-    assert result.exit_code == code
+    asked = ["--folder", "in", "--save", "none", "--model", str(model)]
+    command = [sys.executable, "-c", SIGNAL_AT_THE_TENTH, str(int(number)), *asked]
+    result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    assert result.returncode == code
     done = [int(Path(r["file"]).stem) for r in rows()]
     assert done == list(range(len(done)))
     assert 10 <= len(done) < 60
     assert f"stopped after {len(done)} of 60 files" in result.stderr
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 @pytest.mark.slow
