@@ -74,6 +74,7 @@ def running(
     geometry: Geometry | None = None,
     waiting: int = WAITING,
     capture: CaptureOptions | None = None,
+    endless: bool = True,
     **options: Any,
 ) -> Iterator[Any]:
     """Runs `judge_frames` in a thread, so that the test can go on; its error is raised at the end."""
@@ -81,7 +82,7 @@ def running(
     capture_options = capture or CaptureOptions(drop, geometry=geometry or Geometry())
     name = "camera 0"
     judge = Judge(name, detector, rules or Rules())
-    overdue = Silence(name, detector, partial(judge.gone, 7))
+    overdue = Silence(name, detector, partial(judge.gone, 7) if endless else None)
 
     def work() -> None:
         try:

@@ -34,9 +34,8 @@ class Registration(NamedTuple):
     """What pairs of good pictures say."""
 
     response: float  # the median, 0..1
-    shift: (
-        float  # `QUANTILE` of the larger of both directions, a share of the picture's side; of pairs that were `FOUND`
-    )
+    # Of the pairs that were `FOUND`, `QUANTILE` of the larger of both directions, a share of the picture's side.
+    shift: float
 
     @property
     def aligned(self) -> bool:

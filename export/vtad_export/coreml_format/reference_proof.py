@@ -23,6 +23,7 @@ from vtad_export.proof.exporter import Precision
 from vtad_export.proof.material import Execute, Samples
 from vtad_export.proof.parity import FallbackComparison, Flip, accept, compare
 from vtad_export.proof.quality import Quality
+from vtad_export.proof.tensors import tensors_of
 from vtad_export.proof.tolerance import COMPRESSED, TOLERANCE, limits
 from vtad_runtime.contract.card import Calibration, Parity
 
@@ -175,8 +176,7 @@ def compare_constants(program: Program, arranged: Detector, detector: Detector) 
 
 def _tensors(detector: Detector) -> dict[str, NDArray[Any]]:
     """Those of numbers that are not whole, which count batches."""
-    tensors = dict(detector.named_parameters()) | dict(detector.named_buffers())
-    return {name: t.detach().cpu().numpy() for name, t in tensors.items() if t.dtype.is_floating_point}
+    return {name: t for name, t in tensors_of(detector).items() if np.issubdtype(t.dtype, np.floating)}
 
 
 def _constant_names(name: str) -> list[str]:

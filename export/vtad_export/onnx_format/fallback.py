@@ -13,7 +13,7 @@ from vtad_export.onnx_format.exporter import to_onnx
 from vtad_export.onnx_format.graph import executor_of
 from vtad_export.proof.material import Fallback, Material
 from vtad_runtime.contract.card import Card
-from vtad_runtime.contract.disk.files import beside_of
+from vtad_runtime.contract.disk.files import room_beside
 from vtad_runtime.engine.coreml_engine import plain_stem
 from vtad_runtime.engine.model import ModelError
 from vtad_runtime.engine.onnxruntime_engine import OnnxSession
@@ -73,13 +73,10 @@ def _make(path: Path, plain: Path, material: Material) -> None:
 @contextlib.contextmanager
 def _room(path: Path) -> Iterator[Path]:
     """A folder beside `path`; its files take their places beside `path` when the block ends well. Raises WriteError."""
-    room = beside_of(path)
     try:
-        room.mkdir()
-        yield room
-        for made in room.iterdir():
-            made.replace(path.with_name(made.name))
+        with room_beside(path) as room:
+            yield room
+            for made in room.iterdir():
+                made.replace(path.with_name(made.name))
     except OSError as e:
         raise not_written(path, e) from e
-    finally:
-        shutil.rmtree(room, ignore_errors=True)

@@ -8,7 +8,6 @@ quantization (QDQ): docs/experiments.md.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import onnx
@@ -18,7 +17,7 @@ from vtad.run_folder import RunError
 from vtad_export.onnx_format.descriptions import layer_of
 from vtad_export.onnx_format.graph import fix_batch
 from vtad_export.proof.quiet import quiet
-from vtad_runtime.contract.disk.files import beside_of
+from vtad_runtime.contract.disk.files import room_beside
 
 
 def int8_matmuls(model: onnx.ModelProto, beside: Path) -> onnx.ModelProto:
@@ -30,9 +29,7 @@ def int8_matmuls(model: onnx.ModelProto, beside: Path) -> onnx.ModelProto:
     chosen = learned_products(model)
     if not chosen:
         raise RunError("int8: expected matrix products by learned weights in the graph, got none: export in fp32")
-    folder = beside_of(beside)
-    try:
-        folder.mkdir()
+    with room_beside(beside) as folder:
         given, made = folder / "fp32.onnx", folder / "int8.onnx"
         given.write_bytes(model.SerializeToString())
         with quiet():  # it recommends preparations that change nothing here
@@ -45,8 +42,6 @@ def int8_matmuls(model: onnx.ModelProto, beside: Path) -> onnx.ModelProto:
                 weight_type=QuantType.QInt8,
             )
         rounded = onnx.load(made)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     fix_batch(rounded, 1)
     return rounded
 

@@ -20,6 +20,7 @@ from vtad_export.onnx_format.graph import IR_VERSION, OPSET
 from vtad_export.proof.errors import ParityError
 from vtad_export.proof.interface import MAIN, Function, Interface, Port, check_card, check_interface, declared
 from vtad_export.proof.material import Pixels
+from vtad_export.proof.tensors import tensors_of
 from vtad_runtime.contract.card import ONNX_KEY, REFERENCES_KEY, Card
 from vtad_runtime.contract.references import LARGEST, largest_error
 from vtad_runtime.engine.model import OUTPUTS
@@ -108,18 +109,13 @@ def compare_constants(model: onnx.ModelProto, arranged: Detector, detector: Dete
     constants = _constants(model)
     contents = {_content(value) for value in constants.values()}
     foldable = (*FOLDED, *_normalised(arranged))
-    for name, value in _tensors(arranged).items():
+    for name, value in tensors_of(arranged).items():
         there = _held(value, contents) if name not in constants else _content(constants[name]) == _content(value)
         if not (there or name.endswith(foldable) or np.allclose(value, 0) or np.allclose(value, 1)):
             raise ParityError(f"the onnx artefact: the constant {name} is not the checkpoint's; nothing was kept")
-    trained = _tensors(detector)
+    trained = tensors_of(detector)
     folded = tuple(name for name, value in trained.items() if not _held(value, contents))
     return Constants(len(trained) - len(folded), folded)
-
-
-def _tensors(detector: nn.Module) -> dict[str, NDArray[Any]]:
-    tensors = dict(detector.named_parameters()) | dict(detector.named_buffers())
-    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
 
 
 def _held(value: NDArray[Any], contents: set[tuple[str, bytes]]) -> bool:

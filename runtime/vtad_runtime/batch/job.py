@@ -104,15 +104,16 @@ class Listing:
     def __init__(self, folder: Path, job: Job) -> None:
         """Open that of a results folder. Raises JobError where it is not the one that belongs to the job."""
         self._path, self._job = folder / LISTING_FILE, job
-        path = self._path
         try:
-            with path.open("rb") as file:
+            with self._path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != job.listing_sha256:
-                raise JobError(f"{path}: expected the list of pictures that {JOB_FILE} names, got another; {ANOTHER}")
-            self._file = pq.ParquetFile(path)
+                raise JobError(
+                    f"{self._path}: expected the list of pictures that {JOB_FILE} names, got another; {ANOTHER}"
+                )
+            self._file = pq.ParquetFile(self._path)
         except (OSError, pa.ArrowException) as e:
-            raise JobError(f"{path}: expected the list of pictures, got {one_line(e)}; {ANOTHER}") from e
+            raise JobError(f"{self._path}: expected the list of pictures, got {one_line(e)}; {ANOTHER}") from e
 
     def __getitem__(self, number: int) -> Partition:
         """A partition by its number. Raises JobError where the disk or its share fails."""

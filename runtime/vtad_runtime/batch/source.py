@@ -18,9 +18,10 @@ from pyarrow import fs
 
 from vtad_runtime.contract.credentials import LOGIN, without_credentials
 from vtad_runtime.contract.errors import NOT_JUDGED, VtadError, one_line, why
-from vtad_runtime.contract.image import decode_picture, is_image, read_picture
+from vtad_runtime.contract.image import decode_picture, is_image
 from vtad_runtime.contract.log import note
 from vtad_runtime.sources.capture import Shot
+from vtad_runtime.sources.files import read_shot
 from vtad_runtime.sources.folder import RESULTS_FILE, below, natural, say_unread
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -109,15 +110,7 @@ class LocalFolder:
 
     def shot(self, name: str, full_scale: int) -> Shot:
         """One file. Raises StorageError where its disk or share fails, not the file."""
-        path, start = self._folder / name, time.monotonic()
-        try:
-            picture = read_picture(path, full_scale)
-        except Exception as e:  # ImageError as a rule
-            cause = e.__cause__
-            if isinstance(cause, OSError) and cause.errno is not None and cause.errno not in OF_ONE_FILE:
-                raise StorageError(f"{why(e)}, then run the same command again to continue", NOT_JUDGED) from e
-            return Shot(None, path.as_posix(), start, error=why(e))
-        return Shot(picture.rgb, path.as_posix(), start, doubt=picture.doubt)
+        return read_shot(self._folder / name, full_scale, _refuse_of_disk)
 
     def check(self) -> None:
         """Raise StorageError where the folder is gone or empty, as a share is that is no longer mounted."""
@@ -206,6 +199,13 @@ def _chosen(names: list[str]) -> tuple[list[str], list[str]]:
     never = out | {folder for folder in folders if folder.name.startswith(".")}
     chosen = [name for name in names if is_image(Path(name)) and never.isdisjoint(PurePosixPath(name).parents)]
     return chosen, sorted(map(str, out))
+
+
+def _refuse_of_disk(error: Exception) -> None:
+    """Raise StorageError where it is the disk or the share that fails, not the file."""
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno is not None and cause.errno not in OF_ONE_FILE:
+        raise StorageError(f"{why(error)}, then run the same command again to continue", NOT_JUDGED) from error
 
 
 def _say_left_out(folders: Iterable[str]) -> None:

@@ -51,14 +51,13 @@ def judge_frames(
     silence: Silence,
     batch: int = 1,
     max_frames: int | None = None,
-    endless: bool = True,
     every_turn: Sequence[Callable[[], None]] = (),
 ) -> None:
     """Judge frames, `batch` of them in a run of the model, until the source ends, `stop()`, or `max_frames`.
 
     While a live source is gone an ERROR judgement is written at once and again every three seconds. `every_turn` is
-    called between frames, at least ten times a second. `silence` knows when a judgement is due: while the model runs, and of a
-    source that is not `endless` from one frame to the next. Raises SourceError when the first frame does not fit what was asked
+    called between frames, at least ten times a second. `silence` knows when a judgement is due: while the model runs, and of
+    files and videos from one frame to the next. Raises SourceError when the first frame does not fit what was asked
     for (--roi, --roi-mask), ModelError, and what an output raised.
     """
     taken: list[Frame | Unusable] = []
@@ -80,19 +79,17 @@ def judge_frames(
         for act in every_turn:
             act()
         frame = frames.next(POLL_S)
-        if frame is not None:
+        if frames.last_read != read:  # --every hands on few
+            read = frames.last_read
             silence.end()
+        if frame is not None:
             said_gone = -GONE_EVERY_S
             taken.append(frame)
             frame = None  # a large one is not to be kept longer than it takes
             if len(taken) == batch or done + len(taken) == max_frames:
                 judge_taken()
             continue
-        if frames.last_read != read:  # --every hands on few
-            read = frames.last_read
-            silence.end()
-        if not endless:
-            silence.begin()
+        silence.no_frame()
         if taken:  # the rest of the batch is not there yet, or has no room before these are written
             judge_taken()
         reason, now = frames.gone(), time.monotonic()

@@ -91,9 +91,8 @@ def run(
                 golden.begin(line.device, line.page, stop)
             line.start()
             if line.hot is not None and isinstance(stop, Stop):
-                stop.at_once.append(
-                    line.hot.end_in_order
-                )  # whoever kills the process then kills it for no fault of a file
+                # Whoever kills the process then kills it for no fault of a file.
+                stop.at_once.append(line.hot.end_in_order)
             _say_start(options, line, detector, rules)
             turns = [line.window.draw] if line.window is not None else []
             if golden is not None:
@@ -106,7 +105,6 @@ def run(
                 silence=line.silence,
                 batch=line.batch,
                 max_frames=options.max_frames,
-                endless=source.endless,
                 every_turn=turns,
             )
     except SinkError as e:

@@ -30,6 +30,11 @@ class Silence:
             if self._since is None:
                 self._since = time.monotonic()
 
+    def no_frame(self) -> None:
+        """None has come: where nobody waits for a verdict, of files and videos, the next one is due."""
+        if self._gone is None:
+            self.begin()
+
     def end(self) -> None:
         """It is there."""
         with self._changing:

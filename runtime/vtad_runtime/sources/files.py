@@ -113,11 +113,12 @@ def read_held(path: Path, full_scale: int, room: Room) -> Shot:
     return shot
 
 
-def read_shot(path: Path, full_scale: int) -> Shot:
-    """One file, `full_scale` being white in 16 bits; an unreadable one has an error."""
+def read_shot(path: Path, full_scale: int, refuse: Callable[[Exception], None] = lambda _: None) -> Shot:
+    """One file, `full_scale` being white in 16 bits; an unreadable one has an error, unless `refuse` raises another for it."""
     start = time.monotonic()
     try:
         picture = read_picture(path, full_scale)
         return Shot(picture.rgb, path.as_posix(), start, doubt=picture.doubt)
     except Exception as e:  # ImageError as a rule
+        refuse(e)
         return Shot(None, path.as_posix(), start, error=why(e))

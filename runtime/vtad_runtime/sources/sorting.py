@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
@@ -85,7 +85,7 @@ class Sorter:
         moved = None
         with self._mutex:
             try:
-                moved = next(self._copies(aside, file, verdict), None)
+                moved = self._copy(aside, file, verdict)
                 if moved is None:
                     moved = self._moved(aside, file, verdict)
                 else:
@@ -121,14 +121,15 @@ class Sorter:
     def _failed(self, file: Path, verdict: Verdict, error: OSError) -> SortError:
         return SortError(f"{file}: cannot be moved to {self.to / str(verdict)}: {error.strerror or error}; left there")
 
-    def _copies(self, aside: Path, file: Path, verdict: Verdict) -> Iterator[Path]:
+    def _copy(self, aside: Path, file: Path, verdict: Verdict) -> Path | None:
         """Where it lies already, whole: the crash came after that, and before the original was deleted."""
         wanted = self.to / str(verdict) / self._below(file)
         name_or_numbered = re.compile(re.escape(wanted.stem) + r"(-\d+)?" + re.escape(wanted.suffix))
         for name in os.listdir(wanted.parent) if wanted.parent.is_dir() else ():
             there = wanted.with_name(name)
             if name_or_numbered.fullmatch(name) and (there.samefile(aside) or filecmp.cmp(aside, there, shallow=False)):
-                yield there
+                return there
+        return None
 
     def _below(self, file: Path) -> Path:
         """The path below the root, or the name alone."""

@@ -128,16 +128,25 @@ def _short_hash(name: str) -> str:
 
 
 @contextmanager
+def room_beside(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path` to work in, which goes with the block. Raises OSError."""
+    room = beside_of(path)
+    try:
+        shutil.rmtree(room, ignore_errors=True)
+        room.mkdir()
+        yield room
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+@contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A path to write a folder to; it takes the place of `path` when the block ends well, and goes when not. Raises OSError.
 
     Two renames, not one: a folder cannot be renamed over another.
     """
-    room = beside_of(path)
-    beside, old = room / path.name, room / "old"
-    try:
-        shutil.rmtree(room, ignore_errors=True)
-        room.mkdir()
+    with room_beside(path) as room:
+        beside, old = room / path.name, room / "old"
         yield beside
         try:
             if path.exists():
@@ -147,8 +156,6 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             if old.exists() and not path.exists():
                 old.rename(path)
             raise
-    finally:
-        shutil.rmtree(room, ignore_errors=True)
 
 
 def write_whole(path: Path, data: bytes) -> None:
